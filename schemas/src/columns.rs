@@ -1,0 +1,118 @@
+//! The Arrow schemas of a shard and of `sources.parquet`.
+//!
+//! A shard has one row per image that decoded:
+//!
+//! | column | type | |
+//! |---|---|---|
+//! | `image_id` | int64 | row of `sources.parquet` |
+//! | `path` | string | below the images folder |
+//! | `label` | int32, nullable | class, null without class folders |
+//! | `source_width`, `source_height` | int32 | pixels |
+//! | `view1`, `view2` | struct | below |
+//! | `boxes` | list of struct{`source`, `view1`, `view2`: fixed_size_list<float32>\[4\]} | x0 y0 x1 y1 in pixels of the source / of the view |
+//!
+//! and a view is
+//!
+//! | field | type | |
+//! |---|---|---|
+//! | `image` | struct{`bytes` binary, `path` string}, nullable | null in recipe shards |
+//! | `crop` | struct{`x`, `y`, `width`, `height`: int32} | pixels of the source |
+//! | `flip` | bool | |
+//! | `jitter` | struct{`brightness`, `contrast`, `saturation`, `hue`: float32, `order`: string}, nullable | null where not applied |
+//! | `grayscale` | bool | |
+//! | `blur` | float32, nullable | σ in pixels of the view, or the resize factor |
+//! | `solarize` | bool | |
+//!
+//! `sources.parquet` has one row per image found:
+//!
+//! | column | type | |
+//! |---|---|---|
+//! | `image_id` | int64 | the row's own number |
+//! | `path` | string | below the images folder |
+//! | `label`, `class` | int32, string, nullable | null without class folders |
+//! | `width`, `height` | int32 | pixels; 0 where the header could not be read |
+//! | `bytes` | int64 | size of the file |
+//! | `error` | string, nullable | why the image has no rows |
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+
+fn required(name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, false)
+}
+
+fn nullable(name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, true)
+}
+
+pub(crate) fn image_fields() -> Fields {
+    vec![required("bytes", DataType::Binary), required("path", DataType::Utf8)].into()
+}
+
+pub(crate) fn crop_fields() -> Fields {
+    ["x", "y", "width", "height"].map(|name| required(name, DataType::Int32)).to_vec().into()
+}
+
+pub(crate) fn jitter_fields() -> Fields {
+    let mut fields =
+        ["brightness", "contrast", "saturation", "hue"].map(|n| required(n, DataType::Float32)).to_vec();
+    fields.push(required("order", DataType::Utf8));
+    fields.into()
+}
+
+pub(crate) fn view_fields() -> Fields {
+    vec![
+        nullable("image", DataType::Struct(image_fields())),
+        required("crop", DataType::Struct(crop_fields())),
+        required("flip", DataType::Boolean),
+        nullable("jitter", DataType::Struct(jitter_fields())),
+        required("grayscale", DataType::Boolean),
+        nullable("blur", DataType::Float32),
+        required("solarize", DataType::Boolean),
+    ]
+    .into()
+}
+
+pub(crate) fn coordinate_field() -> FieldRef {
+    Arc::new(required("element", DataType::Float32))
+}
+
+pub(crate) fn box_fields() -> Fields {
+    ["source", "view1", "view2"]
+        .map(|name| required(name, DataType::FixedSizeList(coordinate_field(), 4)))
+        .to_vec()
+        .into()
+}
+
+pub(crate) fn box_field() -> FieldRef {
+    Arc::new(required("element", DataType::Struct(box_fields())))
+}
+
+/// The schema of every part of every epoch.
+pub fn shard_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        required("image_id", DataType::Int64),
+        required("path", DataType::Utf8),
+        nullable("label", DataType::Int32),
+        required("source_width", DataType::Int32),
+        required("source_height", DataType::Int32),
+        required("view1", DataType::Struct(view_fields())),
+        required("view2", DataType::Struct(view_fields())),
+        required("boxes", DataType::List(box_field())),
+    ]))
+}
+
+/// The schema of `sources.parquet`.
+pub fn sources_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        required("image_id", DataType::Int64),
+        required("path", DataType::Utf8),
+        nullable("label", DataType::Int32),
+        nullable("class", DataType::Utf8),
+        required("width", DataType::Int32),
+        required("height", DataType::Int32),
+        required("bytes", DataType::Int64),
+        nullable("error", DataType::Utf8),
+    ]))
+}

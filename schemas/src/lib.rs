@@ -1,0 +1,45 @@
+//! The format where `scrl-prep` and `scrl-train` meet.
+//!
+//! A prepared folder looks like this; every name and column is fixed by [`FORMAT`]:
+//!
+//! ```text
+//! shards/
+//!   dataset.toml                  [`Manifest`]: format, seed, planned epochs, resolved options, counts, writer
+//!   sources.parquet               [`Source`]: one row per image found, with the reason where one could not be read
+//!   epoch=00000/part-00000.parquet …   [`Row`]: one row per image that decoded, already shuffled
+//!   epoch=00000/_SUCCESS          [`Success`]: JSON, each part's rows, bytes and CRC-32C; written last
+//! ```
+//!
+//! [`columns`] holds the Arrow schemas, [`ShardWriter`] and [`ShardReader`] turn rows into files and back, [`Layout`]
+//! knows the paths, and [`atomic`] makes every file appear whole or not at all.
+
+#![deny(missing_docs)]
+
+pub mod atomic;
+pub mod columns;
+mod error;
+mod huggingface;
+mod layout;
+mod manifest;
+mod row;
+mod shard_reader;
+mod shard_writer;
+mod sources;
+mod success;
+
+pub use error::{Error, Result};
+pub use layout::{Epoch, Layout, Part};
+pub use manifest::{
+    BlurKind, BoxSampler, Counts, Encoding, Exif, IouFallback, Manifest, PrepOptions, Preset,
+};
+pub use row::{Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
+pub use shard_reader::ShardReader;
+pub use shard_writer::{FinishedPart, ShardWriter, Skipped};
+pub use sources::{Source, read_sources, write_sources};
+pub use success::{PartRecord, Success};
+
+/// The version of the folder's layout and columns. A reader refuses any other.
+pub const FORMAT: u32 = 1;
+
+/// The key under which [`FORMAT`] stands in the Parquet metadata of every file.
+pub const FORMAT_KEY: &str = "scrl.format";

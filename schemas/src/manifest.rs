@@ -1,0 +1,322 @@
+//! `dataset.toml`: what a folder of shards was made from and how.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Error, FORMAT, Result, atomic};
+
+/// The content of `dataset.toml`. Written before the first shard and compared on every later start, so that two
+/// different sets of options never mix in one folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`] at the time of writing.
+    pub format: u32,
+    /// The writer's name and version, such as `scrl-prep 0.1.0`.
+    pub writer: String,
+    /// The folder, file or list the images come from, as an absolute path.
+    pub images: String,
+    /// The seed of every random number.
+    pub seed: u64,
+    /// How many epochs are planned: the length of the trainer's schedule.
+    pub epochs: u32,
+    /// Every option that decides what the rows hold, defaults and presets resolved.
+    pub options: PrepOptions,
+    /// How much there is.
+    pub counts: Counts,
+}
+
+/// The sizes that follow from sources and options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Images found, readable or not: the rows of `sources.parquet`.
+    pub images: u64,
+    /// Classes found; 0 without class folders.
+    pub classes: u64,
+    /// Parts of each epoch.
+    pub parts_per_epoch: u64,
+}
+
+/// The options of `scrl-prep` that decide what the rows hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PrepOptions {
+    /// Where the defaults of the others came from.
+    pub preset: Preset,
+    /// How the pixels are stored.
+    pub views: Encoding,
+    /// JPEG quality, 1 to 100; of no effect for other encodings.
+    pub quality: u8,
+    /// Side of a view in pixels.
+    pub size: u32,
+    /// Matched boxes a row at most.
+    pub boxes: u32,
+    /// Shortest side of a box in pixels of the view that magnifies it least.
+    pub min_box: u32,
+    /// Largest IoU allowed between two boxes of a row; `None` for no rule.
+    #[serde(serialize_with = "number_or_none", deserialize_with = "parse_number_or_none")]
+    pub iou: Option<f32>,
+    /// What happens when no candidate passes the IoU rule.
+    pub iou_fallback: IouFallback,
+    /// Box jitter of view 2: each side moves by up to this share of the box's own size.
+    pub box_jitter: f32,
+    /// Smallest and largest share of the image's area that a crop takes.
+    pub crop_scale: [f32; 2],
+    /// Which blur.
+    pub blur: BlurKind,
+    /// How boxes are drawn.
+    pub box_sampler: BoxSampler,
+    /// Whether EXIF orientation turns the source first.
+    pub exif: Exif,
+    /// Rows a part, before unreadable images are left out.
+    pub rows_per_shard: u32,
+    /// Consecutive epochs made in one pass over the sources, each image decoded once. They share which images lie in
+    /// a part together, though neither the order of the parts nor the order within one.
+    pub epochs_per_pass: u32,
+}
+
+macro_rules! named_choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+
+        }
+
+        impl $name {
+            /// Every choice, in the order shown to users.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name used on the command line and in files.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> std::result::Result<Self, String> {
+                Self::ALL.iter().copied().find(|choice| choice.name() == text).ok_or_else(|| {
+                    let names: Vec<_> = Self::ALL.iter().map(|choice| choice.name()).collect();
+                    format!("{text:?} is none of {}", names.join(", "))
+                })
+            }
+        }
+    };
+}
+
+named_choice! {
+    /// Whose choices fill the options that were not given.
+    Preset {
+        /// The paper's text.
+        Paper = "paper",
+        /// The authors' code, where it differs.
+        Reference = "reference",
+    }
+}
+
+named_choice! {
+    /// How a view's pixels are stored.
+    Encoding {
+        /// Lossless WebP.
+        Webp = "webp",
+        /// JPEG without chroma subsampling.
+        Jpeg = "jpeg",
+        /// Not at all: the trainer renders them from the source.
+        Recipe = "recipe",
+    }
+}
+
+named_choice! {
+    /// Which blur a view gets.
+    BlurKind {
+        /// Gaussian, σ ~ U(0.1, 2).
+        Gaussian = "gaussian",
+        /// Bicubic down by a factor drawn from {1.1, 1.2, 1.5} and up again.
+        Resize = "resize",
+        /// None.
+        None = "none",
+    }
+}
+
+named_choice! {
+    /// How box candidates are drawn.
+    BoxSampler {
+        /// Uniform in size and place (Eq. 1).
+        Uniform = "uniform",
+        /// Inside a cell of a random grid, as the authors' code does.
+        Grid = "grid",
+    }
+}
+
+named_choice! {
+    /// What a row does when every try at a further box overlaps too much.
+    IouFallback {
+        /// Keeps the boxes it has.
+        Fewer = "fewer",
+        /// Takes the last candidate all the same.
+        KeepLast = "keep-last",
+    }
+}
+
+named_choice! {
+    /// What EXIF orientation does.
+    Exif {
+        /// Nothing: pixels as stored.
+        Ignore = "ignore",
+        /// Turns the image upright first.
+        Apply = "apply",
+    }
+}
+
+/// TOML has no null: `iou = "none"` stands for no rule.
+fn number_or_none<S: Serializer>(value: &Option<f32>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    match value {
+        Some(number) => serializer.serialize_f32(*number),
+        None => serializer.serialize_str("none"),
+    }
+}
+
+fn parse_number_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<f32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Number(f32),
+        Text(String),
+    }
+    match Value::deserialize(deserializer)? {
+        Value::Number(number) => Ok(Some(number)),
+        Value::Text(text) if text == "none" => Ok(None),
+        Value::Text(text) => {
+            Err(serde::de::Error::custom(format!("{text:?} is neither a number nor \"none\"")))
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads `dataset.toml`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for another format number, which is looked at before anything else; otherwise
+    /// [`Error::Invalid`] with the line that does not fit.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let table: toml::Table =
+            toml::from_str(&text).map_err(|error| Error::invalid(path, error.to_string().trim()))?;
+        let found = table.get("format").map_or("none".to_owned(), ToString::to_string);
+        if found != FORMAT.to_string() {
+            return Err(Error::Format { path: path.to_owned(), found, expected: FORMAT });
+        }
+        table.try_into().map_err(|error: toml::de::Error| Error::invalid(path, error.to_string().trim()))
+    }
+
+    /// Writes `dataset.toml`, whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        atomic::write(path, self.to_toml().as_bytes())
+    }
+
+    /// The file's text.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a manifest holds only plain values")
+    }
+
+    /// What differs between this manifest and `other`, one `name: this → other` each; empty if the two describe the
+    /// same shards. The writer's version and the place of the images do not change a row and do not count.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let flat = |manifest: &Self| -> Vec<(String, String)> {
+            let mut table = toml::Table::try_from(manifest).expect("a manifest holds only plain values");
+            table.remove("writer");
+            table.remove("images");
+            table
+                .into_iter()
+                .flat_map(|(name, value)| match value {
+                    toml::Value::Table(inner) => {
+                        inner.into_iter().map(|(name, value)| (name, value.to_string())).collect()
+                    }
+                    value => vec![(name, value.to_string())],
+                })
+                .collect()
+        };
+        flat(self)
+            .into_iter()
+            .zip(flat(other))
+            .filter(|(mine, theirs)| mine.1 != theirs.1)
+            .map(|(mine, theirs)| format!("{}: {} → {}", mine.0, mine.1, theirs.1))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            format: FORMAT,
+            writer: "scrl-prep 0.1.0".into(),
+            images: "/photos".into(),
+            seed: 7,
+            epochs: 3,
+            options: PrepOptions {
+                preset: Preset::Paper,
+                views: Encoding::Webp,
+                quality: 95,
+                size: 224,
+                boxes: 10,
+                min_box: 32,
+                iou: Some(0.5),
+                iou_fallback: IouFallback::Fewer,
+                box_jitter: 0.0,
+                crop_scale: [0.2, 1.0],
+                blur: BlurKind::Gaussian,
+                box_sampler: BoxSampler::Uniform,
+                exif: Exif::Ignore,
+                rows_per_shard: 512,
+                epochs_per_pass: 4,
+            },
+            counts: Counts { images: 10, classes: 0, parts_per_epoch: 1 },
+        }
+    }
+
+    #[test]
+    fn round_trip_with_and_without_the_iou_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dataset.toml");
+        for iou in [Some(0.5), None] {
+            let mut written = manifest();
+            written.options.iou = iou;
+            written.write(&path).unwrap();
+            assert_eq!(Manifest::read(&path).unwrap(), written);
+        }
+    }
+
+    #[test]
+    fn another_format_is_named_before_unknown_fields() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dataset.toml");
+        fs::write(&path, "format = 2\nnovelty = true\n").unwrap();
+        let message = Manifest::read(&path).unwrap_err().to_string();
+        assert!(message.contains("format 2, but this version reads format 1"), "{message}");
+    }
+
+    #[test]
+    fn differences_name_the_option() {
+        let mut other = manifest();
+        other.writer = "scrl-prep 0.2.0".into();
+        assert_eq!(manifest().differences(&other), Vec::<String>::new());
+        other.options.size = 96;
+        other.options.iou = None;
+        assert_eq!(manifest().differences(&other), ["iou: 0.5 → \"none\"", "size: 224 → 96"]);
+    }
+}

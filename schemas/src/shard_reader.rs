@@ -1,0 +1,202 @@
+//! A Parquet part to rows.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, AsArray, RecordBatch, StructArray};
+use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use crate::row::{Box2, ColorJitter, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
+use crate::shard_writer::{SKIPPED_KEY, Skipped};
+use crate::{Error, FORMAT, FORMAT_KEY, Result, columns};
+
+/// Rows decoded from Parquet at a time: a few MB of pictures.
+const ROWS_PER_BATCH: usize = 32;
+
+/// Streams the rows of one part, in order, a few megabytes in memory at a time.
+pub struct ShardReader {
+    batches: ParquetRecordBatchReader,
+    rows: VecDeque<Row>,
+    skipped: Vec<Skipped>,
+    total_rows: u64,
+    path: PathBuf,
+}
+
+impl ShardReader {
+    /// Opens a part and checks that its format number and columns are those of this version.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_at(path, 0)
+    }
+
+    /// Like [`ShardReader::open`], beginning with row `first`.
+    pub fn open_at(path: &Path, first: u64) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
+        let metadata = builder.metadata().file_metadata();
+        check_format(path, metadata.key_value_metadata())?;
+        let skipped = metadata
+            .key_value_metadata()
+            .and_then(|pairs| pairs.iter().find(|pair| pair.key == SKIPPED_KEY))
+            .and_then(|pair| pair.value.as_deref())
+            .map(serde_json::from_str)
+            .transpose()
+            .map_err(|error| Error::invalid(path, format!("{SKIPPED_KEY}: {error}")))?
+            .unwrap_or_default();
+        let total_rows = metadata.num_rows() as u64;
+        let expected = columns::shard_schema();
+        if builder.schema().fields() != expected.fields() {
+            let odd = expected
+                .fields()
+                .iter()
+                .find(|field| builder.schema().field_with_name(field.name()).ok() != Some(field.as_ref()));
+            let name = odd.map_or("order of columns", |field| field.name());
+            return Err(Error::invalid(path, format!("not a shard of views: {name} differs")));
+        }
+        let batches = builder
+            .with_batch_size(ROWS_PER_BATCH)
+            .with_offset(first as usize)
+            .build()
+            .map_err(Error::parquet(path))?;
+        Ok(Self { batches, rows: VecDeque::new(), skipped, total_rows, path: path.to_owned() })
+    }
+
+    /// The images left out of this part.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// All rows of the part, those before the first one read included.
+    pub fn total_rows(&self) -> u64 {
+        self.total_rows
+    }
+}
+
+impl Iterator for ShardReader {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        while self.rows.is_empty() {
+            let batch = match self.batches.next()? {
+                Ok(batch) => batch,
+                Err(error) => return Some(Err(Error::arrow(&self.path)(error))),
+            };
+            match from_record_batch(&batch) {
+                Ok(rows) => self.rows = rows,
+                Err(reason) => return Some(Err(Error::invalid(&self.path, reason))),
+            }
+        }
+        self.rows.pop_front().map(Ok)
+    }
+}
+
+/// Checks the format number among a file's key-value metadata.
+pub(crate) fn check_format(
+    path: &Path,
+    metadata: Option<&Vec<parquet::file::metadata::KeyValue>>,
+) -> Result<()> {
+    let found = metadata
+        .and_then(|pairs| pairs.iter().find(|pair| pair.key == FORMAT_KEY))
+        .and_then(|pair| pair.value.clone())
+        .unwrap_or_else(|| "none".to_owned());
+    if found == FORMAT.to_string() {
+        Ok(())
+    } else {
+        Err(Error::Format { path: path.to_owned(), found, expected: FORMAT })
+    }
+}
+
+// The schema was compared on opening, so the downcasts below cannot fail.
+fn from_record_batch(batch: &RecordBatch) -> std::result::Result<VecDeque<Row>, String> {
+    let image_id = batch.column(0).as_primitive::<Int64Type>();
+    let path = batch.column(1).as_string::<i32>();
+    let label = batch.column(2).as_primitive::<Int32Type>();
+    let width = batch.column(3).as_primitive::<Int32Type>();
+    let height = batch.column(4).as_primitive::<Int32Type>();
+    let views =
+        [ViewColumns::new(batch.column(5).as_struct()), ViewColumns::new(batch.column(6).as_struct())];
+    let boxes = batch.column(7).as_list::<i32>();
+    let corners: Vec<&[f32]> = boxes
+        .values()
+        .as_struct()
+        .columns()
+        .iter()
+        .map(|side| &side.as_fixed_size_list().values().as_primitive::<Float32Type>().values()[..])
+        .collect();
+    let corner = |side: usize, index: usize| {
+        let values = &corners[side][4 * index..4 * index + 4];
+        Box2 { x0: values[0], y0: values[1], x1: values[2], y1: values[3] }
+    };
+    (0..batch.num_rows())
+        .map(|row| {
+            let range = boxes.value_offsets()[row] as usize..boxes.value_offsets()[row + 1] as usize;
+            Ok(Row {
+                image_id: image_id.value(row),
+                path: path.value(row).to_owned(),
+                label: label.is_valid(row).then(|| label.value(row)),
+                source_width: width.value(row),
+                source_height: height.value(row),
+                view1: views[0].view(row)?,
+                view2: views[1].view(row)?,
+                boxes: range
+                    .map(|index| MatchedBox {
+                        source: corner(0, index),
+                        view1: corner(1, index),
+                        view2: corner(2, index),
+                    })
+                    .collect(),
+            })
+        })
+        .collect()
+}
+
+/// The columns of one view, by the positions of [`columns::view_fields`].
+struct ViewColumns<'a> {
+    image: &'a StructArray,
+    crop: &'a StructArray,
+    jitter: &'a StructArray,
+    all: &'a StructArray,
+}
+
+impl<'a> ViewColumns<'a> {
+    fn new(all: &'a StructArray) -> Self {
+        let part = |index: usize| all.column(index).as_struct();
+        Self { image: part(0), crop: part(1), jitter: part(3), all }
+    }
+
+    fn view(&self, row: usize) -> std::result::Result<View, String> {
+        let crop = |side: usize| self.crop.column(side).as_primitive::<Int32Type>().value(row);
+        let flag = |index: usize| self.all.column(index).as_boolean().value(row);
+        let blur = self.all.column(5).as_primitive::<Float32Type>();
+        let image = self.image.is_valid(row).then(|| EncodedImage {
+            bytes: self.image.column(0).as_binary::<i32>().value(row).to_vec(),
+            path: self.image.column(1).as_string::<i32>().value(row).to_owned(),
+        });
+        let jitter = if self.jitter.is_valid(row) { Some(self.jitter_at(row)?) } else { None };
+        Ok(View {
+            image,
+            params: ViewParams {
+                crop: Crop { x: crop(0), y: crop(1), width: crop(2), height: crop(3) },
+                flip: flag(2),
+                jitter,
+                grayscale: flag(4),
+                blur: blur.is_valid(row).then(|| blur.value(row)),
+                solarize: flag(6),
+            },
+        })
+    }
+
+    fn jitter_at(&self, row: usize) -> std::result::Result<ColorJitter, String> {
+        let strength = |index: usize| self.jitter.column(index).as_primitive::<Float32Type>().value(row);
+        let order = self.jitter.column(4).as_string::<i32>().value(row);
+        Ok(ColorJitter {
+            brightness: strength(0),
+            contrast: strength(1),
+            saturation: strength(2),
+            hue: strength(3),
+            order: ColorJitter::parse_order(order)
+                .ok_or_else(|| format!("jitter order {order:?} is no permutation of \"bcsh\""))?,
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! Rows to a Parquet part.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, ListArray,
+    RecordBatch, StringArray, StructArray,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic::AtomicFile;
+use crate::row::{Box2, Crop, MatchedBox, Row, View};
+use crate::{Error, FORMAT, FORMAT_KEY, PartRecord, Result, columns, huggingface};
+
+/// The Parquet metadata key of the images that should have a row in the part but could not be read.
+pub(crate) const SKIPPED_KEY: &str = "scrl.skipped";
+
+/// Rows turned into Arrow arrays at a time.
+const ROWS_PER_BATCH: usize = 64;
+
+/// A row group is closed once it holds this many bytes, so that a reader needs little memory at a time.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+
+/// An image that has no row in the part where it belongs, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Its row of `sources.parquet`.
+    pub image_id: i64,
+    /// Why it could not be read.
+    pub error: String,
+}
+
+/// A part under its final name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedPart {
+    /// What `_SUCCESS` says of it.
+    pub record: PartRecord,
+    /// The images left out.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Writes one part; the file appears when [`ShardWriter::finish`] returns. The bytes depend on the rows alone.
+pub struct ShardWriter {
+    writer: ArrowWriter<Checksummed<AtomicFile>>,
+    pending: Vec<Row>,
+    rows: u64,
+    path: PathBuf,
+}
+
+/// Counts and checksums what passes through.
+struct Checksummed<W> {
+    inner: W,
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl<W: Write> Write for Checksummed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.bytes += written as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn properties() -> WriterProperties {
+    let mut builder = WriterProperties::builder()
+        .set_created_by(format!("scrl {}", env!("CARGO_PKG_VERSION")))
+        .set_compression(Compression::SNAPPY)
+        .set_max_row_group_row_count(None)
+        .set_key_value_metadata(Some(vec![
+            KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_string()),
+            KeyValue::new("huggingface".to_owned(), huggingface::features()),
+        ]));
+    // Encoded pictures neither compress further nor repeat, and their statistics would double the footer.
+    for view in ["view1", "view2"] {
+        let column = ColumnPath::from(vec![view.into(), "image".into(), "bytes".into()]);
+        builder = builder
+            .set_column_compression(column.clone(), Compression::UNCOMPRESSED)
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_statistics_enabled(column, EnabledStatistics::None);
+    }
+    builder.build()
+}
+
+impl ShardWriter {
+    /// Starts the part whose final path is `path`, in a folder that exists.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = Checksummed { inner: AtomicFile::create(path)?, bytes: 0, crc32c: 0 };
+        let writer = ArrowWriter::try_new(file, columns::shard_schema(), Some(properties()))
+            .map_err(Error::parquet(path))?;
+        Ok(Self { writer, pending: Vec::with_capacity(ROWS_PER_BATCH), rows: 0, path: path.to_owned() })
+    }
+
+    /// Appends a row.
+    pub fn write(&mut self, row: Row) -> Result<()> {
+        self.pending.push(row);
+        if self.pending.len() == ROWS_PER_BATCH { self.write_batch() } else { Ok(()) }
+    }
+
+    fn write_batch(&mut self) -> Result<()> {
+        let batch = to_record_batch(&self.pending).map_err(Error::arrow(&self.path))?;
+        self.rows += self.pending.len() as u64;
+        self.pending.clear();
+        self.writer.write(&batch).map_err(Error::parquet(&self.path))?;
+        if self.writer.in_progress_size() >= ROW_GROUP_BYTES {
+            self.writer.flush().map_err(Error::parquet(&self.path))?;
+        }
+        Ok(())
+    }
+
+    /// Records the images left out, completes the file and gives it its final name.
+    pub fn finish(mut self, skipped: Vec<Skipped>) -> Result<FinishedPart> {
+        if !self.pending.is_empty() {
+            self.write_batch()?;
+        }
+        let list = serde_json::to_string(&skipped).expect("plain values");
+        self.writer.append_key_value_metadata(KeyValue::new(SKIPPED_KEY.to_owned(), list));
+        let file = self.writer.into_inner().map_err(Error::parquet(&self.path))?;
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let record = PartRecord { name, rows: self.rows, bytes: file.bytes, crc32c: file.crc32c };
+        file.inner.commit()?;
+        Ok(FinishedPart { record, skipped })
+    }
+}
+
+fn to_record_batch(rows: &[Row]) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(rows.iter().map(|row| row.image_id).collect::<Int64Array>()),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.path))),
+        Arc::new(rows.iter().map(|row| row.label).collect::<Int32Array>()),
+        Arc::new(rows.iter().map(|row| row.source_width).collect::<Int32Array>()),
+        Arc::new(rows.iter().map(|row| row.source_height).collect::<Int32Array>()),
+        Arc::new(view_array(rows.iter().map(|row| &row.view1))),
+        Arc::new(view_array(rows.iter().map(|row| &row.view2))),
+        Arc::new(boxes_array(rows)),
+    ];
+    RecordBatch::try_new(columns::shard_schema(), columns)
+}
+
+fn view_array<'a>(views: impl Iterator<Item = &'a View> + Clone) -> StructArray {
+    let params = views.clone().map(|view| &view.params);
+    let crops = params.clone().map(|p| p.crop);
+    let jitters = params.clone().map(|p| p.jitter.as_ref());
+    let crop =
+        |side: fn(Crop) -> i32| -> ArrayRef { Arc::new(crops.clone().map(side).collect::<Int32Array>()) };
+    let strength = |part: fn(&crate::ColorJitter) -> f32| -> ArrayRef {
+        Arc::new(Float32Array::from_iter_values(jitters.clone().map(|jitter| jitter.map_or(0.0, part))))
+    };
+    let image = StructArray::new(
+        columns::image_fields(),
+        vec![
+            Arc::new(BinaryArray::from_iter_values(
+                views.clone().map(|v| v.image.as_ref().map_or(&[][..], |image| &image.bytes)),
+            )),
+            Arc::new(StringArray::from_iter_values(
+                views.clone().map(|v| v.image.as_ref().map_or("", |image| &image.path)),
+            )),
+        ],
+        Some(views.clone().map(|view| view.image.is_some()).collect::<NullBuffer>()),
+    );
+    let jitter = StructArray::new(
+        columns::jitter_fields(),
+        vec![
+            strength(|jitter| jitter.brightness),
+            strength(|jitter| jitter.contrast),
+            strength(|jitter| jitter.saturation),
+            strength(|jitter| jitter.hue),
+            Arc::new(StringArray::from_iter_values(
+                jitters.clone().map(|jitter| jitter.map_or(String::new(), |j| j.order_string())),
+            )),
+        ],
+        Some(jitters.clone().map(|jitter| jitter.is_some()).collect::<NullBuffer>()),
+    );
+    StructArray::new(
+        columns::view_fields(),
+        vec![
+            Arc::new(image),
+            Arc::new(StructArray::new(
+                columns::crop_fields(),
+                vec![crop(|c| c.x), crop(|c| c.y), crop(|c| c.width), crop(|c| c.height)],
+                None,
+            )),
+            Arc::new(params.clone().map(|p| Some(p.flip)).collect::<BooleanArray>()),
+            Arc::new(jitter),
+            Arc::new(params.clone().map(|p| Some(p.grayscale)).collect::<BooleanArray>()),
+            Arc::new(params.clone().map(|p| p.blur).collect::<Float32Array>()),
+            Arc::new(params.map(|p| Some(p.solarize)).collect::<BooleanArray>()),
+        ],
+        None,
+    )
+}
+
+fn boxes_array(rows: &[Row]) -> ListArray {
+    let all = || rows.iter().flat_map(|row| &row.boxes);
+    let corners = |side: fn(&MatchedBox) -> Box2| -> ArrayRef {
+        let values = Float32Array::from_iter_values(all().flat_map(|b| side(b).to_array()));
+        Arc::new(FixedSizeListArray::new(columns::coordinate_field(), 4, Arc::new(values), None))
+    };
+    let boxes = StructArray::new(
+        columns::box_fields(),
+        vec![corners(|b| b.source), corners(|b| b.view1), corners(|b| b.view2)],
+        None,
+    );
+    let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.boxes.len()));
+    ListArray::new(columns::box_field(), offsets, Arc::new(boxes), None)
+}

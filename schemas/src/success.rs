@@ -1,0 +1,79 @@
+//! `_SUCCESS`: the list of an epoch's parts, written when all of them are there.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, FORMAT, Result, atomic};
+
+/// The content of `_SUCCESS`, JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Success {
+    /// [`FORMAT`] at the time of writing.
+    pub format: u32,
+    /// The parts in reading order.
+    pub parts: Vec<PartRecord>,
+}
+
+/// One part of an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// The file's name within the epoch's folder.
+    pub name: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// CRC-32C of the file, as a number.
+    pub crc32c: u32,
+}
+
+impl Success {
+    /// Rows of the whole epoch.
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    /// Reads a `_SUCCESS` file.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for another format number, [`Error::Invalid`] for anything that is not such a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| Error::invalid(path, error.to_string()))?;
+        let found = value["format"].to_string();
+        if found != FORMAT.to_string() {
+            return Err(Error::Format { path: path.to_owned(), found, expected: FORMAT });
+        }
+        serde_json::from_value(value).map_err(|error| Error::invalid(path, error.to_string()))
+    }
+
+    /// Writes a `_SUCCESS` file, whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).expect("plain values");
+        atomic::write(path, (text + "\n").as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_foreign_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("_SUCCESS");
+        let part = PartRecord { name: "part-00000.parquet".into(), rows: 3, bytes: 9, crc32c: u32::MAX };
+        let success = Success { format: FORMAT, parts: vec![part.clone(), part] };
+        success.write(&path).unwrap();
+        assert_eq!(Success::read(&path).unwrap(), success);
+        assert_eq!(success.rows(), 6);
+
+        fs::write(&path, "{\"format\": 9}").unwrap();
+        assert!(matches!(Success::read(&path), Err(Error::Format { .. })));
+        fs::write(&path, "").unwrap();
+        assert!(matches!(Success::read(&path), Err(Error::Invalid { .. })));
+    }
+}

@@ -1,0 +1,121 @@
+//! A part written and read again, and what a reader refuses.
+
+use std::fs;
+use std::path::Path;
+
+use scrl_schemas::{
+    Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader, ShardWriter,
+    Skipped, View, ViewParams,
+};
+
+fn row(image_id: i64) -> Row {
+    let view = |index: i64| View {
+        image: (image_id % 5 != 0).then(|| EncodedImage {
+            bytes: vec![index as u8; 1000],
+            path: format!("{image_id}-{index}.webp"),
+        }),
+        params: ViewParams {
+            crop: Crop { x: 1, y: 2, width: 300 + image_id as i32, height: 200 },
+            flip: index == 1,
+            jitter: (image_id % 3 != 0).then_some(ColorJitter {
+                brightness: 0.7,
+                contrast: 1.3,
+                saturation: 1.1,
+                hue: -0.05,
+                order: [ColorStep::Hue, ColorStep::Contrast, ColorStep::Brightness, ColorStep::Saturation],
+            }),
+            grayscale: image_id % 2 == 0,
+            blur: (image_id % 4 != 0).then_some(1.5),
+            solarize: index == 2,
+        },
+    };
+    let corner = |shift: f32| Box2 { x0: shift, y0: 2.0, x1: shift + 40.5, y1: 50.25 };
+    let matched =
+        |k: i64| MatchedBox { source: corner(k as f32), view1: corner(image_id as f32), view2: corner(7.0) };
+    Row {
+        image_id,
+        path: format!("class/{image_id}.jpg"),
+        label: (image_id % 2 == 1).then_some(image_id as i32),
+        source_width: 500,
+        source_height: 375,
+        view1: view(1),
+        view2: view(2),
+        boxes: (0..image_id % 4).map(matched).collect(),
+    }
+}
+
+fn write(path: &Path, rows: &[Row]) -> scrl_schemas::FinishedPart {
+    let mut writer = ShardWriter::create(path).unwrap();
+    for row in rows {
+        writer.write(row.clone()).unwrap();
+    }
+    writer.finish(vec![Skipped { image_id: 99, error: "empty file".into() }]).unwrap()
+}
+
+#[test]
+fn rows_round_trip_from_any_position() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    let rows: Vec<Row> = (0..150).map(row).collect();
+    let part = write(&path, &rows);
+
+    assert_eq!(part.record.rows, 150);
+    assert_eq!(part.record.bytes, fs::metadata(&path).unwrap().len());
+    assert_eq!(part.record.crc32c, crc32c::crc32c(&fs::read(&path).unwrap()));
+    let reader = ShardReader::open(&path).unwrap();
+    assert_eq!(reader.skipped(), part.skipped);
+    assert_eq!(reader.total_rows(), 150);
+    assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), rows);
+    for first in [1, 64, 149, 150] {
+        let tail: Result<Vec<_>, _> = ShardReader::open_at(&path, first).unwrap().collect();
+        assert_eq!(tail.unwrap(), rows[first as usize..], "from row {first}");
+    }
+}
+
+#[test]
+fn the_same_rows_give_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<Row> = (0..70).map(row).collect();
+    let [a, b] = ["a.parquet", "b.parquet"].map(|name| folder.path().join(name));
+    write(&a, &rows);
+    write(&b, &rows);
+    assert!(fs::read(a).unwrap() == fs::read(b).unwrap());
+}
+
+#[test]
+fn an_unfinished_part_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(&folder.path().join("part-00000.parquet")).unwrap();
+    writer.write(row(1)).unwrap();
+    drop(writer);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn foreign_and_damaged_files_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    write(&path, &[row(1)]);
+    let whole = fs::read(&path).unwrap();
+
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let message = ShardReader::open(&path).err().unwrap().to_string();
+    assert!(message.contains("part-00000.parquet"), "{message}");
+
+    let sources = folder.path().join("sources.parquet");
+    scrl_schemas::write_sources(&sources, &[]).unwrap();
+    let message = ShardReader::open(&sources).err().unwrap().to_string();
+    assert!(message.contains("not a shard of views"), "{message}");
+
+    // The format number is the only "1" right behind its key.
+    let key = b"scrl.format";
+    let at = whole.windows(key.len()).position(|window| window == key).unwrap() + key.len();
+    let digit = at + whole[at..].iter().position(|byte| *byte == b'1').unwrap();
+    let mut newer = whole.clone();
+    newer[digit] = b'2';
+    fs::write(&path, newer).unwrap();
+    match ShardReader::open(&path) {
+        Err(Error::Format { found, expected: 1, .. }) => assert_eq!(found, "2"),
+        other => panic!("{:?}", other.err()),
+    }
+}
