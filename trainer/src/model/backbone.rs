@@ -1,0 +1,203 @@
+//! f: ResNet without its pooling and classifier (He et al., 2016; torchvision's variant, whose bottleneck strides in
+//! its 3×3 convolution). A view `[N, S, S, 3]` becomes a map `[N, S/32, S/32, C]`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::{BatchNormLayer, Builder};
+use crate::ops::{Conv2d, MaxPool, Tape};
+
+/// Which ResNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arch {
+    /// 18 layers, basic blocks.
+    Resnet18,
+    /// 34 layers, basic blocks.
+    Resnet34,
+    /// 50 layers, bottlenecks.
+    Resnet50,
+    /// 101 layers, bottlenecks.
+    Resnet101,
+}
+
+impl Arch {
+    /// All of them, smallest first.
+    pub const ALL: [Self; 4] = [Self::Resnet18, Self::Resnet34, Self::Resnet50, Self::Resnet101];
+
+    /// torchvision's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resnet18 => "resnet18",
+            Self::Resnet34 => "resnet34",
+            Self::Resnet50 => "resnet50",
+            Self::Resnet101 => "resnet101",
+        }
+    }
+
+    /// Blocks in each of the four stages.
+    fn blocks(self) -> [usize; 4] {
+        match self {
+            Self::Resnet18 => [2, 2, 2, 2],
+            Self::Resnet34 | Self::Resnet50 => [3, 4, 6, 3],
+            Self::Resnet101 => [3, 4, 23, 3],
+        }
+    }
+
+    /// Channels out of a block for each channel inside.
+    fn expansion(self) -> usize {
+        match self {
+            Self::Resnet18 | Self::Resnet34 => 1,
+            Self::Resnet50 | Self::Resnet101 => 4,
+        }
+    }
+
+    /// Channels of the map.
+    pub fn channels(self) -> usize {
+        512 * self.expansion()
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Arch {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|arch| arch.name() == text)
+            .ok_or_else(|| format!("{text:?} is none of {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
+/// A ResNet up to its last map.
+pub struct Backbone {
+    stem: Tensor,
+    stem_norm: BatchNormLayer,
+    blocks: Vec<Block>,
+}
+
+impl Backbone {
+    /// Builds the layers of `arch` under torchvision's names.
+    pub fn new(arch: Arch, builder: &mut Builder) -> Result<Self> {
+        let stem = builder.below("conv1").filter(3, 64, 7)?;
+        let stem_norm = BatchNormLayer::new(64, &mut builder.below("bn1"))?;
+        let mut blocks = Vec::new();
+        let mut inputs = 64;
+        for (stage, count) in arch.blocks().into_iter().enumerate() {
+            let mut builder = builder.below(format_args!("layer{}", stage + 1));
+            for index in 0..count {
+                let shape = BlockShape {
+                    inputs,
+                    width: 64 << stage,
+                    outputs: (64 << stage) * arch.expansion(),
+                    stride: if stage > 0 && index == 0 { 2 } else { 1 },
+                };
+                blocks.push(Block::new(arch, shape, &mut builder.below(index))?);
+                inputs = shape.outputs;
+            }
+        }
+        Ok(Self { stem, stem_norm, blocks })
+    }
+
+    /// `[N, S, S, 3]`, normalised, → `[N, S/32, S/32, C]`.
+    pub fn forward(&self, tape: &mut Tape, views: &Tensor) -> Result<Tensor> {
+        let stem = Conv2d { stride: 2, padding: 3, input_gradient: false };
+        let x = tape.two(stem, views, &self.stem)?;
+        let x = self.stem_norm.forward(tape, &x, true)?;
+        let mut x = tape.one(MaxPool { kernel: 3, stride: 2, padding: 1 }, &x)?;
+        for block in &self.blocks {
+            x = block.forward(tape, &x)?;
+        }
+        Ok(x)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct BlockShape {
+    inputs: usize,
+    width: usize,
+    outputs: usize,
+    stride: usize,
+}
+
+/// A convolution and the batch norm behind it.
+struct ConvNorm {
+    filter: Tensor,
+    stride: usize,
+    norm: BatchNormLayer,
+}
+
+impl ConvNorm {
+    fn new(
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        stride: usize,
+        names: [&str; 2],
+        b: &mut Builder,
+    ) -> Result<Self> {
+        let filter = b.below(names[0]).filter(inputs, outputs, kernel)?;
+        Ok(Self { filter, stride, norm: BatchNormLayer::new(outputs, &mut b.below(names[1]))? })
+    }
+
+    fn convolve(&self, tape: &mut Tape, x: &Tensor) -> Result<Tensor> {
+        let padding = self.filter.dim(1)? / 2;
+        tape.two(Conv2d { stride: self.stride, padding, input_gradient: true }, x, &self.filter)
+    }
+}
+
+/// A basic block (two 3×3 convolutions) or a bottleneck (1×1, 3×3, 1×1), and its shortcut.
+struct Block {
+    layers: Vec<ConvNorm>,
+    downsample: Option<ConvNorm>,
+}
+
+impl Block {
+    fn new(arch: Arch, shape: BlockShape, builder: &mut Builder) -> Result<Self> {
+        let BlockShape { inputs, width, outputs, stride } = shape;
+        // (inputs, outputs, kernel, stride) of each convolution.
+        let plan = match arch.expansion() {
+            1 => vec![(inputs, width, 3, stride), (width, width, 3, 1)],
+            _ => vec![(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)],
+        };
+        let mut layers = Vec::new();
+        for (index, (inputs, outputs, kernel, stride)) in plan.into_iter().enumerate() {
+            let names = [format!("conv{}", index + 1), format!("bn{}", index + 1)];
+            layers.push(ConvNorm::new(inputs, outputs, kernel, stride, [&names[0], &names[1]], builder)?);
+        }
+        let downsample = if stride != 1 || inputs != outputs {
+            let mut builder = builder.below("downsample");
+            Some(ConvNorm::new(inputs, outputs, 1, stride, ["0", "1"], &mut builder)?)
+        } else {
+            None
+        };
+        Ok(Self { layers, downsample })
+    }
+
+    fn forward(&self, tape: &mut Tape, input: &Tensor) -> Result<Tensor> {
+        let shortcut = match &self.downsample {
+            Some(layer) => {
+                let x = layer.convolve(tape, input)?;
+                layer.norm.forward(tape, &x, false)?
+            }
+            None => input.clone(),
+        };
+        let mut x = input.clone();
+        let last = self.layers.len() - 1;
+        for layer in &self.layers[..last] {
+            x = layer.convolve(tape, &x)?;
+            x = layer.norm.forward(tape, &x, true)?;
+        }
+        x = self.layers[last].convolve(tape, &x)?;
+        self.layers[last].norm.forward_add_relu(tape, &x, &shortcut)
+    }
+}

@@ -1,0 +1,32 @@
+//! What the CPU paths share: access to a tensor's numbers, and compiled-in SIMD chosen at run time.
+
+use candle_core::{CpuStorage, Layout, Result, bail};
+
+/// Numbers in a piece of element-wise work: large enough to outweigh handing it to a thread, small enough for the
+/// second-level cache.
+pub(crate) const CHUNK: usize = 1 << 15;
+
+/// The numbers of a contiguous float32 tensor.
+pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(numbers), Some((start, end))) => Ok(&numbers[start..end]),
+        (CpuStorage::F32(_), None) => bail!("expected a contiguous tensor, got {layout:?}"),
+        _ => bail!("expected float32 on the CPU"),
+    }
+}
+
+/// The numbers of a contiguous float32 tensor, to be changed.
+pub(crate) fn f32s_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(numbers), Some((start, end))) => Ok(&mut numbers[start..end]),
+        (CpuStorage::F32(_), None) => bail!("expected a contiguous tensor, got {layout:?}"),
+        _ => bail!("expected float32 on the CPU"),
+    }
+}
+
+/// Runs `body` compiled for the widest vector instructions that this processor has. What `body` calls must be
+/// inlined into it to profit.
+#[inline(always)]
+pub(crate) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(body)
+}

@@ -1,0 +1,148 @@
+//! The record of a forward pass, and the walk back through it.
+//!
+//! Candle can differentiate by itself, but it adds every gradient to a tensor of zeros first, which for feature maps
+//! costs three passes over memory on top of the one that is needed, and it keeps the whole graph until the end. The tape
+//! calls the same `bwd` of the same custom ops, takes the first gradient of a tensor as it is, adds further ones in
+//! place, and lets go of each tensor as soon as it has been passed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Tensor, TensorId,
+};
+use rayon::prelude::*;
+
+use super::{CHUNK, f32s, f32s_mut};
+
+/// A forward pass being recorded, or merely run.
+pub struct Tape {
+    steps: Vec<Step>,
+    recording: bool,
+}
+
+enum Step {
+    One { op: Box<dyn CustomOp1>, x: Tensor, y: Tensor },
+    Two { op: Box<dyn CustomOp2>, a: Tensor, b: Tensor, y: Tensor },
+    Three { op: Box<dyn CustomOp3>, a: Tensor, b: Tensor, c: Tensor, y: Tensor },
+}
+
+/// The gradients of the leaves: the tensors that were never a result on the tape.
+pub struct Gradients(HashMap<TensorId, Tensor>);
+
+impl Gradients {
+    /// The gradient of the loss with respect to `leaf`, in its shape; `None` if the loss does not depend on it.
+    pub fn get(&self, leaf: &Tensor) -> Option<&Tensor> {
+        self.0.get(&leaf.id())
+    }
+
+    fn add(&mut self, tensor: &Tensor, gradient: Tensor) -> Result<()> {
+        match self.0.entry(tensor.id()) {
+            Entry::Vacant(entry) => {
+                entry.insert(gradient);
+                Ok(())
+            }
+            Entry::Occupied(entry) => entry.get().inplace_op2(&gradient, &AddAssign),
+        }
+    }
+}
+
+impl Tape {
+    /// A tape that remembers every step for [`Tape::backward`].
+    pub fn recording() -> Self {
+        Self { steps: Vec::new(), recording: true }
+    }
+
+    /// A tape that remembers nothing: a forward pass alone.
+    pub fn forward_only() -> Self {
+        Self { steps: Vec::new(), recording: false }
+    }
+
+    /// Applies `op` to `x`.
+    pub fn one<Op: CustomOp1 + 'static>(&mut self, op: Op, x: &Tensor) -> Result<Tensor> {
+        let y = x.apply_op1_no_bwd(&op)?;
+        if self.recording {
+            self.steps.push(Step::One { op: Box::new(op), x: x.clone(), y: y.clone() });
+        }
+        Ok(y)
+    }
+
+    /// Applies `op` to `a` and `b`.
+    pub fn two<Op: CustomOp2 + 'static>(&mut self, op: Op, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        let y = a.apply_op2_no_bwd(b, &op)?;
+        if self.recording {
+            self.steps.push(Step::Two { op: Box::new(op), a: a.clone(), b: b.clone(), y: y.clone() });
+        }
+        Ok(y)
+    }
+
+    /// Applies `op` to `a`, `b` and `c`.
+    pub fn three<Op: CustomOp3 + 'static>(
+        &mut self,
+        op: Op,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+    ) -> Result<Tensor> {
+        let y = a.apply_op3_no_bwd(b, c, &op)?;
+        if self.recording {
+            let (a, b, c) = (a.clone(), b.clone(), c.clone());
+            self.steps.push(Step::Three { op: Box::new(op), a, b, c, y: y.clone() });
+        }
+        Ok(y)
+    }
+
+    /// Walks back from `result`, whose own gradient is `gradient`.
+    ///
+    /// An op's `bwd` must return tensors that nothing else holds, since further gradients are added to them in place.
+    pub fn backward(mut self, result: &Tensor, gradient: Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients(HashMap::from([(result.id(), gradient)]));
+        while let Some(step) = self.steps.pop() {
+            let y = match &step {
+                Step::One { y, .. } | Step::Two { y, .. } | Step::Three { y, .. } => y,
+            };
+            // A result that the loss does not depend on has no gradient.
+            let Some(gradient) = gradients.0.remove(&y.id()) else { continue };
+            let found = match &step {
+                Step::One { op, x, y } => vec![(x, op.bwd(x, y, &gradient)?)],
+                Step::Two { op, a, b, y } => {
+                    let (da, db) = op.bwd(a, b, y, &gradient)?;
+                    vec![(a, da), (b, db)]
+                }
+                Step::Three { op, a, b, c, y } => {
+                    let (da, db, dc) = op.bwd(a, b, c, y, &gradient)?;
+                    vec![(a, da), (b, db), (c, dc)]
+                }
+            };
+            for (tensor, gradient) in found {
+                if let Some(gradient) = gradient {
+                    gradients.add(tensor, gradient)?;
+                }
+            }
+        }
+        Ok(gradients)
+    }
+}
+
+/// `dst += src`.
+struct AddAssign;
+
+impl InplaceOp2 for AddAssign {
+    fn name(&self) -> &'static str {
+        "add-assign"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        dst_layout: &Layout,
+        src: &CpuStorage,
+        src_layout: &Layout,
+    ) -> Result<()> {
+        let (dst, src) = (f32s_mut(dst, dst_layout)?, f32s(src, src_layout)?);
+        dst.par_chunks_mut(CHUNK)
+            .zip(src.par_chunks(CHUNK))
+            .for_each(|(dst, src)| dst.iter_mut().zip(src).for_each(|(d, s)| *d += s));
+        Ok(())
+    }
+}

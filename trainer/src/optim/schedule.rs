@@ -1,0 +1,44 @@
+//! Learning rate and τ over a run. Steps count from 1.
+
+use std::f64::consts::PI;
+
+/// The lr at which a preset's base is meant: one for 256 pairs.
+const BASE_BATCH: f64 = 256.0;
+
+/// What the schedules depend on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScheduleConfig {
+    /// Learning rate for a global batch of 256 pairs.
+    pub base_lr: f64,
+    /// Pairs a step over all processes and micro-batches.
+    pub global_batch: u64,
+    /// τ after the first step.
+    pub tau: f64,
+    /// Steps of the planned run, T.
+    pub total_steps: u64,
+    /// Steps of warm-up, T_w.
+    pub warmup_steps: u64,
+}
+
+/// lr and τ for each step.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule(pub ScheduleConfig);
+
+impl Schedule {
+    /// Linear warm-up to base·batch/256 at step T_w, then half a cosine to zero at step T.
+    pub fn lr(&self, step: u64) -> f64 {
+        let ScheduleConfig { base_lr, global_batch, total_steps, warmup_steps, .. } = self.0;
+        let peak = base_lr * global_batch as f64 / BASE_BATCH;
+        if step <= warmup_steps {
+            return peak * step as f64 / warmup_steps as f64;
+        }
+        let progress = (step - warmup_steps) as f64 / (total_steps - warmup_steps) as f64;
+        peak * 0.5 * (1.0 + (PI * progress).cos())
+    }
+
+    /// τ of the moving average after a step: from τ₀ at the first towards 1.
+    pub fn tau(&self, step: u64) -> f64 {
+        let progress = (step - 1) as f64 / self.0.total_steps as f64;
+        1.0 - (1.0 - self.0.tau) * 0.5 * ((PI * progress).cos() + 1.0)
+    }
+}
