@@ -3,12 +3,27 @@
 //! The data's way through this crate, one module a station:
 //!
 //! ```text
-//! sources → order → draw → decode → render → encode → rows ─→ parts of Parquet (scrl_schemas)
-//!                     └──→ boxes ────────────────────────┘
+//! sources → order → decode → draw → render → encode → rows → prepare → parts of Parquet (scrl_schemas)
+//!                              └──→ boxes ──────────────┘
 //! ```
 //!
-//! [`rng`] gives each row numbers that depend on the seed, the epoch and the image alone.
+//! [`rng`] gives each row numbers that depend on the seed, the epoch and the image alone; [`config`] holds what a run
+//! is asked to do; [`method`] the numbers of the method. A program calls [`prepare::Job::plan`] and then
+//! [`prepare::Job::run`].
 
 #![deny(missing_docs)]
 
+pub mod boxes;
+pub mod config;
+pub mod decode;
+pub mod draw;
+pub mod encode;
+mod error;
+pub mod method;
+pub mod order;
+pub mod render;
 pub mod rng;
+pub mod rows;
+pub mod sources;
+
+pub use error::{Error, Result};

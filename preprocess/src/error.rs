@@ -1,0 +1,63 @@
+//! The one error type of this crate.
+
+use std::path::{Path, PathBuf};
+
+/// Anything that stops a run. An image that cannot be read does not; see [`crate::decode::Unreadable`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of the prepared folder could not be read or written.
+    #[error(transparent)]
+    Shards(#[from] scrl_schemas::Error),
+    /// The images cannot be used as they are.
+    #[error("{}: {reason}", path.display())]
+    Images {
+        /// What was given as images.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The prepared folder does not go with what is asked.
+    #[error("{}: {reason}", path.display())]
+    Folder {
+        /// The prepared folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// An option has no sense.
+    #[error("--{option}: {reason}")]
+    Option {
+        /// The option's long name.
+        option: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A view could not be encoded.
+    #[error("encoding a view: {0}")]
+    Encode(String),
+    /// The run was asked to stop and did.
+    #[error("stopped; the same command continues where it left off")]
+    Interrupted,
+    /// A thread could not be started.
+    #[error("starting threads: {0}")]
+    Threads(String),
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Io`] for `path`, for use in `map_err`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -1,0 +1,76 @@
+//! One image and one epoch to one row.
+
+use scrl_schemas::{Encoding, Epoch, MatchedBox, PrepOptions, Row, Source, View, ViewParams};
+
+use crate::Result;
+use crate::boxes::draw_boxes;
+use crate::decode::RgbImage;
+use crate::draw::{ImageSize, ViewIndex, draw_view};
+use crate::encode::encode_view;
+use crate::render::{RenderOptions, Renderer};
+use crate::rng::{Purpose, Stream};
+
+/// Everything of a row that is drawn at random.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// View 1.
+    pub view1: ViewParams,
+    /// View 2.
+    pub view2: ViewParams,
+    /// The boxes that both show.
+    pub boxes: Vec<MatchedBox>,
+}
+
+/// Draws an image's views and boxes for an epoch; they depend on the arguments alone.
+pub fn draw_recipe(seed: u64, epoch: Epoch, image_id: u32, size: ImageSize, options: &PrepOptions) -> Recipe {
+    let image_id = u64::from(image_id);
+    let [view1, view2] = [ViewIndex::First, ViewIndex::Second]
+        .map(|view| draw_view(seed, epoch.0, image_id, view, size, options));
+    let mut random = Stream::new(seed, epoch.0, image_id, Purpose::Boxes);
+    let boxes = draw_boxes(&mut random, &view1, &view2, options);
+    Recipe { view1, view2, boxes }
+}
+
+/// Makes rows, one after the other, in buffers that it keeps. One for each thread.
+#[derive(Default)]
+pub struct RowMaker {
+    renderer: Renderer,
+    pixels: Vec<u8>,
+}
+
+impl RowMaker {
+    /// The row of an image in an epoch.
+    ///
+    /// # Errors
+    /// Those of [`encode_view`].
+    pub fn make(
+        &mut self,
+        image_id: u32,
+        source: &Source,
+        image: &RgbImage,
+        seed: u64,
+        epoch: Epoch,
+        options: &PrepOptions,
+    ) -> Result<Row> {
+        let recipe = draw_recipe(seed, epoch, image_id, image.size, options);
+        let mut view = |params: ViewParams, number: u32| -> Result<View> {
+            if options.views == Encoding::Recipe {
+                return Ok(View { image: None, params });
+            }
+            self.renderer.render(image, &params, RenderOptions::from(options), &mut self.pixels);
+            let name = format!("{image_id:08}-view{number}");
+            let image = encode_view(&self.pixels, options.size, options.views, options.quality, &name)?;
+            Ok(View { image, params })
+        };
+        Ok(Row {
+            image_id: i64::from(image_id),
+            path: source.path.clone(),
+            label: source.class.as_ref().map(|class| class.0),
+            source_width: image.size.width,
+            source_height: image.size.height,
+            view1: view(recipe.view1, 1)?,
+            view2: view(recipe.view2, 2)?,
+            boxes: recipe.boxes,
+        })
+    }
+}
