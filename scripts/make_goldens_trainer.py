@@ -97,11 +97,11 @@ from replay_in_pytorch import (
 GOLDENS = pathlib.Path(__file__).resolve().parent.parent / "trainer" / "tests" / "goldens"
 
 
-def save(tensors, path, **metadata):
+def save(tensors, path):
     tensors = {k: v.detach().to(torch.float32).contiguous().clone() for k, v in sorted(tensors.items())}
     for name, tensor in tensors.items():
         assert tensor.isfinite().all(), name
-    save_file(tensors, path, metadata={k: str(v) for k, v in metadata.items()} or None)
+    save_file(tensors, path)
     print(f"{path.name:40} {path.stat().st_size / 1000:8.1f} kB  {len(tensors)} tensors")
 
 
@@ -431,7 +431,7 @@ def step_goldens(out, archs, conditioning):
             for name, delta in moved.items():
                 tensors[f"moved.{name}"] = sampled(delta, SAMPLES[arch])
                 tensors[f"norm.{name}"] = delta.norm().reshape(1)
-            save(tensors, out / f"step_{arch}_{method}.safetensors", arch=arch, method=method)
+            save(tensors, out / f"step_{arch}_{method}.safetensors")
 
 
 def main():
