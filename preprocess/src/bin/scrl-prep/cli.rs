@@ -1,0 +1,338 @@
+//! The command line, and how it becomes a [`Config`].
+
+use std::ffi::OsString;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
+use scrl_preprocess::config::{Config, Overrides, resolve};
+use scrl_schemas::{BlurKind, BoxSampler, Encoding, Exif, Preset};
+
+/// A command line that makes sense.
+pub struct Command {
+    /// What to do.
+    pub config: Config,
+    /// Stop after telling what would be done.
+    pub dry_run: bool,
+    /// Tell nothing but errors.
+    pub quiet: bool,
+}
+
+/// Makes both augmented views of every image, and the boxes that match between them, ahead of training.
+///
+/// Finished parts stay when the same command is run again: a run that was stopped continues.
+#[derive(Parser)]
+#[command(name = "scrl-prep", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Arguments {
+    /// Folder of images: JPEG, PNG, WebP, BMP, TIFF, GIF; folders directly below it are classes
+    images: PathBuf,
+
+    /// Folder to write, made where it is missing
+    shards: PathBuf,
+
+    /// Planned epochs: the length of the trainer's schedule
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99_999))]
+    epochs: u32,
+
+    /// Write only epochs A to B−1; the others can be made later, or again, identical
+    #[arg(long, value_name = "A..B", value_parser = parse_epochs)]
+    only: Option<Range<u32>>,
+
+    /// Seed of every random number
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+
+    /// Whose blur, box sampler and IoU fallback: the paper's text or its authors' code
+    #[arg(long, value_name = "NAME", default_value = "paper", value_parser = choices!(Preset))]
+    preset: Preset,
+
+    /// How views are stored: lossless, smaller, or not at all [default: webp]
+    #[arg(long, value_name = "KIND", value_parser = choices!(Encoding))]
+    views: Option<Encoding>,
+
+    /// Quality of --views jpeg, 1 to 100 [default: 95]
+    #[arg(long, value_name = "Q")]
+    quality: Option<u8>,
+
+    /// Side of a view in pixels [default: 224]
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<u32>,
+
+    /// Matched boxes a pair at most [default: 10]
+    #[arg(long, value_name = "K")]
+    boxes: Option<u32>,
+
+    /// Shortest side of a box, in pixels of the view [default: 32]
+    #[arg(long, value_name = "PIXELS")]
+    min_box: Option<u32>,
+
+    /// Largest IoU of two boxes of a pair, or none [default: 0.5]
+    #[arg(long, value_name = "IOU", value_parser = parse_iou)]
+    iou: Option<IouRule>,
+
+    /// Move each side of view 2's boxes by up to this share of their size [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    box_jitter: Option<f32>,
+
+    /// Smallest and largest share of the image that a view shows [default: 0.2,1]
+    #[arg(long, value_name = "MIN,MAX", value_parser = parse_scale)]
+    crop_scale: Option<[f32; 2]>,
+
+    /// Which blur [default: the preset's]
+    #[arg(long, value_name = "KIND", value_parser = choices!(BlurKind))]
+    blur: Option<BlurKind>,
+
+    /// How boxes are drawn [default: the preset's]
+    #[arg(long, value_name = "KIND", value_parser = choices!(BoxSampler))]
+    box_sampler: Option<BoxSampler>,
+
+    /// Whether EXIF orientation turns images upright first [default: ignore]
+    #[arg(long, value_name = "HOW", value_parser = choices!(Exif))]
+    exif: Option<Exif>,
+
+    /// Images a part [default: 512; 16384 for recipes]
+    #[arg(long, value_name = "N")]
+    rows_per_shard: Option<u32>,
+
+    /// Threads that decode and render [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// Share of unreadable images above which the exit code is 1
+    #[arg(long, value_name = "SHARE", default_value_t = scrl_preprocess::method::MAX_BAD)]
+    max_bad: f64,
+
+    /// Tell what would be written, and stop
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Remove what an earlier run wrote into the folder first
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Tell nothing but errors
+    #[arg(long)]
+    quiet: bool,
+
+    /// Read options from a TOML file, such as `epochs = 200`; the command line wins
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    // Known names that cannot be served yet: an error says so.
+    #[arg(long, hide = true)]
+    keep: Option<u32>,
+    #[arg(long, hide = true)]
+    rank: Option<u32>,
+    #[arg(long, hide = true)]
+    world_size: Option<u32>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  scrl-prep photos/ shards/                          one epoch, to look at
+  scrl-prep --epochs 200 photos/ shards/             a schedule of 200 epochs, all made now
+  scrl-prep --epochs 200 --only 0..8 photos/ shards/ its first eight epochs
+  scrl-prep --views jpeg --dry-run photos/ shards/   how many bytes would it take?";
+
+/// A parser for a choice of the schemas that shows the names in `--help`.
+macro_rules! choices {
+    ($choice:ty) => {
+        PossibleValuesParser::new(<$choice>::ALL.iter().map(|choice| choice.name()))
+            .try_map(|name| name.parse::<$choice>())
+    };
+}
+use choices;
+
+/// The largest IoU allowed, or no rule.
+#[derive(Clone, Copy)]
+struct IouRule(Option<f32>);
+
+fn parse_iou(text: &str) -> Result<IouRule, String> {
+    match text {
+        "none" => Ok(IouRule(None)),
+        number => number
+            .parse()
+            .map(|limit| IouRule(Some(limit)))
+            .map_err(|_| "give a number from 0 to 1, or none".to_owned()),
+    }
+}
+
+fn parse_scale(text: &str) -> Result<[f32; 2], String> {
+    text.split_once(',')
+        .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]))
+        .ok_or_else(|| "give two numbers, such as 0.2,1".to_owned())
+}
+
+fn parse_epochs(text: &str) -> Result<Range<u32>, String> {
+    text.split_once("..")
+        .and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?))
+        .filter(|range: &Range<u32>| !range.is_empty())
+        .ok_or_else(|| "give the first epoch and the one after the last, such as 0..8".to_owned())
+}
+
+/// Reads the command line and the file it may name. Ends the program with exit code 2 where they make no sense, and
+/// with 0 after `--help` and `--version`.
+pub fn parse() -> Command {
+    read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
+}
+
+fn read(mut line: Vec<OsString>) -> Result<Command, clap::Error> {
+    let mut matches = Arguments::command().try_get_matches_from(&line)?;
+    if let Some(file) = matches.get_one::<PathBuf>("config").cloned() {
+        line.extend(options_of_file(&file, &matches)?);
+        matches = Arguments::command().try_get_matches_from(&line)?;
+    }
+    resolve_arguments(Arguments::from_arg_matches(&matches)?)
+}
+
+fn usage_error(message: impl std::fmt::Display) -> clap::Error {
+    Arguments::command().error(ErrorKind::ValueValidation, message)
+}
+
+/// The file's options as command-line arguments, those left out that the command line gives itself.
+fn options_of_file(file: &Path, given: &ArgMatches) -> Result<Vec<OsString>, clap::Error> {
+    let fail = |reason: String| usage_error(format!("--config {}: {reason}", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|error| fail(error.message().replace('\n', " ")))?;
+    let command = Arguments::command();
+    let mut line = Vec::new();
+    for (name, value) in table {
+        let id = name.replace('-', "_");
+        let option = command
+            .get_arguments()
+            .find(|argument| argument.get_long() == Some(name.as_str()) && name != "config")
+            .ok_or_else(|| fail(format!("{name} is no option; --help lists them")))?;
+        if given.value_source(&id) == Some(ValueSource::CommandLine) {
+            continue;
+        }
+        let is_switch = matches!(option.get_action(), ArgAction::SetTrue);
+        match value {
+            toml::Value::Boolean(true) if is_switch => line.push(format!("--{name}").into()),
+            toml::Value::Boolean(false) if is_switch => {}
+            value if is_switch => return Err(fail(format!("{name}: {value} is neither true nor false"))),
+            toml::Value::Array(values) => {
+                let texts: Vec<String> = values.into_iter().map(text_of).collect();
+                line.push(format!("--{name}={}", texts.join(",")).into());
+            }
+            value => line.push(format!("--{name}={}", text_of(value)).into()),
+        }
+    }
+    Ok(line)
+}
+
+fn text_of(value: toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
+    for (given, name) in [(arguments.keep.is_some(), "keep"), (arguments.rank.is_some(), "rank")] {
+        if given {
+            return Err(usage_error(format!("--{name} does not work yet; leave it out")));
+        }
+    }
+    if arguments.world_size.is_some_and(|size| size != 1) {
+        return Err(usage_error(
+            "--world-size does not work yet; make parts of the schedule with --only instead",
+        ));
+    }
+    let given = Overrides {
+        views: arguments.views,
+        quality: arguments.quality,
+        size: arguments.size,
+        boxes: arguments.boxes,
+        min_box: arguments.min_box,
+        iou: arguments.iou.map(|rule| rule.0),
+        box_jitter: arguments.box_jitter,
+        crop_scale: arguments.crop_scale,
+        blur: arguments.blur,
+        box_sampler: arguments.box_sampler,
+        exif: arguments.exif,
+        rows_per_shard: arguments.rows_per_shard,
+    };
+    let options = resolve(arguments.preset, &given).map_err(usage_error)?;
+    let only = arguments.only.unwrap_or(0..arguments.epochs);
+    if only.end > arguments.epochs {
+        return Err(usage_error(format!(
+            "--only {}..{} goes beyond --epochs {}",
+            only.start, only.end, arguments.epochs
+        )));
+    }
+    if !(0.0..=1.0).contains(&arguments.max_bad) {
+        return Err(usage_error("--max-bad: give a share from 0 to 1"));
+    }
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let config = Config {
+        images: arguments.images,
+        shards: arguments.shards,
+        seed: arguments.seed,
+        epochs: arguments.epochs,
+        only,
+        options,
+        threads: arguments.threads.map_or_else(cores, usize::from),
+        overwrite: arguments.overwrite,
+        max_bad: arguments.max_bad,
+    };
+    Ok(Command { config, dry_run: arguments.dry_run, quiet: arguments.quiet })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(line: &str) -> Result<Command, String> {
+        let words = std::iter::once("scrl-prep").chain(line.split(' ')).map(OsString::from);
+        read(words.collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_reach_the_run() {
+        let config = command("--epochs 9 --only 2..4 --iou none --crop-scale 0.1,0.9 --preset reference i s")
+            .unwrap()
+            .config;
+        assert_eq!((config.epochs, config.only), (9, 2..4));
+        assert_eq!((config.options.iou, config.options.crop_scale), (None, [0.1, 0.9]));
+        assert_eq!(config.options.blur, BlurKind::Resize);
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("prep.toml");
+        fs::write(&file, "epochs = 5\nseed = 7\ncrop-scale = [0.3, 1.0]\nquiet = true\niou = \"none\"\n")
+            .unwrap();
+        let command = command(&format!("--seed 8 --config {} i s", file.display())).unwrap();
+        assert_eq!((command.config.epochs, command.config.seed, command.quiet), (5, 8, true));
+        assert_eq!(command.config.options.crop_scale, [0.3, 1.0]);
+        assert_eq!(command.config.options.iou, None);
+    }
+
+    #[test]
+    fn nonsense_names_the_option() {
+        for (line, expected) in [
+            ("--only 3..3 i s", "--only"),
+            ("--only 0..2 i s", "beyond --epochs 1"),
+            ("--size 0 i s", "--size"),
+            ("--views gif i s", "recipe"),
+            ("--keep 3 i s", "--keep does not work yet"),
+            ("--world-size 2 i s", "--world-size does not work yet"),
+            ("--config /none.toml i s", "/none.toml"),
+            ("i", "SHARDS"),
+        ] {
+            let message = command(line).err().unwrap();
+            assert!(message.contains(expected), "{line}: {message}");
+        }
+    }
+}

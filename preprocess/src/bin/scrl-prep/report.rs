@@ -1,0 +1,156 @@
+//! What the user sees: the plan, the progress, the result. All of it on standard error, as nothing here is output.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use scrl_preprocess::prepare::{Outline, Summary};
+use scrl_schemas::Encoding;
+
+/// Time between two plain lines of progress.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Tells how a run is getting on: a bar on a terminal, plain lines elsewhere, nothing where quiet.
+pub struct Report {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    start: Instant,
+    total: AtomicU64,
+    done: AtomicU64,
+    last_line: Mutex<Instant>,
+}
+
+impl Report {
+    /// A report that has nothing to tell yet.
+    pub fn new(quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::hidden();
+            let style = "{wide_bar} {human_pos}/{human_len} pairs  {per_sec}  {eta} left";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar
+        });
+        let now = Instant::now();
+        Self {
+            quiet,
+            bar,
+            start: now,
+            total: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            last_line: Mutex::new(now),
+        }
+    }
+
+    fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Tells what is about to be done.
+    pub fn outline(&self, outline: &Outline, views: Encoding) {
+        let images = HumanCount(outline.images);
+        let classes = match outline.classes {
+            0 => String::new(),
+            count => format!(" in {} classes", HumanCount(count)),
+        };
+        let mut odd = Vec::new();
+        if outline.unreadable > 0 {
+            odd.push(format!("{} unreadable", HumanCount(outline.unreadable)));
+        }
+        if outline.ignored > 0 {
+            odd.push(format!("{} other files ignored", HumanCount(outline.ignored)));
+        }
+        let odd = if odd.is_empty() { String::new() } else { format!(" ({})", odd.join(", ")) };
+        self.say(format_args!("{images} images{classes}{odd}"));
+        let finished = match outline.parts_finished {
+            0 => String::new(),
+            count => format!(", {count} of them finished"),
+        };
+        self.say(format_args!(
+            "{} epochs of {} parts{finished}; {} pairs to write as {views}, about {}",
+            outline.epochs,
+            outline.parts_per_epoch,
+            HumanCount(outline.pairs_to_write),
+            HumanBytes(outline.bytes_to_write)
+        ));
+    }
+
+    /// Starts the bar.
+    pub fn start(&self, pairs: u64) {
+        self.total.store(pairs, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.set_length(pairs);
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+            bar.reset();
+        }
+    }
+
+    /// Counts pairs that were rendered.
+    pub fn advance(&self, pairs: u64) {
+        let done = self.done.fetch_add(pairs, Ordering::Relaxed) + pairs;
+        if let Some(bar) = &self.bar {
+            bar.inc(pairs);
+            return;
+        }
+        // Whoever finds the lock taken leaves the line to the one who has it.
+        let Ok(mut last) = self.last_line.try_lock() else { return };
+        if last.elapsed() >= LINE_INTERVAL {
+            *last = Instant::now();
+            let rate = done as f64 / self.start.elapsed().as_secs_f64();
+            let left = self.total.load(Ordering::Relaxed).saturating_sub(done) as f64 / rate;
+            self.say(format_args!(
+                "{} of {} pairs, {rate:.0} pairs/s, {} left",
+                HumanCount(done),
+                HumanCount(self.total.load(Ordering::Relaxed)),
+                HumanDuration(Duration::from_secs_f64(left))
+            ));
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Tells what was done.
+    pub fn summary(&self, summary: &Summary, shards: &Path) {
+        let seconds = summary.time.as_secs_f64();
+        let unreadable = match summary.unreadable {
+            0 => String::new(),
+            count => format!(", {count} images unreadable (see sources.parquet)"),
+        };
+        self.say(format_args!(
+            "{} pairs in {seconds:.1} s, {:.0} pairs/s{unreadable}; {} is complete",
+            HumanCount(summary.pairs),
+            summary.pairs as f64 / seconds,
+            shards.display()
+        ));
+    }
+}
+
+/// Refuses a run that the disk has no room for.
+///
+/// # Errors
+/// One line with the sizes of all three encodings.
+pub fn check_space(outline: &Outline, shards: &Path) -> anyhow::Result<()> {
+    let Some(free) = outline.free_bytes.filter(|&free| free < outline.bytes_to_write) else { return Ok(()) };
+    let epochs = u64::from(outline.epochs);
+    let size = |encoding| HumanBytes(outline.epoch_bytes.of(encoding).saturating_mul(epochs));
+    bail!(
+        "{}: has {} free and the epochs take about {} as webp, {} as jpeg, {} as recipe; \
+         choose --views, fewer epochs with --only, or another disk",
+        shards.display(),
+        HumanBytes(free),
+        size(Encoding::Webp),
+        size(Encoding::Jpeg),
+        size(Encoding::Recipe)
+    );
+}

@@ -1,0 +1,208 @@
+//! Whole runs on a small folder of images.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use scrl_preprocess::Error;
+use scrl_preprocess::config::{Config, Overrides, resolve};
+use scrl_preprocess::prepare::{Job, Summary};
+use scrl_schemas::{Encoding, Epoch, Layout, Part, Preset, ShardReader, Success, read_sources};
+
+/// Images in the folder, and how many of them cannot be read.
+const IMAGES: usize = 23;
+const BROKEN: usize = 2;
+
+struct Dir {
+    folder: tempfile::TempDir,
+}
+
+impl Dir {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..IMAGES - BROKEN {
+            let path = folder.path().join(format!("images/class{}/{index:02}.png", index % 3));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let shade = index as u32 * 9;
+            image::RgbImage::from_fn(90 + shade, 80, |x, y| {
+                image::Rgb([(x * 2 + shade) as u8, (y * 3) as u8, ((x * y) >> 3) as u8])
+            })
+            .save(path)
+            .unwrap();
+        }
+        fs::write(folder.path().join("images/class0/zz.jpg"), "no image at all").unwrap();
+        // A header that is whole and pixels that are not.
+        let whole = fs::read(folder.path().join("images/class0/00.png")).unwrap();
+        fs::write(folder.path().join("images/class1/cut.png"), &whole[..whole.len() / 2]).unwrap();
+        Self { folder }
+    }
+
+    fn shards(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn config(&self, shards: &str) -> Config {
+        let given = Overrides {
+            size: Some(32),
+            min_box: Some(8),
+            rows_per_shard: Some(5),
+            boxes: Some(3),
+            ..Overrides::default()
+        };
+        Config {
+            images: self.folder.path().join("images"),
+            shards: self.shards(shards),
+            seed: 4,
+            epochs: 10,
+            only: 0..3,
+            options: resolve(Preset::Paper, &given).unwrap(),
+            threads: 2,
+            overwrite: false,
+            max_bad: 1.0,
+        }
+    }
+}
+
+fn run(config: Config) -> Result<Summary, Error> {
+    Job::plan(config)?.run(&|_| (), &AtomicBool::new(false))
+}
+
+/// Every file below a folder, by its path.
+fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(root) {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() {
+            let name = entry.path().strip_prefix(root).unwrap().to_owned();
+            found.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    found
+}
+
+fn assert_same_files(a: &Path, b: &Path) {
+    let (a, b) = (files(a), files(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, bytes) in a {
+        assert!(bytes == b[&name], "{} differs", name.display());
+    }
+}
+
+#[test]
+fn every_epoch_holds_every_readable_image_once() {
+    let dir = Dir::new();
+    let summary = run(dir.config("s")).unwrap();
+    assert_eq!(summary.pairs, 3 * (IMAGES - BROKEN) as u64);
+    assert_eq!((summary.images, summary.unreadable), (IMAGES as u64, BROKEN as u64));
+    let layout = Layout::new(dir.shards("s"));
+    for epoch in 0..3 {
+        let success = Success::read(&layout.success(Epoch(epoch))).unwrap();
+        assert_eq!((success.parts.len(), success.rows()), (5, (IMAGES - BROKEN) as u64));
+        let mut ids: Vec<i64> = (0..5)
+            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Part(part))).unwrap())
+            .map(|row| row.unwrap().image_id)
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), IMAGES - BROKEN);
+    }
+    let sources = read_sources(&layout.sources()).unwrap();
+    let broken: Vec<_> = sources.iter().filter(|source| source.error.is_some()).collect();
+    assert_eq!(broken.len(), BROKEN);
+    assert!(broken.iter().any(|source| source.path == "class1/cut.png" && source.width > 0));
+}
+
+#[test]
+fn threads_restarts_and_single_epochs_give_the_same_bytes() {
+    let dir = Dir::new();
+    run(dir.config("whole")).unwrap();
+
+    run(Config { threads: 1, ..dir.config("one") }).unwrap();
+    assert_same_files(&dir.shards("whole"), &dir.shards("one"));
+
+    let single = |only: Range<u32>| run(Config { only, ..dir.config("apart") }).unwrap();
+    for epoch in [2, 0, 1] {
+        single(epoch..epoch + 1);
+    }
+    assert_same_files(&dir.shards("whole"), &dir.shards("apart"));
+
+    // As after a kill: parts missing, one epoch without its list, a stale temporary file.
+    let damaged = dir.shards("apart");
+    fs::remove_file(damaged.join("epoch=00000/part-00003.parquet")).unwrap();
+    fs::remove_file(damaged.join("epoch=00001/_SUCCESS")).unwrap();
+    fs::remove_file(damaged.join("epoch=00001/part-00000.parquet")).unwrap();
+    fs::write(damaged.join("epoch=00002/part-00004.parquet"), "garbage").unwrap();
+    let summary = run(dir.config("apart")).unwrap();
+    assert!(summary.pairs < 3 * 5);
+    assert_same_files(&dir.shards("whole"), &dir.shards("apart"));
+}
+
+#[test]
+fn a_run_that_is_stopped_leaves_whole_files_and_continues() {
+    let dir = Dir::new();
+    run(dir.config("whole")).unwrap();
+    let stop = AtomicBool::new(false);
+    let pairs = AtomicU64::new(0);
+    let progress = |count| {
+        if pairs.fetch_add(count, Ordering::Relaxed) > 30 {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    let stopped = Job::plan(dir.config("s")).unwrap().run(&progress, &stop);
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    assert!(files(&dir.shards("s")).keys().all(|name| !name.to_string_lossy().contains(".tmp-")));
+    run(dir.config("s")).unwrap();
+    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+}
+
+#[test]
+fn other_options_or_images_on_the_same_folder_are_refused_unless_overwritten() {
+    let dir = Dir::new();
+    run(dir.config("s")).unwrap();
+    let other = Config { seed: 5, ..dir.config("s") };
+    let message = run(other.clone()).unwrap_err().to_string();
+    assert!(message.contains("seed: 4 → 5") && message.contains("--overwrite"), "{message}");
+    fs::write(dir.shards("s").join("mine.txt"), "x").unwrap();
+    run(Config { overwrite: true, only: 0..1, ..other.clone() }).unwrap();
+    assert!(dir.shards("s").join("mine.txt").exists() && !dir.shards("s").join("epoch=00001").exists());
+
+    let image = dir.folder.path().join("images/class2/02.png");
+    fs::copy(dir.folder.path().join("images/class0/00.png"), image).unwrap();
+    let message = run(other).unwrap_err().to_string();
+    assert!(message.contains("class2/02.png"), "{message}");
+}
+
+#[test]
+fn the_outline_tells_what_the_run_does() {
+    let dir = Dir::new();
+    let outline = Job::plan(dir.config("s")).unwrap().outline();
+    assert!(!dir.shards("s").exists());
+    assert_eq!((outline.images, outline.classes, outline.parts_per_epoch), (IMAGES as u64, 3, 5));
+    assert_eq!((outline.parts_finished, outline.parts_to_write, outline.unreadable), (0, 15, 1));
+    run(dir.config("s")).unwrap();
+    let outline = Job::plan(dir.config("s")).unwrap().outline();
+    assert_eq!((outline.parts_finished, outline.parts_to_write, outline.bytes_to_write), (15, 0, 0));
+}
+
+#[test]
+fn jpeg_and_recipe_shards_have_the_same_recipes() {
+    let dir = Dir::new();
+    let rows = |views: Encoding| {
+        let mut config = dir.config(views.name());
+        config.options.views = views;
+        run(config).unwrap();
+        let layout = Layout::new(dir.shards(views.name()));
+        ShardReader::open(&layout.part(Epoch(1), Part(0))).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let (webp, jpeg, recipe) = (rows(Encoding::Webp), rows(Encoding::Jpeg), rows(Encoding::Recipe));
+    assert!(!webp.is_empty());
+    for ((webp, jpeg), recipe) in webp.iter().zip(&jpeg).zip(&recipe) {
+        assert_eq!((webp.image_id, &webp.boxes), (recipe.image_id, &recipe.boxes));
+        assert_eq!((webp.view1.params, webp.view2.params), (recipe.view1.params, jpeg.view2.params));
+        assert!(recipe.view1.image.is_none());
+        assert!(jpeg.view1.image.as_ref().unwrap().path.ends_with("-view1.jpg"));
+        assert_eq!(webp.view2.image.as_ref().unwrap().path, format!("{:08}-view2.webp", webp.image_id));
+    }
+}
