@@ -3,6 +3,7 @@
 
 #![deny(missing_docs)]
 
+pub mod learner;
 pub mod model;
 pub mod ops;
 pub mod optim;

@@ -121,12 +121,17 @@ impl Backbone {
     }
 }
 
-#[derive(Clone, Copy)]
-struct BlockShape {
-    inputs: usize,
-    width: usize,
-    outputs: usize,
-    stride: usize,
+/// The channels of a block and its stride.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockShape {
+    /// Channels in.
+    pub inputs: usize,
+    /// Channels of the 3×3 convolutions.
+    pub width: usize,
+    /// Channels out.
+    pub outputs: usize,
+    /// Step of the block.
+    pub stride: usize,
 }
 
 /// A convolution and the batch norm behind it.
@@ -156,13 +161,15 @@ impl ConvNorm {
 }
 
 /// A basic block (two 3×3 convolutions) or a bottleneck (1×1, 3×3, 1×1), and its shortcut.
-struct Block {
+pub struct Block {
     layers: Vec<ConvNorm>,
     downsample: Option<ConvNorm>,
 }
 
 impl Block {
-    fn new(arch: Arch, shape: BlockShape, builder: &mut Builder) -> Result<Self> {
+    /// A block of the kind that `arch` uses, with torchvision's names below `builder`'s; a shortcut that changes shape
+    /// gets a 1×1 convolution.
+    pub fn new(arch: Arch, shape: BlockShape, builder: &mut Builder) -> Result<Self> {
         let BlockShape { inputs, width, outputs, stride } = shape;
         // (inputs, outputs, kernel, stride) of each convolution.
         let plan = match arch.expansion() {
@@ -183,7 +190,8 @@ impl Block {
         Ok(Self { layers, downsample })
     }
 
-    fn forward(&self, tape: &mut Tape, input: &Tensor) -> Result<Tensor> {
+    /// `[N, H, W, inputs]` → `[N, H/stride, W/stride, outputs]`.
+    pub fn forward(&self, tape: &mut Tape, input: &Tensor) -> Result<Tensor> {
         let shortcut = match &self.downsample {
             Some(layer) => {
                 let x = layer.convolve(tape, input)?;

@@ -7,7 +7,7 @@ mod head;
 mod network;
 mod parameters;
 
-pub use backbone::{Arch, Backbone};
+pub use backbone::{Arch, Backbone, Block, BlockShape};
 pub use batch_norm::BatchNormLayer;
 pub use head::Head;
 pub use network::{HeadSizes, Network, Regions};

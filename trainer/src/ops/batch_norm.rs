@@ -62,22 +62,31 @@ impl CustomOp1 for BatchStatistics {
     }
 }
 
-/// The mean of each channel over the rows of `x`, then the sum of squared differences from it.
+/// The mean of each channel over the rows of `x`, then the sum of squared differences from it. The second pass corrects
+/// both for the rounding of the first one's mean.
 #[inline(always)]
 fn moments(x: &[f32], c: usize) -> Vec<f32> {
-    let mut moments = vec![0.0; 2 * c];
-    let (mean, m2) = moments.split_at_mut(c);
+    let mut sums = vec![0.0; 3 * c];
+    let (mean, rest) = sums.split_at_mut(c);
+    let (m2, drift) = rest.split_at_mut(c);
     for row in x.chunks_exact(c) {
         mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x);
     }
     let rows = (x.len() / c) as f32;
     mean.iter_mut().for_each(|mean| *mean /= rows);
     for row in x.chunks_exact(c) {
-        for ((m2, x), mean) in m2.iter_mut().zip(row).zip(&*mean) {
-            *m2 += (x - mean) * (x - mean);
+        for (((m2, drift), x), mean) in m2.iter_mut().zip(drift.iter_mut()).zip(row).zip(&*mean) {
+            let difference = x - mean;
+            *m2 += difference * difference;
+            *drift += difference;
         }
     }
-    moments
+    for ((mean, m2), drift) in mean.iter_mut().zip(m2).zip(drift) {
+        *mean += *drift / rows;
+        *m2 -= *drift * *drift / rows;
+    }
+    sums.truncate(2 * c);
+    sums
 }
 
 /// `y = (x − mean) / √(variance + ε) · weight + bias`, then the sum with a residual (as the third argument), then ReLU

@@ -47,6 +47,13 @@ impl Gradients {
     }
 }
 
+impl FromIterator<(Tensor, Tensor)> for Gradients {
+    /// Gradients that were computed elsewhere: (leaf, gradient) each.
+    fn from_iter<I: IntoIterator<Item = (Tensor, Tensor)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(leaf, gradient)| (leaf.id(), gradient)).collect())
+    }
+}
+
 impl Tape {
     /// A tape that remembers every step for [`Tape::backward`].
     pub fn recording() -> Self {

@@ -1,0 +1,233 @@
+//! Every computation against PyTorch's numbers, forward and backward.
+
+mod golden;
+
+use candle_core::{DType, Device, Tensor};
+use golden::{Golden, assert_close, numbers};
+use scrl_trainer::model::{BatchNormLayer, Builder, Parameters, Role};
+use scrl_trainer::ops::{
+    Conv2d, CosineLoss, GlobalAveragePool, IMAGENET_MEAN, IMAGENET_STD, Linear, MaxPool, NormalizePixels,
+    RoiAlign, Tape,
+};
+
+const TIGHT: f64 = 2e-6;
+
+/// `[O, I, kh, kw]` to the `[O, kh, kw, I]` used inside.
+fn filter(weight: &Tensor) -> Tensor {
+    weight.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap()
+}
+
+#[test]
+fn conv2d() {
+    let golden = Golden::read("conv");
+    for case in golden.cases() {
+        let get = |name: &str| golden.get(format!("{case}.{name}"));
+        let conv = Conv2d {
+            stride: golden.count(format!("{case}.stride")),
+            padding: golden.count(format!("{case}.padding")),
+            input_gradient: true,
+        };
+        let weight = filter(get("weight"));
+        let mut tape = Tape::recording();
+        let y = tape.two(conv, get("x"), &weight).unwrap();
+        assert_close(&y, get("y"), TIGHT, case);
+        let gradients = tape.backward(&y, get("grad_y").clone()).unwrap();
+        assert_close(gradients.get(get("x")).unwrap(), get("grad_x"), TIGHT, case);
+        assert_close(gradients.get(&weight).unwrap(), &filter(get("grad_weight")), TIGHT, case);
+    }
+}
+
+#[test]
+fn conv2d_refuses_what_does_not_fit() {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let conv = Conv2d { stride: 1, padding: 0, input_gradient: true };
+    for (x, w) in
+        [(&[1, 4, 4, 3][..], &[8, 3, 3, 4][..]), (&[1, 2, 2, 3], &[8, 3, 3, 3]), (&[4, 4, 3], &[8, 1, 1, 3])]
+    {
+        let message = zeros(x).apply_op2_no_bwd(&zeros(w), &conv).unwrap_err().to_string();
+        assert!(message.contains("conv2d"), "{message}");
+    }
+}
+
+#[test]
+fn max_pool() {
+    let golden = Golden::read("max_pool");
+    for case in golden.cases() {
+        let get = |name: &str| golden.get(format!("{case}.{name}"));
+        let mut tape = Tape::recording();
+        let y = tape.one(MaxPool { kernel: 3, stride: 2, padding: 1 }, get("x")).unwrap();
+        assert_close(&y, get("y"), 0.0, case);
+        let gradients = tape.backward(&y, get("grad_y").clone()).unwrap();
+        assert_close(gradients.get(get("x")).unwrap(), get("grad_x"), TIGHT, case);
+    }
+}
+
+#[test]
+fn roi_align() {
+    let golden = Golden::read("roi_align");
+    for case in golden.cases() {
+        let get = |name: &str| golden.get(format!("{case}.{name}"));
+        let mut tape = Tape::recording();
+        let out = tape.two(RoiAlign, get("map"), get("rois")).unwrap();
+        // 2e-6 over the whole; single boxes may lie where interpolation cancels.
+        assert_close(&out, get("out"), TIGHT, case);
+        let gradients = tape.backward(&out, get("grad_out").clone()).unwrap();
+        assert_close(gradients.get(get("map")).unwrap(), get("grad_map"), TIGHT, case);
+    }
+}
+
+#[test]
+fn roi_align_refuses_a_box_of_no_image() {
+    let map = Tensor::zeros((2, 3, 3, 1), DType::F32, &Device::Cpu).unwrap();
+    let rois = Tensor::new(&[[2.0f32, 0.0, 0.0, 9.0, 9.0]], &Device::Cpu).unwrap();
+    assert!(map.apply_op2_no_bwd(&rois, &RoiAlign).is_err());
+}
+
+#[test]
+fn batch_norm() {
+    let golden = Golden::read("batch_norm");
+    for case in golden.cases() {
+        let get = |name: &str| golden.get(format!("{case}.{name}"));
+        let mut made = Parameters::default();
+        let channels = *get("x").dims().last().unwrap();
+        let layer =
+            BatchNormLayer::new(channels, &mut Builder::new("bn", 0, &Device::Cpu, &mut made)).unwrap();
+        let parameter = |role: Role| made.0.iter().find(|parameter| parameter.role == role).unwrap();
+        let (affine, running) = (parameter(Role::Affine), parameter(Role::RunningStatistics));
+        let pair = |a: &str, b: &str| [get(a).clone(), get(b).clone()];
+        affine.set_from_checkpoint(&pair("weight", "bias")).unwrap();
+        running.set_from_checkpoint(&pair("running_mean_before", "running_var_before")).unwrap();
+
+        let mut tape = Tape::recording();
+        let has_residual = golden.has(&format!("{case}.r"));
+        let y = if has_residual {
+            layer.forward_add_relu(&mut tape, get("x"), get("r")).unwrap()
+        } else {
+            layer.forward(&mut tape, get("x"), case.starts_with("relu")).unwrap()
+        };
+        assert_close(&y, get("y"), TIGHT, case);
+        let after = running.to_checkpoint().unwrap();
+        assert_close(&after[0].1, get("running_mean_after"), TIGHT, case);
+        assert_close(&after[1].1, get("running_var_after"), TIGHT, case);
+
+        let gradients = tape.backward(&y, get("grad_y").clone()).unwrap();
+        assert_close(gradients.get(get("x")).unwrap(), get("grad_x"), 1e-5, case);
+        let affine_gradient = gradients.get(&affine.tensor).unwrap();
+        assert_close(&affine_gradient.get(0).unwrap(), get("grad_weight"), TIGHT, case);
+        assert_close(&affine_gradient.get(1).unwrap(), get("grad_bias"), TIGHT, case);
+        if has_residual {
+            assert_close(gradients.get(get("r")).unwrap(), get("grad_r"), TIGHT, case);
+        }
+    }
+}
+
+#[test]
+fn batch_norm_keeps_its_precision_far_from_zero() {
+    // 40,000 rows of mean 1000 and variance 1/12: E[x²] − E[x]² would be lost in float32.
+    let rows = 40_000;
+    let x: Vec<f32> = (0..rows).map(|i| 1000.0 + (i * 7919 % rows) as f32 / rows as f32).collect();
+    let x = Tensor::from_vec(x, (rows, 1), &Device::Cpu).unwrap();
+    let statistics = numbers(&x.apply_op1_no_bwd(&scrl_trainer::ops::BatchStatistics).unwrap());
+    assert!((statistics[0] - 1000.5).abs() < 1e-3, "{statistics:?}");
+    assert!((statistics[1] - 1.0 / 12.0).abs() < 1e-4, "{statistics:?}");
+}
+
+#[test]
+fn not_a_number_is_not_hidden_by_relu() {
+    let x = Tensor::new(&[[f32::NAN], [1.0], [2.0]], &Device::Cpu).unwrap();
+    let mut made = Parameters::default();
+    let layer = BatchNormLayer::new(1, &mut Builder::new("bn", 0, &Device::Cpu, &mut made)).unwrap();
+    let y = layer.forward(&mut Tape::forward_only(), &x, true).unwrap();
+    assert!(numbers(&y).iter().all(|value| value.is_nan()));
+}
+
+/// The gradient of Σ y·w by central differences, in float64.
+fn numeric_gradient(x: &[f32], mut value: impl FnMut(&[f32]) -> f64) -> Vec<f32> {
+    let step = 1e-2f32;
+    (0..x.len())
+        .map(|i| {
+            let mut at = |shift: f32| {
+                let mut moved = x.to_vec();
+                moved[i] += shift;
+                value(&moved)
+            };
+            ((at(step) - at(-step)) / f64::from(2.0 * step)) as f32
+        })
+        .collect()
+}
+
+fn wave(count: usize, phase: f32) -> Vec<f32> {
+    (0..count).map(|i| (i as f32 * 1.7 + phase).sin()).collect()
+}
+
+fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn linear_gradients_by_differences() {
+    let (x, w, b) = (wave(6, 0.1), wave(12, 0.2), wave(4, 0.3));
+    let weights = wave(8, 0.9);
+    let value = |x: &[f32], w: &[f32], b: &[f32]| -> f64 {
+        let y = Tape::forward_only()
+            .three(Linear, &tensor(x, &[2, 3]), &tensor(w, &[4, 3]), &tensor(b, &[4]))
+            .unwrap();
+        numbers(&y).iter().zip(&weights).map(|(y, w)| f64::from(*y) * f64::from(*w)).sum()
+    };
+    let (xt, wt, bt) = (tensor(&x, &[2, 3]), tensor(&w, &[4, 3]), tensor(&b, &[4]));
+    let mut tape = Tape::recording();
+    let y = tape.three(Linear, &xt, &wt, &bt).unwrap();
+    let gradients = tape.backward(&y, tensor(&weights, &[2, 4])).unwrap();
+    let check = |leaf: &Tensor, numeric: Vec<f32>, what: &str| {
+        assert_close(gradients.get(leaf).unwrap(), &tensor(&numeric, leaf.dims()), 1e-3, what);
+    };
+    check(&xt, numeric_gradient(&x, |x| value(x, &w, &b)), "input");
+    check(&wt, numeric_gradient(&w, |w| value(&x, w, &b)), "weight");
+    check(&bt, numeric_gradient(&b, |b| value(&x, &w, b)), "bias");
+}
+
+#[test]
+fn cosine_loss_is_zero_for_equal_vectors_and_four_for_opposite_ones() {
+    // Two matched boxes; views' halves crossed: z₂ = q₁ and z₁ = −q₂.
+    let q = tensor(&[1.0, 2.0, -3.0, 0.5, 2.0, 0.0, 0.0, 3.0], &[4, 2]);
+    let z = tensor(&[-2.0, 0.0, 0.0, -9.0, 0.1, 0.2, -6.0, 1.0], &[4, 2]);
+    let loss = q.apply_op2_no_bwd(&z, &CosineLoss { boxes: 2.0 }).unwrap();
+    let loss = loss.to_scalar::<f32>().unwrap();
+    assert!((loss - 4.0).abs() < 1e-6, "{loss}");
+}
+
+#[test]
+fn cosine_loss_gradient_by_differences() {
+    let (q, z) = (wave(24, 0.0), wave(24, 5.0));
+    let shape = [6, 4];
+    let loss = |q: &[f32]| -> f64 {
+        let loss = tensor(q, &shape).apply_op2_no_bwd(&tensor(&z, &shape), &CosineLoss { boxes: 3.0 });
+        loss.unwrap().to_scalar::<f32>().unwrap().into()
+    };
+    let (qt, zt) = (tensor(&q, &shape), tensor(&z, &shape));
+    let mut tape = Tape::recording();
+    let y = tape.two(CosineLoss { boxes: 3.0 }, &qt, &zt).unwrap();
+    let gradients = tape.backward(&y, Tensor::new(1.0f32, &Device::Cpu).unwrap()).unwrap();
+    assert!(gradients.get(&zt).is_none());
+    assert_close(gradients.get(&qt).unwrap(), &tensor(&numeric_gradient(&q, loss), &shape), 1e-3, "q");
+}
+
+#[test]
+fn global_average_pool() {
+    let x = tensor(&[1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 6.0, 60.0], &[1, 2, 2, 2]);
+    let mut tape = Tape::recording();
+    let y = tape.one(GlobalAveragePool, &x).unwrap();
+    assert_eq!(numbers(&y), [3.0, 30.0]);
+    let gradients = tape.backward(&y, tensor(&[4.0, 8.0], &[1, 2])).unwrap();
+    assert_eq!(numbers(gradients.get(&x).unwrap()), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
+}
+
+#[test]
+fn pixels_are_normalized() {
+    let pixels = Tensor::from_vec(vec![0u8, 128, 255, 255, 0, 7], (1, 1, 2, 3), &Device::Cpu).unwrap();
+    let found = numbers(&pixels.apply_op1_no_bwd(&NormalizePixels).unwrap());
+    for (index, value) in [0.0f32, 128.0, 255.0, 255.0, 0.0, 7.0].into_iter().enumerate() {
+        let expected = (value / 255.0 - IMAGENET_MEAN[index % 3]) / IMAGENET_STD[index % 3];
+        assert!((found[index] - expected).abs() < 1e-6);
+    }
+}

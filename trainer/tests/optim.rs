@@ -1,0 +1,89 @@
+//! LARS and the schedules against PyTorch's numbers.
+
+mod golden;
+
+use std::path::Path;
+
+use candle_core::Device;
+use golden::{Golden, assert_close};
+use scrl_trainer::model::{Parameter, Role};
+use scrl_trainer::ops::{Linear, Tape};
+use scrl_trainer::optim::{Lars, LarsConfig, Schedule, ScheduleConfig};
+
+#[test]
+fn lars_over_three_steps() {
+    let golden = Golden::read("lars");
+    for case in golden.cases() {
+        let at = |name: String| golden.get(format!("{case}.{name}"));
+        let names = ["conv", "linear", "bias", "zero_weight", "zero_grad"];
+        let parameters: Vec<Parameter> = names
+            .iter()
+            .map(|name| {
+                // The rule is element-wise but for norms: any role of the right kind serves a tensor of any rank.
+                let role = if *name == "bias" { Role::Bias } else { Role::Weight };
+                Parameter {
+                    layer: (*name).into(),
+                    role,
+                    tensor: at(format!("before.{name}")).copy().unwrap(),
+                }
+            })
+            .collect();
+        let weight_decay = golden.number(format!("{case}.weight_decay")) as f32;
+        let mut lars = Lars::new(LarsConfig { momentum: 0.9, weight_decay }, parameters.clone()).unwrap();
+        for step in 0..3 {
+            let gradients = parameters
+                .iter()
+                .map(|p| (p.tensor.clone(), at(format!("grad{step}.{}", p.layer)).clone()))
+                .collect();
+            let lr = golden::numbers(at("lr".into()))[step].into();
+            lars.step(&gradients, lr).unwrap();
+            for (parameter, velocity) in parameters.iter().zip(lars.velocities()) {
+                let name = &parameter.layer;
+                let what = format!("{case} {name} after step {step}");
+                assert_close(&parameter.tensor, at(format!("after{step}.{name}")), 1e-6, &what);
+                assert_close(&velocity.tensor, at(format!("momentum{step}.{name}")), 1e-6, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_parameter_without_gradient_stays() {
+    let x = candle_core::Tensor::new(&[[1.0f32, 2.0]], &Device::Cpu).unwrap();
+    let unused = x.copy().unwrap();
+    let parameter = Parameter { layer: "unused".into(), role: Role::Weight, tensor: unused.clone() };
+    let mut lars = Lars::new(LarsConfig { momentum: 0.9, weight_decay: 0.1 }, vec![parameter]).unwrap();
+    let mut tape = Tape::recording();
+    let y = tape.two(Linear, &x, &x.copy().unwrap()).unwrap();
+    let gradients = tape.backward(&y, y.ones_like().unwrap()).unwrap();
+    lars.step(&gradients, 1.0).unwrap();
+    assert_eq!(golden::numbers(&unused), [1.0, 2.0]);
+}
+
+#[test]
+fn schedules() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/schedule.json");
+    let cases: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        let number = |name: &str| case[name].as_f64().unwrap();
+        let schedule = Schedule(ScheduleConfig {
+            base_lr: number("peak") / 32.0,
+            global_batch: 8192,
+            tau: number("ema"),
+            total_steps: number("total_steps") as u64,
+            warmup_steps: number("warmup_steps") as u64,
+        });
+        for (index, step) in case["t"].as_array().unwrap().iter().enumerate() {
+            let step = step.as_u64().unwrap();
+            let close = |found: f64, expected: &serde_json::Value| {
+                let expected = expected[index].as_f64().unwrap();
+                assert!(
+                    (found - expected).abs() <= 1e-9 * expected.abs() + 1e-12,
+                    "step {step}: {found} {expected}"
+                );
+            };
+            close(schedule.lr(step), &case["lr"]);
+            close(schedule.tau(step), &case["tau"]);
+        }
+    }
+}

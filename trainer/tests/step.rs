@@ -1,0 +1,147 @@
+//! Three whole steps against PyTorch: the same weights, views and boxes must give the same losses and move every tensor
+//! the same way.
+
+mod golden;
+
+use candle_core::{Device, Tensor};
+use golden::{Golden, numbers, relative_error};
+use scrl_trainer::learner::{Learner, LearnerConfig};
+use scrl_trainer::model::{Arch, HeadSizes, Regions};
+use scrl_trainer::optim::LarsConfig;
+
+/// What the loss may differ by, relatively.
+const LOSS_TOLERANCE: f64 = 2e-3;
+
+/// What a tensor's movement may differ by, relatively.
+const MOVEMENT_TOLERANCE: f64 = 0.05;
+
+/// A bias in front of a batch norm has no gradient but rounding errors; it may move this much.
+const MOVEMENT_OF_DEAD_BIAS: f64 = 1e-6;
+
+/// The number `i` of the stream called `name`, as the script that made the golden files defines it.
+fn hash(name: &str, i: usize) -> u32 {
+    let fnv1a = name.bytes().fold(0x811c_9dc5u32, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let mut x = fnv1a.wrapping_add((i as u32).wrapping_mul(0x9e37_79b9));
+    x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
+    x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+    x ^ (x >> 16)
+}
+
+/// The rules of that script, the last one that fits first.
+fn initial_value(arch: Arch, name: &str, shape: &[usize]) -> Tensor {
+    let count = shape.iter().product();
+    let ends_block =
+        name.contains(".layer") && name.contains(if arch == Arch::Resnet50 { ".bn3." } else { ".bn2." });
+    let value = |i| {
+        let v = 2.0 * (f64::from(hash(name, i) >> 8) / f64::from(1 << 24)) - 1.0;
+        match name.rsplit('.').next().unwrap() {
+            "running_mean" => 0.0,
+            "running_var" => 1.0,
+            "bias" if ends_block => 0.5 * v,
+            "bias" if name.contains(".backbone.") => 2.0 + v,
+            "bias" => 0.1 * v,
+            _ if shape.len() > 1 => {
+                let fan_in: usize = shape[1..].iter().product();
+                (6.0 / fan_in as f64).sqrt() * v
+            }
+            _ if ends_block => 0.3 * (1.0 + 0.1 * v),
+            _ => 1.0 + 0.1 * v,
+        }
+    };
+    let values: Vec<f32> = (0..count).map(|i| value(i) as f32).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn views(step: usize, pairs: usize, size: usize) -> Tensor {
+    let (name, blocks) = (format!("views.step{step}"), size / 8);
+    let mut bytes = Vec::with_capacity(2 * pairs * size * size * 3);
+    for n in 0..2 * pairs {
+        for y in 0..size {
+            for x in 0..size {
+                let block = (n * blocks + y / 8) * blocks + x / 8;
+                bytes.extend((0..3).map(|c| (hash(&name, block * 3 + c) >> 24) as u8));
+            }
+        }
+    }
+    Tensor::from_vec(bytes, (2 * pairs, size, size, 3), &Device::Cpu).unwrap()
+}
+
+fn compare(arch: Arch, method: &str) {
+    let golden = Golden::read(&format!("step_{arch}_{method}"));
+    let (pairs, size) = (golden.count("pairs"), golden.count("size"));
+    let config = LearnerConfig {
+        arch,
+        sizes: HeadSizes { hidden: golden.count("hidden"), projection: golden.count("projection") },
+        seed: 0,
+        copy_online: false,
+        lars: LarsConfig { momentum: 0.9, weight_decay: golden.number("weight_decay") as f32 },
+    };
+    let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
+    let moving: Vec<_> = learner.state().filter(|p| !p.layer.starts_with("momentum.")).cloned().collect();
+    let mut before = Vec::new();
+    for parameter in &moving {
+        let parts: Vec<_> = parameter.to_checkpoint().unwrap();
+        let parts: Vec<_> = parts.iter().map(|(name, part)| initial_value(arch, name, part.dims())).collect();
+        parameter.set_from_checkpoint(&parts).unwrap();
+        before.extend(parts);
+    }
+    for step in 0..3 {
+        let (regions, matches) = match method {
+            "byol" => (Regions::Whole, pairs),
+            _ => {
+                let boxes = golden.get(format!("boxes.step{step}")).clone();
+                let matches = boxes.dims()[0] / 2;
+                (Regions::Boxes(boxes), matches)
+            }
+        };
+        let computed = learner.compute(&views(step, pairs, size), &regions, matches).unwrap();
+        let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
+        let (loss, expected) = (f64::from(computed.loss.to_scalar::<f32>().unwrap()), at("loss"));
+        let error = (loss / expected - 1.0).abs();
+        println!("{arch} {method} step {step}: loss {loss:.6}, PyTorch {expected:.6}, error {error:.1e}");
+        assert!(error < LOSS_TOLERANCE, "loss {loss} where PyTorch has {expected}");
+        learner.apply(&computed, at("lr"), at("tau")).unwrap();
+    }
+    let after = moving.iter().flat_map(|parameter| parameter.to_checkpoint().unwrap());
+    let (mut worst, mut compared) = ((0.0, String::new()), 0);
+    for ((name, after), before) in after.zip(before) {
+        let moved = numbers(&(after - before).unwrap());
+        let expected = numbers(golden.get(format!("moved.{name}")));
+        let samples: Vec<f32> =
+            (0..expected.len()).map(|k| moved[k * moved.len() / expected.len()]).collect();
+        let length = moved.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let expected_length = golden.number(format!("norm.{name}"));
+        if name == "online.projector.0.bias" || name == "predictor.0.bias" {
+            assert!(length < MOVEMENT_OF_DEAD_BIAS, "{name} moved by {length:.1e}");
+            continue;
+        }
+        let error = relative_error(&samples, &expected).max((length / expected_length - 1.0).abs());
+        assert!(error < MOVEMENT_TOLERANCE, "{name}: movement differs by {error:.3}");
+        compared += 1;
+        if error > worst.0 {
+            worst = (error, name);
+        }
+    }
+    println!("{arch} {method}: {compared} tensors, the worst movement {:.1e} off: {}", worst.0, worst.1);
+    assert!(compared > 100);
+}
+
+#[test]
+fn resnet18_scrl() {
+    compare(Arch::Resnet18, "scrl");
+}
+
+#[test]
+fn resnet18_byol() {
+    compare(Arch::Resnet18, "byol");
+}
+
+#[test]
+fn resnet50_scrl() {
+    compare(Arch::Resnet50, "scrl");
+}
+
+#[test]
+fn resnet50_byol() {
+    compare(Arch::Resnet50, "byol");
+}
