@@ -1,0 +1,82 @@
+//! The lists of images, boxes and classes, as COCO's `instances_*.json` hold them.
+
+use serde::Serialize;
+
+use crate::objects::CLASSES;
+use crate::scene::{Size, Visible};
+
+/// One `instances_*.json`.
+#[derive(Serialize)]
+pub struct Dataset {
+    info: Info,
+    images: Vec<Image>,
+    annotations: Vec<Annotation>,
+    categories: Vec<Category>,
+}
+
+#[derive(Serialize)]
+struct Info {
+    description: &'static str,
+}
+
+#[derive(Serialize)]
+struct Image {
+    id: u32,
+    file_name: String,
+    width: u32,
+    height: u32,
+}
+
+#[derive(Serialize)]
+struct Annotation {
+    id: u32,
+    image_id: u32,
+    category_id: u32,
+    /// x, y, width, height of what can be seen, in pixels.
+    bbox: [u32; 4],
+    /// Pixels that can be seen.
+    area: u32,
+    iscrowd: u8,
+}
+
+#[derive(Serialize)]
+struct Category {
+    id: u32,
+    name: String,
+    supercategory: &'static str,
+}
+
+/// The name of an image's file: twelve digits, as COCO's.
+pub fn file_name(id: u32) -> String {
+    format!("{id:012}.jpg")
+}
+
+impl Dataset {
+    /// The lists for scenes numbered from 1. Categories count from 1 as well: 0 is left to the background.
+    pub fn new(size: Size, scenes: &[Vec<Visible>]) -> Self {
+        let mut dataset = Self {
+            info: Info { description: "drawn scenes of textured shapes" },
+            images: Vec::new(),
+            annotations: Vec::new(),
+            categories: (1..)
+                .zip(CLASSES)
+                .map(|(id, class)| Category { id, name: class.name(), supercategory: class.shape.name() })
+                .collect(),
+        };
+        for (image_id, objects) in (1..).zip(scenes) {
+            let Size { width, height } = size;
+            dataset.images.push(Image { id: image_id, file_name: file_name(image_id), width, height });
+            for object in objects {
+                dataset.annotations.push(Annotation {
+                    id: dataset.annotations.len() as u32 + 1,
+                    image_id,
+                    category_id: object.class as u32 + 1,
+                    bbox: object.bbox,
+                    area: object.area,
+                    iscrowd: 0,
+                });
+            }
+        }
+        dataset
+    }
+}

@@ -1,0 +1,78 @@
+//! Draws scenes of several textured objects each, with their boxes in COCO's format: something to train on and to
+//! evaluate with where no photos are at hand. The same seed and size give the same bytes.
+//!
+//! ```text
+//! cargo run --release -p scrl-preprocess --example make_scenes -- OUT [--images 96] [--val 32] [--size 320x240] [--seed 0]
+//! OUT/train2017/000000000001.jpg …   OUT/instances_train2017.json
+//! OUT/val2017/000000000001.jpg …     OUT/instances_val2017.json
+//! ```
+
+mod background;
+mod coco;
+mod noise;
+mod objects;
+mod scene;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use image::codecs::jpeg::JpegEncoder;
+use rayon::prelude::*;
+use scrl_preprocess::rng::{Purpose, Stream};
+
+use coco::Dataset;
+use scene::{Scene, Size};
+
+/// As much as photos from a camera have.
+const JPEG_QUALITY: u8 = 92;
+
+/// Draws scenes of several textured objects each, with their boxes in COCO's format.
+#[derive(Parser)]
+#[command(name = "make_scenes", max_term_width = 110)]
+struct Arguments {
+    /// Folder to write, made where it is missing
+    out: PathBuf,
+    /// Scenes to train on
+    #[arg(long, value_name = "N", default_value_t = 96)]
+    images: u32,
+    /// Scenes to evaluate with
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    val: u32,
+    /// Width and height of a scene in pixels
+    #[arg(long, value_name = "WxH", default_value = "320x240")]
+    size: Size,
+    /// Seed of every random number
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> Result<()> {
+    let Arguments { out, images, val, size, seed } = Arguments::parse();
+    for (number, (split, count)) in [("train2017", images), ("val2017", val)].into_iter().enumerate() {
+        let folder = out.join(split);
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let scenes = (1..=count)
+            .into_par_iter()
+            .map(|id| {
+                let mut random = Stream::new(seed, number as u32, u64::from(id), Purpose::SceneDrawing);
+                let scene = Scene::draw(size, &mut random);
+                write_jpeg(&folder.join(coco::file_name(id)), &scene)?;
+                Ok(scene.objects)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let boxes: usize = scenes.iter().map(Vec::len).sum();
+        let list = out.join(format!("instances_{split}.json"));
+        let json = serde_json::to_string(&Dataset::new(size, &scenes))?;
+        fs::write(&list, json + "\n").with_context(|| list.display().to_string())?;
+        println!("{count} scenes with {boxes} objects: {}, {}", folder.display(), list.display());
+    }
+    Ok(())
+}
+
+fn write_jpeg(path: &Path, scene: &Scene) -> Result<()> {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).encode_image(&scene.to_image())?;
+    fs::write(path, bytes).with_context(|| path.display().to_string())
+}

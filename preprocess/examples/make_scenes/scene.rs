@@ -1,0 +1,205 @@
+//! A scene: objects placed on a background, and what can be seen of each.
+
+use std::str::FromStr;
+
+use image::RgbImage;
+use scrl_preprocess::rng::Stream;
+
+use crate::background;
+use crate::noise::{Rgb, mix};
+use crate::objects::Object;
+
+/// Objects a scene.
+const OBJECTS: [u64; 2] = [2, 8];
+/// Sizes of objects in pixels; small ones are more frequent, as in photos.
+const OBJECT_PIXELS: [f64; 2] = [24.0, 140.0];
+/// No object is larger than this share of the scene's shorter side.
+const LARGEST_SHARE: f64 = 0.62;
+/// At least this much of an object's area can be seen.
+const VISIBLE_SHARE: f64 = 0.7;
+/// Places tried for an object before the scene does without it.
+const PLACES: u32 = 40;
+/// Smallest side of a scene in pixels.
+const SMALLEST: u32 = 64;
+
+/// Width and height in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub width: u32,
+    pub height: u32,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once('x')
+            .and_then(|(width, height)| {
+                Some(Self { width: width.parse().ok()?, height: height.parse().ok()? })
+            })
+            .filter(|size| {
+                (SMALLEST..=8192).contains(&size.width) && (SMALLEST..=8192).contains(&size.height)
+            })
+            .ok_or_else(|| format!("give width and height, such as 320x240, from {SMALLEST} to 8192 pixels"))
+    }
+}
+
+/// Colors by pixel, row after row.
+pub struct Canvas {
+    size: Size,
+    pixels: Vec<Rgb>,
+}
+
+impl Canvas {
+    /// A canvas whose pixels are given by their centres.
+    pub fn new(size: Size, color: impl Fn(f64, f64) -> Rgb) -> Self {
+        let row = |y| (0..size.width).map(move |x| (f64::from(x) + 0.5, f64::from(y) + 0.5));
+        Self { size, pixels: (0..size.height).flat_map(row).map(|(x, y)| color(x, y)).collect() }
+    }
+
+    /// Its size.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Lays a color over the pixels within `reach` of a point, with an opacity from 0 to 1.
+    pub fn paint(&mut self, center: [f64; 2], reach: f64, color: impl Fn(f64, f64) -> (Rgb, f64)) {
+        let range = |center: f64, end: u32| {
+            let limit = f64::from(end);
+            (center - reach).clamp(0.0, limit) as usize..(center + reach).ceil().clamp(0.0, limit) as usize
+        };
+        let columns = range(center[0], self.size.width);
+        for y in range(center[1], self.size.height) {
+            for x in columns.clone() {
+                let pixel = &mut self.pixels[y * self.size.width as usize + x];
+                let (color, opacity) = color(x as f64 + 0.5, y as f64 + 0.5);
+                *pixel = mix(*pixel, color, opacity);
+            }
+        }
+    }
+}
+
+/// What can be seen of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Visible {
+    /// Its position in [`crate::objects::CLASSES`].
+    pub class: usize,
+    /// x, y, width, height in pixels.
+    pub bbox: [u32; 4],
+    /// In pixels.
+    pub area: u32,
+}
+
+/// A drawn scene.
+pub struct Scene {
+    canvas: Canvas,
+    /// Every object, the furthest first.
+    pub objects: Vec<Visible>,
+}
+
+impl Scene {
+    /// Draws a scene.
+    pub fn draw(size: Size, random: &mut Stream) -> Self {
+        let mut canvas = background::draw(size, random);
+        let count = OBJECTS[0] + random.below(OBJECTS[1] - OBJECTS[0] + 1);
+        let mut placed: Vec<Object> = Vec::new();
+        let mut owners = Owners::new(size);
+        let largest = OBJECT_PIXELS[1].min(LARGEST_SHARE * f64::from(size.width.min(size.height)));
+        for _ in 0..count {
+            let share = random.uniform_f64();
+            let pixels = OBJECT_PIXELS[0] + (largest - OBJECT_PIXELS[0]) * share * share;
+            let mut object = Object::new(pixels, random);
+            for _ in 0..PLACES {
+                object.center =
+                    [random.uniform(0.0, f64::from(size.width)), random.uniform(0.0, f64::from(size.height))];
+                if owners.place(&object) {
+                    placed.push(object);
+                    break;
+                }
+            }
+        }
+        for object in &placed {
+            let (center, reach) = (object.center, object.reach());
+            canvas.paint(center, 1.5 * reach, |x, y| ([0.0; 3], 0.45 * object.shadow(x, y)));
+            canvas.paint(center, reach, |x, y| match object.coverage(x, y) {
+                0.0 => ([0.0; 3], 0.0),
+                coverage => (object.color(x, y), coverage),
+            });
+        }
+        // A camera's noise.
+        let strength = random.uniform(0.005, 0.02);
+        for pixel in &mut canvas.pixels {
+            *pixel = pixel.map(|value| value + strength * random.normal());
+        }
+        Self { canvas, objects: owners.visible(&placed) }
+    }
+
+    /// The scene's pixels.
+    pub fn to_image(&self) -> RgbImage {
+        let Size { width, height } = self.canvas.size;
+        RgbImage::from_fn(width, height, |x, y| {
+            let pixel = self.canvas.pixels[(y * width + x) as usize];
+            image::Rgb(pixel.map(|value| (255.0 * value.clamp(0.0, 1.0)).round() as u8))
+        })
+    }
+}
+
+/// Which object each pixel shows.
+struct Owners {
+    size: Size,
+    /// By pixel: the number of an object.
+    pixels: Vec<Option<usize>>,
+    /// By object: its area if nothing hid it, and how much of it can be seen.
+    areas: Vec<[u32; 2]>,
+}
+
+impl Owners {
+    fn new(size: Size) -> Self {
+        Self { size, pixels: vec![None; (size.width * size.height) as usize], areas: Vec::new() }
+    }
+
+    /// Puts an object in front of all others, unless too little of it or of another could then be seen.
+    fn place(&mut self, object: &Object) -> bool {
+        let (mut whole, mut inside) = (0, Vec::new());
+        let around =
+            |center: f64| (center - object.reach()).floor() as i64..(center + object.reach()).ceil() as i64;
+        for y in around(object.center[1]) {
+            for x in around(object.center[0]) {
+                if object.coverage(x as f64 + 0.5, y as f64 + 0.5) < 0.5 {
+                    continue;
+                }
+                whole += 1;
+                let Size { width, height } = self.size;
+                if (0..i64::from(width)).contains(&x) && (0..i64::from(height)).contains(&y) {
+                    inside.push((y * i64::from(width) + x) as usize);
+                }
+            }
+        }
+        let mut areas = self.areas.clone();
+        inside.iter().filter_map(|&pixel| self.pixels[pixel]).for_each(|owner| areas[owner][1] -= 1);
+        areas.push([whole, inside.len() as u32]);
+        let can_be_seen = |[whole, seen]: &[u32; 2]| f64::from(*seen) >= VISIBLE_SHARE * f64::from(*whole);
+        if whole == 0 || !areas.iter().all(can_be_seen) {
+            return false;
+        }
+        inside.iter().for_each(|&pixel| self.pixels[pixel] = Some(self.areas.len()));
+        self.areas = areas;
+        true
+    }
+
+    fn visible(&self, objects: &[Object]) -> Vec<Visible> {
+        let mut corners = vec![[u32::MAX, u32::MAX, 0, 0]; objects.len()];
+        for (pixel, owner) in (0..).zip(&self.pixels) {
+            let (x, y) = (pixel % self.size.width, pixel / self.size.width);
+            if let Some([x0, y0, x1, y1]) = owner.map(|owner| &mut corners[owner]) {
+                (*x0, *y0, *x1, *y1) = ((*x0).min(x), (*y0).min(y), (*x1).max(x + 1), (*y1).max(y + 1));
+            }
+        }
+        let visible = |((object, [x0, y0, x1, y1]), area): ((&Object, [u32; 4]), &[u32; 2])| Visible {
+            class: object.class,
+            bbox: [x0, y0, x1 - x0, y1 - y0],
+            area: area[1],
+        };
+        objects.iter().zip(corners).zip(&self.areas).map(visible).collect()
+    }
+}
