@@ -38,6 +38,14 @@ pub struct Computed {
     gradients: Gradients,
 }
 
+impl Computed {
+    /// The sum with what another micro-batch of the same step gave.
+    pub fn plus(mut self, other: Self) -> Result<Self> {
+        self.gradients.accumulate(other.gradients)?;
+        Ok(Self { loss: (self.loss + other.loss)?, gradients: self.gradients })
+    }
+}
+
 impl Learner {
     /// A learner with initial weights.
     pub fn new(config: &LearnerConfig, device: &Device) -> Result<Self> {

@@ -1,9 +1,23 @@
 //! Pretrains a detection backbone from the shards of `scrl-prep` (Roh et al., Spatially Consistent Representation
 //! Learning, CVPR 2021).
+//!
+//! The data's way through this crate, one module a station:
+//!
+//! ```text
+//! shards → data (read, decode, batch) → model (backbone, RoIAlign, heads) → ops (forward, loss, backward)
+//!        → optim (LARS, moving average, schedules) → run (checkpoints, metrics)
+//! ```
+//!
+//! [`learner`] puts one step together; [`run::train`] repeats it.
 
 #![deny(missing_docs)]
 
+pub mod data;
+mod error;
 pub mod learner;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod run;
+
+pub use error::{Error, Result};

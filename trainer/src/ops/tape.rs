@@ -36,8 +36,13 @@ impl Gradients {
         self.0.get(&leaf.id())
     }
 
-    fn add(&mut self, tensor: &Tensor, gradient: Tensor) -> Result<()> {
-        match self.0.entry(tensor.id()) {
+    /// Adds the gradients of another pass over the same leaves.
+    pub fn accumulate(&mut self, other: Self) -> Result<()> {
+        other.0.into_iter().try_for_each(|(leaf, gradient)| self.add(leaf, gradient))
+    }
+
+    fn add(&mut self, tensor: TensorId, gradient: Tensor) -> Result<()> {
+        match self.0.entry(tensor) {
             Entry::Vacant(entry) => {
                 entry.insert(gradient);
                 Ok(())
@@ -123,7 +128,7 @@ impl Tape {
             };
             for (tensor, gradient) in found {
                 if let Some(gradient) = gradient {
-                    gradients.add(tensor, gradient)?;
+                    gradients.add(tensor.id(), gradient)?;
                 }
             }
         }

@@ -1,5 +1,8 @@
 //! The numbers that `scripts/make_goldens_trainer.py` took from PyTorch.
 
+// Each test program includes this file and uses a part of it.
+#![allow(dead_code)]
+
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -22,13 +25,11 @@ impl Golden {
     }
 
     /// Whether there is a tensor called `name`.
-    #[allow(dead_code)]
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
     /// All names, sorted.
-    #[allow(dead_code)]
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.0.keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -36,7 +37,6 @@ impl Golden {
     }
 
     /// The names before the first dot, each once, sorted: the cases of a file.
-    #[allow(dead_code)]
     pub fn cases(&self) -> Vec<&str> {
         let mut cases: Vec<_> =
             self.names().into_iter().filter_map(|name| Some(name.split_once('.')?.0)).collect();
@@ -45,13 +45,11 @@ impl Golden {
     }
 
     /// A tensor of one whole number.
-    #[allow(dead_code)]
     pub fn count(&self, name: impl AsRef<str>) -> usize {
         self.number(name) as usize
     }
 
     /// A tensor of one number.
-    #[allow(dead_code)]
     pub fn number(&self, name: impl AsRef<str>) -> f64 {
         numbers(self.get(name))[0].into()
     }

@@ -1,0 +1,64 @@
+//! `scrl-train`: from shards to a backbone.
+
+mod cli;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use scrl_trainer::Error;
+use scrl_trainer::data::Dataset;
+use scrl_trainer::run::{TrainConfig, train};
+
+use cli::Arguments;
+use report::Report;
+
+/// Exit code after Ctrl-C, as a shell reports a process that the signal ended.
+const INTERRUPTED: u8 = 130;
+
+/// Exit code for options that make no sense, as for those that clap refuses.
+const BAD_USAGE: u8 = 2;
+
+/// Set by Ctrl-C; the run looks at it after each step.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scrl-train: {error:#}");
+            match error.downcast_ref::<Error>() {
+                Some(Error::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
+                Some(Error::Option { .. }) => ExitCode::from(BAD_USAGE),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("watching for Ctrl-C")?;
+    let shards = arguments.shards.clone();
+    let options = arguments.options()?;
+    let resume = cli::resume(&options);
+    let mut report = Report::new(options.quiet.unwrap_or(false));
+    let dataset = Dataset::open(&shards)?;
+    let config = TrainConfig::resolve(options, &dataset, default_out())?;
+    report.outline(&config, dataset.rows_per_epoch());
+    let done = train(&config, &dataset, &resume, &STOP, &mut |progress| report.progress(&progress));
+    report.finish();
+    done?;
+    report.summary(&config.out);
+    Ok(())
+}
+
+/// `runs/<time>`, the time in UTC.
+fn default_out() -> PathBuf {
+    // Colons are no part of a file's name everywhere.
+    let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "-");
+    PathBuf::from("runs").join(time)
+}

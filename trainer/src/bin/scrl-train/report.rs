@@ -1,0 +1,129 @@
+//! What the user sees: a bar on a terminal, plain lines otherwise; all on standard error.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use scrl_trainer::run::{Metrics, Plan, Progress, TrainConfig};
+
+/// Tells how a run is getting on.
+pub struct Report {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    start: Instant,
+    plan: Option<Plan>,
+}
+
+impl Report {
+    /// A report; where quiet, it says nothing.
+    pub fn new(quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} steps  {msg}  {eta} left");
+            ProgressBar::hidden().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Self { quiet, bar, start: Instant::now(), plan: None }
+    }
+
+    fn say(&self, line: String) {
+        match &self.bar {
+            _ if self.quiet => {}
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Tells what will be trained.
+    pub fn outline(&self, config: &TrainConfig, rows: u64) {
+        self.say(format!(
+            "{} with {} on {}: {rows} pairs an epoch, {} a step; writing to {}",
+            match config.method {
+                scrl_trainer::run::Method::Scrl => "SCRL",
+                scrl_trainer::run::Method::Byol => "BYOL",
+            },
+            config.arch,
+            config.device,
+            config.batch_size * config.accumulate,
+            config.out.display()
+        ));
+        if config.warmup_epochs >= config.epochs {
+            self.say(format!(
+                "note: the learning rate rises for all {} epochs, as --warmup-epochs is {}",
+                config.epochs, config.warmup_epochs
+            ));
+        }
+    }
+
+    /// Takes note of what the run says.
+    pub fn progress(&mut self, progress: &Progress) {
+        match progress {
+            Progress::Start(plan) => self.begin(*plan),
+            Progress::Step { step, loss } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*step);
+                    if bar.message().is_empty() {
+                        bar.set_message(format!("loss {loss:.4}"));
+                    }
+                }
+            }
+            Progress::Logged(metrics) => self.logged(metrics),
+            Progress::NoBoxes { step } => {
+                self.say(format!("note: step {step} has no matched box; only the target network moved"));
+            }
+        }
+    }
+
+    fn begin(&mut self, plan: Plan) {
+        self.start = Instant::now();
+        self.plan = Some(plan);
+        if plan.done > 0 {
+            self.say(format!("going on after step {}", plan.done));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+            bar.set_length(plan.steps);
+            bar.set_position(plan.done);
+            bar.reset_eta();
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
+    }
+
+    fn logged(&self, metrics: &Metrics) {
+        let Metrics { step, epoch, loss, lr, pairs_per_s, data_wait, .. } = metrics;
+        let wait = data_wait * 100.0;
+        match (&self.bar, &self.plan) {
+            (Some(bar), _) => bar.set_message(format!(
+                "loss {loss:.4}  lr {lr:.2e}  {pairs_per_s:.1} pairs/s  wait {wait:.0} %"
+            )),
+            (None, Some(plan)) => {
+                let done = (step - plan.done).max(1);
+                let left = self.start.elapsed().mul_f64((plan.steps - step) as f64 / done as f64);
+                self.say(format!(
+                    "step {step}/{}  epoch {epoch}  loss {loss:.4}  lr {lr:.3e}  {pairs_per_s:.1} pairs/s  \
+                     data wait {wait:.0} %  {} left",
+                    plan.steps,
+                    HumanDuration(left)
+                ));
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Tells where the results lie.
+    pub fn summary(&self, out: &Path) {
+        let steps = self.plan.map_or(0, |plan| plan.steps);
+        self.say(format!(
+            "{steps} steps done in {}; the backbone is {}, the losses are in {}",
+            HumanDuration(self.start.elapsed()),
+            out.join("backbone.safetensors").display(),
+            out.join("metrics.jsonl").display()
+        ));
+    }
+}

@@ -1,0 +1,64 @@
+//! What one micro-step consumes.
+
+use candle_core::{Device, Tensor};
+use scrl_schemas::{Box2, Epoch, Row};
+
+/// Decoded pairs, in the order of their rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The epoch the rows are of.
+    pub epoch: Epoch,
+    /// The views' pixels `[2B, S, S, 3]`: first views, then second views.
+    pub pixels: Vec<u8>,
+    /// Side of a view, S.
+    pub size: usize,
+    /// The images, B.
+    pub image_ids: Vec<i64>,
+    /// Their classes, where known.
+    pub labels: Vec<Option<i32>>,
+    /// RoIs `[2R, 5]`: number of the view in `pixels`, x0, y0, x1, y1 in pixels of the view; those of first views, then
+    /// their matches in second views.
+    pub rois: Vec<f32>,
+}
+
+impl Batch {
+    /// A batch of `rows` whose pixels are decoded already.
+    pub fn new(epoch: Epoch, rows: &[Row], size: usize, pixels: Vec<u8>) -> Self {
+        let roi = |view: usize, region: Box2| {
+            let [x0, y0, x1, y1] = region.to_array();
+            [view as f32, x0, y0, x1, y1]
+        };
+        let matched =
+            || rows.iter().enumerate().flat_map(|(index, row)| row.boxes.iter().map(move |b| (index, b)));
+        let first = matched().map(|(index, matched)| roi(index, matched.view1));
+        let second = matched().map(|(index, matched)| roi(rows.len() + index, matched.view2));
+        Self {
+            epoch,
+            pixels,
+            size,
+            image_ids: rows.iter().map(|row| row.image_id).collect(),
+            labels: rows.iter().map(|row| row.label).collect(),
+            rois: first.chain(second).flatten().collect(),
+        }
+    }
+
+    /// Pairs, B.
+    pub fn pairs(&self) -> usize {
+        self.image_ids.len()
+    }
+
+    /// Matched boxes, R.
+    pub fn matches(&self) -> usize {
+        self.rois.len() / 10
+    }
+
+    /// The pixels as a tensor `[2B, S, S, 3]` of bytes.
+    pub fn pixel_tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
+        Tensor::from_slice(&self.pixels, (2 * self.pairs(), self.size, self.size, 3), device)
+    }
+
+    /// The RoIs as a tensor `[2R, 5]`.
+    pub fn roi_tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
+        Tensor::from_slice(&self.rois, (self.rois.len() / 5, 5), device)
+    }
+}

@@ -1,0 +1,80 @@
+//! A row's two views as pixels: decoded where the shard holds them, rendered from the source where it holds the recipe.
+
+use std::fs;
+use std::path::PathBuf;
+
+use scrl_preprocess::decode::{RgbImage, decode};
+use scrl_preprocess::render::{RenderOptions, Renderer};
+use scrl_schemas::{EncodedImage, Exif, PrepOptions, Row};
+
+use crate::{Error, Result};
+
+/// Makes pixels, row after row, in buffers that it keeps. One for each thread.
+pub(super) struct PixelSource {
+    images: PathBuf,
+    exif: Exif,
+    options: RenderOptions,
+    renderer: Renderer,
+    view: Vec<u8>,
+}
+
+impl PixelSource {
+    /// For shards made with `options` from the folder `images`.
+    pub fn new(images: PathBuf, options: &PrepOptions) -> Self {
+        let exif = options.exif;
+        Self {
+            images,
+            exif,
+            options: RenderOptions::from(options),
+            renderer: Renderer::default(),
+            view: Vec::new(),
+        }
+    }
+
+    /// Writes the two views of `row`, `[S, S, 3]` each.
+    pub fn fill(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
+        match (&row.view1.image, &row.view2.image) {
+            (Some(first), Some(second)) => {
+                self.decode(row, first, view1)?;
+                self.decode(row, second, view2)
+            }
+            _ => self.render(row, view1, view2),
+        }
+    }
+
+    fn decode(&self, row: &Row, encoded: &EncodedImage, view: &mut [u8]) -> Result<()> {
+        let problem = |reason: String| {
+            let name = PathBuf::from(format!("{} ({})", encoded.path, row.path));
+            Error::dataset(&name, format!("{reason}; the shard is damaged: prepare its epoch again"))
+        };
+        let image = decode(&encoded.bytes, Exif::Ignore).map_err(|error| problem(error.to_string()))?;
+        let RgbImage { size, pixels } = image;
+        if pixels.len() != view.len() || size.width as u32 != self.options.size {
+            return Err(problem(format!("a view of {}×{} pixels", size.width, size.height)));
+        }
+        view.copy_from_slice(&pixels);
+        Ok(())
+    }
+
+    fn render(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
+        let path = self.images.join(&row.path);
+        let bytes = fs::read(&path).map_err(|error| {
+            Error::dataset(
+                &path,
+                format!("{error}; recipe shards need their sources: name their folder with --images"),
+            )
+        })?;
+        let changed =
+            |reason: String| Error::dataset(&path, format!("{reason}; the source changed since scrl-prep"));
+        let source = decode(&bytes, self.exif).map_err(|error| changed(error.to_string()))?;
+        let size = (source.size.width as i32, source.size.height as i32);
+        if size != (row.source_width, row.source_height) {
+            return Err(changed(format!("{}×{} pixels", size.0, size.1)));
+        }
+        for (params, view) in [(&row.view1.params, view1), (&row.view2.params, view2)] {
+            self.renderer.render(&source, params, self.options, &mut self.view);
+            view.copy_from_slice(&self.view);
+        }
+        Ok(())
+    }
+}

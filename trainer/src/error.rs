@@ -1,0 +1,88 @@
+//! The one error type of this crate.
+
+use std::path::{Path, PathBuf};
+
+/// Anything that stops a run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The prepared folder could not be read.
+    #[error(transparent)]
+    Shards(#[from] scrl_schemas::Error),
+    /// The prepared folder is not fit for this run.
+    #[error("{}: {reason}", path.display())]
+    Dataset {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A computation failed.
+    #[error("computing: {0}")]
+    Compute(#[from] candle_core::Error),
+    /// A checkpoint could not be used or written.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// An option has no sense.
+    #[error("--{option}: {reason}")]
+    Option {
+        /// The option's long name.
+        option: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The loss is no number any more.
+    #[error(
+        "the loss of step {step} is {loss}; images {images:?}; {checkpoint}; try a smaller --lr or a longer warm-up"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f32,
+        /// The `image_id`s of its batch.
+        images: Vec<i64>,
+        /// Where the last good weights are.
+        checkpoint: String,
+    },
+    /// The run was asked to stop and did.
+    #[error("stopped after step {step}; the same command continues there")]
+    Interrupted {
+        /// The last step taken.
+        step: u64,
+    },
+    /// Threads could not be started.
+    #[error("starting threads: {0}")]
+    Threads(String),
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Io`] for `path`, for use in `map_err`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn dataset(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Dataset { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, reason: impl ToString) -> Self {
+        Self::Checkpoint { path: path.to_owned(), reason: reason.to_string() }
+    }
+}

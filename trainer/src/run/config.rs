@@ -1,0 +1,322 @@
+//! The options of a run: as given ([`Options`], each may be missing), and resolved ([`TrainConfig`]).
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::Dataset;
+use crate::model::Arch;
+use crate::{Error, Result};
+
+/// Declares an enumeration whose names are the same on the command line and in files.
+macro_rules! named_choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+ }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> std::result::Result<Self, String> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(format!("{text:?} is none of {}", [$($text),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+named_choice! {
+    /// Whose learning rate, decay and τ₀.
+    Preset {
+        /// The paper's text.
+        Paper = "paper",
+        /// The authors' code for 200 epochs.
+        Reference200 = "reference-200",
+        /// The authors' code for 1000 epochs.
+        Reference1000 = "reference-1000",
+    }
+}
+
+named_choice! {
+    /// What is compared between the views.
+    Method {
+        /// Matched boxes.
+        Scrl = "scrl",
+        /// Whole views.
+        Byol = "byol",
+    }
+}
+
+named_choice! {
+    /// Where the target network starts.
+    TargetInit {
+        /// From random values of its own.
+        Random = "random",
+        /// As a copy of the online network.
+        Online = "online",
+    }
+}
+
+named_choice! {
+    /// Numbers of the feature maps.
+    Precision {
+        /// bfloat16 with float32 master weights.
+        Bf16 = "bf16",
+        /// float32 throughout.
+        F32 = "f32",
+    }
+}
+
+/// What a preset sets (method.md's table, after the paper's section 4 and the authors' code).
+struct PresetValues {
+    base_lr: f64,
+    weight_decay: f64,
+    tau: f64,
+}
+
+impl Preset {
+    fn values(self) -> PresetValues {
+        match self {
+            Self::Paper | Self::Reference200 => PresetValues { base_lr: 0.45, weight_decay: 1e-6, tau: 0.97 },
+            Self::Reference1000 => PresetValues { base_lr: 0.2, weight_decay: 1.5e-6, tau: 0.996 },
+        }
+    }
+}
+
+/// On which device to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if this program can use one and there is one, otherwise the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+                number.map(Self::Cuda).ok_or_else(|| format!("{text:?} is none of auto, cpu, cuda, cuda:N"))
+            }
+        }
+    }
+}
+
+/// From where to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest whole checkpoint in the output folder, if there is one.
+    Auto,
+    /// Not at all: the output folder must hold no run.
+    No,
+    /// From this checkpoint.
+    From(PathBuf),
+}
+
+impl std::str::FromStr for Resume {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "no" => Self::No,
+            path => Self::From(path.into()),
+        })
+    }
+}
+
+/// Every option that a command line or a file may give; what is missing gets its default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs)] // Named as on the command line, whose help says what each is.
+pub struct Options {
+    pub out: Option<PathBuf>,
+    pub preset: Option<Preset>,
+    pub arch: Option<Arch>,
+    pub method: Option<Method>,
+    pub batch_size: Option<usize>,
+    pub accumulate: Option<usize>,
+    pub epochs: Option<u32>,
+    pub max_steps: Option<u64>,
+    pub warmup_epochs: Option<u32>,
+    pub lr: Option<f64>,
+    pub weight_decay: Option<f64>,
+    pub ema: Option<f64>,
+    pub hidden: Option<usize>,
+    pub projection: Option<usize>,
+    pub target_init: Option<TargetInit>,
+    pub seed: Option<u64>,
+    pub device: Option<String>,
+    pub precision: Option<Precision>,
+    pub images: Option<PathBuf>,
+    pub resume: Option<String>,
+    pub checkpoint_every: Option<u64>,
+    pub log_every: Option<u64>,
+    pub threads: Option<usize>,
+    pub quiet: Option<bool>,
+}
+
+/// A run, resolved: the content of `config.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TrainConfig {
+    /// The prepared folder.
+    pub shards: PathBuf,
+    /// The output folder.
+    pub out: PathBuf,
+    /// Where the defaults of lr, decay and τ₀ came from.
+    pub preset: Preset,
+    /// The backbone.
+    pub arch: Arch,
+    /// What is compared.
+    pub method: Method,
+    /// Pairs a micro-step.
+    pub batch_size: usize,
+    /// Micro-steps a step.
+    pub accumulate: usize,
+    /// Epochs of the schedule.
+    pub epochs: u32,
+    /// Steps after which to stop early; the schedule does not change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Epochs of warm-up.
+    pub warmup_epochs: u32,
+    /// Learning rate for a global batch of 256 pairs.
+    pub lr: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// τ₀ of the moving average.
+    pub ema: f64,
+    /// Width inside projector and predictor.
+    pub hidden: usize,
+    /// Width out of them.
+    pub projection: usize,
+    /// Where the target starts.
+    pub target_init: TargetInit,
+    /// Of the initial weights.
+    pub seed: u64,
+    /// The device used: `cpu` or `cuda:N`.
+    pub device: String,
+    /// Numbers of the feature maps.
+    pub precision: Precision,
+    /// Where the sources of recipe shards lie.
+    pub images: PathBuf,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Steps between lines of metrics.
+    pub log_every: u64,
+    /// Threads that compute, and as many that decode.
+    pub threads: usize,
+}
+
+fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T> {
+    Err(Error::Option { option, reason: reason.into() })
+}
+
+impl TrainConfig {
+    /// Fills in defaults and checks what does not fit the dataset. `default_out` is used where no `--out` is given.
+    pub fn resolve(given: Options, dataset: &Dataset, default_out: PathBuf) -> Result<Self> {
+        let manifest = dataset.manifest();
+        let preset = given.preset.unwrap_or(Preset::Paper);
+        let values = preset.values();
+        let device = given.device.as_deref().unwrap_or("auto").parse::<DeviceChoice>();
+        let device = match device {
+            Ok(DeviceChoice::Auto | DeviceChoice::Cpu) => "cpu".to_owned(),
+            Ok(DeviceChoice::Cuda(_)) => {
+                return refuse("device", "this program was built without CUDA; use --device cpu");
+            }
+            Err(reason) => return refuse("device", reason),
+        };
+        let precision = given.precision.unwrap_or(Precision::F32);
+        if precision == Precision::Bf16 {
+            return refuse("precision", "bf16 needs a GPU; on the CPU it is f32");
+        }
+        let batch_size = given.batch_size.unwrap_or(256);
+        let accumulate = given.accumulate.unwrap_or(1);
+        let pairs = (batch_size * accumulate) as u64;
+        if pairs == 0 {
+            return refuse("batch-size", "a step needs at least one pair");
+        }
+        let steps_per_epoch = dataset.rows_per_epoch() / pairs;
+        if steps_per_epoch == 0 {
+            let rows = dataset.rows_per_epoch();
+            return refuse(
+                "batch-size",
+                format!("{pairs} pairs a step, but an epoch has only {rows}; choose less"),
+            );
+        }
+        let epochs = given.epochs.unwrap_or(manifest.epochs);
+        if epochs == 0 || epochs > manifest.epochs {
+            return refuse("epochs", format!("the folder has {} planned epochs", manifest.epochs));
+        }
+        let config = Self {
+            shards: dataset.layout().root().to_owned(),
+            out: given.out.unwrap_or(default_out),
+            preset,
+            arch: given.arch.unwrap_or(Arch::Resnet50),
+            method: given.method.unwrap_or(Method::Scrl),
+            batch_size,
+            accumulate,
+            epochs,
+            max_steps: given.max_steps,
+            warmup_epochs: given.warmup_epochs.unwrap_or(10),
+            lr: given.lr.unwrap_or(values.base_lr),
+            weight_decay: given.weight_decay.unwrap_or(values.weight_decay),
+            ema: given.ema.unwrap_or(values.tau),
+            hidden: given.hidden.unwrap_or(4096),
+            projection: given.projection.unwrap_or(256),
+            target_init: given.target_init.unwrap_or(TargetInit::Random),
+            seed: given.seed.unwrap_or(0),
+            device,
+            precision,
+            images: given.images.unwrap_or_else(|| manifest.images.clone().into()),
+            checkpoint_every: given.checkpoint_every.unwrap_or(steps_per_epoch),
+            log_every: given.log_every.unwrap_or(10),
+            threads: given
+                .threads
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        for (option, value) in [
+            ("hidden", self.hidden as u64),
+            ("projection", self.projection as u64),
+            ("checkpoint-every", self.checkpoint_every),
+            ("log-every", self.log_every),
+            ("threads", self.threads as u64),
+            ("max-steps", self.max_steps.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return refuse(option, "must be at least 1");
+            }
+        }
+        for (option, value) in [("lr", self.lr), ("weight-decay", self.weight_decay)] {
+            if !value.is_finite() || value < 0.0 {
+                return refuse(option, "must be a number of at least 0");
+            }
+        }
+        if !(0.0..=1.0).contains(&self.ema) {
+            return refuse("ema", "must lie between 0 and 1");
+        }
+        Ok(())
+    }
+
+    /// The text of `config.toml`.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration holds only plain values")
+    }
+}

@@ -1,0 +1,91 @@
+//! `metrics.jsonl`: a line for each logged step.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What is logged of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The step, from 1.
+    pub step: u64,
+    /// The epoch of its rows, from 0.
+    pub epoch: u32,
+    /// Mean of the loss over the step's matched boxes.
+    pub loss: f32,
+    /// Learning rate.
+    pub lr: f64,
+    /// τ of the moving average.
+    pub ema: f64,
+    /// Matched boxes of the step.
+    pub boxes: usize,
+    /// Pairs a second since the last line.
+    pub pairs_per_s: f64,
+    /// Share of that time spent waiting for data.
+    pub data_wait: f64,
+    /// Accuracy of the online evaluation, where there is one.
+    pub online_acc: Option<f64>,
+}
+
+/// Appends lines to `metrics.jsonl`.
+pub(super) struct MetricsLog {
+    path: PathBuf,
+}
+
+impl MetricsLog {
+    /// Opens the log of a run that stands at `step`: lines of later steps and a broken last line are dropped.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let text =
+            if path.exists() { fs::read_to_string(path).map_err(Error::io(path))? } else { String::new() };
+        let kept: String = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .filter(|line| serde_json::from_str::<Metrics>(line).is_ok_and(|metrics| metrics.step <= step))
+            .collect();
+        scrl_schemas::atomic::write(path, kept.as_bytes())?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Appends a line.
+    pub fn write(&self, metrics: &Metrics) -> Result<()> {
+        let line = serde_json::to_string(metrics).expect("plain values") + "\n";
+        let mut file = OpenOptions::new().append(true).open(&self.path).map_err(Error::io(&self.path))?;
+        file.write_all(line.as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_log_has_no_doubled_and_no_broken_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let line = |step| Metrics {
+            step,
+            epoch: 0,
+            loss: 4.0,
+            lr: 0.1,
+            ema: 0.97,
+            boxes: 3,
+            pairs_per_s: 1.5,
+            data_wait: 0.0,
+            online_acc: None,
+        };
+        let log = MetricsLog::open(&path, 0).unwrap();
+        (1..=4).for_each(|step| log.write(&line(step)).unwrap());
+        let mut text = fs::read_to_string(&path).unwrap();
+        text.push_str("{\"step\": 5, \"ep");
+        fs::write(&path, text).unwrap();
+
+        MetricsLog::open(&path, 2).unwrap().write(&line(3)).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let steps: Vec<Metrics> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(steps, [line(1), line(2), line(3)]);
+    }
+}

@@ -1,0 +1,14 @@
+//! A run of training: its options ([`TrainConfig`]), the loop ([`train`]), and the files it leaves.
+
+mod checkpoint;
+mod config;
+mod metrics;
+mod output;
+mod tensorboard;
+mod train;
+
+pub use checkpoint::{Checkpoint, CheckpointInfo};
+pub use config::{DeviceChoice, Method, Options, Precision, Preset, Resume, TargetInit, TrainConfig};
+pub use metrics::Metrics;
+pub use output::Output;
+pub use train::{Plan, Progress, train};
