@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use scrl_preprocess::config::{Overrides, resolve};
 use scrl_preprocess::decode::{RgbImage, decode};
 use scrl_preprocess::draw::{ImageSize, ViewIndex, draw_view};
-use scrl_preprocess::encode::encode_view;
+use scrl_preprocess::encode::ViewEncoder;
 use scrl_preprocess::render::{RenderOptions, Renderer};
 use scrl_preprocess::rows::draw_recipe;
 use scrl_schemas::{BlurKind, ColorJitter, ColorStep, Crop, Encoding, Epoch, Exif, Preset, ViewParams};
@@ -59,9 +59,10 @@ fn stages(criterion: &mut Criterion) {
             b.iter(|| renderer.render(&source, black_box(&params), OPTIONS, &mut view));
         });
     }
+    let mut encoder = ViewEncoder::default();
     for encoding in [Encoding::Webp, Encoding::Jpeg] {
         criterion.bench_function(&format!("encode {encoding}"), |b| {
-            b.iter(|| encode_view(black_box(&view), 224, encoding, 95, "view"));
+            b.iter(|| encoder.encode(black_box(&view), 224, encoding, 95, "view"));
         });
     }
     let options = resolve(Preset::Paper, &Overrides::default()).expect("the defaults are sound");

@@ -86,7 +86,8 @@ fn no_two_boxes_of_a_row_overlap_more_than_allowed() {
     }
 }
 
-/// Simulated for the method: 1.5 % of pairs without boxes, 0.7 % of the others with fewer than ten.
+/// An independent simulation at this size gives 1.2 % of pairs without boxes and 0.75 % of the others with fewer than ten;
+/// over all sizes of ImageNet it is 1.5 % and 0.7 %.
 #[test]
 fn few_rows_of_common_photos_lack_boxes() {
     let options = test_options();
@@ -94,8 +95,8 @@ fn few_rows_of_common_photos_lack_boxes() {
     let empty = counts.iter().filter(|&&count| count == 0).count() as f64;
     let fewer = counts.iter().filter(|&&count| (1..10).contains(&count)).count() as f64;
     let (empty_share, fewer_share) = (empty / counts.len() as f64, fewer / (counts.len() as f64 - empty));
-    assert!((empty_share - 0.015).abs() < 0.003, "{empty_share}");
-    assert!((fewer_share - 0.007).abs() < 0.003, "{fewer_share}");
+    assert!((empty_share - 0.012).abs() < 0.0015, "{empty_share}");
+    assert!((fewer_share - 0.0075).abs() < 0.0015, "{fewer_share}");
 }
 
 #[test]

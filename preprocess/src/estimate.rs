@@ -40,7 +40,7 @@ impl EpochBytes {
 /// Encodes some of the images, spread evenly over all.
 ///
 /// # Errors
-/// Those of [`crate::encode::encode_view`]; images that cannot be read are passed over.
+/// Those of [`crate::encode::ViewEncoder::encode`]; images that cannot be read are passed over.
 pub fn epoch_bytes(sources: &Sources, seed: u64, parts: u64, options: &PrepOptions) -> Result<EpochBytes> {
     let readable: Vec<u32> =
         (0..sources.list.len() as u32).filter(|&id| sources.list[id as usize].error.is_none()).collect();

@@ -21,6 +21,7 @@ pub mod encode;
 mod error;
 pub mod estimate;
 pub mod folder;
+mod huffman;
 pub mod method;
 pub mod order;
 pub mod prepare;
@@ -28,5 +29,6 @@ pub mod render;
 pub mod rng;
 pub mod rows;
 pub mod sources;
+mod webp;
 
 pub use error::{Error, Result};

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::boxes::draw_boxes;
 use crate::decode::RgbImage;
 use crate::draw::{ImageSize, ViewIndex, draw_view};
-use crate::encode::encode_view;
+use crate::encode::ViewEncoder;
 use crate::render::{RenderOptions, Renderer};
 use crate::rng::{Purpose, Stream};
 
@@ -35,6 +35,7 @@ pub fn draw_recipe(seed: u64, epoch: Epoch, image_id: u32, size: ImageSize, opti
 #[derive(Default)]
 pub struct RowMaker {
     renderer: Renderer,
+    encoder: ViewEncoder,
     pixels: Vec<u8>,
 }
 
@@ -42,7 +43,7 @@ impl RowMaker {
     /// The row of an image in an epoch.
     ///
     /// # Errors
-    /// Those of [`encode_view`].
+    /// Those of [`ViewEncoder::encode`].
     pub fn make(
         &mut self,
         image_id: u32,
@@ -59,7 +60,8 @@ impl RowMaker {
             }
             self.renderer.render(image, &params, RenderOptions::from(options), &mut self.pixels);
             let name = format!("{image_id:08}-view{number}");
-            let image = encode_view(&self.pixels, options.size, options.views, options.quality, &name)?;
+            let image =
+                self.encoder.encode(&self.pixels, options.size, options.views, options.quality, &name)?;
             Ok(View { image, params })
         };
         Ok(Row {

@@ -124,7 +124,9 @@ fn blur_down(plane: &[f32], y: usize, size: usize, weights: &[f32], out: &mut [f
             );
         }
         // Weights that add up to 1 but for rounding could leave [0, 1] by as much.
-        *block = sum.map(|value| value.clamp(0.0, 1.0));
+        for (out, value) in block.iter_mut().zip(sum) {
+            *out = value.clamp(0.0, 1.0);
+        }
     }
 }
 

@@ -31,34 +31,42 @@ pub(super) fn apply(planes: &mut Planes, jitter: Option<&ColorJitter>, grayscale
             let contrast = jitter.order.iter().position(|&step| step == ColorStep::Contrast);
             let (before, after) = jitter.order.split_at(contrast.unwrap_or(0));
             let mut sum = 0.0;
-            sweep(planes, |block| {
-                steps(block, jitter, before);
-                sum += block_gray_sum(block);
-            });
+            sweep(
+                planes,
+                #[inline(always)]
+                |block| {
+                    steps(block, jitter, before);
+                    sum += block_gray_sum(block);
+                },
+            );
             let mean = (sum / planes.red.len() as f64) as f32;
-            sweep(planes, |block| {
-                blend_with(block, jitter.contrast, mean);
-                steps(block, jitter, &after[1..]);
-                if grayscale {
-                    to_gray(block);
-                }
-            });
+            sweep(
+                planes,
+                #[inline(always)]
+                |block| {
+                    blend_with(block, jitter.contrast, mean);
+                    steps(block, jitter, &after[1..]);
+                    if grayscale {
+                        to_gray(block);
+                    }
+                },
+            );
         }
-        None if grayscale => sweep(planes, to_gray),
+        None if grayscale => sweep(
+            planes,
+            #[inline(always)]
+            |block| to_gray(block),
+        ),
         None => {}
     }
 }
 
 #[inline(always)]
 fn sweep(planes: &mut Planes, mut work: impl FnMut(&mut Block<'_>)) {
-    let blocks = planes
-        .red
-        .chunks_mut(BLOCK)
-        .zip(planes.green.chunks_mut(BLOCK))
-        .zip(planes.blue.chunks_mut(BLOCK))
-        .map(|((red, green), blue)| Block { red, green, blue });
-    for mut block in blocks {
-        work(&mut block);
+    let blocks =
+        planes.red.chunks_mut(BLOCK).zip(planes.green.chunks_mut(BLOCK)).zip(planes.blue.chunks_mut(BLOCK));
+    for ((red, green), blue) in blocks {
+        work(&mut Block { red, green, blue });
     }
 }
 
@@ -123,14 +131,20 @@ fn block_gray_sum(block: &Block<'_>) -> f64 {
     let red = block.red.chunks_exact(LANES);
     let green = block.green.chunks_exact(LANES);
     let blue = block.blue.chunks_exact(LANES);
-    let tail = red.remainder().iter().zip(green.remainder()).zip(blue.remainder());
-    let tail: f32 = tail.map(|((&r, &g), &b)| luma(r, g, b)).sum();
+    let mut tail = 0.0;
+    for ((&r, &g), &b) in red.remainder().iter().zip(green.remainder()).zip(blue.remainder()) {
+        tail += luma(r, g, b);
+    }
     for ((r, g), b) in red.zip(green).zip(blue) {
         for lane in 0..LANES {
             lanes[lane] += luma(r[lane], g[lane], b[lane]);
         }
     }
-    lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + f64::from(tail)
+    let mut sum = f64::from(tail);
+    for lane in lanes {
+        sum += f64::from(lane);
+    }
+    sum
 }
 
 /// RGB to HSV, the hue turned, and back. With M the largest and C the largest minus the smallest of r, g, b, and h the

@@ -11,7 +11,7 @@ mod blur;
 mod color;
 mod resize;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use scrl_schemas::{BlurKind, PrepOptions, ViewParams};
 
 use crate::decode::RgbImage;
@@ -111,25 +111,44 @@ impl Renderer {
         size: usize,
         view: &mut [u8],
     ) {
+        self.planes.resize(size * size);
         let Self { arch, planes, gaussian: blur, .. } = self;
-        planes.resize(size * size);
-        // The closure is compiled for the widest vectors this processor has.
-        arch.dispatch(
-            #[inline(always)]
-            || {
-                load(view, planes, size, params.flip);
-                color::apply(planes, params.jitter.as_ref(), params.grayscale);
-                match gaussian {
-                    Some(sigma) => {
-                        blur.apply(planes, size, sigma, |row, [red, green, blue]| {
-                            let bytes = &mut view[row * size * 3..][..size * 3];
-                            store(bytes, red, green, blue, solarize);
-                        });
-                    }
-                    None => store(view, &planes.red, &planes.green, &planes.blue, solarize),
-                }
-            },
-        );
+        arch.dispatch(Colors { params, gaussian, solarize, size, planes, blur, view });
+    }
+}
+
+/// The color steps of one view. A struct and not a closure, as only what is inlined into [`WithSimd::with_simd`] is
+/// compiled for the widest vectors that the processor has; so everything it calls is `inline(always)`.
+struct Colors<'a> {
+    params: &'a ViewParams,
+    gaussian: Option<f32>,
+    solarize: bool,
+    size: usize,
+    planes: &'a mut Planes,
+    blur: &'a mut GaussianBlur,
+    view: &'a mut [u8],
+}
+
+impl WithSimd for Colors<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { params, gaussian, solarize, size, planes, blur, view } = self;
+        load(view, planes, size, params.flip);
+        color::apply(planes, params.jitter.as_ref(), params.grayscale);
+        match gaussian {
+            Some(sigma) => blur.apply(
+                planes,
+                size,
+                sigma,
+                #[inline(always)]
+                |row, [red, green, blue]| {
+                    store(&mut view[row * size * 3..][..size * 3], red, green, blue, solarize);
+                },
+            ),
+            None => store(view, &planes.red, &planes.green, &planes.blue, solarize),
+        }
     }
 }
 
