@@ -6,6 +6,9 @@
 use candle_core::{Device, Result, Tensor, bail};
 use scrl_preprocess::rng::{Purpose, Stream};
 
+/// Initial weights belong to no epoch; this stands in its place among what keys the random numbers.
+const NO_EPOCH: u32 = u32::MAX;
+
 /// What a tensor is, which decides its initial values, its layout in a checkpoint, and how it is optimised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -172,7 +175,7 @@ impl<'a> Builder<'a> {
     /// Random values that depend on the seed and the tensor's name alone.
     fn draw(&self, role: Role, count: usize, mut value: impl FnMut(&mut Stream) -> f64) -> Vec<f32> {
         let name = format!("{}.{}", self.name, role.suffixes()[0]);
-        let mut stream = Stream::new(self.seed, 0, fnv1a(name.as_bytes()), Purpose::WeightInit);
+        let mut stream = Stream::new(self.seed, NO_EPOCH, fnv1a(name.as_bytes()), Purpose::WeightInit);
         (0..count).map(|_| value(&mut stream) as f32).collect()
     }
 

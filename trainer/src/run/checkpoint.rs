@@ -1,13 +1,14 @@
 //! `checkpoints/step-00000000.safetensors`: a learner's whole state, under PyTorch's names and layouts.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use safetensors::{Dtype, SafeTensors, View};
-use scrl_schemas::atomic::TEMPORARY_MARK;
+use safetensors::{Dtype, SafeTensors};
+use scrl_schemas::atomic::AtomicFile;
+use serde_json::json;
 
 use super::TrainConfig;
 use crate::learner::Learner;
@@ -43,60 +44,41 @@ pub struct Checkpoint {
     pub step: u64,
 }
 
-/// A tensor on its way into a file.
-struct Stored {
-    shape: Vec<usize>,
-    tensor: Tensor,
-}
-
-impl View for Stored {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
-        // A float32 tensor of a learner can always be copied to the host.
-        let values = values.expect("a float32 tensor");
-        Cow::Owned(values.into_iter().flat_map(f32::to_le_bytes).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.elem_count() * 4
-    }
-}
-
 /// Writes tensors under their checkpoint names (as `rename` gives them) to `path`, whole or not at all.
+///
+/// The safetensors format is a length, a JSON header and the numbers. The header is made here rather than by the
+/// `safetensors` crate because that one lists the metadata in an order that changes from run to run, and the same state
+/// must give the same bytes.
 pub(super) fn write_tensors<'a>(
     path: &Path,
     parameters: impl Iterator<Item = &'a Parameter>,
-    metadata: HashMap<String, String>,
+    metadata: BTreeMap<&str, String>,
     rename: impl Fn(String) -> String,
 ) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for parameter in parameters {
-        for (name, tensor) in parameter.to_checkpoint()? {
-            tensors.insert(rename(name), Stored { shape: tensor.dims().to_vec(), tensor });
-        }
+        tensors.extend(parameter.to_checkpoint()?.into_iter().map(|(name, tensor)| (rename(name), tensor)));
     }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!("{TEMPORARY_MARK}{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let publish = || -> Result<()> {
-        safetensors::serialize_to_file(tensors, Some(metadata), &temporary)
-            .map_err(|error| Error::checkpoint(path, error))?;
-        File::open(&temporary).and_then(|file| file.sync_all()).map_err(Error::io(&temporary))?;
-        fs::rename(&temporary, path).map_err(Error::io(path))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
-    };
-    publish().inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
+    let mut header = BTreeMap::from([("__metadata__", json!(metadata))]);
+    let mut end = 0;
+    for (name, tensor) in &tensors {
+        let start = end;
+        end += tensor.elem_count() * size_of::<f32>();
+        let entry = json!({ "dtype": "F32", "shape": tensor.dims(), "data_offsets": [start, end] });
+        header.insert(name, entry);
+    }
+    let mut header = serde_json::to_vec(&header).expect("plain values");
+    // The numbers begin at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::io(path))?;
+    file.write_all(&header).map_err(Error::io(path))?;
+    for tensor in tensors.values() {
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        file.write_all(&bytes).map_err(Error::io(path))?;
+    }
+    Ok(file.commit()?)
 }
 
 impl Checkpoint {
@@ -128,13 +110,13 @@ impl Checkpoint {
         info: CheckpointInfo,
     ) -> Result<Self> {
         let path = folder.join(Self::file_name(info.step));
-        let metadata = HashMap::from([
-            ("scrl.format".to_owned(), FORMAT.to_owned()),
-            ("step".to_owned(), info.step.to_string()),
-            ("epoch".to_owned(), info.epoch.to_string()),
-            ("position".to_owned(), info.position.to_string()),
-            ("seed".to_owned(), config.seed.to_string()),
-            ("options".to_owned(), config.to_toml()),
+        let metadata = BTreeMap::from([
+            ("scrl.format", FORMAT.to_owned()),
+            ("step", info.step.to_string()),
+            ("epoch", info.epoch.to_string()),
+            ("position", info.position.to_string()),
+            ("seed", config.seed.to_string()),
+            ("options", config.computation().to_string()),
         ]);
         write_tensors(&path, learner.state(), metadata, |name| name)?;
         Self::prune(folder, config.checkpoint_every)?;
@@ -190,28 +172,19 @@ impl Checkpoint {
 
     /// The options that decide what the steps compute must be those the checkpoint was made with.
     fn check_options(&self, found: &str, config: &TrainConfig) -> Result<()> {
-        let found: TrainConfig =
+        let found: toml::Table =
             toml::from_str(found).map_err(|error| Error::checkpoint(&self.path, error.message()))?;
-        let same = TrainConfig {
-            shards: found.shards.clone(),
-            out: found.out.clone(),
-            max_steps: found.max_steps,
-            images: found.images.clone(),
-            checkpoint_every: found.checkpoint_every,
-            log_every: found.log_every,
-            threads: found.threads,
-            device: found.device.clone(),
-            ..config.clone()
-        };
-        let (old, new) = (found.to_toml(), same.to_toml());
-        let difference = old.lines().zip(new.lines()).find(|(old, new)| old != new);
-        match difference {
-            None => Ok(()),
-            Some((old, new)) => Err(Error::checkpoint(
-                &self.path,
-                format!("made with {old}, this run has {new}; use the same options, or another --out"),
-            )),
+        for (option, value) in config.computation() {
+            let before = found.get(&option).map_or("nothing".to_owned(), ToString::to_string);
+            if before != value.to_string() {
+                let reason = format!("made with {option} = {before}, this run has {value}");
+                return Err(Error::checkpoint(
+                    &self.path,
+                    format!("{reason}; use the same options, or another --out"),
+                ));
+            }
         }
+        Ok(())
     }
 
     fn tensor(&self, tensors: &SafeTensors, name: &str, device: &Device) -> Result<Tensor> {

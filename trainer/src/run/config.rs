@@ -315,6 +315,15 @@ impl TrainConfig {
         Ok(())
     }
 
+    /// The options that decide what the steps compute: all but places, the length of the run, and how it is watched.
+    pub fn computation(&self) -> toml::Table {
+        const WITHOUT_EFFECT: [&str; 8] =
+            ["shards", "out", "images", "max-steps", "checkpoint-every", "log-every", "threads", "device"];
+        let mut table = toml::Table::try_from(self).expect("a configuration holds only plain values");
+        table.retain(|option, _| !WITHOUT_EFFECT.contains(&option));
+        table
+    }
+
     /// The text of `config.toml`.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration holds only plain values")

@@ -70,7 +70,7 @@ impl Output {
     pub fn write_backbone(&self, learner: &Learner, config: &TrainConfig) -> Result<()> {
         const PREFIX: &str = "online.backbone.";
         let parameters = learner.online_parameters().0.iter().filter(|p| p.layer.starts_with(PREFIX));
-        let metadata = [("arch".to_owned(), config.arch.to_string()), ("format".to_owned(), "pt".to_owned())];
+        let metadata = [("arch", config.arch.to_string()), ("format", "pt".to_owned())];
         write_tensors(&self.backbone(), parameters, metadata.into(), |name| name[PREFIX.len()..].to_owned())
     }
 }
