@@ -168,10 +168,10 @@ fn write_header(bits: &mut BitWriter<'_>, width: usize, height: usize) {
     bits.write(height as u64 - 1, 14);
     // No alpha, version 0.
     bits.write(0, 4);
-    // A transform follows: subtract green.
-    bits.write(0b10_1, 3);
-    // A transform follows: prediction, one block of 512 × 512 pixels after the other, all with the same predictor.
-    bits.write(0b111_00_1, 6);
+    // A transform follows (1 bit): subtract green (2 bits).
+    bits.write(1 | 2 << 1, 3);
+    // A transform follows: prediction (0), in blocks of 2⁷⁺² pixels a side, all with the same predictor.
+    bits.write(1 | 7 << 3, 6);
     bits.write(0, 1);
     write_single_symbol(bits, ABOVE);
     for _ in 0..4 {
@@ -201,7 +201,7 @@ fn prefix(run: usize) -> (usize, u64, u32) {
 /// A code that has one symbol, which takes no bits.
 fn write_single_symbol(bits: &mut BitWriter<'_>, symbol: u8) {
     // A simple code of one symbol, told in 8 bits.
-    bits.write(0b1_0_1, 3);
+    bits.write(0b101, 3);
     bits.write(symbol.into(), 8);
 }
 

@@ -52,11 +52,7 @@ pub(super) fn apply(planes: &mut Planes, jitter: Option<&ColorJitter>, grayscale
                 },
             );
         }
-        None if grayscale => sweep(
-            planes,
-            #[inline(always)]
-            |block| to_gray(block),
-        ),
+        None if grayscale => sweep(planes, to_gray),
         None => {}
     }
 }
