@@ -1,0 +1,109 @@
+//! The loader hands over the shards' rows, in their order, whole.
+
+mod prepared;
+
+use std::fs;
+use std::path::Path;
+
+use prepared::{Prepared, rows};
+use scrl_schemas::{Encoding, Row};
+use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig};
+
+const SIZE: usize = 64;
+
+fn load(shards: &Path, change: impl FnOnce(&mut LoaderConfig)) -> Result<Vec<Batch>, scrl_trainer::Error> {
+    let dataset = Dataset::open(shards).unwrap();
+    let mut config = LoaderConfig {
+        batch_size: 4,
+        batches_per_epoch: dataset.rows_per_epoch() / 4,
+        epochs: dataset.manifest().epochs,
+        skip: 0,
+        images: dataset.manifest().images.clone().into(),
+        threads: 2,
+    };
+    change(&mut config);
+    let loader = Loader::start(&dataset, config)?;
+    std::iter::from_fn(|| loader.next_batch().transpose()).collect()
+}
+
+/// What a batch of these rows must hold.
+fn check(batch: &Batch, rows: &[Row]) {
+    assert_eq!(batch.image_ids, rows.iter().map(|row| row.image_id).collect::<Vec<_>>());
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for (index, row) in rows.iter().enumerate() {
+        for (views, view) in [(index, &row.view1), (rows.len() + index, &row.view2)] {
+            let bytes = &view.image.as_ref().unwrap().bytes;
+            let picture = image::load_from_memory(bytes).unwrap().into_rgb8();
+            let pixels = &batch.pixels[views * SIZE * SIZE * 3..][..SIZE * SIZE * 3];
+            assert!(picture.as_raw() == pixels, "view {views} of the batch");
+        }
+        for matched in &row.boxes {
+            first.push([
+                index as f32,
+                matched.view1.x0,
+                matched.view1.y0,
+                matched.view1.x1,
+                matched.view1.y1,
+            ]);
+            let image = (rows.len() + index) as f32;
+            second.push([image, matched.view2.x0, matched.view2.y0, matched.view2.x1, matched.view2.y1]);
+        }
+    }
+    assert_eq!(batch.matches(), first.len());
+    assert_eq!(batch.rois, [first, second].concat().concat());
+}
+
+#[test]
+fn rows_come_in_order_and_the_last_short_batch_is_dropped() {
+    let prepared = Prepared::photos(14);
+    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    let batches = load(&shards, |_| ()).unwrap();
+    assert_eq!(batches.len(), 6);
+    for (index, batch) in batches.iter().enumerate() {
+        let (epoch, position) = (index / 3, index % 3 * 4);
+        assert_eq!(batch.epoch.0 as usize, epoch);
+        check(batch, &rows(&shards, epoch as u32)[position..position + 4]);
+    }
+    assert!(batches.iter().map(Batch::matches).sum::<usize>() > 50);
+}
+
+#[test]
+fn skipping_batches_changes_nothing_else() {
+    let prepared = Prepared::photos(14);
+    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    let all = load(&shards, |_| ()).unwrap();
+    for skip in 0..=6 {
+        let rest = load(&shards, |config| config.skip = skip).unwrap();
+        assert!(rest == all[skip as usize..], "skip {skip}");
+    }
+    assert!(load(&shards, |config| config.threads = 1).unwrap() == all);
+}
+
+#[test]
+fn recipe_shards_give_the_same_pixels() {
+    let prepared = Prepared::photos(8);
+    let pixels = prepared.prepare("pixels", 2, Encoding::Webp);
+    let recipe = prepared.prepare("recipe", 2, Encoding::Recipe);
+    assert!(rows(&recipe, 0).iter().all(|row| row.view1.image.is_none()));
+    assert!(load(&pixels, |_| ()).unwrap() == load(&recipe, |_| ()).unwrap());
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let prepared = Prepared::photos(8);
+    let recipe = prepared.prepare("recipe", 1, Encoding::Recipe);
+    let message = load(&recipe, |config| config.images = "/nowhere".into()).unwrap_err().to_string();
+    assert!(message.starts_with("/nowhere/") && message.contains("--images"), "{message}");
+
+    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    fs::remove_file(shards.join("epoch=00001/_SUCCESS")).unwrap();
+    let message = load(&shards, |_| ()).unwrap_err().to_string();
+    assert!(message.contains("epoch=00001: this epoch is not finished"), "{message}");
+
+    fs::remove_file(shards.join("epoch=00000/part-00001.parquet")).unwrap();
+    let message = load(&shards, |config| config.epochs = 1).unwrap_err().to_string();
+    assert!(message.contains("part-00001.parquet"), "{message}");
+
+    let message = Dataset::open(&prepared.path("images")).unwrap_err().to_string();
+    assert!(message.contains("no dataset.toml"), "{message}");
+}

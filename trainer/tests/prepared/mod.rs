@@ -1,0 +1,101 @@
+//! Small prepared folders, made from small photos by scrl-prep's own library.
+
+// Each test program includes this file and uses a part of it.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use image::{Rgb, RgbImage};
+use scrl_preprocess::config::{Config, Overrides, resolve};
+use scrl_preprocess::prepare::Job;
+use scrl_schemas::{Encoding, Epoch, Layout, Preset, Row, ShardReader, Success};
+use scrl_trainer::data::Dataset;
+use scrl_trainer::run::{Options, TrainConfig};
+use tempfile::TempDir;
+
+/// A folder of photos and what was prepared from it.
+pub struct Prepared {
+    folder: TempDir,
+}
+
+impl Prepared {
+    /// `count` photos, not prepared yet.
+    pub fn photos(count: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        std::fs::create_dir(&images).unwrap();
+        for index in 0..count {
+            let photo = RgbImage::from_fn(120, 90, |x, y| {
+                let wave = |a: u32, b: u32| {
+                    (128.0 + 120.0 * ((a * x + b * y + 40 * index) as f32 / 17.0).sin()) as u8
+                };
+                Rgb([wave(1, 2), wave(2, 1 + index % 3), wave(1 + index % 5, 0)])
+            });
+            photo.save(images.join(format!("{index:03}.png"))).unwrap();
+        }
+        Self { folder }
+    }
+
+    /// Views of 64 pixels, parts of 5 rows.
+    pub fn prepare(&self, name: &str, epochs: u32, views: Encoding) -> PathBuf {
+        let given = Overrides {
+            views: Some(views),
+            size: Some(64),
+            min_box: Some(10),
+            rows_per_shard: Some(5),
+            ..Overrides::default()
+        };
+        let shards = self.path(name);
+        let config = Config {
+            images: self.path("images"),
+            shards: shards.clone(),
+            seed: 3,
+            epochs,
+            only: 0..epochs,
+            options: resolve(Preset::Paper, &given).unwrap(),
+            threads: 2,
+            overwrite: false,
+            max_bad: 0.0,
+        };
+        Job::plan(config).unwrap().run(&|_| (), &AtomicBool::new(false)).unwrap();
+        shards
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A small, fast run on prepared shards.
+    pub fn config(
+        &self,
+        shards: &Path,
+        out: &str,
+        change: impl FnOnce(&mut Options),
+    ) -> (TrainConfig, Dataset) {
+        let mut options = Options {
+            out: Some(self.path(out)),
+            arch: Some("resnet18".parse().unwrap()),
+            batch_size: Some(4),
+            hidden: Some(16),
+            projection: Some(8),
+            warmup_epochs: Some(1),
+            log_every: Some(1),
+            threads: Some(2),
+            ..Options::default()
+        };
+        change(&mut options);
+        let dataset = Dataset::open(shards).unwrap();
+        let config = TrainConfig::resolve(options, &dataset, PathBuf::new()).unwrap();
+        (config, dataset)
+    }
+}
+
+/// The rows of an epoch in the folder's order.
+pub fn rows(shards: &Path, epoch: u32) -> Vec<Row> {
+    let layout = Layout::new(shards);
+    let success = Success::read(&layout.success(Epoch(epoch))).unwrap();
+    let parts = success.parts.iter().map(|part| layout.epoch(Epoch(epoch)).join(&part.name));
+    parts.flat_map(|part| ShardReader::open(&part).unwrap().map(Result::unwrap)).collect()
+}

@@ -1,0 +1,163 @@
+//! A run and the files it leaves.
+
+mod golden;
+mod prepared;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use prepared::Prepared;
+use scrl_schemas::{Encoding, Epoch, Layout, Row, ShardWriter, Success};
+use scrl_trainer::data::Dataset;
+use scrl_trainer::run::{Metrics, Progress, Resume, TrainConfig, train};
+use scrl_trainer::{Error, Result};
+
+fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<()> {
+    train(config, dataset, &Resume::Auto, &AtomicBool::new(false), &mut |_| ())
+}
+
+fn metrics(out: &Path) -> Vec<Metrics> {
+    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What must not depend on where, when and with how many threads a run ran.
+fn computed(out: &Path) -> Vec<(u64, u32, f32, f64, f64, usize)> {
+    metrics(out).into_iter().map(|m| (m.step, m.epoch, m.loss, m.lr, m.ema, m.boxes)).collect()
+}
+
+fn checkpoint(out: &Path, step: u64) -> Vec<u8> {
+    fs::read(out.join(format!("checkpoints/step-{step:08}.safetensors"))).unwrap()
+}
+
+#[test]
+fn an_interrupted_run_goes_on_bit_for_bit() {
+    let prepared = Prepared::photos(10);
+    let shards = prepared.prepare("shards", 3, Encoding::Webp);
+    let whole = prepared.config(&shards, "whole", |_| ());
+    run(&whole).unwrap();
+
+    // Stopped after one step, then after three by --max-steps, in the middle of an epoch each time.
+    let first = prepared.config(&shards, "pieces", |_| ());
+    let stop = AtomicBool::new(true);
+    let stopped = train(&first.0, &first.1, &Resume::Auto, &stop, &mut |_| ());
+    assert!(matches!(stopped, Err(Error::Interrupted { step: 1 })));
+    run(&prepared.config(&shards, "pieces", |options| options.max_steps = Some(3))).unwrap();
+    run(&first).unwrap();
+
+    let (whole, pieces) = (prepared.path("whole"), prepared.path("pieces"));
+    assert_eq!(computed(&whole), computed(&pieces));
+    assert!(checkpoint(&whole, 6) == checkpoint(&pieces, 6));
+    assert_eq!(
+        fs::read(whole.join("backbone.safetensors")).unwrap(),
+        fs::read(pieces.join("backbone.safetensors")).unwrap()
+    );
+    let losses: Vec<f32> = metrics(&whole).iter().map(|m| m.loss).collect();
+    assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0 && *loss < 8.0), "{losses:?}");
+}
+
+#[test]
+fn other_options_do_not_go_on_from_a_checkpoint() {
+    let prepared = Prepared::photos(4);
+    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    run(&prepared.config(&shards, "out", |options| options.max_steps = Some(1))).unwrap();
+    let other = prepared.config(&shards, "out", |options| options.lr = Some(0.125));
+    let message = run(&other).unwrap_err().to_string();
+    assert!(message.contains("made with lr = 0.45, this run has 0.125"), "{message}");
+    let refused = train(&other.0, &other.1, &Resume::No, &AtomicBool::new(false), &mut |_| ());
+    assert!(refused.unwrap_err().to_string().contains("already holds a run"));
+}
+
+#[test]
+fn the_newest_three_and_every_tenth_checkpoint_are_kept() {
+    let prepared = Prepared::photos(2);
+    let shards = prepared.prepare("shards", 14, Encoding::Webp);
+    run(&prepared.config(&shards, "out", |options| options.batch_size = Some(2))).unwrap();
+    let mut names: Vec<_> = fs::read_dir(prepared.path("out/checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let steps = [0, 10, 12, 13, 14].map(|step| format!("step-{step:08}.safetensors"));
+    assert_eq!(names, steps);
+}
+
+#[test]
+fn micro_batches_add_up_to_the_mean_over_all_boxes() {
+    // With frozen weights (lr 0) and batches of one step each, the accumulated loss is the mean of the batches' losses,
+    // weighted by their boxes.
+    let prepared = Prepared::photos(8);
+    let shards = prepared.prepare("shards", 1, Encoding::Webp);
+    let still = |out: &str, accumulate| {
+        let config = prepared.config(&shards, out, |options| {
+            options.lr = Some(0.0);
+            options.accumulate = Some(accumulate);
+            options.target_init = Some("online".parse().unwrap());
+        });
+        run(&config).unwrap();
+        metrics(&prepared.path(out))
+    };
+    let (apart, together) = (still("apart", 1), still("together", 2));
+    assert_eq!((apart.len(), together.len()), (2, 1));
+    let boxes = (apart[0].boxes + apart[1].boxes) as f64;
+    let mean: f64 = apart.iter().map(|m| f64::from(m.loss) * m.boxes as f64).sum::<f64>() / boxes;
+    assert_eq!(together[0].boxes as f64, boxes);
+    assert!((f64::from(together[0].loss) - mean).abs() < 1e-5, "{} {mean}", together[0].loss);
+}
+
+#[test]
+fn byol_compares_whole_views() {
+    let prepared = Prepared::photos(4);
+    let shards = prepared.prepare("shards", 1, Encoding::Webp);
+    run(&prepared.config(&shards, "out", |options| options.method = Some("byol".parse().unwrap()))).unwrap();
+    assert_eq!(metrics(&prepared.path("out"))[0].boxes, 4);
+}
+
+#[test]
+fn a_step_without_boxes_moves_only_the_target() {
+    let prepared = Prepared::photos(4);
+    let shards = prepared.prepare("shards", 1, Encoding::Webp);
+    let layout = Layout::new(&shards);
+    let rows: Vec<Row> = prepared::rows(&shards, 0);
+    let path = layout.part(Epoch(0), scrl_schemas::Part(0));
+    let mut writer = ShardWriter::create(&path).unwrap();
+    for row in rows {
+        writer.write(Row { boxes: Vec::new(), ..row }).unwrap();
+    }
+    let part = writer.finish(Vec::new()).unwrap();
+    Success { format: scrl_schemas::FORMAT, parts: vec![part.record] }
+        .write(&layout.success(Epoch(0)))
+        .unwrap();
+
+    let (config, dataset) = prepared.config(&shards, "out", |_| ());
+    let mut noted = Vec::new();
+    train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
+        if let Progress::NoBoxes { step } = progress {
+            noted.push(step);
+        }
+    })
+    .unwrap();
+    assert_eq!(noted, [1]);
+    let load = |step| {
+        let path = prepared.path(&format!("out/checkpoints/step-{step:08}.safetensors"));
+        candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap()
+    };
+    let (before, after) = (load(0), load(1));
+    let moved = |name: &str| golden::numbers(&before[name]) != golden::numbers(&after[name]);
+    assert!(!moved("online.backbone.conv1.weight") && moved("target.backbone.conv1.weight"));
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_by_name() {
+    let prepared = Prepared::photos(8);
+    let shards = prepared.prepare("shards", 4, Encoding::Webp);
+    let config = prepared.config(&shards, "out", |options| options.lr = Some(1e38));
+    match run(&config).unwrap_err() {
+        Error::NotFinite { step, images, checkpoint, .. } => {
+            assert!(step > 1 && images.len() == 4);
+            assert!(checkpoint.contains("step-"), "{checkpoint}");
+        }
+        other => panic!("{other}"),
+    }
+}
