@@ -1,0 +1,235 @@
+//! From photos to a backbone: `scrl-prep`, then `scrl-train`, and what lies on the disk afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use safetensors::{Dtype, SafeTensors};
+use scrl_tests::Dir;
+use serde_json::Value;
+
+/// The smallest run that goes through everything: maps of 2×2 cells, heads of 64 and 32.
+const TRAIN: &str =
+    "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --max-steps 3 --log-every 1";
+
+/// Sixteen photos prepared for two epochs in `shards`.
+fn prepared() -> Dir {
+    let dir = Dir::new().photos(16);
+    dir.prep("--size 64 --min-box 16 --epochs 2 photos shards").succeeds();
+    dir
+}
+
+fn metrics(dir: &Dir, run: &str) -> Vec<Value> {
+    let text = dir.text(&format!("{run}/metrics.jsonl"));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn losses(dir: &Dir, run: &str) -> Vec<f64> {
+    metrics(dir, run).iter().map(|line| line["loss"].as_f64().unwrap()).collect()
+}
+
+/// The shapes of a safetensors file by name; all of it must be float32.
+fn shapes(dir: &Dir, name: &str) -> BTreeMap<String, Vec<usize>> {
+    let bytes = dir.read(name);
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    tensors
+        .iter()
+        .map(|(name, tensor)| {
+            assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
+            (name.to_owned(), tensor.shape().to_vec())
+        })
+        .collect()
+}
+
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+fn add_norm(shapes: &mut Shapes, name: &str, channels: usize) {
+    for part in ["weight", "bias", "running_mean", "running_var"] {
+        shapes.insert(format!("{name}.{part}"), vec![channels]);
+    }
+}
+
+/// torchvision's resnet18 without `fc`.
+fn resnet18() -> Shapes {
+    let mut shapes = Shapes::from([("conv1.weight".to_owned(), vec![64, 3, 7, 7])]);
+    add_norm(&mut shapes, "bn1", 64);
+    let mut inputs = 64;
+    for stage in 0..4 {
+        let outputs = 64 << stage;
+        for block in 0..2 {
+            let name = format!("layer{}.{block}", stage + 1);
+            shapes.insert(format!("{name}.conv1.weight"), vec![outputs, inputs, 3, 3]);
+            shapes.insert(format!("{name}.conv2.weight"), vec![outputs, outputs, 3, 3]);
+            add_norm(&mut shapes, &format!("{name}.bn1"), outputs);
+            add_norm(&mut shapes, &format!("{name}.bn2"), outputs);
+            if inputs != outputs {
+                shapes.insert(format!("{name}.downsample.0.weight"), vec![outputs, inputs, 1, 1]);
+                add_norm(&mut shapes, &format!("{name}.downsample.1"), outputs);
+            }
+            inputs = outputs;
+        }
+    }
+    shapes
+}
+
+/// A projector or predictor with the widths of [`TRAIN`].
+fn head(inputs: usize) -> Shapes {
+    let mut shapes = Shapes::from([
+        ("0.weight".to_owned(), vec![64, inputs]),
+        ("0.bias".to_owned(), vec![64]),
+        ("3.weight".to_owned(), vec![32, 64]),
+    ]);
+    add_norm(&mut shapes, "1", 64);
+    shapes
+}
+
+/// Every tensor that a checkpoint must hold.
+fn checkpoint() -> Shapes {
+    let below = |prefix: &str, shapes: Shapes| -> Shapes {
+        shapes.into_iter().map(|(name, shape)| (format!("{prefix}.{name}"), shape)).collect()
+    };
+    let mut all = below("predictor", head(32));
+    for network in ["online", "target"] {
+        all.extend(below(&format!("{network}.backbone"), resnet18()));
+        all.extend(below(&format!("{network}.projector"), head(512)));
+    }
+    let trained = |name: &&String| !name.starts_with("target.") && !name.contains(".running_");
+    let names: Vec<String> = all.keys().filter(trained).cloned().collect();
+    for name in names {
+        all.insert(format!("momentum.{name}"), all[&name].clone());
+    }
+    all
+}
+
+#[test]
+fn a_run_leaves_what_the_contract_promises() {
+    let dir = prepared();
+    dir.train(&format!("{TRAIN} --out run shards")).succeeds();
+    every_file_is_there(&dir);
+    every_step_is_logged_with_a_finite_loss(&dir);
+    the_configuration_records_options_given_and_defaults(&dir);
+    checkpoints_hold_pytorchs_names_and_layouts(&dir);
+    the_backbone_is_the_last_checkpoints_online_one_under_torchvisions_names(&dir);
+}
+
+fn every_file_is_there(dir: &Dir) {
+    let names: BTreeSet<String> = dir.files("run").into_keys().collect();
+    for name in [
+        "backbone.safetensors",
+        "checkpoints/step-00000000.safetensors",
+        "checkpoints/step-00000003.safetensors",
+        "config.toml",
+        "metrics.jsonl",
+    ] {
+        assert!(names.contains(name), "{name} is missing among {names:?}");
+    }
+    assert_eq!(names.iter().filter(|name| name.starts_with("events.out.tfevents.")).count(), 1);
+    assert!(!names.iter().any(|name| name.contains(".tmp-")), "{names:?}");
+}
+
+fn every_step_is_logged_with_a_finite_loss(dir: &Dir) {
+    let lines = metrics(dir, "run");
+    assert_eq!(lines.len(), 3);
+    for (step, line) in (1..).zip(&lines) {
+        let keys: BTreeSet<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        let expected =
+            ["step", "epoch", "loss", "lr", "ema", "boxes", "pairs_per_s", "data_wait", "online_acc"];
+        assert_eq!(keys, BTreeSet::from(expected));
+        assert_eq!(line["step"], step);
+        assert!((0.01..4.5).contains(&line["loss"].as_f64().unwrap()), "{line}");
+        assert!(line["boxes"].as_u64().unwrap() > 0 && line["lr"].as_f64().unwrap() > 0.0);
+    }
+}
+
+fn the_configuration_records_options_given_and_defaults(dir: &Dir) {
+    let config = dir.text("run/config.toml");
+    for line in
+        ["arch = \"resnet18\"", "batch-size = 4", "hidden = 64", "ema = 0.97", "epochs = 2", "seed = 0"]
+    {
+        assert!(config.lines().any(|found| found == line), "{line} is not in\n{config}");
+    }
+}
+
+fn checkpoints_hold_pytorchs_names_and_layouts(dir: &Dir) {
+    assert_eq!(shapes(dir, "run/checkpoints/step-00000000.safetensors"), checkpoint());
+    assert_eq!(shapes(dir, "run/checkpoints/step-00000003.safetensors"), checkpoint());
+}
+
+fn the_backbone_is_the_last_checkpoints_online_one_under_torchvisions_names(dir: &Dir) {
+    assert_eq!(shapes(dir, "run/backbone.safetensors"), resnet18());
+    let (backbone, last) =
+        (dir.read("run/backbone.safetensors"), dir.read("run/checkpoints/step-00000003.safetensors"));
+    let (backbone, last) =
+        (SafeTensors::deserialize(&backbone).unwrap(), SafeTensors::deserialize(&last).unwrap());
+    for (name, tensor) in backbone.iter() {
+        assert_eq!(tensor.data(), last.tensor(&format!("online.backbone.{name}")).unwrap().data(), "{name}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads_and_another_seed_others() {
+    let dir = prepared();
+    for (run, options) in
+        [("a", "--threads 2"), ("b", "--threads 2"), ("one", "--threads 1"), ("c", "--seed 1")]
+    {
+        dir.train(&format!("{TRAIN} {options} --out {run} shards")).succeeds();
+    }
+    assert_ne!(losses(&dir, "a"), losses(&dir, "c"));
+    for other in ["b", "one"] {
+        assert_eq!(losses(&dir, "a"), losses(&dir, other));
+        dir.assert_same("a/checkpoints", &format!("{other}/checkpoints"));
+    }
+}
+
+#[test]
+fn a_run_goes_on_as_if_it_had_not_stopped() {
+    let dir = prepared();
+    let steps = |count: u32| TRAIN.replace("--max-steps 3", &format!("--max-steps {count}"));
+    dir.train(&format!("{} --out whole shards", steps(6))).succeeds();
+    dir.train(&format!("{} --out parts shards", steps(3))).succeeds();
+    dir.train(&format!("{} --out parts shards", steps(6))).succeeds().says(&["after step 3"]);
+    assert_eq!(losses(&dir, "whole"), losses(&dir, "parts"));
+    let last = "checkpoints/step-00000006.safetensors";
+    assert!(dir.read(&format!("whole/{last}")) == dir.read(&format!("parts/{last}")));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
+    let dir = Dir::new().photos(4);
+    dir.prep("--size 64 --min-box 16 --epochs 500 photos shards").succeeds();
+    let line = TRAIN.replace("--max-steps 3", "--checkpoint-every 1000 --out run shards");
+    let is_logged = || dir.path("run/metrics.jsonl").exists() && !dir.read("run/metrics.jsonl").is_empty();
+    dir.train(&line).interrupted_once(is_logged).says(&["step"]);
+    let names: Vec<String> = dir.files("run/checkpoints").into_keys().collect();
+    assert!(names.len() == 2 && names.iter().all(|name| name.ends_with(".safetensors")), "{names:?}");
+    dir.train(&line.replace("--out", "--max-steps 1 --out")).succeeds().says(&["going on after step"]);
+}
+
+#[test]
+fn byol_compares_whole_views() {
+    let dir = prepared();
+    dir.train(&format!("{TRAIN} --method byol --out run shards")).succeeds();
+    let lines = metrics(&dir, "run");
+    assert!(lines.iter().all(|line| line["boxes"] == 4), "{lines:?}");
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    Dir::new().train("--out run nowhere").fails(1).says(&["nowhere"]);
+}
+
+#[test]
+fn a_batch_larger_than_an_epoch_is_refused() {
+    prepared().train("--batch-size 17 --out run shards").fails(2).says(&["--batch-size", "16"]);
+}
+
+#[test]
+fn an_unknown_option_is_named() {
+    Dir::new().train("--archi resnet18 shards").fails(2).says(&["--archi"]);
+}
+
+#[test]
+fn help_and_version_answer() {
+    let dir = Dir::new();
+    assert!(dir.train("--help").succeeds().stdout.contains("Examples:"));
+    assert!(dir.train("--version").succeeds().stdout.starts_with("scrl-train 0."));
+}

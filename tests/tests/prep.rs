@@ -1,0 +1,211 @@
+//! `scrl-prep` from the outside: what it writes, that it writes the same again, and what it says where it cannot.
+
+use scrl_schemas::{Epoch, Layout, Manifest, Part, ShardReader, Success, read_sources};
+use scrl_tests::Dir;
+
+/// Small views, so that a test takes no time; parts of four images, so that there are several.
+const SMALL: &str = "--size 64 --min-box 16 --rows-per-shard 4";
+
+/// Two epochs of ten photos in `shards`.
+fn prepared() -> Dir {
+    let dir = Dir::new().photos(10);
+    dir.prep(&format!("{SMALL} --epochs 2 photos shards")).succeeds();
+    dir
+}
+
+#[test]
+fn writes_every_file_of_the_format() {
+    let dir = prepared();
+    let names: Vec<String> = dir.files("shards").into_keys().collect();
+    assert_eq!(
+        names,
+        [
+            "dataset.toml",
+            "epoch=00000/_SUCCESS",
+            "epoch=00000/part-00000.parquet",
+            "epoch=00000/part-00001.parquet",
+            "epoch=00000/part-00002.parquet",
+            "epoch=00001/_SUCCESS",
+            "epoch=00001/part-00000.parquet",
+            "epoch=00001/part-00001.parquet",
+            "epoch=00001/part-00002.parquet",
+            "sources.parquet",
+        ]
+    );
+}
+
+#[test]
+fn the_manifest_records_what_was_asked() {
+    let dir = prepared();
+    let manifest = Manifest::read(&dir.path("shards/dataset.toml")).unwrap();
+    assert_eq!((manifest.format, manifest.seed, manifest.epochs), (1, 0, 2));
+    assert_eq!((manifest.options.size, manifest.options.min_box, manifest.options.boxes), (64, 16, 10));
+    assert_eq!(
+        (manifest.counts.images, manifest.counts.classes, manifest.counts.parts_per_epoch),
+        (10, 3, 3)
+    );
+}
+
+#[test]
+fn every_epoch_holds_every_image_once_in_an_order_of_its_own() {
+    let dir = prepared();
+    let layout = Layout::new(dir.path("shards"));
+    let order = |epoch| -> Vec<i64> {
+        (0..3)
+            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Part(part))).unwrap())
+            .map(|row| row.unwrap().image_id)
+            .collect()
+    };
+    let (first, second) = (order(0), order(1));
+    assert_ne!(first, second);
+    for mut ids in [first, second] {
+        ids.sort_unstable();
+        assert_eq!(ids, (0..10).collect::<Vec<_>>());
+    }
+    assert_eq!(Success::read(&layout.success(Epoch(1))).unwrap().rows(), 10);
+}
+
+#[test]
+fn rows_hold_pictures_and_boxes_within_the_views() {
+    let dir = prepared();
+    let part = Layout::new(dir.path("shards")).part(Epoch(0), Part(0));
+    let mut boxes = 0;
+    for row in ShardReader::open(&part).unwrap() {
+        let row = row.unwrap();
+        assert!(row.path.starts_with(&format!("class{}/", row.label.unwrap())));
+        for view in [&row.view1, &row.view2] {
+            assert!(view.image.as_ref().unwrap().bytes.starts_with(b"RIFF"));
+            let crop = view.params.crop;
+            assert!(crop.x >= 0 && crop.x + crop.width <= row.source_width);
+            assert!(crop.y >= 0 && crop.y + crop.height <= row.source_height);
+        }
+        for matched in row.boxes.iter().flat_map(|matched| [matched.view1, matched.view2]) {
+            boxes += 1;
+            assert!(0.0 <= matched.x0 && matched.x0 < matched.x1 && matched.x1 <= 64.0);
+            assert!(0.0 <= matched.y0 && matched.y0 < matched.y1 && matched.y1 <= 64.0);
+        }
+    }
+    assert!(boxes > 0);
+}
+
+#[test]
+fn threads_make_no_difference() {
+    let dir = Dir::new().photos(10);
+    dir.prep(&format!("{SMALL} --threads 1 photos one")).succeeds();
+    dir.prep(&format!("{SMALL} --threads 2 photos two")).succeeds();
+    dir.assert_same("one", "two");
+}
+
+#[test]
+fn a_single_epoch_is_that_of_the_whole_run() {
+    let dir = prepared();
+    dir.prep(&format!("{SMALL} --epochs 2 --only 1..2 photos alone")).succeeds();
+    assert!(!dir.path("alone/epoch=00000").exists());
+    dir.assert_same("alone/epoch=00001", "shards/epoch=00001");
+}
+
+#[test]
+fn a_restart_makes_what_is_missing_and_leaves_the_rest() {
+    let dir = prepared();
+    let whole = dir.files("shards");
+    dir.remove("shards/epoch=00000/part-00001.parquet");
+    dir.remove("shards/epoch=00000/_SUCCESS");
+    dir.prep(&format!("{SMALL} --epochs 2 photos shards")).succeeds();
+    assert!(dir.files("shards") == whole);
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_leaves_whole_files_and_the_same_command_continues() {
+    let dir = Dir::new().photos(10);
+    let line = format!("{SMALL} --epochs 3000 photos shards");
+    dir.prep(&line).interrupted_once(|| dir.path("shards/epoch=00000/part-00000.parquet").exists());
+    let left = dir.files("shards");
+    assert!(!left.keys().any(|name| name.contains(".tmp-")), "{:?}", left.keys());
+    dir.prep(&format!("{line} --only 0..16")).succeeds().says(&["of them finished"]);
+    dir.prep(&format!("{SMALL} --epochs 3000 --only 0..16 photos whole")).succeeds();
+    for epoch in 0..16 {
+        dir.assert_same(&format!("shards/epoch={epoch:05}"), &format!("whole/epoch={epoch:05}"));
+    }
+}
+
+#[test]
+fn other_options_on_the_same_folder_are_refused_by_name() {
+    let dir = prepared();
+    let whole = dir.files("shards");
+    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 photos shards")).fails(1).says(&[
+        "shards",
+        "boxes: 10 → 5",
+        "seed: 0 → 3",
+        "--overwrite",
+    ]);
+    assert!(dir.files("shards") == whole);
+    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 --overwrite photos shards")).succeeds();
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let dir = Dir::new().photos(3);
+    dir.prep("--dry-run photos shards").succeeds().says(&["3 pairs"]);
+    assert!(!dir.path("shards").exists());
+}
+
+#[test]
+fn quiet_says_nothing() {
+    let dir = Dir::new().photos(3);
+    let output = dir.prep(&format!("{SMALL} --quiet photos shards")).succeeds();
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
+}
+
+#[test]
+fn options_may_stand_in_a_file_and_the_command_line_wins() {
+    let dir = Dir::new().photos(3).file("prep.toml", "size = 64\nmin-box = 16\nseed = 5\n");
+    dir.prep("--config prep.toml --seed 6 photos shards").succeeds();
+    let manifest = Manifest::read(&dir.path("shards/dataset.toml")).unwrap();
+    assert_eq!((manifest.options.size, manifest.seed), (64, 6));
+}
+
+#[test]
+fn an_unreadable_image_is_listed_with_its_reason() {
+    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
+    dir.prep(&format!("{SMALL} --max-bad 0.1 photos shards")).succeeds().says(&["1", "unreadable"]);
+    let sources = read_sources(&dir.path("shards/sources.parquet")).unwrap();
+    let broken: Vec<_> = sources.iter().filter(|source| source.error.is_some()).collect();
+    assert_eq!((sources.len(), broken.len()), (10, 1));
+    assert_eq!(broken[0].path, "class0/broken.jpg");
+    assert_eq!(Success::read(&dir.path("shards/epoch=00000/_SUCCESS")).unwrap().rows(), 9);
+}
+
+#[test]
+fn too_many_unreadable_images_fail_the_run() {
+    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
+    dir.prep(&format!("{SMALL} photos shards")).fails(1).says(&["1 of 10", "--max-bad", "sources.parquet"]);
+}
+
+#[test]
+fn a_folder_without_images_is_named() {
+    let dir = Dir::new().folder("photos");
+    dir.prep("photos shards").fails(1).says(&["photos"]);
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    Dir::new().prep("nowhere shards").fails(1).says(&["nowhere"]);
+}
+
+#[test]
+fn an_unknown_option_is_named() {
+    Dir::new().prep("--sizes 64 photos shards").fails(2).says(&["--sizes"]);
+}
+
+#[test]
+fn an_option_without_sense_is_named() {
+    Dir::new().prep("--size 0 photos shards").fails(2).says(&["--size"]);
+}
+
+#[test]
+fn help_and_version_answer() {
+    let dir = Dir::new();
+    assert!(dir.prep("--help").succeeds().stdout.contains("Examples:"));
+    assert!(dir.prep("--version").succeeds().stdout.starts_with("scrl-prep 0."));
+}
