@@ -6,7 +6,7 @@ mod report;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use scrl_preprocess::Error;
 use scrl_preprocess::prepare::Job;
 
@@ -25,7 +25,8 @@ fn main() -> ExitCode {
     match prepare(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("scrl-prep: {error:#}");
+            // Not the chain of causes: each message tells its cause itself.
+            eprintln!("scrl-prep: {error}");
             match error.downcast_ref::<Error>() {
                 Some(Error::Interrupted) => ExitCode::from(INTERRUPTED),
                 _ => ExitCode::FAILURE,
@@ -35,7 +36,8 @@ fn main() -> ExitCode {
 }
 
 fn prepare(Command { config, dry_run, quiet }: Command) -> anyhow::Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("watching for Ctrl-C")?;
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
+        .map_err(|error| anyhow!("watching for Ctrl-C: {error}"))?;
     let (shards, max_bad, views) = (config.shards.clone(), config.max_bad, config.options.views);
     let job = Job::plan(config)?;
     let outline = job.outline();
