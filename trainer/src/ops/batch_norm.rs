@@ -5,9 +5,10 @@
 //! between the two passes. The affine parameters are one tensor `[2, C]` too: weights, then biases.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{CHUNK, f32s, vectorized};
+use super::{CHUNK, f32s};
 
 /// ε of the variance, PyTorch's default.
 pub const EPSILON: f32 = 1e-5;
@@ -42,8 +43,7 @@ impl CustomOp1 for BatchStatistics {
         if x.is_empty() {
             bail!("batch norm of an empty batch");
         }
-        let moments: Vec<Vec<f32>> =
-            x.par_chunks(piece(c) * c).map(|x| vectorized(|| moments(x, c))).collect();
+        let moments: Vec<Vec<f32>> = x.par_chunks(piece(c) * c).map(|x| moments(x, c)).collect();
         let (mut mean, mut m2, mut rows) = (vec![0.0f64; c], vec![0.0f64; c], 0.0f64);
         for (moments, piece) in moments.iter().zip(x.chunks(piece(c) * c)) {
             let n = (piece.len() / c) as f64;
@@ -64,7 +64,7 @@ impl CustomOp1 for BatchStatistics {
 
 /// The mean of each channel over the rows of `x`, then the sum of squared differences from it. The second pass corrects
 /// both for the rounding of the first one's mean.
-#[inline(always)]
+#[multiversion(targets = "simd")]
 fn moments(x: &[f32], c: usize) -> Vec<f32> {
     let mut sums = vec![0.0; 3 * c];
     let (mean, rest) = sums.split_at_mut(c);
@@ -129,36 +129,19 @@ impl BatchNorm {
             bail!("batch norm over {c} channels with parameters for {}", affine.len() / 2);
         }
         let scale = Scale::new(statistics, affine);
-        // Not `max`, which would turn NaN into zero and hide it.
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        let rectified = move |value: f32| if value < floor { floor } else { value };
         let mut y = vec![0.0; x.len()];
         let size = piece(c) * c;
         match residual {
-            None => y.par_chunks_mut(size).zip(x.par_chunks(size)).for_each(|(y, x)| {
-                vectorized(|| {
-                    for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                        for (((y, x), f), s) in y.iter_mut().zip(x).zip(&scale.factor).zip(&scale.summand) {
-                            *y = rectified(x * f + s);
-                        }
-                    }
-                })
-            }),
-            Some(residual) if residual.len() == x.len() => {
-                y.par_chunks_mut(size).zip(x.par_chunks(size)).zip(residual.par_chunks(size)).for_each(
-                    |((y, x), r)| {
-                        vectorized(|| {
-                            let rows = y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(r.chunks_exact(c));
-                            for ((y, x), r) in rows {
-                                let scale = scale.factor.iter().zip(&scale.summand);
-                                for (((y, x), r), (f, s)) in y.iter_mut().zip(x).zip(r).zip(scale) {
-                                    *y = rectified(x * f + s + r);
-                                }
-                            }
-                        })
-                    },
-                )
-            }
+            None => y
+                .par_chunks_mut(size)
+                .zip(x.par_chunks(size))
+                .for_each(|(y, x)| scale_rows(y, x, &scale.factor, &scale.summand, floor)),
+            Some(residual) if residual.len() == x.len() => y
+                .par_chunks_mut(size)
+                .zip(x.par_chunks(size))
+                .zip(residual.par_chunks(size))
+                .for_each(|((y, x), r)| scale_and_add_rows(y, x, r, &scale.factor, &scale.summand, floor)),
             Some(_) => bail!("the residual differs in size from the map"),
         }
         Ok(y)
@@ -170,6 +153,30 @@ impl BatchNorm {
         let sums = x.apply_op3_no_bwd(grad, &statistics, &AffineGradient)?;
         let op = MapGradient { statistics, affine: affine.clone() };
         Ok((x.apply_op3_no_bwd(grad, &sums, &op)?, sums))
+    }
+}
+
+/// `y = x·factor + summand`, raised to `floor`. Not by `max`, which would turn NaN into the floor and hide it.
+#[multiversion(targets = "simd")]
+fn scale_rows(y: &mut [f32], x: &[f32], factor: &[f32], summand: &[f32], floor: f32) {
+    let c = factor.len();
+    for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+        for (((y, x), f), s) in y.iter_mut().zip(x).zip(factor).zip(summand) {
+            let value = x * f + s;
+            *y = if value < floor { floor } else { value };
+        }
+    }
+}
+
+/// `y = x·factor + summand + r`, raised to `floor`.
+#[multiversion(targets = "simd")]
+fn scale_and_add_rows(y: &mut [f32], x: &[f32], r: &[f32], factor: &[f32], summand: &[f32], floor: f32) {
+    let c = factor.len();
+    for ((y, x), r) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(r.chunks_exact(c)) {
+        for ((((y, x), r), f), s) in y.iter_mut().zip(x).zip(r).zip(factor).zip(summand) {
+            let value = x * f + s + r;
+            *y = if value < floor { floor } else { value };
+        }
     }
 }
 
@@ -260,16 +267,19 @@ impl CustomOp2 for ReluGradient {
     ) -> Result<(CpuStorage, Shape)> {
         let (y, grad) = (f32s(y, y_layout)?, f32s(grad, grad_layout)?);
         let mut result = vec![0.0; y.len()];
-        result.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK)).for_each(
-            |((result, y), grad)| {
-                vectorized(|| {
-                    for ((result, y), grad) in result.iter_mut().zip(y).zip(grad) {
-                        *result = if *y > 0.0 { *grad } else { 0.0 };
-                    }
-                })
-            },
-        );
+        result
+            .par_chunks_mut(CHUNK)
+            .zip(y.par_chunks(CHUNK))
+            .zip(grad.par_chunks(CHUNK))
+            .for_each(|((result, y), grad)| keep_where_positive(result, y, grad));
         Ok((CpuStorage::F32(result), y_layout.shape().clone()))
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn keep_where_positive(result: &mut [f32], y: &[f32], grad: &[f32]) {
+    for ((result, y), grad) in result.iter_mut().zip(y).zip(grad) {
+        *result = if *y > 0.0 { *grad } else { 0.0 };
     }
 }
 
@@ -298,20 +308,7 @@ impl CustomOp3 for AffineGradient {
         let pieces: Vec<Vec<f32>> = x
             .par_chunks(size)
             .zip(grad.par_chunks(size))
-            .map(|(x, grad)| {
-                vectorized(|| {
-                    let mut sums = vec![0.0; 2 * c];
-                    let (products, plain) = sums.split_at_mut(c);
-                    for (x, grad) in x.chunks_exact(c).zip(grad.chunks_exact(c)) {
-                        let sums = products.iter_mut().zip(plain.iter_mut());
-                        for (((x, grad), mean), (product, plain)) in x.iter().zip(grad).zip(mean).zip(sums) {
-                            *product += (x - mean) * grad;
-                            *plain += grad;
-                        }
-                    }
-                    sums
-                })
-            })
+            .map(|(x, grad)| centered_products(x, grad, mean))
             .collect();
         let mut sums = vec![0.0f64; 2 * c];
         for piece in pieces {
@@ -323,6 +320,22 @@ impl CustomOp3 for AffineGradient {
         let sums = sums.into_iter().map(|sum| sum as f32).collect();
         Ok((CpuStorage::F32(sums), (2, c).into()))
     }
+}
+
+/// Σ (x − mean)·grad over the rows of a piece, then Σ grad.
+#[multiversion(targets = "simd")]
+fn centered_products(x: &[f32], grad: &[f32], mean: &[f32]) -> Vec<f32> {
+    let c = mean.len();
+    let mut sums = vec![0.0; 2 * c];
+    let (products, plain) = sums.split_at_mut(c);
+    for (x, grad) in x.chunks_exact(c).zip(grad.chunks_exact(c)) {
+        let sums = products.iter_mut().zip(plain.iter_mut());
+        for (((x, grad), mean), (product, plain)) in x.iter().zip(grad).zip(mean).zip(sums) {
+            *product += (x - mean) * grad;
+            *plain += grad;
+        }
+    }
+    sums
 }
 
 /// (map, gradient of the result, [`AffineGradient`]) → gradient of the map:
@@ -360,19 +373,23 @@ impl CustomOp3 for MapGradient {
             (0..c).map(|i| -scale.factor[i] * bias_sums[i] / n - slope[i] * statistics[i]).collect();
         let mut result = vec![0.0; x.len()];
         let size = piece(c) * c;
-        result.par_chunks_mut(size).zip(x.par_chunks(size)).zip(grad.par_chunks(size)).for_each(
-            |((result, x), grad)| {
-                vectorized(|| {
-                    let rows = result.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(grad.chunks_exact(c));
-                    for ((result, x), grad) in rows {
-                        let terms = scale.factor.iter().zip(&slope).zip(&offset);
-                        for (((d, x), g), ((f, s), o)) in result.iter_mut().zip(x).zip(grad).zip(terms) {
-                            *d = g * f + x * s + o;
-                        }
-                    }
-                })
-            },
-        );
+        result
+            .par_chunks_mut(size)
+            .zip(x.par_chunks(size))
+            .zip(grad.par_chunks(size))
+            .for_each(|((result, x), grad)| combine_rows(result, x, grad, &scale.factor, &slope, &offset));
         Ok((CpuStorage::F32(result), x_layout.shape().clone()))
+    }
+}
+
+/// `result = grad·factor + x·slope + offset`.
+#[multiversion(targets = "simd")]
+fn combine_rows(result: &mut [f32], x: &[f32], grad: &[f32], factor: &[f32], slope: &[f32], offset: &[f32]) {
+    let c = factor.len();
+    for ((result, x), grad) in result.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(grad.chunks_exact(c)) {
+        let terms = factor.iter().zip(slope).zip(offset);
+        for (((d, x), g), ((f, s), o)) in result.iter_mut().zip(x).zip(grad).zip(terms) {
+            *d = g * f + x * s + o;
+        }
     }
 }

@@ -1,4 +1,7 @@
-//! What the CPU paths share: access to a tensor's numbers, and compiled-in SIMD chosen at run time.
+//! What the CPU paths share: access to a tensor's numbers.
+//!
+//! Inner loops are functions of their own, marked `#[multiversion(targets = "simd")]`: compiled once for each set of vector
+//! instructions, the widest one that the processor has being called at run time.
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 
@@ -22,11 +25,4 @@ pub(crate) fn f32s_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Resu
         (CpuStorage::F32(_), None) => bail!("expected a contiguous tensor, got {layout:?}"),
         _ => bail!("expected float32 on the CPU"),
     }
-}
-
-/// Runs `body` compiled for the widest vector instructions that this processor has. What `body` calls must be
-/// inlined into it to profit.
-#[inline(always)]
-pub(crate) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(body)
 }

@@ -1,9 +1,10 @@
 //! Max-pooling.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{f32s, vectorized};
+use super::f32s;
 
 /// The largest value of each channel in each window; `[N, H, W, C]` → `[N, H', W', C]`. What lies outside the map never
 /// wins; of equal values the first in reading order does, as in PyTorch.
@@ -56,14 +57,11 @@ impl CustomOp1 for MaxPool {
         let mut output = vec![f32::NEG_INFINITY; n * g.out_h * g.out_w * g.c];
         output.par_chunks_mut(g.out_h * g.out_w * g.c).zip(input.par_chunks(g.h * g.w * g.c)).for_each(
             |(output, input)| {
-                vectorized(|| {
-                    for (pixel, output) in output.chunks_exact_mut(g.c).enumerate() {
-                        for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
-                            let input = &input[from * g.c..][..g.c];
-                            output.iter_mut().zip(input).for_each(|(o, i)| *o = o.max(*i));
-                        }
+                for (pixel, output) in output.chunks_exact_mut(g.c).enumerate() {
+                    for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
+                        raise(output, &input[from * g.c..][..g.c]);
                     }
-                })
+                }
             },
         );
         Ok((CpuStorage::F32(output), (n, g.out_h, g.out_w, g.c).into()))
@@ -102,18 +100,9 @@ impl CustomOp2 for MaxPoolGradient {
                 |(best, winner), ((result, input), grad)| {
                     for (pixel, grad) in grad.chunks_exact(g.c).enumerate() {
                         best.fill(f32::NEG_INFINITY);
-                        vectorized(|| {
-                            for from in self.0.window(g, pixel / g.out_w, pixel % g.out_w) {
-                                let input = &input[from * g.c..][..g.c];
-                                for ((best, winner), value) in
-                                    best.iter_mut().zip(winner.iter_mut()).zip(input)
-                                {
-                                    let wins = *value > *best;
-                                    *best = if wins { *value } else { *best };
-                                    *winner = if wins { from as u32 } else { *winner };
-                                }
-                            }
-                        });
+                        for from in self.0.window(g, pixel / g.out_w, pixel % g.out_w) {
+                            raise_and_note(best, winner, &input[from * g.c..][..g.c], from as u32);
+                        }
                         for (channel, (winner, grad)) in winner.iter().zip(grad).enumerate() {
                             result[*winner as usize * g.c + channel] += grad;
                         }
@@ -121,5 +110,21 @@ impl CustomOp2 for MaxPoolGradient {
                 },
             );
         Ok((CpuStorage::F32(result), input_layout.shape().clone()))
+    }
+}
+
+/// Raises each number to the other where that is larger.
+#[multiversion(targets = "simd")]
+fn raise(best: &mut [f32], values: &[f32]) {
+    best.iter_mut().zip(values).for_each(|(best, value)| *best = if *value > *best { *value } else { *best });
+}
+
+/// Raises likewise, and notes who was larger.
+#[multiversion(targets = "simd")]
+fn raise_and_note(best: &mut [f32], winner: &mut [u32], values: &[f32], who: u32) {
+    for ((best, winner), value) in best.iter_mut().zip(winner).zip(values) {
+        let wins = *value > *best;
+        *best = if wins { *value } else { *best };
+        *winner = if wins { who } else { *winner };
     }
 }

@@ -23,7 +23,7 @@ pub use avg_pool::GlobalAveragePool;
 pub use batch_norm::{BatchNorm, BatchStatistics};
 pub use conv2d::Conv2d;
 pub use cosine_loss::CosineLoss;
-pub(crate) use cpu::{CHUNK, f32s, f32s_mut, vectorized};
+pub(crate) use cpu::{CHUNK, f32s, f32s_mut};
 pub use linear::Linear;
 pub use max_pool::MaxPool;
 pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, NormalizePixels};

@@ -11,6 +11,7 @@ use std::collections::hash_map::Entry;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Tensor, TensorId,
 };
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{CHUNK, f32s, f32s_mut};
@@ -152,9 +153,12 @@ impl InplaceOp2 for AddAssign {
         src_layout: &Layout,
     ) -> Result<()> {
         let (dst, src) = (f32s_mut(dst, dst_layout)?, f32s(src, src_layout)?);
-        dst.par_chunks_mut(CHUNK)
-            .zip(src.par_chunks(CHUNK))
-            .for_each(|(dst, src)| dst.iter_mut().zip(src).for_each(|(d, s)| *d += s));
+        dst.par_chunks_mut(CHUNK).zip(src.par_chunks(CHUNK)).for_each(|(dst, src)| add(dst, src));
         Ok(())
     }
+}
+
+#[multiversion(targets = "simd")]
+fn add(dst: &mut [f32], src: &[f32]) {
+    dst.iter_mut().zip(src).for_each(|(d, s)| *d += s);
 }

@@ -2,10 +2,11 @@
 //! decayed nor adapted.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::model::Parameter;
-use crate::ops::{CHUNK, Gradients, f32s, f32s_mut, vectorized};
+use crate::ops::{CHUNK, Gradients, f32s, f32s_mut};
 
 /// The factor between a tensor's norm and the length of its step.
 const TRUST: f64 = 0.001;
@@ -99,26 +100,44 @@ impl InplaceOp3 for UpdateVelocity {
             .zip(gradient.par_chunks(CHUNK))
             .zip(parameter.par_chunks(CHUNK))
             .for_each(|((velocity, gradient), parameter)| {
-                vectorized(|| {
-                    for ((v, g), p) in velocity.iter_mut().zip(gradient).zip(parameter) {
-                        *v = momentum * *v + (g + decay * p) * ratio;
-                    }
-                })
+                advance(velocity, gradient, parameter, momentum, decay, ratio);
             });
         Ok(())
     }
 }
 
+/// `v = momentum·v + (g + decay·p)·ratio`.
+#[multiversion(targets = "simd")]
+fn advance(v: &mut [f32], g: &[f32], p: &[f32], momentum: f32, decay: f32, ratio: f32) {
+    for ((v, g), p) in v.iter_mut().zip(g).zip(p) {
+        *v = momentum * *v + (g + decay * p) * ratio;
+    }
+}
+
 /// ‖x‖₂, summed in float64 over pieces of fixed size.
 fn norm(x: &[f32]) -> f64 {
-    let squares: Vec<f64> = x
-        .par_chunks(CHUNK)
-        .map(|x| vectorized(|| x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>()))
-        .collect();
+    let squares: Vec<f64> = x.par_chunks(CHUNK).map(sum_of_squares).collect();
     squares.into_iter().sum::<f64>().sqrt()
 }
 
+/// Σx², in eight interleaved sums that a vector unit takes side by side.
+#[multiversion(targets = "simd")]
+fn sum_of_squares(x: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    let (whole, rest) = x.as_chunks::<8>();
+    for x in whole {
+        sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>()
+}
+
 /// `p ← p − factor·v`.
+#[multiversion(targets = "simd")]
+fn subtract(p: &mut [f32], v: &[f32], factor: f32) {
+    p.iter_mut().zip(v).for_each(|(p, v)| *p -= factor * v);
+}
+
+/// [`subtract`] as an op.
 struct Subtract {
     factor: f32,
 }
@@ -137,9 +156,10 @@ impl InplaceOp2 for Subtract {
     ) -> Result<()> {
         let parameter = f32s_mut(parameter, parameter_layout)?;
         let velocity = f32s(velocity, velocity_layout)?;
-        parameter.par_chunks_mut(CHUNK).zip(velocity.par_chunks(CHUNK)).for_each(|(p, v)| {
-            vectorized(|| p.iter_mut().zip(v).for_each(|(p, v)| *p -= self.factor * v));
-        });
+        parameter
+            .par_chunks_mut(CHUNK)
+            .zip(velocity.par_chunks(CHUNK))
+            .for_each(|(p, v)| subtract(p, v, self.factor));
         Ok(())
     }
 }
