@@ -34,9 +34,12 @@
 //! | `bytes` | int64 | size of the file |
 //! | `error` | string, nullable | why the image has no rows |
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+
+use crate::huggingface;
 
 fn required(name: &str, data_type: DataType) -> Field {
     Field::new(name, data_type, false)
@@ -89,9 +92,9 @@ pub(crate) fn box_field() -> FieldRef {
     Arc::new(required("element", DataType::Struct(box_fields())))
 }
 
-/// The schema of every part of every epoch.
+/// The schema of every part of every epoch. Its metadata describe the columns to Hugging Face `datasets`.
 pub fn shard_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
+    let fields = vec![
         required("image_id", DataType::Int64),
         required("path", DataType::Utf8),
         nullable("label", DataType::Int32),
@@ -100,7 +103,10 @@ pub fn shard_schema() -> SchemaRef {
         required("view1", DataType::Struct(view_fields())),
         required("view2", DataType::Struct(view_fields())),
         required("boxes", DataType::List(box_field())),
-    ]))
+    ];
+    // pyarrow, and `datasets` with it, look among the Arrow schema's metadata, not among the file's.
+    let metadata = HashMap::from([(huggingface::KEY.to_owned(), huggingface::features())]);
+    Arc::new(Schema::new_with_metadata(fields, metadata))
 }
 
 /// The schema of `sources.parquet`.

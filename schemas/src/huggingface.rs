@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+/// Where `datasets` looks for a description of the columns.
+pub(crate) const KEY: &str = "huggingface";
+
 fn value(dtype: &str) -> Value {
     json!({ "dtype": dtype, "_type": "Value" })
 }
@@ -21,7 +24,7 @@ fn view() -> Value {
     })
 }
 
-/// The JSON text that stands under the key `huggingface`.
+/// The JSON text that stands under [`KEY`].
 pub(crate) fn features() -> String {
     let corners = json!({ "feature": value("float32"), "length": 4, "_type": "Sequence" });
     json!({ "info": { "features": {

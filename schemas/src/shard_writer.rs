@@ -82,7 +82,7 @@ fn properties() -> WriterProperties {
         .set_max_row_group_row_count(None)
         .set_key_value_metadata(Some(vec![
             KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_string()),
-            KeyValue::new("huggingface".to_owned(), huggingface::features()),
+            KeyValue::new(huggingface::KEY.to_owned(), huggingface::features()),
         ]));
     // Encoded pictures neither compress further nor repeat, and their statistics would double the footer.
     for view in ["view1", "view2"] {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use scrl_schemas::{
     Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader, ShardWriter,
     Skipped, View, ViewParams,
@@ -69,6 +70,21 @@ fn rows_round_trip_from_any_position() {
     for first in [1, 64, 149, 150] {
         let tail: Result<Vec<_>, _> = ShardReader::open_at(&path, first).unwrap().collect();
         assert_eq!(tail.unwrap(), rows[first as usize..], "from row {first}");
+    }
+}
+
+#[test]
+fn the_arrow_schema_describes_the_views_as_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    write(&path, &[row(1)]);
+    let file = fs::File::open(&path).unwrap();
+    let schema = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().schema().clone();
+    let features: serde_json::Value = serde_json::from_str(&schema.metadata()["huggingface"]).unwrap();
+    let features = &features["info"]["features"];
+    assert_eq!(features["view1"]["image"]["_type"], "Image");
+    for field in schema.fields() {
+        assert!(features.get(field.name()).is_some(), "{}", field.name());
     }
 }
 
