@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn transparency_is_dropped_and_16_bits_are_cut() {
+    fn transparency_is_dropped() {
         let mut bytes = Cursor::new(Vec::new());
         let clear = image::RgbaImage::from_pixel(4, 4, image::Rgba([10, 20, 30, 0]));
         clear.write_to(&mut bytes, ImageFormat::Png).unwrap();
