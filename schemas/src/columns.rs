@@ -9,7 +9,7 @@
 //! | `label` | int32, nullable | class, null without class folders |
 //! | `source_width`, `source_height` | int32 | pixels |
 //! | `view1`, `view2` | struct | below |
-//! | `boxes` | list of struct{`source`, `view1`, `view2`: fixed_size_list<float32>\[4\]} | x0 y0 x1 y1 in pixels of the source / of the view |
+//! | `boxes` | list of struct{`source`, `view1`, `view2`: `fixed_size_list<float32>[4]`} | x0 y0 x1 y1 in pixels of the source / of the view |
 //!
 //! and a view is
 //!

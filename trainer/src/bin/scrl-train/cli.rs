@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Folder that scrl-prep wrote
     pub shards: PathBuf,
 
-    /// Folder for checkpoints, metrics and the backbone [default: runs/<time>]
+    /// Folder for checkpoints, metrics and the backbone [default: runs/ and the time]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
