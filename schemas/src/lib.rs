@@ -21,6 +21,7 @@ mod error;
 mod huggingface;
 mod layout;
 mod manifest;
+mod named_choice;
 mod row;
 mod shard_reader;
 mod shard_writer;

@@ -1,12 +1,11 @@
 //! `dataset.toml`: what a folder of shards was made from and how.
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, FORMAT, Result, atomic};
+use crate::{Error, FORMAT, Result, atomic, named_choice};
 
 /// The content of `dataset.toml`. Written before the first shard and compared on every later start, so that two
 /// different sets of options never mix in one folder.
@@ -77,46 +76,9 @@ pub struct PrepOptions {
     pub epochs_per_pass: u32,
 }
 
-macro_rules! named_choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+
-        }
-
-        impl $name {
-            /// Every choice, in the order shown to users.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The name used on the command line and in files.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = String;
-
-            fn from_str(text: &str) -> std::result::Result<Self, String> {
-                Self::ALL.iter().copied().find(|choice| choice.name() == text).ok_or_else(|| {
-                    let names: Vec<_> = Self::ALL.iter().map(|choice| choice.name()).collect();
-                    format!("{text:?} is none of {}", names.join(", "))
-                })
-            }
-        }
-    };
-}
-
 named_choice! {
     /// Whose choices fill the options that were not given.
-    Preset {
+    pub enum Preset {
         /// The paper's text.
         Paper = "paper",
         /// The authors' code, where it differs.
@@ -126,7 +88,7 @@ named_choice! {
 
 named_choice! {
     /// How a view's pixels are stored.
-    Encoding {
+    pub enum Encoding {
         /// Lossless WebP.
         Webp = "webp",
         /// JPEG without chroma subsampling.
@@ -138,7 +100,7 @@ named_choice! {
 
 named_choice! {
     /// Which blur a view gets.
-    BlurKind {
+    pub enum BlurKind {
         /// Gaussian, σ ~ U(0.1, 2).
         Gaussian = "gaussian",
         /// Bicubic down by a factor drawn from {1.1, 1.2, 1.5} and up again.
@@ -150,7 +112,7 @@ named_choice! {
 
 named_choice! {
     /// How box candidates are drawn.
-    BoxSampler {
+    pub enum BoxSampler {
         /// Uniform in size and place (Eq. 1).
         Uniform = "uniform",
         /// Inside a cell of a random grid, as the authors' code does.
@@ -160,7 +122,7 @@ named_choice! {
 
 named_choice! {
     /// What a row does when every try at a further box overlaps too much.
-    IouFallback {
+    pub enum IouFallback {
         /// Keeps the boxes it has.
         Fewer = "fewer",
         /// Takes the last candidate all the same.
@@ -170,7 +132,7 @@ named_choice! {
 
 named_choice! {
     /// What EXIF orientation does.
-    Exif {
+    pub enum Exif {
         /// Nothing: pixels as stored.
         Ignore = "ignore",
         /// Turns the image upright first.

@@ -74,7 +74,7 @@ fn basic_block_with_identity() {
 fn every_resnet_has_torchvisions_number_of_parameters() {
     // torchvision's counts, less the classifier's 512 or 2048 times 1000, plus 1000.
     let counts = [11_689_512 - 513_000, 21_797_672 - 513_000, 25_557_032 - 2_049_000, 44_549_160 - 2_049_000];
-    for (arch, count) in Arch::ALL.into_iter().zip(counts) {
+    for (arch, count) in Arch::ALL.iter().copied().zip(counts) {
         let mut made = Parameters::default();
         Backbone::new(arch, &mut Builder::new("b", 0, &Device::Cpu, &mut made)).unwrap();
         let found: usize = made.optimized().map(|parameter| parameter.tensor.elem_count()).sum();

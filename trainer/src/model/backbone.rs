@@ -1,43 +1,27 @@
 //! f: ResNet without its pooling and classifier (He et al., 2016; torchvision's variant, whose bottleneck strides in
 //! its 3×3 convolution). A view `[N, S, S, 3]` becomes a map `[N, S/32, S/32, C]`.
 
-use std::fmt;
-use std::str::FromStr;
-
 use candle_core::{Result, Tensor};
-use serde::{Deserialize, Serialize};
+use scrl_schemas::named_choice;
 
 use super::{BatchNormLayer, Builder};
 use crate::ops::{Conv2d, MaxPool, Tape};
 
-/// Which ResNet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Arch {
-    /// 18 layers, basic blocks.
-    Resnet18,
-    /// 34 layers, basic blocks.
-    Resnet34,
-    /// 50 layers, bottlenecks.
-    Resnet50,
-    /// 101 layers, bottlenecks.
-    Resnet101,
+named_choice! {
+    /// Which ResNet, under torchvision's name.
+    pub enum Arch {
+        /// 18 layers, basic blocks.
+        Resnet18 = "resnet18",
+        /// 34 layers, basic blocks.
+        Resnet34 = "resnet34",
+        /// 50 layers, bottlenecks.
+        Resnet50 = "resnet50",
+        /// 101 layers, bottlenecks.
+        Resnet101 = "resnet101",
+    }
 }
 
 impl Arch {
-    /// All of them, smallest first.
-    pub const ALL: [Self; 4] = [Self::Resnet18, Self::Resnet34, Self::Resnet50, Self::Resnet101];
-
-    /// torchvision's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Resnet18 => "resnet18",
-            Self::Resnet34 => "resnet34",
-            Self::Resnet50 => "resnet50",
-            Self::Resnet101 => "resnet101",
-        }
-    }
-
     /// Blocks in each of the four stages.
     fn blocks(self) -> [usize; 4] {
         match self {
@@ -58,23 +42,6 @@ impl Arch {
     /// Channels of the map.
     pub fn channels(self) -> usize {
         512 * self.expansion()
-    }
-}
-
-impl fmt::Display for Arch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Arch {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|arch| arch.name() == text)
-            .ok_or_else(|| format!("{text:?} is none of {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 

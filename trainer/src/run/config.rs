@@ -2,35 +2,16 @@
 
 use std::path::PathBuf;
 
+use scrl_schemas::named_choice;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
 use crate::model::Arch;
 use crate::{Error, Result};
 
-/// Declares an enumeration whose names are the same on the command line and in files.
-macro_rules! named_choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+ }
-
-        impl std::str::FromStr for $name {
-            type Err = String;
-
-            fn from_str(text: &str) -> std::result::Result<Self, String> {
-                match text {
-                    $($text => Ok(Self::$variant),)+
-                    _ => Err(format!("{text:?} is none of {}", [$($text),+].join(", "))),
-                }
-            }
-        }
-    };
-}
-
 named_choice! {
     /// Whose learning rate, decay and τ₀.
-    Preset {
+    pub enum Preset {
         /// The paper's text.
         Paper = "paper",
         /// The authors' code for 200 epochs.
@@ -42,7 +23,7 @@ named_choice! {
 
 named_choice! {
     /// What is compared between the views.
-    Method {
+    pub enum Method {
         /// Matched boxes.
         Scrl = "scrl",
         /// Whole views.
@@ -52,7 +33,7 @@ named_choice! {
 
 named_choice! {
     /// Where the target network starts.
-    TargetInit {
+    pub enum TargetInit {
         /// From random values of its own.
         Random = "random",
         /// As a copy of the online network.
@@ -62,7 +43,7 @@ named_choice! {
 
 named_choice! {
     /// Numbers of the feature maps.
-    Precision {
+    pub enum Precision {
         /// bfloat16 with float32 master weights.
         Bf16 = "bf16",
         /// float32 throughout.
