@@ -49,30 +49,34 @@ fn nullable(name: &str, data_type: DataType) -> Field {
     Field::new(name, data_type, true)
 }
 
+// Hugging Face `datasets` takes its own description of a column only where the column's type is, to the last flag, the
+// one it would write itself, and it writes everything nullable. So the views are, though only those fields that the
+// table above calls nullable ever are null.
+
 pub(crate) fn image_fields() -> Fields {
-    vec![required("bytes", DataType::Binary), required("path", DataType::Utf8)].into()
+    vec![nullable("bytes", DataType::Binary), nullable("path", DataType::Utf8)].into()
 }
 
 pub(crate) fn crop_fields() -> Fields {
-    ["x", "y", "width", "height"].map(|name| required(name, DataType::Int32)).to_vec().into()
+    ["x", "y", "width", "height"].map(|name| nullable(name, DataType::Int32)).to_vec().into()
 }
 
 pub(crate) fn jitter_fields() -> Fields {
     let mut fields =
-        ["brightness", "contrast", "saturation", "hue"].map(|n| required(n, DataType::Float32)).to_vec();
-    fields.push(required("order", DataType::Utf8));
+        ["brightness", "contrast", "saturation", "hue"].map(|n| nullable(n, DataType::Float32)).to_vec();
+    fields.push(nullable("order", DataType::Utf8));
     fields.into()
 }
 
 pub(crate) fn view_fields() -> Fields {
     vec![
         nullable("image", DataType::Struct(image_fields())),
-        required("crop", DataType::Struct(crop_fields())),
-        required("flip", DataType::Boolean),
+        nullable("crop", DataType::Struct(crop_fields())),
+        nullable("flip", DataType::Boolean),
         nullable("jitter", DataType::Struct(jitter_fields())),
-        required("grayscale", DataType::Boolean),
+        nullable("grayscale", DataType::Boolean),
         nullable("blur", DataType::Float32),
-        required("solarize", DataType::Boolean),
+        nullable("solarize", DataType::Boolean),
     ]
     .into()
 }
@@ -100,8 +104,8 @@ pub fn shard_schema() -> SchemaRef {
         nullable("label", DataType::Int32),
         required("source_width", DataType::Int32),
         required("source_height", DataType::Int32),
-        required("view1", DataType::Struct(view_fields())),
-        required("view2", DataType::Struct(view_fields())),
+        nullable("view1", DataType::Struct(view_fields())),
+        nullable("view2", DataType::Struct(view_fields())),
         required("boxes", DataType::List(box_field())),
     ];
     // pyarrow, and `datasets` with it, look among the Arrow schema's metadata, not among the file's.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use arrow::datatypes::{DataType, Field};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use scrl_schemas::{
     Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader, ShardWriter,
@@ -86,6 +87,12 @@ fn the_arrow_schema_describes_the_views_as_pictures() {
     for field in schema.fields() {
         assert!(features.get(field.name()).is_some(), "{}", field.name());
     }
+    // Otherwise `datasets` ignores the description.
+    fn all_nullable(field: &Field) -> bool {
+        let DataType::Struct(inner) = field.data_type() else { return field.is_nullable() };
+        field.is_nullable() && inner.iter().all(|field| all_nullable(field))
+    }
+    assert!(["view1", "view2"].iter().all(|name| all_nullable(schema.field_with_name(name).unwrap())));
 }
 
 #[test]
