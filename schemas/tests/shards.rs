@@ -87,7 +87,12 @@ fn the_arrow_schema_describes_the_views_as_pictures() {
     for field in schema.fields() {
         assert!(features.get(field.name()).is_some(), "{}", field.name());
     }
-    // Otherwise `datasets` ignores the description.
+    // Otherwise `datasets` ignores the description: fields in the columns' order, and all of them nullable.
+    let text = &schema.metadata()["huggingface"];
+    let view = &text[text.find("\"view1\"").unwrap()..];
+    let DataType::Struct(fields) = schema.field_with_name("view1").unwrap().data_type() else { panic!() };
+    let places: Vec<_> = fields.iter().map(|field| view.find(&format!("\"{}\":", field.name()))).collect();
+    assert!(places.is_sorted() && places[0].is_some(), "{places:?}");
     fn all_nullable(field: &Field) -> bool {
         let DataType::Struct(inner) = field.data_type() else { return field.is_nullable() };
         field.is_nullable() && inner.iter().all(|field| all_nullable(field))
