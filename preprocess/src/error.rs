@@ -5,15 +5,7 @@ use std::path::{Path, PathBuf};
 /// Anything that stops a run. An image that cannot be read does not; see [`crate::decode::Unreadable`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file or folder concerned.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A file of the prepared folder could not be read or written.
+    /// A file could not be read or written.
     #[error(transparent)]
     Shards(#[from] scrl_schemas::Error),
     /// The images cannot be used as they are.
@@ -55,9 +47,9 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An [`Error::Io`] for `path`, for use in `map_err`.
+    /// A refusal of the operating system that names `path`, for use in `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { path, source }
+        let named = scrl_schemas::Error::io(path);
+        move |source| Self::Shards(named(source))
     }
 }

@@ -47,7 +47,7 @@ pub fn check_existing(layout: &Layout, manifest: &Manifest, sources: &[Source]) 
 /// Removes what scrl-prep writes, and nothing else.
 ///
 /// # Errors
-/// [`Error::Io`] where the system refuses.
+/// [`Error::io`] where the system refuses.
 pub fn remove_shards(layout: &Layout) -> Result<()> {
     // The manifest goes first: a folder without one is not taken for whole.
     for file in [layout.manifest(), layout.sources()] {
@@ -65,7 +65,7 @@ pub fn remove_shards(layout: &Layout) -> Result<()> {
 /// Removes temporary files of processes that no longer run.
 ///
 /// # Errors
-/// [`Error::Io`] where the system refuses.
+/// [`Error::io`] where the system refuses.
 pub fn remove_stale_files(layout: &Layout) -> Result<()> {
     let mut folders = vec![layout.root().to_owned()];
     folders.extend(epoch_folders(layout)?.into_iter().map(|name| layout.root().join(name)));

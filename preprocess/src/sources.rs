@@ -107,7 +107,7 @@ fn list_files(root: &Path) -> Result<(Vec<PathBuf>, u64)> {
                 let path = root.to_owned();
                 let source =
                     error.into_io_error().unwrap_or_else(|| std::io::Error::other("cannot be listed"));
-                return Err(Error::Io { path, source });
+                return Err(Error::io(&path)(source));
             }
             // A loop, a dangling link or a folder that may not be read: if it is named like an image, it is listed
             // and its reading fails with the reason.
