@@ -53,6 +53,11 @@ impl Layout {
         self.root.join("sources.parquet")
     }
 
+    /// `consumed.json`.
+    pub fn consumed(&self) -> PathBuf {
+        self.root.join("consumed.json")
+    }
+
     /// `epoch=00000`.
     pub fn epoch(&self, epoch: Epoch) -> PathBuf {
         self.root.join(format!("epoch={:05}", epoch.0))

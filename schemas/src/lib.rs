@@ -8,6 +8,7 @@
 //!   sources.parquet               [`Source`]: one row per image found, with the reason where one could not be read
 //!   epoch=00000/part-00000.parquet …   [`Row`]: one row per image that decoded, already shuffled
 //!   epoch=00000/_SUCCESS          [`Success`]: JSON, each part's rows, bytes and CRC-32C; written last
+//!   consumed.json                 [`Consumed`]: how far training has come, where it said so (`scrl-train --consume`)
 //! ```
 //!
 //! [`columns`] holds the Arrow schemas, [`ShardWriter`] and [`ShardReader`] turn rows into files and back, [`Layout`]
@@ -17,6 +18,7 @@
 
 pub mod atomic;
 pub mod columns;
+mod consumed;
 mod error;
 mod huggingface;
 mod layout;
@@ -28,6 +30,7 @@ mod shard_writer;
 mod sources;
 mod success;
 
+pub use consumed::Consumed;
 pub use error::{Error, Result};
 pub use layout::{Epoch, Layout, Part};
 pub use manifest::{
