@@ -8,6 +8,33 @@ use scrl_schemas::{BlurKind, BoxSampler, Encoding, Exif, IouFallback, PrepOption
 use crate::method;
 use crate::{Error, Result};
 
+/// A process's share of the work: every `world`th chunk, from chunk `rank` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The process's number, from 0.
+    pub rank: u32,
+    /// How many processes there are, at least 1.
+    pub world: u32,
+}
+
+impl Share {
+    /// All of the work.
+    pub const WHOLE: Self = Self { rank: 0, world: 1 };
+
+    /// Whether a chunk is this process's to make. Chunks are counted over all passes, so that few chunks a pass are
+    /// spread over many processes as well.
+    pub fn has(&self, pass: u32, chunk: u32, chunks_per_pass: u32) -> bool {
+        let number = u64::from(pass) * u64::from(chunks_per_pass) + u64::from(chunk);
+        number % u64::from(self.world) == u64::from(self.rank)
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rank {} of {}", self.rank, self.world)
+    }
+}
+
 /// Everything a run needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -23,6 +50,10 @@ pub struct Config {
     pub only: Range<u32>,
     /// Everything that decides what the rows hold.
     pub options: PrepOptions,
+    /// Finished epochs that may lie on the disk at a time; more are made as training consumes them.
+    pub keep: Option<u32>,
+    /// Which share of the work is this process's.
+    pub share: Share,
     /// Threads that decode and render.
     pub threads: usize,
     /// Whether what an earlier run wrote is removed first.

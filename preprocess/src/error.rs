@@ -16,6 +16,20 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// An image that was there when the images were listed cannot be had any more.
+    #[error(
+        "{}: {path}: {reason}; restore it as it was when the shards were begun and run the same command again, \
+         or begin anew with --overwrite",
+        images.display()
+    )]
+    Source {
+        /// What was given as images.
+        images: PathBuf,
+        /// The image.
+        path: String,
+        /// What happened to it.
+        reason: String,
+    },
     /// The prepared folder does not go with what is asked.
     #[error("{}: {reason}", path.display())]
     Folder {
@@ -47,6 +61,11 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// An [`Error::Source`].
+    pub(crate) fn source(images: &Path, path: &str, reason: String) -> Self {
+        Self::Source { images: images.to_owned(), path: path.to_owned(), reason }
+    }
+
     /// A refusal of the operating system that names `path`, for use in `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let named = scrl_schemas::Error::io(path);

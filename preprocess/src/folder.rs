@@ -4,21 +4,20 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use scrl_schemas::atomic::TEMPORARY_MARK;
-use scrl_schemas::{
-    Epoch, FinishedPart, Layout, Manifest, Part, PartRecord, ShardReader, Source, Success, read_sources,
-};
+use scrl_schemas::atomic::Writer;
+use scrl_schemas::{Epoch, FinishedPart, Layout, Manifest, Part, PartRecord, ShardReader, Success};
 
-use crate::{Error, Result};
+use crate::{Error, Result, journal};
 
 /// Bytes read at a time to checksum a part.
 const CHECKSUM_BUFFER: usize = 1 << 20;
 
-/// Checks that what an earlier run left goes with `manifest` and `sources`, so that its finished parts can stay.
+/// Checks that what an earlier run left goes with `options`, so that its finished parts can stay: `manifest` gives the
+/// options asked for, and counts that are not looked at.
 ///
 /// # Errors
 /// [`Error::Folder`] that names each difference; [`Error::Shards`] where a file cannot be read.
-pub fn check_existing(layout: &Layout, manifest: &Manifest, sources: &[Source]) -> Result<()> {
+pub fn check_existing(layout: &Layout, manifest: &Manifest) -> Result<()> {
     let way_out = "give another folder, or --overwrite to remove these shards";
     let refuse = |reason: String| Err(Error::Folder { path: layout.root().to_owned(), reason });
     if !layout.manifest().exists() {
@@ -27,21 +26,13 @@ pub fn check_existing(layout: &Layout, manifest: &Manifest, sources: &[Source]) 
             None => Ok(()),
         };
     }
-    let differences = Manifest::read(&layout.manifest())?.differences(manifest);
-    if !differences.is_empty() {
-        return refuse(format!("was made with other options: {}; {way_out}", differences.join(", ")));
+    let found = Manifest::read(&layout.manifest())?;
+    let differences = Manifest { counts: manifest.counts, ..found }.differences(manifest);
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        refuse(format!("was made with other options: {}; {way_out}", differences.join(", ")))
     }
-    if layout.sources().exists() {
-        let known = read_sources(&layout.sources())?;
-        let changed = known.iter().zip(sources).find(|(a, b)| (&a.path, a.bytes) != (&b.path, b.bytes));
-        if let Some((before, now)) = changed {
-            return refuse(format!(
-                "was made from other images: {} ({} bytes) is now {} ({} bytes); {way_out}",
-                before.path, before.bytes, now.path, now.bytes
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Removes what scrl-prep writes, and nothing else.
@@ -50,7 +41,7 @@ pub fn check_existing(layout: &Layout, manifest: &Manifest, sources: &[Source]) 
 /// [`Error::io`] where the system refuses.
 pub fn remove_shards(layout: &Layout) -> Result<()> {
     // The manifest goes first: a folder without one is not taken for whole.
-    for file in [layout.manifest(), layout.sources()] {
+    for file in [layout.manifest(), layout.sources(), layout.consumed()] {
         if file.exists() {
             fs::remove_file(&file).map_err(Error::io(&file))?;
         }
@@ -62,17 +53,24 @@ pub fn remove_shards(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Removes temporary files of processes that no longer run.
+/// How the names of files begin that scrl-prep writes; others than these are none of its business.
+const OWN_FILES: [&str; 4] = ["dataset.toml", "sources.parquet", "part-", "_SUCCESS"];
+
+/// Removes temporary files that nobody will complete: those of processes of this machine that no longer run, and if this
+/// process is the only one that writes here, `alone`, all but its own.
 ///
 /// # Errors
 /// [`Error::io`] where the system refuses.
-pub fn remove_stale_files(layout: &Layout) -> Result<()> {
+pub fn remove_stale_files(layout: &Layout, alone: bool) -> Result<()> {
+    let this = Writer::this();
     let mut folders = vec![layout.root().to_owned()];
     folders.extend(epoch_folders(layout)?.into_iter().map(|name| layout.root().join(name)));
     for folder in folders {
         for name in names(&folder)? {
-            let Some((_, process)) = name.split_once(TEMPORARY_MARK) else { continue };
-            if process.parse().is_ok_and(has_ended) {
+            let Some(writer) = Writer::of(&name) else { continue };
+            let is_own = OWN_FILES.iter().any(|own| name.starts_with(own));
+            let is_stale = if writer.host == this.host { has_ended(writer.process) } else { alone };
+            if is_own && is_stale {
                 let path = folder.join(&name);
                 fs::remove_file(&path).map_err(Error::io(&path))?;
             }
@@ -87,6 +85,31 @@ fn has_ended(process: u32) -> bool {
     processes.join("self").exists() && !processes.join(process.to_string()).exists()
 }
 
+/// Removes an epoch that training has used up. `_SUCCESS` goes first: what is left after that is no finished epoch.
+///
+/// # Errors
+/// [`Error::io`] where the system refuses; that another process was faster is no error.
+pub fn remove_epoch(layout: &Layout, epoch: Epoch) -> Result<()> {
+    let success = layout.success(epoch);
+    let folder = layout.epoch(epoch);
+    for (path, removed) in [(&success, fs::remove_file(&success)), (&folder, fs::remove_dir_all(&folder))] {
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The epochs that have a folder, in order.
+///
+/// # Errors
+/// [`Error::io`] where the folder of shards cannot be listed.
+pub fn epochs(layout: &Layout) -> Result<Vec<Epoch>> {
+    let number = |name: &String| name.trim_start_matches("epoch=").parse().ok().map(Epoch);
+    Ok(epoch_folders(layout)?.iter().filter_map(number).collect())
+}
+
 /// The names `epoch=NNNNN`, sorted.
 fn epoch_folders(layout: &Layout) -> Result<Vec<String>> {
     let is_epoch = |name: &String| {
@@ -96,7 +119,10 @@ fn epoch_folders(layout: &Layout) -> Result<Vec<String>> {
 }
 
 /// The UTF-8 names in a folder, sorted; none where the folder does not exist.
-fn names(folder: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+/// [`Error::io`] where the system refuses.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -111,27 +137,44 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The finished parts of an epoch, by part number; `None` where a part has yet to be made.
-///
-/// A part listed in `_SUCCESS` with its right size is believed; any other is opened and checksummed, and one that is
-/// damaged counts as missing.
+/// Whether an epoch is complete: `_SUCCESS` lists all its parts and they are there in their right sizes.
 ///
 /// # Errors
 /// [`Error::Shards`] for a `_SUCCESS` of another format.
-pub fn finished_parts(layout: &Layout, epoch: Epoch, parts: u32) -> Result<Vec<Option<FinishedPart>>> {
+pub fn is_complete(layout: &Layout, epoch: Epoch, parts: u32) -> Result<bool> {
     let success = layout.success(epoch);
-    let listed = if success.exists() { Success::read(&success)?.parts } else { Vec::new() };
+    if !success.exists() {
+        return Ok(false);
+    }
+    let listed = Success::read(&success)?.parts;
+    let folder = layout.epoch(epoch);
+    let is_there =
+        |part: &PartRecord| fs::metadata(folder.join(&part.name)).is_ok_and(|m| m.len() == part.bytes);
+    Ok(listed.len() == parts as usize && listed.iter().all(is_there))
+}
+
+/// The finished parts of an epoch, by part number; `None` where a part has yet to be made.
+///
+/// A part of which a journal tells with its right size is believed; any other is opened and checksummed, and one that is
+/// damaged counts as missing.
+///
+/// # Errors
+/// Where the epoch's folder cannot be listed.
+pub fn finished_parts(layout: &Layout, epoch: Epoch, parts: u32) -> Result<Vec<Option<FinishedPart>>> {
+    if !layout.epoch(epoch).exists() {
+        return Ok(vec![None; parts as usize]);
+    }
+    let mut known = journal::read(layout, epoch)?;
     Ok((0..parts)
         .map(|number| {
             let path = layout.part(epoch, Part(number));
-            let bytes = fs::metadata(&path).ok()?.len();
-            let reader = ShardReader::open(&path).ok()?;
             let name = Part(number).file_name();
-            let known = listed.iter().find(|part| part.name == name && part.bytes == bytes);
-            let record = match known {
-                Some(record) => record.clone(),
-                None => PartRecord { name, rows: reader.total_rows(), bytes, crc32c: checksum(&path).ok()? },
-            };
+            let bytes = fs::metadata(&path).ok()?.len();
+            if let Some(part) = known.remove(&name).filter(|part| part.record.bytes == bytes) {
+                return Some(part);
+            }
+            let reader = ShardReader::open(&path).ok()?;
+            let record = PartRecord { name, rows: reader.total_rows(), bytes, crc32c: checksum(&path).ok()? };
             Some(FinishedPart { record, skipped: reader.skipped().to_vec() })
         })
         .collect())
@@ -178,15 +221,21 @@ mod tests {
     fn temporary_files_of_the_living_stay() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
-        let living = format!("a{TEMPORARY_MARK}{}", std::process::id());
-        let dead = format!("a{TEMPORARY_MARK}{}", u32::MAX);
-        for name in [&living, &dead] {
+        let Writer { host, process } = Writer::this();
+        let living = format!("part-1.tmp-{host}-{process}-0");
+        let dead = format!("part-1.tmp-{host}-{}-0", u32::MAX);
+        let elsewhere = "part-1.tmp-else-where-7-0".to_owned();
+        let foreign = "consumed.json.tmp-else-where-7-0".to_owned();
+        for name in [&living, &dead, &elsewhere, &foreign] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
-        remove_stale_files(&layout).unwrap();
+        remove_stale_files(&layout, false).unwrap();
         let left = names(folder.path()).unwrap();
-        assert!(left.contains(&living));
+        assert!(left.contains(&living) && left.contains(&elsewhere));
         assert_eq!(left.contains(&dead), !Path::new("/proc/self").exists());
+        remove_stale_files(&layout, true).unwrap();
+        let left = names(folder.path()).unwrap();
+        assert!(left.contains(&living) && left.contains(&foreign) && !left.contains(&elsewhere));
     }
 
     #[test]

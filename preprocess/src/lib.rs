@@ -3,12 +3,12 @@
 //! The data's way through this crate, one module a station:
 //!
 //! ```text
-//! sources → order → decode → draw → render → encode → rows → prepare → parts of Parquet (scrl_schemas)
+//! sources → order → decode → draw → render → encode → rows → group → parts of Parquet (scrl_schemas)
 //!                              └──→ boxes ──────────────┘
 //! ```
 //!
 //! [`rng`] gives each row numbers that depend on the seed, the epoch and the image alone; [`config`] holds what a run
-//! is asked to do; [`method`] the numbers of the method. A program calls [`prepare::Job::plan`] and then
+//! is asked to do; [`method`] the numbers of the method; [`prepare`] goes group by group through the epochs. A program calls [`prepare::Job::plan`] and then
 //! [`prepare::Job::run`].
 
 #![deny(missing_docs)]
@@ -21,7 +21,9 @@ pub mod encode;
 mod error;
 pub mod estimate;
 pub mod folder;
+mod group;
 mod huffman;
+mod journal;
 pub mod method;
 pub mod order;
 pub mod prepare;
@@ -30,5 +32,6 @@ pub mod rng;
 pub mod rows;
 pub mod sources;
 mod webp;
+mod writers;
 
 pub use error::{Error, Result};

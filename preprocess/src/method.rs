@@ -56,6 +56,9 @@ pub const JPEG_QUALITY: u8 = 95;
 /// More pixels than this are refused as a decompression bomb: twice Pillow's `MAX_IMAGE_PIXELS`, where it raises.
 pub const MAX_SOURCE_PIXELS: u64 = 2 * (1024 * 1024 * 1024 / 4 / 3);
 
+/// Larger files are refused before they are read, in bytes.
+pub const MAX_SOURCE_BYTES: u64 = 1 << 30;
+
 /// Rows a part by default, where parts hold pictures: at about 160 kB a row and eight epochs a pass, 0.7 GB.
 pub const ROWS_PER_SHARD: u32 = 512;
 /// Rows a part by default, where parts hold recipes.

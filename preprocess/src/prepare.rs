@@ -1,34 +1,51 @@
 //! The run: what there is to do, and doing it.
 //!
-//! The unit of work is a chunk of a pass ([`crate::order`]): its images are decoded once each, on all threads, and
-//! rendered for every epoch of the pass whose part is missing; then the parts are written, while the next chunk is
-//! rendered.
+//! Epochs are made in groups that lie within a pass ([`crate::order`]); a group's chunks are rendered and written one
+//! after the other ([`crate::group`]), each image decoded once for the group. A group is a whole pass, or with
+//! [`Config::keep`] a part of one, begun when training has made room for it.
 //!
-//! Memory: two chunks of encoded rows at most, one being rendered and one being written, so
-//! 2 · `rows_per_shard` · `epochs_per_pass` rows (1.3 GB with the defaults at 160 kB a row, and in practice little more than
-//! half of it, as writing is much faster than rendering), and one decoded image a thread.
+//! Memory, at any number of images: two chunks of encoded rows, one being rendered and one being written, so
+//! 2 · `rows_per_shard` · `epochs_per_pass` rows (1.3 GB with the defaults at 160 kB a row, and in practice little more
+//! than half of it, as writing is much faster than rendering); one decoded image a thread; 4 bytes an image for the
+//! order of a pass, and at most 0.4 GB for what is known of the images ([`crate::sources`]).
 
-use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use scrl_schemas::{
-    Counts, Epoch, FORMAT, FinishedPart, Layout, Manifest, Part, Row, ShardWriter, Skipped, Success,
-    write_sources,
-};
+use scrl_schemas::{Consumed, Counts, Encoding, Epoch, FORMAT, Layout, Manifest, SourcesReader};
 
 use crate::config::Config;
-use crate::decode::{Unreadable, decode};
-use crate::estimate::{EpochBytes, epoch_bytes};
+use crate::estimate::{Estimate, estimate};
+use crate::group::{self, Context, Group, Rendered};
 use crate::order::{Order, Pass};
-use crate::rows::RowMaker;
-use crate::sources::Sources;
+use crate::sources::{Look, Sources};
+use crate::writers::WriterLock;
 use crate::{Error, Result, folder};
+
+/// Threads that write parts, mostly waiting for the disk.
+const WRITING_THREADS: usize = 4;
+/// Time between two looks at how far training has come.
+const CONSUMED_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which a waiting run notices that it is to stop.
+const STOP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who hears how a run is getting on.
+pub trait Watch: Sync {
+    /// So many more pairs are rendered.
+    fn rendered(&self, pairs: u64);
+    /// Something that whoever runs it should know, as a sentence.
+    fn note(&self, message: &str);
+}
+
+/// Hears nothing.
+impl Watch for () {
+    fn rendered(&self, _pairs: u64) {}
+    fn note(&self, _message: &str) {}
+}
 
 /// A run that is planned in full: nothing has been written yet.
 pub struct Job {
@@ -38,19 +55,25 @@ pub struct Job {
     order: Order,
     layout: Layout,
     manifest: Manifest,
-    /// The finished parts of each epoch of `config.only`, by part number.
-    finished: Vec<Vec<Option<FinishedPart>>>,
-    bytes: EpochBytes,
+    parts: PartCounts,
+    estimate: Estimate,
+}
+
+/// How many parts of the epochs asked for there are.
+#[derive(Clone, Copy, Debug, Default)]
+struct PartCounts {
+    finished: u64,
+    to_write: u64,
 }
 
 /// What a job is about to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outline {
     /// Images found.
     pub images: u64,
-    /// Classes found; 0 without class folders.
+    /// Classes found; 0 without classes.
     pub classes: u64,
-    /// Images whose header is unreadable.
+    /// Images that are known to be unreadable.
     pub unreadable: u64,
     /// Files that are no images by their name.
     pub ignored: u64,
@@ -58,16 +81,21 @@ pub struct Outline {
     pub epochs: u32,
     /// Parts of each epoch.
     pub parts_per_epoch: u32,
-    /// Parts that lie there already.
+    /// Parts that lie there already, whoever made them.
     pub parts_finished: u64,
-    /// Parts to write.
+    /// Parts for this process to write.
     pub parts_to_write: u64,
-    /// Pairs of views to write.
+    /// Pairs of views for this process to write.
     pub pairs_to_write: u64,
-    /// Bytes of a whole epoch, estimated, for each encoding.
-    pub epoch_bytes: EpochBytes,
-    /// Bytes to write, estimated.
+    /// What an epoch takes, estimated.
+    pub estimate: Estimate,
+    /// Bytes that this process will write, estimated.
     pub bytes_to_write: u64,
+    /// Bytes that will lie on the disk at a time beyond those that lie there, estimated: those of all processes, but
+    /// with `--keep` of no more epochs than that.
+    pub bytes_needed: u64,
+    /// Time it will take, estimated, waiting for training not counted.
+    pub time: Duration,
     /// Bytes free on the disk, where the system says.
     pub free_bytes: Option<u64>,
 }
@@ -83,6 +111,8 @@ pub struct Summary {
     pub images: u64,
     /// Images that could not be read; `sources.parquet` has the reasons.
     pub unreadable: u64,
+    /// Epochs that wait for parts of other processes.
+    pub incomplete: u32,
 }
 
 impl Summary {
@@ -92,23 +122,6 @@ impl Summary {
     }
 }
 
-/// One part to write: its epoch and where it goes.
-#[derive(Clone, Copy, Debug)]
-struct Task {
-    epoch: Epoch,
-    part: Part,
-}
-
-/// A chunk's rows for the epochs of `tasks`.
-struct RenderedChunk {
-    tasks: Vec<Task>,
-    /// By task and by position in the chunk; `None` where the image is unreadable.
-    rows: Vec<Vec<Option<Row>>>,
-    /// By task: positions in the chunk, in the epoch's order.
-    orders: Vec<Vec<u32>>,
-    skipped: Vec<Skipped>,
-}
-
 impl Job {
     /// Finds the images, compares with what lies in the folder of shards, and estimates what there is to do. Writes
     /// nothing.
@@ -116,310 +129,270 @@ impl Job {
     /// # Errors
     /// [`Error::Images`], [`Error::Folder`], or whatever reading them raises.
     pub fn plan(config: Config) -> Result<Self> {
-        let threads = ThreadPoolBuilder::new()
-            .num_threads(config.threads)
-            .build()
-            .map_err(|error| Error::Threads(error.to_string()))?;
-        let sources = threads.install(|| Sources::find(&config.images, config.options.exif))?;
-        let images = sources.list.len() as u32;
-        let order =
-            Order::new(config.seed, images, config.options.rows_per_shard, config.options.epochs_per_pass);
+        let threads = pool(config.threads, "render")?;
+        let layout = Layout::new(&config.shards);
         let absolute = std::path::absolute(&config.images).map_err(Error::io(&config.images))?;
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: FORMAT,
             writer: concat!("scrl-prep ", env!("CARGO_PKG_VERSION")).to_owned(),
             images: absolute.to_string_lossy().into_owned(),
             seed: config.seed,
             epochs: config.epochs,
             options: config.options.clone(),
-            counts: Counts {
-                images: u64::from(images),
-                classes: sources.classes.len() as u64,
-                parts_per_epoch: u64::from(order.parts()),
-            },
+            counts: Counts { images: 0, classes: 0, parts_per_epoch: 0 },
         };
-        let layout = Layout::new(&config.shards);
-        let finished = if config.overwrite {
-            config.only.clone().map(|_| vec![None; order.parts() as usize]).collect()
-        } else {
-            folder::check_existing(&layout, &manifest, &sources.list)?;
-            let epochs: Vec<u32> = config.only.clone().collect();
-            threads.install(|| {
-                epochs
-                    .into_par_iter()
-                    .map(|epoch| folder::finished_parts(&layout, Epoch(epoch), order.parts()))
-                    .collect::<Result<Vec<_>>>()
-            })?
+        if !config.overwrite {
+            folder::check_existing(&layout, &manifest)?;
+        }
+        let sources = threads.install(|| find_sources(&config, &layout))?;
+        let options = &config.options;
+        let order = Order::new(config.seed, sources.len(), options.rows_per_shard, options.epochs_per_pass);
+        manifest.counts = Counts {
+            images: u64::from(sources.len()),
+            classes: sources.classes(),
+            parts_per_epoch: u64::from(order.parts()),
         };
-        let bytes = threads
-            .install(|| epoch_bytes(&sources, config.seed, u64::from(order.parts()), &config.options))?;
-        Ok(Self { config, threads, sources, order, layout, manifest, finished, bytes })
+        let parts = threads.install(|| count_parts(&config, &layout, &order))?;
+        let estimate = threads.install(|| estimate(&sources, config.seed, order.parts(), options))?;
+        Ok(Self { config, threads, sources, order, layout, manifest, parts, estimate })
     }
 
     /// What [`Job::run`] will do.
     pub fn outline(&self) -> Outline {
-        let parts = u64::from(self.order.parts());
-        let finished = self.finished.iter().flatten().flatten().count() as u64;
-        let to_write = self.finished.len() as u64 * parts - finished;
+        let parts_per_epoch = u64::from(self.order.parts());
+        let to_write = self.parts.to_write;
         let unreadable = self.sources.unreadable();
-        let images = self.sources.list.len() as u64;
-        let rows = (images - unreadable) as u128;
+        let images = u64::from(self.sources.len());
+        let rows = u128::from(images - unreadable);
+        let epoch_bytes = self.estimate.bytes.of(self.config.options.views);
+        let of_epochs = |value: u64, parts: u64| {
+            (u128::from(value) * u128::from(parts) / u128::from(parts_per_epoch)) as u64
+        };
+        let pairs_to_write = (rows * u128::from(to_write) / u128::from(parts_per_epoch)) as u64;
+        let unfinished =
+            (self.config.only.len() as u64 * parts_per_epoch).saturating_sub(self.parts.finished);
+        let parts_at_a_time = match self.config.keep {
+            Some(keep) => unfinished.min(u64::from(keep) * parts_per_epoch),
+            None => unfinished,
+        };
         Outline {
             images,
-            classes: self.sources.classes.len() as u64,
+            classes: self.sources.classes(),
             unreadable,
-            ignored: self.sources.ignored,
+            ignored: self.sources.ignored(),
             epochs: self.config.only.len() as u32,
             parts_per_epoch: self.order.parts(),
-            parts_finished: finished,
+            parts_finished: self.parts.finished,
             parts_to_write: to_write,
-            pairs_to_write: (rows * u128::from(to_write) / u128::from(parts)) as u64,
-            epoch_bytes: self.bytes,
-            bytes_to_write: (u128::from(self.bytes.of(self.config.options.views)) * u128::from(to_write)
-                / u128::from(parts)) as u64,
+            pairs_to_write,
+            estimate: self.estimate,
+            bytes_to_write: of_epochs(epoch_bytes, to_write),
+            bytes_needed: of_epochs(epoch_bytes, parts_at_a_time),
+            time: self.estimate.pair_time.mul_f64(pairs_to_write as f64 / self.config.threads as f64),
             free_bytes: folder::free_bytes(&self.config.shards),
         }
     }
 
-    /// Makes every missing part and completes every epoch. `progress` hears of each number of pairs as it is rendered;
-    /// once `stop` is true, the run ends soon, and leaves only whole files.
+    /// Makes this process's share of the missing parts, and completes the epochs whose parts are all there. Once `stop`
+    /// is true, the run ends soon, and leaves only whole files.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after `stop`; otherwise whatever writing raises.
-    pub fn run(mut self, progress: &(dyn Fn(u64) + Sync), stop: &AtomicBool) -> Result<Summary> {
+    /// [`Error::Interrupted`] after `stop`; [`Error::Folder`] if another process does the same work; otherwise whatever
+    /// reading and writing raise.
+    pub fn run(self, watch: &dyn Watch, stop: &AtomicBool) -> Result<Summary> {
         let start = Instant::now();
-        self.open_folder()?;
-        let mut pairs = 0;
-        for number in self.order.passes(self.config.only.clone()) {
-            let epochs = self.order.epochs(number);
-            let only = &self.config.only;
-            let epochs = epochs.start.max(only.start)..epochs.end.min(only.end);
-            pairs += self.make_pass(number, epochs, progress, stop)?;
-        }
-        self.record_unreadable()?;
+        let lock = self.open_folder(watch)?;
+        let context = self.context(stop);
+        let writing = pool(WRITING_THREADS, "write")?;
+        // A channel without room: a chunk is handed over when the one before is on the disk.
+        let (sender, receiver) = sync_channel(0);
+        let pairs = thread::scope(|scope| {
+            let writer = scope.spawn(|| group::write(&context, &writing, receiver));
+            let rendered = self.render_groups(&context, sender, watch);
+            // Where the writer failed, rendering ended for that reason alone.
+            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            written.and_then(|pairs| rendered.map(|()| pairs))
+        })?;
+        let incomplete = self.complete_all(&context)?;
+        folder::remove_stale_files(&self.layout, lock.is_alone()?)?;
         Ok(Summary {
             pairs,
             time: start.elapsed(),
-            images: self.sources.list.len() as u64,
+            images: u64::from(self.sources.len()),
             unreadable: self.sources.unreadable(),
+            incomplete,
         })
     }
 
-    /// Makes the folder ready: nothing stale in it, the manifest and the list of sources written.
-    fn open_folder(&self) -> Result<()> {
+    fn context<'a>(&'a self, stop: &'a AtomicBool) -> Context<'a> {
+        let Self { config, sources, order, layout, .. } = self;
+        Context { config, sources, order, layout, stop }
+    }
+
+    /// Makes the folder ready: locked, nothing stale in it, the manifest and the list of sources written.
+    fn open_folder(&self, watch: &dyn Watch) -> Result<WriterLock> {
         let root = self.layout.root();
+        std::fs::create_dir_all(root).map_err(Error::io(root))?;
+        let lock = WriterLock::take(&self.layout, self.config.share)?;
+        if !lock.is_sure() {
+            watch.note(&format!(
+                "{}: this file system knows no locks; make sure that no other scrl-prep does the same work there",
+                root.display()
+            ));
+        }
         if self.config.overwrite {
             folder::remove_shards(&self.layout)?;
         }
-        std::fs::create_dir_all(root).map_err(Error::io(root))?;
-        folder::remove_stale_files(&self.layout)?;
+        folder::remove_stale_files(&self.layout, lock.is_alone()?)?;
         if !self.layout.manifest().exists() {
             self.manifest.write(&self.layout.manifest())?;
         }
         if !self.layout.sources().exists() {
-            write_sources(&self.layout.sources(), &self.sources.list)?;
+            self.sources.write(&self.layout.sources())?;
+        }
+        Ok(lock)
+    }
+
+    /// Renders group after group, each when there is room for it.
+    fn render_groups(
+        &self,
+        context: &Context,
+        sender: SyncSender<Rendered>,
+        watch: &dyn Watch,
+    ) -> Result<()> {
+        let mut pass: Option<Pass> = None;
+        for group in self.groups() {
+            let Some(group) = self.wait_for_room(group, context, watch)? else { continue };
+            let chunks = group::missing(context, &group)?;
+            group::open_epochs(context, &chunks)?;
+            for (chunk, tasks) in chunks {
+                let pass = match &mut pass {
+                    Some(pass) if pass.number() == group.pass => pass,
+                    pass => pass.insert(self.order.pass(group.pass)),
+                };
+                let chunk = self
+                    .threads
+                    .install(|| group::render(context, pass, chunk, tasks, &|pairs| watch.rendered(pairs)))?;
+                if sender.send(Rendered::Chunk(chunk)).is_err() {
+                    // The writer has gone only where it failed; its error is the one to tell.
+                    return Ok(());
+                }
+            }
+            if sender.send(Rendered::End(group)).is_err() {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    /// Makes the missing parts of `epochs`, all of one pass. Returns the number of pairs written.
-    fn make_pass(
-        &mut self,
-        number: u32,
-        epochs: Range<u32>,
-        progress: &(dyn Fn(u64) + Sync),
-        stop: &AtomicBool,
-    ) -> Result<u64> {
-        let parts: Vec<(Epoch, Vec<Part>)> =
-            epochs.clone().map(|e| (Epoch(e), self.order.parts_of_chunks(Epoch(e)))).collect();
-        let chunks: Vec<(u32, Vec<Task>)> = (0..self.order.parts())
-            .map(|chunk| (chunk, self.missing(chunk, &parts)))
-            .filter(|(_, tasks)| !tasks.is_empty())
-            .collect();
-        let written = if chunks.is_empty() {
-            Vec::new()
-        } else {
-            for &(epoch, _) in &parts {
-                let folder = self.layout.epoch(epoch);
-                std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            }
-            let pass = self.order.pass(number);
-            self.make_chunks(&pass, chunks, progress, stop)?
-        };
-        let pairs = written.iter().map(|(_, part)| part.record.rows).sum();
-        for (task, part) in written {
-            let epoch = (task.epoch.0 - self.config.only.start) as usize;
-            self.finished[epoch][task.part.0 as usize] = Some(part);
-        }
-        for epoch in epochs {
-            self.complete_epoch(Epoch(epoch))?;
-        }
-        Ok(pairs)
-    }
-
-    /// The parts of a chunk that have yet to be written.
-    fn missing(&self, chunk: u32, parts: &[(Epoch, Vec<Part>)]) -> Vec<Task> {
-        parts
-            .iter()
-            .map(|(epoch, parts)| Task { epoch: *epoch, part: parts[chunk as usize] })
-            .filter(|task| {
-                let epoch = (task.epoch.0 - self.config.only.start) as usize;
-                self.finished[epoch][task.part.0 as usize].is_none()
-            })
-            .collect()
-    }
-
-    /// Renders chunk after chunk here and writes them on a thread of their own.
-    fn make_chunks(
-        &self,
-        pass: &Pass,
-        chunks: Vec<(u32, Vec<Task>)>,
-        progress: &(dyn Fn(u64) + Sync),
-        stop: &AtomicBool,
-    ) -> Result<Vec<(Task, FinishedPart)>> {
-        // A channel without room: a chunk is handed over when the one before is on the disk.
-        let (sender, receiver) = sync_channel::<RenderedChunk>(0);
-        thread::scope(|scope| {
-            let writer = scope.spawn(move || write_chunks(&self.layout, receiver, stop));
-            let mut rendered = Ok(());
-            for (chunk, tasks) in chunks {
-                let chunk = match self.render_chunk(pass, chunk, tasks, progress, stop) {
-                    Ok(chunk) => chunk,
-                    Err(error) => {
-                        rendered = Err(error);
-                        break;
-                    }
-                };
-                if sender.send(chunk).is_err() {
-                    // The writer has gone only where it failed; its error is the one to tell.
-                    break;
-                }
-            }
-            drop(sender);
-            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            rendered.map(|()| written)
+    /// The groups that the epochs asked for fall into.
+    fn groups(&self) -> impl Iterator<Item = Group> + '_ {
+        let only = &self.config.only;
+        // Half of what may be kept is made at a time, while training works on the other half.
+        let length = self.config.keep.map_or(u32::MAX, |keep| (keep / 2).max(1));
+        self.order.passes(only.clone()).flat_map(move |pass| {
+            let epochs = self.order.epochs(pass);
+            let epochs = epochs.start.max(only.start)..epochs.end.min(only.end);
+            let end = epochs.end;
+            epochs
+                .step_by(length as usize)
+                .map(move |first| Group { pass, epochs: first..first.saturating_add(length).min(end) })
         })
     }
 
-    fn render_chunk(
-        &self,
-        pass: &Pass,
-        chunk: u32,
-        tasks: Vec<Task>,
-        progress: &(dyn Fn(u64) + Sync),
-        stop: &AtomicBool,
-    ) -> Result<RenderedChunk> {
-        let images = pass.images(chunk);
-        let makers: Vec<Mutex<RowMaker>> =
-            (0..self.threads.current_num_threads()).map(|_| Mutex::default()).collect();
-        let made: Vec<std::result::Result<Vec<Row>, Unreadable>> = self.threads.install(|| {
-            images
-                .par_iter()
-                .with_max_len(1)
-                .map(|&image_id| {
-                    if stop.load(Ordering::Relaxed) {
-                        return Err(Error::Interrupted);
-                    }
-                    // Each thread has a maker of its own, so no one ever waits for the lock.
-                    let thread = rayon::current_thread_index().unwrap_or(0);
-                    let mut maker = makers[thread].lock().unwrap_or_else(|poison| poison.into_inner());
-                    let rows = self.make_rows(image_id, &tasks, &mut maker);
-                    if let Ok(Ok(rows)) = &rows {
-                        progress(rows.len() as u64);
-                    }
-                    rows
-                })
-                .collect::<Result<_>>()
-        })?;
-        let mut rows: Vec<Vec<Option<Row>>> =
-            tasks.iter().map(|_| Vec::with_capacity(images.len())).collect();
-        let mut skipped = Vec::new();
-        for (&image_id, made) in images.iter().zip(made) {
-            match made {
-                Ok(made) => rows.iter_mut().zip(made).for_each(|(rows, row)| rows.push(Some(row))),
-                Err(reason) => {
-                    skipped.push(Skipped { image_id: i64::from(image_id), error: reason.0 });
-                    rows.iter_mut().for_each(|rows| rows.push(None));
+    /// Waits until the group's epochs may lie on the disk. Returns what of the group has yet to be made; `None` if
+    /// training has consumed all of it.
+    fn wait_for_room(&self, group: Group, context: &Context, watch: &dyn Watch) -> Result<Option<Group>> {
+        let Some(keep) = self.config.keep else { return Ok(Some(group)) };
+        let mut told = false;
+        loop {
+            let consumed = self.consumed()?;
+            for epoch in folder::epochs(&self.layout)?.into_iter().filter(|epoch| epoch.0 < consumed) {
+                folder::remove_epoch(&self.layout, epoch)?;
+            }
+            let epochs = group.epochs.start.max(consumed)..group.epochs.end;
+            if epochs.is_empty() {
+                return Ok(None);
+            }
+            if epochs.end <= consumed.saturating_add(keep) {
+                return Ok(Some(Group { epochs, ..group }));
+            }
+            if !told {
+                watch.note(&format!(
+                    "--keep {keep}: waiting for training to consume epoch {consumed} (scrl-train --consume)"
+                ));
+                told = true;
+            }
+            let look = Instant::now();
+            while look.elapsed() < CONSUMED_INTERVAL {
+                if context.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
                 }
+                thread::sleep(STOP_INTERVAL);
             }
         }
-        // In the order of the sources, so that the list reads well.
-        skipped.sort_unstable_by_key(|skipped| skipped.image_id);
-        let orders = tasks.iter().map(|task| pass.rows(chunk, task.epoch)).collect();
-        Ok(RenderedChunk { tasks, rows, orders, skipped })
     }
 
-    /// Decodes an image once and makes its row for each task.
-    fn make_rows(
-        &self,
-        image_id: u32,
-        tasks: &[Task],
-        maker: &mut RowMaker,
-    ) -> Result<std::result::Result<Vec<Row>, Unreadable>> {
-        let options = &self.config.options;
-        let source = &self.sources.list[image_id as usize];
-        let image = match self.sources.read(image_id).and_then(|bytes| decode(&bytes, options.exif)) {
-            Ok(image) => image,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        tasks
-            .iter()
-            .map(|task| maker.make(image_id, source, &image, self.config.seed, task.epoch, options))
-            .collect::<Result<Vec<Row>>>()
-            .map(Ok)
+    /// The epochs below this number are used up.
+    fn consumed(&self) -> Result<u32> {
+        Ok(Consumed::read(&self.layout.consumed())?.epochs)
     }
 
-    /// Writes `_SUCCESS` where every part of the epoch is there.
-    fn complete_epoch(&self, epoch: Epoch) -> Result<()> {
-        let parts = &self.finished[(epoch.0 - self.config.only.start) as usize];
-        let Some(parts) =
-            parts.iter().map(|part| part.as_ref().map(|p| p.record.clone())).collect::<Option<Vec<_>>>()
-        else {
-            return Ok(());
-        };
-        let success = Success { format: FORMAT, parts };
-        let path = self.layout.success(epoch);
-        if path.exists() && Success::read(&path).is_ok_and(|found| found == success) {
-            return Ok(());
+    /// Completes epochs whose last parts other processes made. Returns how many are still incomplete.
+    fn complete_all(&self, context: &Context) -> Result<u32> {
+        let consumed = if self.config.keep.is_some() { self.consumed()? } else { 0 };
+        let mut incomplete = 0;
+        for epoch in self.config.only.clone().filter(|&epoch| epoch >= consumed) {
+            incomplete += u32::from(!group::complete(context, Epoch(epoch))?);
         }
-        Ok(success.write(&path)?)
-    }
-
-    /// Adds to `sources.parquet` the images that turned out unreadable while decoding, in this run or an earlier one.
-    fn record_unreadable(&mut self) -> Result<()> {
-        let mut news = false;
-        for skipped in self.finished.iter().flatten().flatten().flat_map(|part| &part.skipped) {
-            let Some(source) = self.sources.list.get_mut(skipped.image_id as usize) else { continue };
-            if source.error.is_none() {
-                source.error = Some(skipped.error.clone());
-                news = true;
-            }
-        }
-        if news { Ok(write_sources(&self.layout.sources(), &self.sources.list)?) } else { Ok(()) }
+        Ok(incomplete)
     }
 }
 
-/// Writes the parts of each chunk that arrives. Stopped, it ends after the part under way.
-fn write_chunks(
-    layout: &Layout,
-    chunks: Receiver<RenderedChunk>,
-    stop: &AtomicBool,
-) -> Result<Vec<(Task, FinishedPart)>> {
-    let mut written = Vec::new();
-    for chunk in chunks {
-        let RenderedChunk { tasks, rows, orders, skipped } = chunk;
-        for ((task, mut rows), order) in tasks.into_iter().zip(rows).zip(orders) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-            let mut writer = ShardWriter::create(&layout.part(task.epoch, task.part))?;
-            for position in order {
-                if let Some(row) = rows[position as usize].take() {
-                    writer.write(row)?;
-                }
-            }
-            written.push((task, writer.finish(skipped.clone())?));
-        }
+fn pool(threads: usize, name: &'static str) -> Result<ThreadPool> {
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(move |index| format!("{name}-{index}"))
+        .build()
+        .map_err(|error| Error::Threads(error.to_string()))
+}
+
+/// The images: those that the folder was begun with, if it was.
+fn find_sources(config: &Config, layout: &Layout) -> Result<Sources> {
+    let known = layout.sources();
+    if known.exists() && !config.overwrite {
+        return Sources::find_again(&config.images, layout.root(), SourcesReader::open(&known)?);
     }
-    Ok(written)
+    let look = match config.options.views {
+        Encoding::Recipe => Look::Whole,
+        Encoding::Webp | Encoding::Jpeg => Look::Header,
+    };
+    Sources::find(&config.images, config.options.exif, look)
+}
+
+/// Counts what is there and what there is to make, on all threads of the current pool.
+fn count_parts(config: &Config, layout: &Layout, order: &Order) -> Result<PartCounts> {
+    let parts = order.parts();
+    let consumed = match config.keep {
+        Some(_) if !config.overwrite => Consumed::read(&layout.consumed())?.epochs,
+        _ => 0,
+    };
+    let counts = config.only.clone().into_par_iter().map(|epoch| {
+        let epoch = Epoch(epoch);
+        if epoch.0 < consumed || (!config.overwrite && folder::is_complete(layout, epoch, parts)?) {
+            return Ok(PartCounts { finished: u64::from(parts), to_write: 0 });
+        }
+        let finished = match config.overwrite {
+            true => vec![None; parts as usize],
+            false => folder::finished_parts(layout, epoch, parts)?,
+        };
+        let pass = order.passes(epoch.0..epoch.0 + 1).start;
+        let ours = (0..).zip(order.parts_of_chunks(epoch)).filter(|&(chunk, part)| {
+            config.share.has(pass, chunk, parts) && finished[part.0 as usize].is_none()
+        });
+        Ok(PartCounts { to_write: ours.count() as u64, finished: finished.iter().flatten().count() as u64 })
+    });
+    counts.try_reduce(PartCounts::default, |a, b| {
+        Ok(PartCounts { finished: a.finished + b.finished, to_write: a.to_write + b.to_write })
+    })
 }

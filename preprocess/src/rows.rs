@@ -31,6 +31,29 @@ pub fn draw_recipe(seed: u64, epoch: Epoch, image_id: u32, size: ImageSize, opti
     Recipe { view1, view2, boxes }
 }
 
+/// The row of an image of this size in an epoch, without pixels.
+pub fn recipe_row(
+    image_id: u32,
+    source: &Source,
+    size: ImageSize,
+    seed: u64,
+    epoch: Epoch,
+    options: &PrepOptions,
+) -> Row {
+    let recipe = draw_recipe(seed, epoch, image_id, size, options);
+    let view = |params: ViewParams| View { image: None, params };
+    Row {
+        image_id: i64::from(image_id),
+        path: source.path.clone(),
+        label: source.class.as_ref().map(|class| class.0),
+        source_width: size.width,
+        source_height: size.height,
+        view1: view(recipe.view1),
+        view2: view(recipe.view2),
+        boxes: recipe.boxes,
+    }
+}
+
 /// Makes rows, one after the other, in buffers that it keeps. One for each thread.
 #[derive(Default)]
 pub struct RowMaker {
@@ -53,26 +76,16 @@ impl RowMaker {
         epoch: Epoch,
         options: &PrepOptions,
     ) -> Result<Row> {
-        let recipe = draw_recipe(seed, epoch, image_id, image.size, options);
-        let mut view = |params: ViewParams, number: u32| -> Result<View> {
-            if options.views == Encoding::Recipe {
-                return Ok(View { image: None, params });
-            }
-            self.renderer.render(image, &params, RenderOptions::from(options), &mut self.pixels);
+        let mut row = recipe_row(image_id, source, image.size, seed, epoch, options);
+        if options.views == Encoding::Recipe {
+            return Ok(row);
+        }
+        for (view, number) in [(&mut row.view1, 1), (&mut row.view2, 2)] {
+            self.renderer.render(image, &view.params, RenderOptions::from(options), &mut self.pixels);
             let name = format!("{image_id:08}-view{number}");
-            let image =
+            view.image =
                 self.encoder.encode(&self.pixels, options.size, options.views, options.quality, &name)?;
-            Ok(View { image, params })
-        };
-        Ok(Row {
-            image_id: i64::from(image_id),
-            path: source.path.clone(),
-            label: source.class.as_ref().map(|class| class.0),
-            source_width: image.size.width,
-            source_height: image.size.height,
-            view1: view(recipe.view1, 1)?,
-            view2: view(recipe.view2, 2)?,
-            boxes: recipe.boxes,
-        })
+        }
+        Ok(row)
     }
 }

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use scrl_preprocess::Error;
-use scrl_preprocess::config::{Config, Overrides, resolve};
-use scrl_preprocess::prepare::{Job, Summary};
-use scrl_schemas::{Encoding, Epoch, Layout, Part, Preset, ShardReader, Success, read_sources};
+use scrl_preprocess::config::{Config, Overrides, Share, resolve};
+use scrl_preprocess::prepare::{Job, Summary, Watch};
+use scrl_schemas::{
+    Consumed, Encoding, Epoch, Layout, Part, Preset, ShardReader, Source, SourcesReader, Success,
+};
 
 /// Images in the folder, and how many of them cannot be read.
 const IMAGES: usize = 23;
@@ -58,6 +62,8 @@ impl Dir {
             epochs: 10,
             only: 0..3,
             options: resolve(Preset::Paper, &given).unwrap(),
+            keep: None,
+            share: Share::WHOLE,
             threads: 2,
             overwrite: false,
             max_bad: 1.0,
@@ -66,7 +72,7 @@ impl Dir {
 }
 
 fn run(config: Config) -> Result<Summary, Error> {
-    Job::plan(config)?.run(&|_| (), &AtomicBool::new(false))
+    Job::plan(config)?.run(&(), &AtomicBool::new(false))
 }
 
 /// Every file below a folder, by its path.
@@ -108,7 +114,8 @@ fn every_epoch_holds_every_readable_image_once() {
         ids.dedup();
         assert_eq!(ids.len(), IMAGES - BROKEN);
     }
-    let sources = read_sources(&layout.sources()).unwrap();
+    let sources: Vec<Source> =
+        SourcesReader::open(&layout.sources()).unwrap().collect::<Result<_, _>>().unwrap();
     let broken: Vec<_> = sources.iter().filter(|source| source.error.is_some()).collect();
     assert_eq!(broken.len(), BROKEN);
     assert!(broken.iter().any(|source| source.path == "class1/cut.png" && source.width > 0));
@@ -139,20 +146,136 @@ fn threads_restarts_and_single_epochs_give_the_same_bytes() {
     assert_same_files(&dir.shards("whole"), &dir.shards("apart"));
 }
 
+/// Stops a run after 30 pairs.
+struct StopAfter {
+    pairs: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Watch for StopAfter {
+    fn rendered(&self, pairs: u64) {
+        if self.pairs.fetch_add(pairs, Ordering::Relaxed) > 30 {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn note(&self, message: &str) {
+        panic!("{message}");
+    }
+}
+
 #[test]
 fn a_run_that_is_stopped_leaves_whole_files_and_continues() {
     let dir = Dir::new();
     run(dir.config("whole")).unwrap();
-    let stop = AtomicBool::new(false);
-    let pairs = AtomicU64::new(0);
-    let progress = |count| {
-        if pairs.fetch_add(count, Ordering::Relaxed) > 30 {
-            stop.store(true, Ordering::Relaxed);
-        }
-    };
-    let stopped = Job::plan(dir.config("s")).unwrap().run(&progress, &stop);
+    let stop = StopAfter { pairs: AtomicU64::new(0), stop: AtomicBool::new(false) };
+    let stopped = Job::plan(dir.config("s")).unwrap().run(&stop, &stop.stop);
     assert!(matches!(stopped, Err(Error::Interrupted)));
     assert!(files(&dir.shards("s")).keys().all(|name| !name.to_string_lossy().contains(".tmp-")));
+    run(dir.config("s")).unwrap();
+    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+}
+
+#[test]
+fn ranks_share_the_work_and_whoever_is_last_completes_it() {
+    let dir = Dir::new();
+    run(dir.config("whole")).unwrap();
+    let rank = |rank: u32, shards: &str| Config { share: Share { rank, world: 3 }, ..dir.config(shards) };
+    // One after the other, in whatever order.
+    let summaries = [2, 0, 1].map(|number| run(rank(number, "s")).unwrap());
+    assert_eq!(summaries.map(|summary| summary.incomplete), [3, 3, 0]);
+    assert_eq!(summaries.map(|summary| summary.pairs).iter().sum::<u64>(), 3 * (IMAGES - BROKEN) as u64);
+    assert!(summaries.iter().all(|summary| summary.pairs > 0));
+    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+
+    // All at once.
+    std::thread::scope(|scope| {
+        for number in 0..3 {
+            let config = rank(number, "t");
+            scope.spawn(move || run(config).unwrap());
+        }
+    });
+    assert_same_files(&dir.shards("whole"), &dir.shards("t"));
+}
+
+/// Consumes epochs as training does, and sees that never more than two are there.
+#[test]
+fn kept_epochs_make_room_for_others() {
+    let dir = Dir::new();
+    run(Config { only: 0..10, ..dir.config("whole") }).unwrap();
+    let layout = Layout::new(dir.shards("s"));
+    std::thread::scope(|scope| {
+        let config = Config { only: 0..10, keep: Some(2), ..dir.config("s") };
+        let prep = scope.spawn(move || run(config).unwrap());
+        for epoch in (0..10).map(Epoch) {
+            // The journal goes right after `_SUCCESS` comes.
+            let journal = layout.epoch(epoch).join("_parts-0-of-1.jsonl");
+            while !layout.success(epoch).exists() || journal.exists() {
+                assert!(!prep.is_finished());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let there: Vec<u32> = (0..10).filter(|&e| layout.success(Epoch(e)).exists()).collect();
+            assert!(there.len() <= 2, "{there:?}");
+            let whole = Layout::new(dir.shards("whole"));
+            assert_same_files(&whole.epoch(epoch), &layout.epoch(epoch));
+            Consumed { epochs: epoch.0 + 1 }.write(&layout.consumed()).unwrap();
+        }
+        assert_eq!(prep.join().unwrap().pairs, 10 * (IMAGES - BROKEN) as u64);
+    });
+
+    // Started again, it has nothing to do; without --keep it makes everything.
+    let keep = Config { only: 0..10, keep: Some(2), ..dir.config("s") };
+    let outline = Job::plan(keep.clone()).unwrap().outline();
+    assert_eq!((outline.parts_to_write, run(keep).unwrap().pairs), (0, 0));
+    run(Config { only: 0..10, ..dir.config("s") }).unwrap();
+    fs::remove_file(layout.consumed()).unwrap();
+    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+}
+
+#[test]
+fn a_second_writer_is_refused_and_harms_nothing() {
+    let dir = Dir::new();
+    run(dir.config("whole")).unwrap();
+    let config = dir.config("s");
+    let second = SecondWriter { config: config.clone(), messages: Mutex::default() };
+    Job::plan(config).unwrap().run(&second, &AtomicBool::new(false)).unwrap();
+    let messages = second.messages.into_inner().unwrap();
+    assert!(messages.iter().any(|message| message.contains("another scrl-prep writes here")), "{messages:?}");
+    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+}
+
+/// Starts the same run once more while the first one is at work.
+struct SecondWriter {
+    config: Config,
+    messages: Mutex<Vec<String>>,
+}
+
+impl Watch for SecondWriter {
+    fn rendered(&self, _pairs: u64) {
+        let Ok(mut messages) = self.messages.try_lock() else { return };
+        if messages.is_empty() {
+            // On a thread of its own, as it is a process of its own.
+            let second = || run(self.config.clone()).unwrap_err().to_string();
+            messages.push(std::thread::scope(|scope| scope.spawn(second).join().unwrap()));
+        }
+    }
+
+    fn note(&self, message: &str) {
+        panic!("{message}");
+    }
+}
+
+#[test]
+fn an_image_that_goes_stops_the_run_and_its_return_continues_it() {
+    let dir = Dir::new();
+    run(dir.config("whole")).unwrap();
+    let job = Job::plan(dir.config("s")).unwrap();
+    let image = dir.folder.path().join("images/class1/01.png");
+    let content = fs::read(&image).unwrap();
+    fs::remove_file(&image).unwrap();
+    let message = job.run(&(), &AtomicBool::new(false)).unwrap_err().to_string();
+    assert!(message.contains("class1/01.png") && message.contains("restore"), "{message}");
+    fs::write(image, content).unwrap();
     run(dir.config("s")).unwrap();
     assert_same_files(&dir.shards("whole"), &dir.shards("s"));
 }

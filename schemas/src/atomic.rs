@@ -6,11 +6,39 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
 /// What every temporary name contains; nothing else in a prepared folder does.
 pub const TEMPORARY_MARK: &str = ".tmp-";
+
+/// Temporary files that this process has begun: no two of them share a name.
+static CREATED: AtomicU64 = AtomicU64::new(0);
+
+/// Who writes a temporary file: its name ends in `.tmp-<host>-<process>-<number>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// The machine's name.
+    pub host: String,
+    /// The process's number on it.
+    pub process: u32,
+}
+
+impl Writer {
+    /// This process.
+    pub fn this() -> Self {
+        // A slash cannot stand in a file's name; what else may be in a host's name can.
+        let host = rustix::system::uname().nodename().to_string_lossy().replace('/', "_");
+        Self { host, process: std::process::id() }
+    }
+
+    /// The writer of a temporary file; `None` if the name is not that of one.
+    pub fn of(name: &str) -> Option<Self> {
+        let (host, process) = name.rsplit_once(TEMPORARY_MARK)?.1.rsplit_once('-')?.0.rsplit_once('-')?;
+        Some(Self { host: host.to_owned(), process: process.parse().ok()? })
+    }
+}
 
 /// A file under its temporary name. Dropped without [`AtomicFile::commit`], it is removed.
 #[derive(Debug)]
@@ -21,11 +49,13 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Opens the temporary file of `destination`. The name holds the process number, so that two writers of the same
-    /// file do not write into each other's.
+    /// Opens the temporary file of `destination`. The name holds the [`Writer`], so that two writers of the same file,
+    /// be it on two machines, do not write into each other's.
     pub fn create(destination: &Path) -> Result<Self> {
         let mut name = destination.file_name().unwrap_or_default().to_owned();
-        name.push(format!("{TEMPORARY_MARK}{}", std::process::id()));
+        let Writer { host, process } = Writer::this();
+        let number = CREATED.fetch_add(1, Ordering::Relaxed);
+        name.push(format!("{TEMPORARY_MARK}{host}-{process}-{number}"));
         let temporary = destination.with_file_name(name);
         let file = File::create(&temporary).map_err(Error::io(&temporary))?;
         let file = Some(BufWriter::with_capacity(1 << 20, file));
@@ -81,6 +111,17 @@ pub fn write(destination: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_temporary_name_tells_its_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = AtomicFile::create(&folder.path().join("a-b.bin")).unwrap();
+        let name = file.temporary.file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(Writer::of(&name), Some(Writer::this()));
+        let other = Writer { host: "node-7".into(), process: 12 };
+        assert_eq!(Writer::of("part-00000.parquet.tmp-node-7-12-0"), Some(other));
+        assert_eq!(Writer::of("part-00000.parquet"), None);
+    }
 
     #[test]
     fn a_dropped_file_leaves_nothing_and_a_committed_one_all() {

@@ -1,13 +1,14 @@
 //! `sources.parquet`: every image that was found, and what became of it.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -16,7 +17,7 @@ use crate::atomic::AtomicFile;
 use crate::shard_reader::check_format;
 use crate::{Error, FORMAT, FORMAT_KEY, Result, columns};
 
-/// Rows turned into Arrow arrays at a time.
+/// Images turned into Arrow arrays at a time.
 const ROWS_PER_BATCH: usize = 65_536;
 
 /// One image, as `sources.parquet` lists it. Its `image_id` is its position in the list.
@@ -36,69 +37,131 @@ pub struct Source {
     pub error: Option<String>,
 }
 
-/// Writes `sources.parquet`, whole or not at all.
-pub fn write_sources(path: &Path, sources: &[Source]) -> Result<()> {
-    let properties = WriterProperties::builder()
-        .set_created_by(format!("scrl {}", env!("CARGO_PKG_VERSION")))
-        .set_compression(Compression::SNAPPY)
-        .set_key_value_metadata(Some(vec![KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_string())]))
-        .build();
-    let file = AtomicFile::create(path)?;
-    let mut writer = ArrowWriter::try_new(file, columns::sources_schema(), Some(properties))
-        .map_err(Error::parquet(path))?;
-    for (index, chunk) in sources.chunks(ROWS_PER_BATCH).enumerate() {
-        let first = (index * ROWS_PER_BATCH) as i64;
-        let arrays: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values(first..first + chunk.len() as i64)),
-            Arc::new(StringArray::from_iter_values(chunk.iter().map(|source| &source.path))),
-            Arc::new(chunk.iter().map(|source| source.class.as_ref().map(|c| c.0)).collect::<Int32Array>()),
-            Arc::new(
-                chunk.iter().map(|source| source.class.as_ref().map(|c| &*c.1)).collect::<StringArray>(),
-            ),
-            Arc::new(Int32Array::from_iter_values(chunk.iter().map(|source| source.width))),
-            Arc::new(Int32Array::from_iter_values(chunk.iter().map(|source| source.height))),
-            Arc::new(Int64Array::from_iter_values(chunk.iter().map(|source| source.bytes))),
-            Arc::new(chunk.iter().map(|source| source.error.as_deref()).collect::<StringArray>()),
-        ];
-        let batch = RecordBatch::try_new(columns::sources_schema(), arrays).map_err(Error::arrow(path))?;
-        writer.write(&batch).map_err(Error::parquet(path))?;
-    }
-    writer.into_inner().map_err(Error::parquet(path))?.commit()
+/// Writes `sources.parquet` image after image; the file appears, whole, when [`SourcesWriter::finish`] returns.
+pub struct SourcesWriter {
+    writer: ArrowWriter<AtomicFile>,
+    pending: Vec<Source>,
+    written: i64,
+    path: PathBuf,
 }
 
-/// Reads `sources.parquet`.
-pub fn read_sources(path: &Path) -> Result<Vec<Source>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
-    check_format(path, builder.metadata().file_metadata().key_value_metadata())?;
-    if builder.schema().fields() != columns::sources_schema().fields() {
-        return Err(Error::invalid(path, "not a list of sources: its columns differ"));
+impl SourcesWriter {
+    /// Starts the file whose final path is `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        let properties = WriterProperties::builder()
+            .set_created_by(format!("scrl {}", env!("CARGO_PKG_VERSION")))
+            .set_compression(Compression::SNAPPY)
+            .set_key_value_metadata(Some(vec![KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_string())]))
+            .build();
+        let file = AtomicFile::create(path)?;
+        let writer = ArrowWriter::try_new(file, columns::sources_schema(), Some(properties))
+            .map_err(Error::parquet(path))?;
+        Ok(Self { writer, pending: Vec::new(), written: 0, path: path.to_owned() })
     }
-    let mut sources: Vec<Source> = Vec::new();
-    for batch in builder.build().map_err(Error::parquet(path))? {
-        let batch = batch.map_err(Error::arrow(path))?;
-        let text = |column: usize| batch.column(column).as_string::<i32>();
-        let int = |column: usize| batch.column(column).as_primitive::<Int32Type>();
-        let bytes = batch.column(6).as_primitive::<Int64Type>();
-        for row in 0..batch.num_rows() {
-            let class = (int(2).is_valid(row) && text(3).is_valid(row)).then(|| {
-                let name = text(3).value(row);
-                // Neighbours mostly share their class: share its name too.
-                let last = sources.last().and_then(|source| source.class.as_ref());
-                let name = last.filter(|c| &*c.1 == name).map_or_else(|| name.into(), |c| c.1.clone());
-                (int(2).value(row), name)
-            });
-            sources.push(Source {
-                path: text(1).value(row).to_owned(),
-                class,
-                width: int(4).value(row),
-                height: int(5).value(row),
-                bytes: bytes.value(row),
-                error: text(7).is_valid(row).then(|| text(7).value(row).to_owned()),
-            });
+
+    /// Appends the next image.
+    pub fn write(&mut self, source: Source) -> Result<()> {
+        self.pending.push(source);
+        if self.pending.len() == ROWS_PER_BATCH { self.write_batch() } else { Ok(()) }
+    }
+
+    fn write_batch(&mut self) -> Result<()> {
+        let rows = &self.pending;
+        let ids = self.written..self.written + rows.len() as i64;
+        self.written = ids.end;
+        let class = |source: &Source| source.class.clone();
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(ids)),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|source| &source.path))),
+            Arc::new(rows.iter().map(|source| class(source).map(|c| c.0)).collect::<Int32Array>()),
+            Arc::new(rows.iter().map(|source| class(source).map(|c| c.1)).collect::<StringArray>()),
+            Arc::new(Int32Array::from_iter_values(rows.iter().map(|source| source.width))),
+            Arc::new(Int32Array::from_iter_values(rows.iter().map(|source| source.height))),
+            Arc::new(Int64Array::from_iter_values(rows.iter().map(|source| source.bytes))),
+            Arc::new(rows.iter().map(|source| source.error.as_deref()).collect::<StringArray>()),
+        ];
+        self.pending.clear();
+        let batch =
+            RecordBatch::try_new(columns::sources_schema(), arrays).map_err(Error::arrow(&self.path))?;
+        self.writer.write(&batch).map_err(Error::parquet(&self.path))
+    }
+
+    /// Completes the file and gives it its final name.
+    pub fn finish(mut self) -> Result<()> {
+        if !self.pending.is_empty() {
+            self.write_batch()?;
         }
+        self.writer.into_inner().map_err(Error::parquet(&self.path))?.commit()
     }
-    Ok(sources)
+}
+
+/// Streams `sources.parquet`, in the order of `image_id`.
+pub struct SourcesReader {
+    batches: ParquetRecordBatchReader,
+    rows: VecDeque<Source>,
+    total: u64,
+    path: PathBuf,
+}
+
+impl SourcesReader {
+    /// Opens the file and checks that its format number and columns are those of this version.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
+        let metadata = builder.metadata().file_metadata();
+        check_format(path, metadata.key_value_metadata())?;
+        let total = metadata.num_rows() as u64;
+        if builder.schema().fields() != columns::sources_schema().fields() {
+            return Err(Error::invalid(path, "not a list of sources: its columns differ"));
+        }
+        let batches = builder.build().map_err(Error::parquet(path))?;
+        Ok(Self { batches, rows: VecDeque::new(), total, path: path.to_owned() })
+    }
+
+    /// All images in the file.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+impl Iterator for SourcesReader {
+    type Item = Result<Source>;
+
+    fn next(&mut self) -> Option<Result<Source>> {
+        while self.rows.is_empty() {
+            match self.batches.next()? {
+                Ok(batch) => self.rows = from_record_batch(&batch),
+                Err(error) => return Some(Err(Error::arrow(&self.path)(error))),
+            }
+        }
+        self.rows.pop_front().map(Ok)
+    }
+}
+
+// The schema was compared on opening, so the downcasts below cannot fail.
+fn from_record_batch(batch: &RecordBatch) -> VecDeque<Source> {
+    let text = |column: usize| batch.column(column).as_string::<i32>();
+    let int = |column: usize| batch.column(column).as_primitive::<Int32Type>();
+    let bytes = batch.column(6).as_primitive::<Int64Type>();
+    let mut sources: VecDeque<Source> = VecDeque::with_capacity(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        let class = (int(2).is_valid(row) && text(3).is_valid(row)).then(|| {
+            let name = text(3).value(row);
+            // Neighbours mostly share their class: share its name too.
+            let last = sources.back().and_then(|source| source.class.as_ref());
+            let name = last.filter(|c| &*c.1 == name).map_or_else(|| name.into(), |c| c.1.clone());
+            (int(2).value(row), name)
+        });
+        sources.push_back(Source {
+            path: text(1).value(row).to_owned(),
+            class,
+            width: int(4).value(row),
+            height: int(5).value(row),
+            bytes: bytes.value(row),
+            error: text(7).is_valid(row).then(|| text(7).value(row).to_owned()),
+        });
+    }
+    sources
 }
 
 #[cfg(test)]
@@ -119,7 +182,13 @@ mod tests {
         };
         let bad =
             Source { class: None, width: 0, height: 0, error: Some("empty file".into()), ..good.clone() };
-        write_sources(&path, &[good.clone(), bad.clone()]).unwrap();
-        assert_eq!(read_sources(&path).unwrap(), [good, bad]);
+        let mut writer = SourcesWriter::create(&path).unwrap();
+        for source in [&good, &bad, &good] {
+            writer.write(source.clone()).unwrap();
+        }
+        writer.finish().unwrap();
+        let reader = SourcesReader::open(&path).unwrap();
+        assert_eq!(reader.total(), 3);
+        assert_eq!(reader.collect::<Result<Vec<_>>>().unwrap(), [good.clone(), bad, good]);
     }
 }

@@ -131,7 +131,7 @@ fn foreign_and_damaged_files_are_refused_by_name() {
     assert!(message.contains("part-00000.parquet"), "{message}");
 
     let sources = folder.path().join("sources.parquet");
-    scrl_schemas::write_sources(&sources, &[]).unwrap();
+    scrl_schemas::SourcesWriter::create(&sources).unwrap().finish().unwrap();
     let message = ShardReader::open(&sources).err().unwrap().to_string();
     assert!(message.contains("not a shard of views"), "{message}");
 

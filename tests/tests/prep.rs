@@ -1,6 +1,6 @@
 //! `scrl-prep` from the outside: what it writes, that it writes the same again, and what it says where it cannot.
 
-use scrl_schemas::{Epoch, Layout, Manifest, Part, ShardReader, Success, read_sources};
+use scrl_schemas::{Epoch, Layout, Manifest, Part, ShardReader, Source, SourcesReader, Success};
 use scrl_tests::Dir;
 
 /// Small views, so that a test takes no time; parts of four images, so that there are several.
@@ -169,7 +169,8 @@ fn options_may_stand_in_a_file_and_the_command_line_wins() {
 fn an_unreadable_image_is_listed_with_its_reason() {
     let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
     dir.prep(&format!("{SMALL} --max-bad 0.1 photos shards")).succeeds().says(&["1", "unreadable"]);
-    let sources = read_sources(&dir.path("shards/sources.parquet")).unwrap();
+    let sources = SourcesReader::open(&dir.path("shards/sources.parquet")).unwrap();
+    let sources: Vec<Source> = sources.collect::<Result<_, _>>().unwrap();
     let broken: Vec<_> = sources.iter().filter(|source| source.error.is_some()).collect();
     assert_eq!((sources.len(), broken.len()), (10, 1));
     assert_eq!(broken[0].path, "class0/broken.jpg");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use image::{Rgb, RgbImage};
-use scrl_preprocess::config::{Config, Overrides, resolve};
+use scrl_preprocess::config::{Config, Overrides, Share, resolve};
 use scrl_preprocess::prepare::Job;
 use scrl_schemas::{Encoding, Epoch, Layout, Preset, Row, ShardReader, Success};
 use scrl_trainer::data::Dataset;
@@ -54,11 +54,13 @@ impl Prepared {
             epochs,
             only: 0..epochs,
             options: resolve(Preset::Paper, &given).unwrap(),
+            keep: None,
+            share: Share::WHOLE,
             threads: 2,
             overwrite: false,
             max_bad: 0.0,
         };
-        Job::plan(config).unwrap().run(&|_| (), &AtomicBool::new(false)).unwrap();
+        Job::plan(config).unwrap().run(&(), &AtomicBool::new(false)).unwrap();
         shards
     }
 

@@ -9,13 +9,17 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
-use scrl_preprocess::config::{Config, Overrides, resolve};
+use scrl_preprocess::config::{Config, Overrides, Share, resolve};
 use scrl_schemas::{BlurKind, BoxSampler, Encoding, Exif, Preset};
+
+use crate::ranks::find_share;
 
 /// A command line that makes sense.
 pub struct Command {
     /// What to do.
     pub config: Config,
+    /// Who told which share of the work is this process's, if not the command line.
+    pub starter: Option<&'static str>,
     /// Stop after telling what would be done.
     pub dry_run: bool,
     /// Tell nothing but errors.
@@ -28,7 +32,8 @@ pub struct Command {
 #[derive(Parser)]
 #[command(name = "scrl-prep", version, after_help = EXAMPLES, max_term_width = 110)]
 struct Arguments {
-    /// Folder of images: JPEG, PNG, WebP, BMP, TIFF, GIF; folders directly below it are classes
+    /// Folder of images (folders directly below it are classes), tar archive (WebDataset), Parquet file, a folder of
+    /// such archives or files, or a text file of paths
     images: PathBuf,
 
     /// Folder to write, made where it is missing
@@ -98,6 +103,18 @@ struct Arguments {
     #[arg(long, value_name = "N")]
     rows_per_shard: Option<u32>,
 
+    /// Finished epochs on the disk at most: older ones go as scrl-train --consume uses them up, newer ones follow
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: Option<u32>,
+
+    /// Number of this process, from 0, among several that share the work [default: from mpirun, srun, torchrun, …]
+    #[arg(long, value_name = "R")]
+    rank: Option<u32>,
+
+    /// How many processes share the work [default: likewise, or 1]
+    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..))]
+    world_size: Option<u32>,
+
     /// Threads that decode and render [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -121,14 +138,6 @@ struct Arguments {
     /// Read options from a TOML file, such as `epochs = 200`; the command line wins
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-
-    // Known names that cannot be served yet: an error says so.
-    #[arg(long, hide = true)]
-    keep: Option<u32>,
-    #[arg(long, hide = true)]
-    rank: Option<u32>,
-    #[arg(long, hide = true)]
-    world_size: Option<u32>,
 }
 
 const EXAMPLES: &str = "\
@@ -233,14 +242,11 @@ fn text_of(value: toml::Value) -> String {
 }
 
 fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
-    for (given, name) in [(arguments.keep.is_some(), "keep"), (arguments.rank.is_some(), "rank")] {
-        if given {
-            return Err(usage_error(format!("--{name} does not work yet; leave it out")));
-        }
-    }
-    if arguments.world_size.is_some_and(|size| size != 1) {
+    let (share, starter) = find_share(arguments.rank, arguments.world_size, |name| std::env::var(name).ok())
+        .map_err(usage_error)?;
+    if arguments.overwrite && share != Share::WHOLE {
         return Err(usage_error(
-            "--world-size does not work yet; make parts of the schedule with --only instead",
+            "--overwrite: one of several processes must not remove what the others write; remove the folder first",
         ));
     }
     let given = Overrides {
@@ -276,11 +282,13 @@ fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
         epochs: arguments.epochs,
         only,
         options,
+        keep: arguments.keep,
+        share,
         threads: arguments.threads.map_or_else(cores, usize::from),
         overwrite: arguments.overwrite,
         max_bad: arguments.max_bad,
     };
-    Ok(Command { config, dry_run: arguments.dry_run, quiet: arguments.quiet })
+    Ok(Command { config, starter, dry_run: arguments.dry_run, quiet: arguments.quiet })
 }
 
 #[cfg(test)]
@@ -326,8 +334,9 @@ mod tests {
             ("--only 0..2 i s", "beyond --epochs 1"),
             ("--size 0 i s", "--size"),
             ("--views gif i s", "recipe"),
-            ("--keep 3 i s", "--keep does not work yet"),
-            ("--world-size 2 i s", "--world-size does not work yet"),
+            ("--keep 0 i s", "--keep"),
+            ("--world-size 2 i s", "--world-size needs --rank"),
+            ("--rank 1 --world-size 2 --overwrite i s", "--overwrite"),
             ("--config /none.toml i s", "/none.toml"),
             ("i", "SHARDS"),
         ] {

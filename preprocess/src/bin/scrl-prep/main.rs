@@ -1,6 +1,7 @@
 //! `scrl-prep`: from a folder of images to epochs of shards.
 
 mod cli;
+mod ranks;
 mod report;
 
 use std::process::ExitCode;
@@ -35,20 +36,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn prepare(Command { config, dry_run, quiet }: Command) -> anyhow::Result<()> {
+fn prepare(Command { config, starter, dry_run, quiet }: Command) -> anyhow::Result<()> {
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
         .map_err(|error| anyhow!("watching for Ctrl-C: {error}"))?;
     let (shards, max_bad, views) = (config.shards.clone(), config.max_bad, config.options.views);
+    let report = Report::new(quiet);
+    report.share(config.share, starter);
     let job = Job::plan(config)?;
     let outline = job.outline();
-    let report = Report::new(quiet);
     report.outline(&outline, views);
-    report::check_space(&outline, &shards)?;
+    report::check_space(&outline, views, &shards)?;
     if dry_run {
         return Ok(());
     }
     report.start(outline.pairs_to_write);
-    let done = job.run(&|pairs| report.advance(pairs), &STOP);
+    let done = job.run(&report, &STOP);
     report.finish();
     let summary = done?;
     report.summary(&summary, &shards);

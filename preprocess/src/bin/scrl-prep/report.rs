@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
-use scrl_preprocess::prepare::{Outline, Summary};
+use scrl_preprocess::config::Share;
+use scrl_preprocess::prepare::{Outline, Summary, Watch};
 use scrl_schemas::Encoding;
 
 /// Time between two plain lines of progress.
@@ -52,6 +53,14 @@ impl Report {
         }
     }
 
+    /// Tells which share of the work is this process's.
+    pub fn share(&self, share: Share, starter: Option<&str>) {
+        let told = starter.map_or(String::new(), |starter| format!(" (told by {starter})"));
+        if share != Share::WHOLE {
+            self.say(format_args!("{share}{told}"));
+        }
+    }
+
     /// Tells what is about to be done.
     pub fn outline(&self, outline: &Outline, views: Encoding) {
         let images = HumanCount(outline.images);
@@ -73,11 +82,12 @@ impl Report {
             count => format!(", {count} of them finished"),
         };
         self.say(format_args!(
-            "{} epochs of {} parts{finished}; {} pairs to write as {views}, about {}",
-            outline.epochs,
-            outline.parts_per_epoch,
+            "{} of {}{finished}; {} pairs to write as {views}, about {} in about {}",
+            counted(outline.epochs, "epoch"),
+            counted(outline.parts_per_epoch, "part"),
             HumanCount(outline.pairs_to_write),
-            HumanBytes(outline.bytes_to_write)
+            HumanBytes(outline.bytes_to_write),
+            HumanDuration(outline.time)
         ));
     }
 
@@ -91,8 +101,38 @@ impl Report {
         }
     }
 
-    /// Counts pairs that were rendered.
-    pub fn advance(&self, pairs: u64) {
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Tells what was done.
+    pub fn summary(&self, summary: &Summary, shards: &Path) {
+        let seconds = summary.time.as_secs_f64();
+        let unreadable = match summary.unreadable {
+            0 => String::new(),
+            count => format!(", {count} images unreadable (see sources.parquet)"),
+        };
+        self.say(format_args!(
+            "{} pairs in {seconds:.1} s, {:.0} pairs/s{unreadable}; {}",
+            HumanCount(summary.pairs),
+            summary.pairs as f64 / seconds,
+            match summary.incomplete {
+                0 => format!("{} is complete", shards.display()),
+                count => format!(
+                    "{} wait in {} for other ranks, the last of which completes them",
+                    counted(count, "epoch"),
+                    shards.display()
+                ),
+            }
+        ));
+    }
+}
+
+impl Watch for Report {
+    fn rendered(&self, pairs: u64) {
         let done = self.done.fetch_add(pairs, Ordering::Relaxed) + pairs;
         if let Some(bar) = &self.bar {
             bar.inc(pairs);
@@ -113,42 +153,39 @@ impl Report {
         }
     }
 
-    /// Takes the bar away.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+    fn note(&self, message: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(message),
+            None => self.say(message),
         }
     }
+}
 
-    /// Tells what was done.
-    pub fn summary(&self, summary: &Summary, shards: &Path) {
-        let seconds = summary.time.as_secs_f64();
-        let unreadable = match summary.unreadable {
-            0 => String::new(),
-            count => format!(", {count} images unreadable (see sources.parquet)"),
-        };
-        self.say(format_args!(
-            "{} pairs in {seconds:.1} s, {:.0} pairs/s{unreadable}; {} is complete",
-            HumanCount(summary.pairs),
-            summary.pairs as f64 / seconds,
-            shards.display()
-        ));
-    }
+/// A number and what it counts, in the plural where it is not one.
+fn counted(count: u32, of: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {of}{plural}", HumanCount(u64::from(count)))
 }
 
 /// Refuses a run that the disk has no room for.
 ///
 /// # Errors
 /// One line with the sizes of all three encodings.
-pub fn check_space(outline: &Outline, shards: &Path) -> anyhow::Result<()> {
-    let Some(free) = outline.free_bytes.filter(|&free| free < outline.bytes_to_write) else { return Ok(()) };
+pub fn check_space(outline: &Outline, views: Encoding, shards: &Path) -> anyhow::Result<()> {
+    let Some(free) = outline.free_bytes.filter(|&free| free < outline.bytes_needed) else { return Ok(()) };
     let epochs = u64::from(outline.epochs);
-    let size = |encoding| HumanBytes(outline.epoch_bytes.of(encoding).saturating_mul(epochs));
+    let bytes = outline.estimate.bytes;
+    let size = |encoding| HumanBytes(bytes.of(encoding).saturating_mul(epochs));
+    let keep = match free / bytes.of(views).max(1) {
+        0 => format!("not even one epoch fits as {views}"),
+        fitting => format!("--keep {fitting} fits, with scrl-train --consume beside it"),
+    };
     bail!(
-        "{}: has {} free and the epochs take about {} as webp, {} as jpeg, {} as recipe; \
-         choose --views, fewer epochs with --only, or another disk",
+        "{}: has {} free and {} take about {} as webp, {} as jpeg, {} as recipe; {keep}; or choose other --views, \
+         fewer epochs with --only, or another disk",
         shards.display(),
         HumanBytes(free),
+        counted(outline.epochs, "epoch"),
         size(Encoding::Webp),
         size(Encoding::Jpeg),
         size(Encoding::Recipe)

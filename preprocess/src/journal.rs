@@ -1,0 +1,109 @@
+//! The parts of an epoch that are finished before the epoch is: `_parts-<rank>-of-<world>.jsonl` in the epoch's folder,
+//! one line a part. It spares a restart reading every part to check it, and tells each process what the others have
+//! made. When all parts are there, `_SUCCESS` takes its place.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+
+use scrl_schemas::{Epoch, FinishedPart, Layout, PartRecord, Skipped};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Share;
+use crate::{Error, Result};
+
+/// How the names of journals begin; readers of Parquet folders pass over names with an underscore.
+const PREFIX: &str = "_parts-";
+
+/// A line.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    record: PartRecord,
+    skipped: Vec<Skipped>,
+}
+
+/// Notes a part that has just been given its final name.
+///
+/// # Errors
+/// Where the journal cannot be written.
+pub fn append(layout: &Layout, epoch: Epoch, share: Share, part: &FinishedPart) -> Result<()> {
+    let path = layout.epoch(epoch).join(format!("{PREFIX}{}-of-{}.jsonl", share.rank, share.world));
+    let entry = Entry { record: part.record.clone(), skipped: part.skipped.clone() };
+    let line = serde_json::to_string(&entry).expect("plain values") + "\n";
+    // Closed after each line, so that over a network file system others see it; not flushed to the disk, as a line that
+    // is lost only costs reading the part.
+    let file = File::options().append(true).create(true).open(&path);
+    file.and_then(|mut file| file.write_all(line.as_bytes())).map_err(Error::io(&path))
+}
+
+/// The parts that any journal of the epoch tells of, by name. A line that was cut short tells nothing.
+///
+/// # Errors
+/// Where the folder cannot be listed.
+pub fn read(layout: &Layout, epoch: Epoch) -> Result<HashMap<String, FinishedPart>> {
+    let mut parts = HashMap::new();
+    for path in journals(layout, epoch)? {
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            // Another process has just completed the epoch.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io(&path)(error)),
+        };
+        for Entry { record, skipped } in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+            parts.insert(record.name.clone(), FinishedPart { record, skipped });
+        }
+    }
+    Ok(parts)
+}
+
+/// Removes the journals of an epoch that is complete.
+///
+/// # Errors
+/// Where one cannot be removed.
+pub fn remove(layout: &Layout, epoch: Epoch) -> Result<()> {
+    for path in journals(layout, epoch)? {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(&path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn journals(layout: &Layout, epoch: Epoch) -> Result<Vec<PathBuf>> {
+    let folder = layout.epoch(epoch);
+    let names = crate::folder::names(&folder)?;
+    Ok(names.iter().filter(|name| name.starts_with(PREFIX)).map(|name| folder.join(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_lines_of_all_journals_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        let epoch = Epoch(3);
+        assert!(read(&layout, epoch).unwrap().is_empty());
+        fs::create_dir(layout.epoch(epoch)).unwrap();
+        let part = |name: &str| FinishedPart {
+            record: PartRecord { name: name.into(), rows: 1, bytes: 2, crc32c: 3 },
+            skipped: vec![Skipped { image_id: 4, error: "empty\nfile".into() }],
+        };
+        append(&layout, epoch, Share::WHOLE, &part("a")).unwrap();
+        append(&layout, epoch, Share { rank: 1, world: 2 }, &part("b")).unwrap();
+        append(&layout, epoch, Share::WHOLE, &part("c")).unwrap();
+        let cut = layout.epoch(epoch).join("_parts-0-of-1.jsonl");
+        let text = fs::read(&cut).unwrap();
+        fs::write(&cut, &text[..text.len() - 5]).unwrap();
+        let found = read(&layout, epoch).unwrap();
+        assert_eq!((found.len(), &found["a"], &found["b"]), (2, &part("a"), &part("b")));
+        remove(&layout, epoch).unwrap();
+        assert!(read(&layout, epoch).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,152 @@
+//! Tar archives, named as WebDataset does: the members of a sample share everything before their first dot, so the class
+//! of `00042.jpg` stands in `00042.cls`. Without such a member an image's class is the first folder of its path.
+//!
+//! Nothing is unpacked: listing notes where each member begins, and reading reads from there.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tar::{Archive, EntryType};
+
+use super::{Blocks, Class, Found, Origin, Place, Receive, first_folder, is_image_name};
+use crate::{Error, Result};
+
+/// Bytes of a tar header.
+pub const HEADER_BYTES: u64 = 512;
+/// Bytes of a class member; a longer one is not a number.
+const MAX_CLASS_BYTES: u64 = 32;
+
+/// Whether a file begins as a tar archive does (POSIX or GNU).
+pub fn is_tar(head: &[u8]) -> bool {
+    head.get(257..262) == Some(b"ustar")
+}
+
+/// One or more tar archives.
+#[derive(Debug)]
+pub struct Archives {
+    files: Vec<PathBuf>,
+    /// What stands before the members' names: nothing for a single archive, else the archive's path and a slash.
+    prefixes: Vec<String>,
+}
+
+impl Archives {
+    /// The archives `files`, which lie below `root` or are `root` itself.
+    pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
+        let prefixes = files.iter().map(|file| prefix(root, file)).collect();
+        Self { files, prefixes }
+    }
+
+    fn list_archive(&self, container: u32, blocks: &mut Blocks) -> Result<u64> {
+        let path = &self.files[container as usize];
+        let prefix = &self.prefixes[container as usize];
+        let file = File::open(path).map_err(Error::io(path))?;
+        let end = file.metadata().map_err(Error::io(path))?.len();
+        let mut members = 0_u64;
+        let mut ignored = 0;
+        let damaged = |members: u64, error: io::Error| Error::Images {
+            path: path.clone(),
+            reason: format!("damaged after {members} members: {error}; make or fetch the archive again"),
+        };
+        let mut archive = Archive::new(file);
+        let mut sample = Sample::default();
+        for entry in archive.entries_with_seek().map_err(|error| damaged(0, error))? {
+            let mut entry = entry.map_err(|error| damaged(members, error))?;
+            members += 1;
+            if !matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous) {
+                continue;
+            }
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let key = sample_key(&name);
+            if key != sample.key {
+                sample.hand_over(blocks)?;
+                sample.key = key.to_owned();
+            }
+            let (position, size) = (entry.raw_file_position(), entry.size());
+            if is_image_name(Path::new(&name)) {
+                let cut = position.saturating_add(size) > end;
+                sample.images.push(Found {
+                    class: first_folder(&name),
+                    path: format!("{prefix}{name}"),
+                    place: Place { container, position },
+                    bytes: Some(size),
+                    refused: cut.then(|| "cut short: the archive ends within it".to_owned()),
+                    content: None,
+                });
+                if cut {
+                    break;
+                }
+            } else if name.ends_with(".cls") && size <= MAX_CLASS_BYTES {
+                let mut text = String::new();
+                entry.read_to_string(&mut text).map_err(|error| damaged(members, error))?;
+                let text = text.trim().to_owned();
+                sample.class = Some(match text.parse() {
+                    Ok(number) => (Some(number), text),
+                    Err(_) => (None, text),
+                });
+            } else {
+                ignored += 1;
+            }
+        }
+        sample.hand_over(blocks)?;
+        Ok(ignored)
+    }
+}
+
+impl Origin for Archives {
+    fn list(&self, _contents: bool, receive: Receive) -> Result<u64> {
+        let mut blocks = Blocks::new(receive);
+        let mut ignored = 0;
+        for container in 0..self.files.len() as u32 {
+            ignored += self.list_archive(container, &mut blocks)?;
+        }
+        blocks.flush()?;
+        Ok(ignored)
+    }
+
+    fn size(&self, _path: &str) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
+    fn read(&self, _path: &str, place: Place, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+        let mut content = vec![0; bytes.min(limit) as usize];
+        File::open(&self.files[place.container as usize])?.read_exact_at(&mut content, place.position)?;
+        Ok(content)
+    }
+}
+
+/// What stands before the names of what `file` holds: nothing if it is `root` itself.
+pub fn prefix(root: &Path, file: &Path) -> String {
+    let below = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
+    if below.is_empty() { String::new() } else { below.replace(std::path::MAIN_SEPARATOR, "/") + "/" }
+}
+
+/// A member's path up to the first dot of its last part.
+fn sample_key(name: &str) -> &str {
+    let file = name.rfind('/').map_or(0, |slash| slash + 1);
+    name[file..].find('.').map_or(name, |dot| &name[..file + dot])
+}
+
+/// Members of the same key, which follow each other.
+#[derive(Default)]
+struct Sample {
+    key: String,
+    images: Vec<Found>,
+    class: Option<(Option<i32>, String)>,
+}
+
+impl Sample {
+    fn hand_over(&mut self, blocks: &mut Blocks) -> Result<()> {
+        let class = self.class.take();
+        for mut image in std::mem::take(&mut self.images) {
+            match &class {
+                Some((Some(number), text)) => image.class = Some(Class::Number(*number, text.clone())),
+                Some((None, text)) => image.class = Some(Class::Name(text.clone())),
+                None => {}
+            }
+            blocks.push(image)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! A text file of paths, one a line, relative to the folder that the file lies in. After a tab may follow the name of
+//! the image's class. Empty lines are passed over.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use super::{Blocks, Class, Found, Origin, Place, Receive, file_size, read_file};
+use crate::{Error, Result};
+
+/// Bytes of a line beyond which the file is taken for something else than a list of paths.
+const MAX_LINE: u64 = 1 << 16;
+
+/// The images whose paths a file lists.
+#[derive(Debug)]
+pub struct PathList {
+    file: PathBuf,
+    folder: PathBuf,
+}
+
+impl PathList {
+    /// The images listed in `file`.
+    pub fn new(file: &Path) -> Self {
+        Self { file: file.to_owned(), folder: file.parent().unwrap_or(Path::new("")).to_owned() }
+    }
+}
+
+impl Origin for PathList {
+    fn list(&self, _contents: bool, receive: Receive) -> Result<u64> {
+        let mut lines = BufReader::new(File::open(&self.file).map_err(Error::io(&self.file))?);
+        let mut blocks = Blocks::new(receive);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = io::Read::take(&mut lines, MAX_LINE).read_until(b'\n', &mut line);
+            match read.map_err(Error::io(&self.file))? as u64 {
+                0 => break,
+                MAX_LINE => {
+                    let reason = format!("is no list of paths: it has a line of over {MAX_LINE} bytes");
+                    return Err(Error::Images { path: self.file.clone(), reason });
+                }
+                _ => {}
+            }
+            let text = line.trim_ascii_end();
+            if !text.is_empty() {
+                blocks.push(found(text))?;
+            }
+        }
+        blocks.flush()?;
+        Ok(0)
+    }
+
+    fn size(&self, path: &str) -> io::Result<Option<u64>> {
+        file_size(&self.folder.join(path))
+    }
+
+    fn read(&self, path: &str, _place: Place, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+        read_file(&self.folder.join(path), bytes, limit)
+    }
+}
+
+fn found(line: &[u8]) -> Found {
+    let text = String::from_utf8_lossy(line);
+    let is_text = matches!(text, std::borrow::Cow::Borrowed(_));
+    let (path, class) = match text.split_once('\t') {
+        Some((path, class)) => (path, Some(Class::Name(class.trim().to_owned()))),
+        None => (&*text, None),
+    };
+    Found {
+        path: path.to_owned(),
+        class,
+        bytes: (!is_text).then_some(0),
+        refused: (!is_text).then(|| "the name is not UTF-8".to_owned()),
+        ..Found::default()
+    }
+}

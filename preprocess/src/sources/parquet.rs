@@ -1,0 +1,314 @@
+//! Parquet files with a column of images, as Hugging Face `datasets` writes them: a struct with the field `bytes`, or the
+//! bytes themselves. A column `label` (or `labels`, `class`, `cls`), of numbers or names, gives the class.
+//!
+//! Listing reads every image once, a few at a time. Reading one later decompresses the page it lies in and no other.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
+
+use super::archive::prefix;
+use super::{Blocks, Class, Found, Origin, Place, Receive};
+use crate::{Error, Result};
+
+/// How a Parquet file begins.
+pub const MAGIC: &[u8] = b"PAR1";
+/// Images read at a time.
+const ROWS_PER_BATCH: usize = 64;
+/// Files whose footers are kept for reading single images.
+const OPEN_FILES: usize = 256;
+/// Names of a column with the class.
+const LABEL_COLUMNS: [&str; 4] = ["label", "labels", "class", "cls"];
+
+/// One or more Parquet files.
+#[derive(Debug)]
+pub struct Tables {
+    files: Vec<PathBuf>,
+    /// What stands before the rows' names: nothing for a single file, else the file's path and a slash.
+    prefixes: Vec<String>,
+    footers: Mutex<HashMap<u32, Footer>>,
+}
+
+/// What is needed to read from a file.
+#[derive(Clone, Debug)]
+struct Footer {
+    metadata: ArrowReaderMetadata,
+    columns: Columns,
+}
+
+/// Which columns hold what.
+#[derive(Clone, Debug)]
+struct Columns {
+    /// The column of images.
+    image: usize,
+    /// The place of `bytes` within the image's struct; `None` where the column is the bytes themselves.
+    bytes: Option<usize>,
+    /// The place of `path` within the struct.
+    path: Option<usize>,
+    /// The column with the class.
+    label: Option<usize>,
+}
+
+fn is_bytes(field: &Field) -> bool {
+    matches!(field.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+}
+
+impl Columns {
+    /// Finds the column of images: the first struct with `bytes`, else the only column of bytes, else the one of
+    /// several that is called `image`.
+    fn find(schema: &SchemaRef) -> Option<Self> {
+        let fields = schema.fields();
+        let label = LABEL_COLUMNS.iter().find_map(|name| schema.index_of(name).ok());
+        for (image, field) in fields.iter().enumerate() {
+            let DataType::Struct(parts) = field.data_type() else { continue };
+            if let Some((bytes, part)) = parts.find("bytes")
+                && is_bytes(part)
+            {
+                let path = parts.find("path").map(|(path, _)| path);
+                return Some(Self { image, bytes: Some(bytes), path, label });
+            }
+        }
+        let plain: Vec<usize> = (0..fields.len()).filter(|&index| is_bytes(&fields[index])).collect();
+        let image = match plain[..] {
+            [only] => only,
+            _ => plain.into_iter().find(|&index| fields[index].name() == "image")?,
+        };
+        Some(Self { image, bytes: None, path: None, label })
+    }
+}
+
+impl Tables {
+    /// The Parquet files `files`, which lie below `root` or are `root` itself.
+    pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
+        let prefixes = files.iter().map(|file| prefix(root, file)).collect();
+        Self { files, prefixes, footers: Mutex::default() }
+    }
+
+    fn open(&self, container: u32) -> Result<Footer> {
+        let path = &self.files[container as usize];
+        let fail = |reason: String| Error::Images { path: path.clone(), reason };
+        let file = File::open(path).map_err(Error::io(path))?;
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
+            .map_err(|error| fail(format!("not a Parquet file that can be read: {error}")))?;
+        let schema = metadata.schema();
+        let columns = Columns::find(schema).ok_or_else(|| {
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            fail(format!(
+                "has no column of images (bytes, or a struct with bytes) among {}; give a file that has",
+                names.join(", ")
+            ))
+        })?;
+        Ok(Footer { metadata, columns })
+    }
+
+    /// The footer of a file, from memory where it was needed lately.
+    fn footer(&self, container: u32) -> Result<Footer> {
+        let mut footers = self.footers.lock().unwrap_or_else(|poison| poison.into_inner());
+        if let Some(footer) = footers.get(&container) {
+            return Ok(footer.clone());
+        }
+        let footer = self.open(container)?;
+        if footers.len() >= OPEN_FILES {
+            footers.clear();
+        }
+        footers.insert(container, footer.clone());
+        Ok(footer)
+    }
+
+    fn list_file(&self, container: u32, contents: bool, blocks: &mut Blocks) -> Result<()> {
+        let path = &self.files[container as usize];
+        let Footer { metadata, columns } = self.open(container)?;
+        let names = class_names(metadata.schema(), columns.label);
+        let file = File::open(path).map_err(Error::io(path))?;
+        let parquet = metadata.parquet_schema();
+        let schema = metadata.schema().clone();
+        let wanted = parquet.columns().iter().enumerate().filter(|(_, leaf)| {
+            let parts = leaf.path().parts();
+            let is = |column: usize| parts[0] == *schema.field(column).name();
+            // Without contents, the pictures' bytes stay unread.
+            columns.label.is_some_and(is)
+                || (is(columns.image) && (contents || (parts.len() == 2 && parts[1] == "path")))
+        });
+        let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
+        let rows = metadata.metadata().file_metadata().num_rows().max(0) as u64;
+        let damaged = |error: String| Error::Images {
+            path: path.clone(),
+            reason: format!("damaged: {error}; make or fetch the file again"),
+        };
+        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+            .with_projection(mask)
+            .with_batch_size(ROWS_PER_BATCH)
+            .build()
+            .map_err(|error| damaged(error.to_string()))?;
+        let prefix = &self.prefixes[container as usize];
+        let mut position = 0;
+        for batch in batches {
+            let batch = batch.map_err(|error| damaged(error.to_string()))?;
+            let batch = Batch::new(&batch, &schema, &columns, contents).map_err(damaged)?;
+            for row in 0..batch.rows {
+                let name = batch.path(row).unwrap_or_else(|| position.to_string());
+                let content = batch.content(row);
+                let empty = contents && content.is_none();
+                blocks.push(Found {
+                    path: format!("{prefix}{name}"),
+                    class: batch.class(row, &names),
+                    place: Place { container, position },
+                    bytes: empty.then_some(0),
+                    content,
+                    refused: empty.then(|| "no image in this row".to_owned()),
+                })?;
+                position += 1;
+            }
+            if contents {
+                blocks.flush()?;
+            }
+        }
+        if position != rows {
+            return Err(damaged(format!("{position} rows where the footer says {rows}")));
+        }
+        Ok(())
+    }
+
+    fn read_row(&self, place: Place) -> Result<Option<Vec<u8>>> {
+        let path = &self.files[place.container as usize];
+        let damaged = |error: String| Error::Images {
+            path: path.clone(),
+            reason: format!("damaged: {error}; make or fetch the file again"),
+        };
+        let Footer { metadata, columns } = self.footer(place.container)?;
+        let mut row = place.position as usize;
+        let mut group = 0;
+        let groups = metadata.metadata().row_groups();
+        while row >= groups.get(group).ok_or_else(|| damaged("too few rows".to_owned()))?.num_rows() as usize
+        {
+            row -= groups[group].num_rows() as usize;
+            group += 1;
+        }
+        let parquet = metadata.parquet_schema();
+        let name = metadata.schema().field(columns.image).name().clone();
+        let wanted = parquet.columns().iter().enumerate().filter(|(_, leaf)| {
+            let parts = leaf.path().parts();
+            parts[0] == name && (parts.len() == 1 || parts[1] == "bytes")
+        });
+        let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
+        let schema = metadata.schema().clone();
+        let file = File::open(path).map_err(Error::io(path))?;
+        let one = RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]);
+        let mut batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+            .with_projection(mask)
+            .with_row_groups(vec![group])
+            .with_row_selection(one)
+            .build()
+            .map_err(|error| damaged(error.to_string()))?;
+        let batch = batches.next().transpose().map_err(|error| damaged(error.to_string()))?;
+        let Some(batch) = batch else { return Ok(None) };
+        Ok(Batch::new(&batch, &schema, &columns, true).map_err(damaged)?.content(0))
+    }
+}
+
+impl Origin for Tables {
+    fn list(&self, contents: bool, receive: Receive) -> Result<u64> {
+        let mut blocks = Blocks::new(receive);
+        for container in 0..self.files.len() as u32 {
+            self.list_file(container, contents, &mut blocks)?;
+        }
+        blocks.flush()?;
+        Ok(0)
+    }
+
+    fn size(&self, _path: &str) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
+    fn read(&self, _path: &str, place: Place, _bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+        let content = self.read_row(place).map_err(io::Error::other)?;
+        let mut content = content.ok_or_else(|| io::Error::other("no image in this row"))?;
+        content.truncate(limit as usize);
+        Ok(content)
+    }
+}
+
+/// Some rows, the columns that were read found among them by name.
+struct Batch {
+    rows: usize,
+    bytes: Option<ArrayRef>,
+    paths: Option<ArrayRef>,
+    labels: Option<ArrayRef>,
+}
+
+impl Batch {
+    fn new(
+        batch: &RecordBatch,
+        schema: &SchemaRef,
+        columns: &Columns,
+        contents: bool,
+    ) -> std::result::Result<Self, String> {
+        let image = batch.column_by_name(schema.field(columns.image).name());
+        let part = |name: &str| image.and_then(|image| image.as_struct_opt()?.column_by_name(name).cloned());
+        let bytes = match columns.bytes {
+            _ if !contents => None,
+            Some(_) => part("bytes"),
+            None => image.cloned(),
+        };
+        let text = |array: ArrayRef| cast(&array, &DataType::Utf8).map_err(|error| error.to_string());
+        let paths = columns.path.and_then(|_| part("path")).map(text).transpose()?;
+        let labels =
+            columns.label.and_then(|label| batch.column_by_name(schema.field(label).name()).cloned());
+        let labels = labels
+            .map(|array| {
+                let kind = if array.data_type().is_integer() { DataType::Int64 } else { DataType::Utf8 };
+                cast(&array, &kind).map_err(|error| error.to_string())
+            })
+            .transpose()?;
+        Ok(Self { rows: batch.num_rows(), bytes, paths, labels })
+    }
+
+    fn content(&self, row: usize) -> Option<Vec<u8>> {
+        let bytes = self.bytes.as_ref().filter(|bytes| bytes.is_valid(row))?;
+        let content = match bytes.data_type() {
+            DataType::Binary => bytes.as_binary::<i32>().value(row),
+            DataType::LargeBinary => bytes.as_binary::<i64>().value(row),
+            _ => bytes.as_binary_view().value(row),
+        };
+        Some(content.to_vec())
+    }
+
+    fn path(&self, row: usize) -> Option<String> {
+        let paths = self.paths.as_ref().filter(|paths| paths.is_valid(row))?;
+        Some(paths.as_string::<i32>().value(row).to_owned())
+    }
+
+    fn class(&self, row: usize, names: &[String]) -> Option<Class> {
+        let labels = self.labels.as_ref().filter(|labels| labels.is_valid(row))?;
+        Some(match labels.as_primitive_opt::<Int64Type>() {
+            Some(numbers) => {
+                // Hugging Face writes −1 for an unknown class.
+                let number = i32::try_from(numbers.value(row)).ok().filter(|&number| number >= 0)?;
+                let name = names.get(number as usize).cloned().unwrap_or_else(|| number.to_string());
+                Class::Number(number, name)
+            }
+            None => Class::Name(labels.as_string::<i32>().value(row).to_owned()),
+        })
+    }
+}
+
+/// The names of the classes that Hugging Face `datasets` notes with the schema.
+fn class_names(schema: &SchemaRef, label: Option<usize>) -> Vec<String> {
+    let names = || {
+        let text = schema.metadata().get("huggingface")?;
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        let names = value["info"]["features"][schema.field(label?).name()]["names"].as_array()?.clone();
+        names.into_iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+    };
+    names().unwrap_or_default()
+}
