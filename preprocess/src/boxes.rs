@@ -3,10 +3,14 @@
 //! Boxes are drawn inside the intersection IS of the two crops, in a frame that is scaled like the view that magnifies
 //! IS least, so that a box of `min_box` pixels there has at least that side in both views. Then each is mapped to the
 //! source and to the views.
+//!
+//! Coordinates lie on a grid, or the boxes would be nearly all that a recipe shard holds: those of the source are widened
+//! to a grid of at most a quarter of a pixel of the views, and what follows from them in a view is rounded to
+//! [`VIEW_GRID`]. So a box in a view lies within half of that of where its source lies.
 
 use scrl_schemas::{Box2, BoxSampler, Crop, IouFallback, MatchedBox, PrepOptions, ViewParams};
 
-use crate::method::BOX_TRIES;
+use crate::method::{BOX_TRIES, SOURCE_GRID, VIEW_GRID};
 use crate::rng::Stream;
 
 /// A box in double precision, in whichever frame.
@@ -48,6 +52,19 @@ impl Rect {
         shared / (self.width() * self.height() + other.width() * other.height() - shared)
     }
 
+    /// The smallest rectangle on a grid that contains this one.
+    fn widened(&self, grid: f64) -> Self {
+        let (down, up) =
+            (|value: f64| (value / grid).floor() * grid, |value: f64| (value / grid).ceil() * grid);
+        Self { x0: down(self.x0), y0: down(self.y0), x1: up(self.x1), y1: up(self.y1) }
+    }
+
+    /// The nearest rectangle on a grid.
+    fn rounded(&self, grid: f64) -> Self {
+        let round = |value: f64| (value / grid).round_ties_even() * grid;
+        Self { x0: round(self.x0), y0: round(self.y0), x1: round(self.x1), y1: round(self.y1) }
+    }
+
     fn to_box2(self) -> Box2 {
         Box2 { x0: self.x0 as f32, y0: self.y0 as f32, x1: self.x1 as f32, y1: self.y1 as f32 }
     }
@@ -61,6 +78,29 @@ struct Frame {
     scale: [f64; 2],
     /// Ŵ and Ĥ, in pixels of the frame.
     size: [f64; 2],
+    /// Step of the coordinates in the source: a power of two, so that a pixel is a whole number of steps or the other
+    /// way round.
+    grid: f64,
+}
+
+/// A box in the source and in both views, its coordinates on their grids.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    source: Rect,
+    views: [Rect; 2],
+}
+
+impl Placed {
+    /// Whether the box is that long and wide in both views.
+    fn has_sides_of(&self, min_box: f64) -> bool {
+        self.views.iter().all(|view| view.width() >= min_box && view.height() >= min_box)
+    }
+
+    /// Whether this box and another overlap no more than allowed, wherever one looks.
+    fn is_apart_from(&self, other: &Self, limit: f64) -> bool {
+        self.source.iou(&other.source) <= limit
+            && self.views.iter().zip(&other.views).all(|(a, b)| a.iou(b) <= limit)
+    }
 }
 
 impl Frame {
@@ -69,7 +109,23 @@ impl Frame {
         let shared = first.intersection(&second)?;
         let scale =
             [view_size / first.width().max(second.width()), view_size / first.height().max(second.height())];
-        Some(Self { shared, scale, size: [shared.width() * scale[0], shared.height() * scale[1]] })
+        let shortest =
+            [first, second].iter().map(|crop| crop.width().min(crop.height())).fold(f64::MAX, f64::min);
+        let limit = SOURCE_GRID * shortest / view_size;
+        // Not above one pixel, or the sides of IS would not lie on the grid.
+        let mut grid = 1.0;
+        while grid > limit {
+            grid /= 2.0;
+        }
+        Some(Self { shared, scale, size: [shared.width() * scale[0], shared.height() * scale[1]], grid })
+    }
+
+    /// From the frame to the source and on to the views.
+    fn place(&self, rect: Rect, views: [&ViewParams; 2], view_size: f64) -> Placed {
+        let source = self.to_source(rect).widened(self.grid);
+        // Arithmetic may have gone astray by a last digit, and the grid then by a step.
+        let source = source.intersection(&self.shared).unwrap_or(self.shared);
+        Placed { source, views: views.map(|view| map_to_view(source, view, view_size).rounded(VIEW_GRID)) }
     }
 
     fn to_source(&self, rect: Rect) -> Rect {
@@ -95,38 +151,46 @@ pub fn draw_boxes(
     if frame.size.iter().any(|&side| side < min_box) {
         return Vec::new();
     }
-    let mut accepted: Vec<Rect> = Vec::with_capacity(options.boxes as usize);
+    let mut accepted: Vec<Placed> = Vec::with_capacity(options.boxes as usize);
     while accepted.len() < options.boxes as usize {
-        match draw_box(random, &frame, &accepted, options) {
-            Some(rect) => accepted.push(rect),
+        match draw_box(random, &frame, [view1, view2], &accepted, options) {
+            Some(placed) => accepted.push(placed),
             None => break,
         }
     }
     accepted
         .into_iter()
-        .map(|rect| {
-            let source = frame.to_source(rect);
-            let first = map_to_view(source, view1, view_size);
-            let mut second = map_to_view(source, view2, view_size);
+        .map(|Placed { source, views: [first, mut second] }| {
             if options.box_jitter > 0.0 {
-                second = jitter_box(random, second, f64::from(options.box_jitter), view_size);
+                let share = f64::from(options.box_jitter);
+                second = jitter_box(random, second, share, view_size).rounded(VIEW_GRID);
             }
             MatchedBox { source: source.to_box2(), view1: first.to_box2(), view2: second.to_box2() }
         })
         .collect()
 }
 
-/// One further box, in the frame; `None` where every candidate overlaps too much and the row shall do with fewer.
-fn draw_box(random: &mut Stream, frame: &Frame, accepted: &[Rect], options: &PrepOptions) -> Option<Rect> {
+/// One further box; `None` where every candidate overlaps too much and the row shall do with fewer.
+fn draw_box(
+    random: &mut Stream,
+    frame: &Frame,
+    views: [&ViewParams; 2],
+    accepted: &[Placed],
+    options: &PrepOptions,
+) -> Option<Placed> {
     let mut last = None;
     for _ in 0..BOX_TRIES {
         let candidate = match options.box_sampler {
             BoxSampler::Uniform => draw_uniform(random, frame.size, f64::from(options.min_box)),
             BoxSampler::Grid => draw_in_grid(random, frame.size, options.min_box.max(1)),
         };
+        let candidate = frame.place(candidate, views, f64::from(options.size));
+        // Rounding may have taken what the smallest boxes cannot spare.
+        if !candidate.has_sides_of(f64::from(options.min_box)) {
+            continue;
+        }
         let Some(limit) = options.iou else { return Some(candidate) };
-        // Scaling both axes leaves IoU as it is, so the frame serves as well as the source.
-        if accepted.iter().all(|other| candidate.iou(other) <= f64::from(limit)) {
+        if accepted.iter().all(|other| candidate.is_apart_from(other, f64::from(limit))) {
             return Some(candidate);
         }
         last = Some(candidate);

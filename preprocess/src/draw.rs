@@ -5,7 +5,8 @@ use scrl_schemas::{BlurKind, ColorJitter, ColorStep, Crop, PrepOptions, ViewPara
 
 use crate::method::{
     BLUR_PROBABILITY, BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, CROP_TRIES, FLIP_PROBABILITY,
-    GRAYSCALE_PROBABILITY, HUE, JITTER_PROBABILITY, RESIZE_BLUR_FACTORS, SATURATION, SOLARIZE_PROBABILITY,
+    GRAYSCALE_PROBABILITY, HUE, HUE_GRID, JITTER_GRID, JITTER_PROBABILITY, RESIZE_BLUR_FACTORS, SATURATION,
+    SIGMA_GRID, SOLARIZE_PROBABILITY,
 };
 use crate::rng::{Purpose, Stream};
 
@@ -96,22 +97,28 @@ fn draw_jitter(random: &mut Stream) -> Option<ColorJitter> {
     let applied = random.chance(JITTER_PROBABILITY);
     let mut order = ColorStep::ALL;
     random.shuffle(&mut order);
-    let mut between = |[low, high]: [f64; 2]| random.uniform(low, high) as f32;
     let jitter = ColorJitter {
-        brightness: between(BRIGHTNESS_AND_CONTRAST),
-        contrast: between(BRIGHTNESS_AND_CONTRAST),
-        saturation: between(SATURATION),
-        hue: between(HUE),
+        brightness: draw_on_grid(random, BRIGHTNESS_AND_CONTRAST, JITTER_GRID),
+        contrast: draw_on_grid(random, BRIGHTNESS_AND_CONTRAST, JITTER_GRID),
+        saturation: draw_on_grid(random, SATURATION, JITTER_GRID),
+        hue: draw_on_grid(random, HUE, HUE_GRID),
         order,
     };
     applied.then_some(jitter)
+}
+
+/// A multiple of `grid` between the bounds, each equally likely. A coarse grid costs nothing that one could see, and
+/// makes a number half as long in a shard.
+fn draw_on_grid(random: &mut Stream, [low, high]: [f64; 2], grid: f64) -> f32 {
+    let (first, last) = ((low / grid).ceil(), (high / grid).floor());
+    ((first + random.below((last - first) as u64 + 1) as f64) * grid) as f32
 }
 
 fn draw_blur(random: &mut Stream, probability: f64, kind: BlurKind) -> Option<f32> {
     let applied = random.chance(probability);
     let strength = match kind {
         BlurKind::None => return None,
-        BlurKind::Gaussian => random.uniform(BLUR_SIGMA[0], BLUR_SIGMA[1]) as f32,
+        BlurKind::Gaussian => draw_on_grid(random, BLUR_SIGMA, SIGMA_GRID),
         BlurKind::Resize => RESIZE_BLUR_FACTORS[random.below(RESIZE_BLUR_FACTORS.len() as u64) as usize],
     };
     applied.then_some(strength)

@@ -49,6 +49,16 @@ pub const MIN_BOX: u32 = 32;
 pub const MAX_IOU: f32 = 0.5;
 /// Candidates for one box before the row does without (the paper repeats for ever).
 pub const BOX_TRIES: u32 = 50;
+/// Step of a box's coordinates in a view, in pixels: a thousandth of a cell of a ResNet's last map.
+pub const VIEW_GRID: f64 = 1.0 / 32.0;
+/// Largest step of a box's coordinates in the source, in pixels of the view that magnifies it most.
+pub const SOURCE_GRID: f64 = 1.0 / 4.0;
+/// Strengths of color jitter are multiples of this: finer than what a byte of a view can show.
+pub const JITTER_GRID: f64 = 1.0 / 1024.0;
+/// Shifts of hue are multiples of this, in turns.
+pub const HUE_GRID: f64 = 1.0 / 4096.0;
+/// σ of the Gaussian blur is a multiple of this, in pixels of the view.
+pub const SIGMA_GRID: f64 = 1.0 / 256.0;
 
 /// Quality of JPEG views, by default.
 pub const JPEG_QUALITY: u8 = 95;
