@@ -105,6 +105,10 @@ impl Origin for Archives {
         Ok(ignored)
     }
 
+    fn reads_by_path(&self) -> bool {
+        false
+    }
+
     fn size(&self, _path: &str) -> io::Result<Option<u64>> {
         Ok(None)
     }

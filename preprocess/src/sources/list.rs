@@ -50,6 +50,10 @@ impl Origin for PathList {
         Ok(0)
     }
 
+    fn reads_by_path(&self) -> bool {
+        true
+    }
+
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
         file_size(&self.folder.join(path))
     }

@@ -8,6 +8,7 @@
 mod archive;
 mod index;
 mod list;
+mod originals;
 mod parquet;
 mod tree;
 
@@ -27,6 +28,7 @@ use crate::method::MAX_SOURCE_BYTES;
 use crate::{Error, Result};
 
 use index::{Index, Place, Record};
+pub use originals::Originals;
 
 /// File names with one of these endings, in any case, are taken for images.
 const IMAGE_ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"];
@@ -66,6 +68,9 @@ trait Origin: Debug + Send + Sync {
     /// Hands over all images in their order, in blocks of at most [`BLOCK`]; with their content, if `contents` asks for
     /// it and it costs nothing more. Returns how many things it met that are no images.
     fn list(&self, contents: bool, receive: Receive) -> Result<u64>;
+
+    /// Whether an image's path alone tells where it lies.
+    fn reads_by_path(&self) -> bool;
 
     /// The size of an image in bytes, where [`Found::bytes`] did not tell; `None` if only reading the image tells.
     fn size(&self, path: &str) -> io::Result<Option<u64>>;

@@ -226,6 +226,10 @@ impl Origin for Tables {
         Ok(0)
     }
 
+    fn reads_by_path(&self) -> bool {
+        false
+    }
+
     fn size(&self, _path: &str) -> io::Result<Option<u64>> {
         Ok(None)
     }

@@ -39,6 +39,9 @@ fn folders_are_classes_and_the_order_is_that_of_the_names() {
     assert_eq!((sources.ignored(), sources.unreadable(), sources.classes()), (1, 1, 2));
     assert_eq!((list[0].width, list[0].height), (5, 4));
     assert!(sources.read(3).unwrap().0.error.is_some());
+    let originals = Originals::open(folder.path()).unwrap();
+    assert_eq!(originals.read(1, "b/1.PNG").unwrap(), sources.read(1).unwrap().1);
+    assert!(originals.read(9, "b/9.png").is_err());
     assert_eq!(sources.read(1).unwrap().1.len() as i64, list[1].bytes);
 }
 
@@ -165,6 +168,11 @@ fn archives_are_read_where_they_lie() {
     assert_eq!((found[0].width, found[1].error.is_some(), sources.ignored()), (6, true, 1));
     assert_eq!(sources.read(3).unwrap().1, png);
 
+    let originals = Originals::open(&path).unwrap();
+    assert_eq!(originals.read(2, "n01/3.png").unwrap(), png);
+    assert!(originals.read(0, "n01/3.png").unwrap_err().contains("0001.jpg stands in its place"));
+    assert!(originals.read(4, "n01/3.png").is_err() && originals.read(-1, "n01/3.png").is_err());
+
     // A folder of archives, the last of them cut short.
     tar_of(&folder.path().join("1.tar"), &members[..4]);
     let whole = fs::read(folder.path().join("1.tar")).unwrap();
@@ -231,6 +239,8 @@ fn tables_give_images_paths_and_classes() {
     );
     assert_eq!(all(&again.unwrap()), found);
     fs::remove_file(list).unwrap();
+    let originals = Originals::open(&folder.path().join("a.parquet")).unwrap();
+    assert_eq!(originals.read(39, &found[39].path).unwrap(), png);
 
     // A folder of files, the other with a plain column.
     let plain = Arc::new(Schema::new(vec![Field::new("jpg", DataType::Binary, true)]));

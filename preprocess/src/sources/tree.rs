@@ -93,6 +93,10 @@ impl Origin for Tree {
         Ok(ignored)
     }
 
+    fn reads_by_path(&self) -> bool {
+        true
+    }
+
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
         file_size(&self.root.join(path))
     }
