@@ -4,13 +4,14 @@ mod prepared;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use prepared::Prepared;
 use scrl_schemas::{Consumed, Encoding, Epoch, Layout};
 use scrl_trainer::data::{Awaited, Begin, Dataset, Loader, LoaderConfig};
-use scrl_trainer::run::{Checkpoint, Options, Output, Progress, Resume, TrainConfig, train};
+use scrl_trainer::run::{Checkpoint, CheckpointInfo, Options, Output, Progress, Resume, TrainConfig, train};
 use scrl_trainer::{Error, Result};
 
 /// Photos of each test: two steps of two batches of two an epoch, and two photos left over.
@@ -36,6 +37,12 @@ fn plain(options: &mut Options) {
     options.checkpoint_every = Some(1000);
 }
 
+/// Two batches of four in each of two epochs.
+fn loader_config(follow: bool) -> LoaderConfig {
+    let images = PathBuf::new();
+    LoaderConfig { batch_size: 4, batches_per_epoch: 2, epochs: 2, skip: 0, images, threads: 2, follow }
+}
+
 fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<()> {
     train(config, dataset, &Resume::Auto, &AtomicBool::new(false), &mut |_| ())
 }
@@ -44,9 +51,23 @@ fn checkpoint(prepared: &Prepared, out: &str, step: u64) -> PathBuf {
     prepared.path(out).join("checkpoints").join(Checkpoint::file_name(step))
 }
 
-fn assert_same_end(prepared: &Prepared, a: &str, b: &str) {
-    let [a, b] = [a, b].map(|out| fs::read(checkpoint(prepared, out, 6)).unwrap());
-    assert!(a == b, "the last checkpoints differ");
+/// Expects the last checkpoint in `out` to be that of a run that had all epochs from the beginning.
+fn assert_plain_end(prepared: &Prepared, out: &str) {
+    static PLAIN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let (prepared, shards) = self::prepared();
+        run(&prepared.config(&shards, "plain", plain)).unwrap();
+        assert!(!Layout::new(&shards).consumed().exists());
+        fs::read(checkpoint(&prepared, "plain", 6)).unwrap()
+    });
+    assert!(fs::read(checkpoint(prepared, out, 6)).unwrap() == *PLAIN, "the last checkpoints differ");
+}
+
+/// The checkpoint from which a run in `out` goes on, and the damaged ones before it.
+fn resumed(prepared: &Prepared, out: &str) -> (Result<Option<CheckpointInfo>>, Vec<String>) {
+    let mut damaged = Vec::new();
+    let output = Output::new(&prepared.path(out));
+    let found = output.checkpoint_to_resume(&Resume::Auto, &mut |error| damaged.push(error.to_string()));
+    (found.map(|found| found.map(|(_, info)| info)), damaged)
 }
 
 fn consumed(shards: &Path) -> u32 {
@@ -80,17 +101,8 @@ impl Unfinished {
 fn the_loader_waits_for_an_epoch_and_then_gives_the_same_batches() {
     let (_prepared, shards) = prepared();
     let dataset = Dataset::open(&shards).unwrap();
-    let config = LoaderConfig {
-        batch_size: 4,
-        batches_per_epoch: 2,
-        epochs: 2,
-        skip: 0,
-        images: PathBuf::new(),
-        threads: 2,
-        follow: true,
-    };
     let load = |idle: &mut dyn FnMut(Epoch) -> Result<()>| -> Result<Vec<_>> {
-        let loader = Loader::start(&dataset, config.clone())?;
+        let loader = Loader::start(&dataset, loader_config(true))?;
         std::iter::from_fn(|| loader.next_batch_or(idle).transpose()).collect()
     };
     let whole = load(&mut |epoch| panic!("waits for epoch {epoch}")).unwrap();
@@ -135,9 +147,6 @@ fn the_folder_is_waited_for_manifest_first() {
 #[test]
 fn an_epoch_counts_as_consumed_when_a_checkpoint_lies_behind_it() {
     let (prepared, shards) = prepared();
-    run(&prepared.config(&shards, "plain", plain)).unwrap();
-    assert!(!Layout::new(&shards).consumed().exists());
-
     let (config, dataset) = prepared.config(&shards, "out", following);
     let checkpoints = Output::new(&config.out).checkpoints();
     let ended = AtomicBool::new(false);
@@ -161,17 +170,13 @@ fn an_epoch_counts_as_consumed_when_a_checkpoint_lies_behind_it() {
         assert_eq!(seen, [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]);
     });
     assert_eq!(consumed(&shards), 3);
-    assert_same_end(&prepared, "plain", "out");
+    assert_plain_end(&prepared, "out");
 }
 
 #[test]
 fn a_run_goes_on_without_the_epochs_it_has_consumed() {
     let (prepared, shards) = prepared();
-    run(&prepared.config(&shards, "plain", plain)).unwrap();
-    let begin = |out: &str| {
-        let resumed = Output::new(&prepared.path(out)).checkpoint_to_resume(&Resume::Auto, &mut |_| ());
-        resumed.unwrap().unwrap().1.begin()
-    };
+    let begin = || resumed(&prepared, "out").0.unwrap().unwrap().begin();
     let config = |steps: Option<u64>| {
         prepared.config(&shards, "out", |options| {
             following(options);
@@ -183,24 +188,27 @@ fn a_run_goes_on_without_the_epochs_it_has_consumed() {
     assert_eq!(consumed(&shards), 1);
     remove(&shards, 0);
 
-    // As if the first run had been killed between its checkpoint and its note.
+    // As if the first run had been killed between its checkpoint and its note, and another in the middle of one.
     Consumed { epochs: 0 }.write(&Layout::new(&shards).consumed()).unwrap();
+    let half_written = checkpoint(&prepared, "out", 4).with_extension("safetensors.tmp-1");
+    fs::write(&half_written, "half").unwrap();
     let (last, _) = config(None);
-    let dataset = Dataset::open_at(&shards, begin("out")).unwrap();
+    let dataset = Dataset::open_at(&shards, begin()).unwrap();
     train(&last, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
         if let Progress::Start(_) = progress {
             assert_eq!(consumed(&shards), 1);
+            assert!(!half_written.exists());
         }
     })
     .unwrap();
     assert_eq!(consumed(&shards), 3);
-    assert_same_end(&prepared, "plain", "out");
+    assert_plain_end(&prepared, "out");
 
     // A finished run may be started again, with nothing left of the shards.
     remove(&shards, 1);
     remove(&shards, 2);
     let idle = &mut |awaited: Awaited| -> Result<()> { panic!("waits for {awaited}") };
-    let dataset = Dataset::follow(&shards, begin("out"), idle).unwrap();
+    let dataset = Dataset::follow(&shards, begin(), idle).unwrap();
     assert_eq!(dataset.rows_per_epoch(), u64::from(PHOTOS));
     run(&(last, dataset)).unwrap();
 }
@@ -208,7 +216,6 @@ fn a_run_goes_on_without_the_epochs_it_has_consumed() {
 #[test]
 fn a_run_that_waits_can_be_stopped_and_leaves_a_checkpoint() {
     let (prepared, shards) = prepared();
-    run(&prepared.config(&shards, "plain", plain)).unwrap();
     let unfinished = Unfinished::hide(&shards, 1);
     let stop = AtomicBool::new(false);
     let (config, dataset) = prepared.config(&shards, "out", |options| {
@@ -238,7 +245,7 @@ fn a_run_that_waits_can_be_stopped_and_leaves_a_checkpoint() {
     })
     .unwrap();
     assert_eq!(waits, [Epoch(1)]);
-    assert_same_end(&prepared, "plain", "out");
+    assert_plain_end(&prepared, "out");
 }
 
 #[test]
@@ -257,12 +264,16 @@ fn without_follow_an_unfinished_epoch_is_an_error_before_anything_is_written() {
 fn a_consumed_epoch_is_missed_only_where_it_is_missing() {
     let (prepared, shards) = prepared();
     Consumed { epochs: 2 }.write(&Layout::new(&shards).consumed()).unwrap();
-    run(&prepared.config(&shards, "out", following)).unwrap();
-    assert_eq!(consumed(&shards), 3);
+    let config = prepared.config(&shards, "out", |options| {
+        following(options);
+        options.max_steps = Some(2);
+    });
+    run(&config).unwrap();
+    assert_eq!(consumed(&shards), 2);
 
     remove(&shards, 0);
-    let message = run(&prepared.config(&shards, "other", following)).unwrap_err().to_string();
-    for word in ["epoch=00000", "consumed.json", "--only 0..3", "--out"] {
+    let message = run(&prepared.config(&shards, "other", plain)).unwrap_err().to_string();
+    for word in ["epoch=00000", "consumed.json", "--only 0..2", "--out"] {
         assert!(message.contains(word), "no {word} in {message}");
     }
     let idle = &mut |awaited: Awaited| -> Result<()> { panic!("waits for {awaited}") };
@@ -272,9 +283,11 @@ fn a_consumed_epoch_is_missed_only_where_it_is_missing() {
 
 #[test]
 fn a_part_that_vanishes_is_named_with_the_way_to_make_it_again() {
-    let (prepared, shards) = prepared();
+    let (_prepared, shards) = prepared();
     fs::remove_file(shards.join("epoch=00001/part-00001.parquet")).unwrap();
-    let message = run(&prepared.config(&shards, "out", plain)).unwrap_err().to_string();
+    let loader = Loader::start(&Dataset::open(&shards).unwrap(), loader_config(false)).unwrap();
+    let batches: Result<Vec<_>> = std::iter::from_fn(|| loader.next_batch().transpose()).collect();
+    let message = batches.unwrap_err().to_string();
     for word in ["part-00001.parquet", "epoch 1", "scrl-prep --only 1..2"] {
         assert!(message.contains(word), "no {word} in {message}");
     }
@@ -289,29 +302,32 @@ fn a_damaged_checkpoint_is_passed_over_for_an_older_one() {
     let newest = checkpoint(&prepared, "out", 6);
     let whole = fs::read(&newest).unwrap();
     let half = &whole[..whole.len() / 2];
-    for damaged in [&[] as &[u8], half, &whole[..100], &[0xa5; 4096], &[whole.as_slice(), half].concat()] {
-        fs::write(&newest, damaged).unwrap();
-        let mut passed_over = Vec::new();
-        train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| match progress {
-            Progress::Damaged(error) => passed_over.push(error.to_string()),
-            Progress::Start(plan) => assert_eq!(plan.done, 4),
-            _ => {}
-        })
-        .unwrap();
-        assert_eq!(passed_over.len(), 1);
-        assert!(passed_over[0].contains("step-00000006.safetensors: damaged: "), "{passed_over:?}");
-        assert!(fs::read(&newest).unwrap() == whole);
+    for content in [&[] as &[u8], &whole[..100], &[0xa5; 4096], &[whole.as_slice(), b"more"].concat(), half] {
+        fs::write(&newest, content).unwrap();
+        let (found, damaged) = resumed(&prepared, "out");
+        assert_eq!(found.unwrap().unwrap().step, 4);
+        assert_eq!(damaged.len(), 1);
+        assert!(damaged[0].contains("step-00000006.safetensors: damaged: "), "{damaged:?}");
     }
+    let mut passed_over = 0;
+    train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| match progress {
+        Progress::Damaged(_) => passed_over += 1,
+        Progress::Start(plan) => assert_eq!(plan.done, 4),
+        _ => {}
+    })
+    .unwrap();
+    assert_eq!(passed_over, 1);
+    assert!(fs::read(&newest).unwrap() == whole);
 
     // The step back may lead where nothing is left.
     fs::write(&newest, half).unwrap();
     remove(&shards, 2);
-    let message = run(&(config.clone(), dataset.clone())).unwrap_err().to_string();
+    let message = run(&(config, dataset)).unwrap_err().to_string();
     assert!(message.contains("epoch=00002") && message.contains("scrl-prep --only 2..3"), "{message}");
 
     for step in [0, 2, 4] {
         fs::write(checkpoint(&prepared, "out", step), half).unwrap();
     }
-    let message = run(&(config, dataset)).unwrap_err().to_string();
+    let message = resumed(&prepared, "out").0.unwrap_err().to_string();
     assert!(message.contains("no checkpoint here is whole"), "{message}");
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use scrl_schemas::atomic::TEMPORARY_MARK;
+
 use super::checkpoint::write_tensors;
 use super::{Checkpoint, CheckpointInfo, Resume, TrainConfig};
 use crate::learner::Learner;
@@ -20,10 +22,18 @@ impl Output {
         Self { root: root.to_owned() }
     }
 
-    /// Makes the folders where they are missing.
+    /// Makes the folders where they are missing, and removes the half-written checkpoints of runs that were killed.
     pub fn create(&self) -> Result<()> {
         let checkpoints = self.checkpoints();
-        fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))
+        fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+        for entry in fs::read_dir(&checkpoints).map_err(Error::io(&checkpoints))? {
+            let path = entry.map_err(Error::io(&checkpoints))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("step-") && name.contains(TEMPORARY_MARK) {
+                fs::remove_file(&path).map_err(Error::io(&path))?;
+            }
+        }
+        Ok(())
     }
 
     /// The folder itself.
