@@ -38,7 +38,7 @@ impl Plan {
     }
 
     fn is_epoch_end(&self, step: u64) -> bool {
-        step % self.steps_per_epoch == 0
+        step.is_multiple_of(self.steps_per_epoch)
     }
 }
 
