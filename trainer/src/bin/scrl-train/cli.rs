@@ -13,7 +13,7 @@ Examples:
   scrl-train shards/                                  ResNet-50 as in the paper
   scrl-train --arch resnet18 --batch-size 16 --out runs/small shards/
   scrl-train --method byol --max-steps 100 --log-every 1 shards/
-  scrl-train --follow --consume shards/               beside scrl-prep --keep 3, which is still making them
+  scrl-train --follow --consume shards/               while scrl-prep --keep 3 makes them
   scrl-train --config small.toml --lr 0.3 shards/     options from a file; the command line wins
 
 The same command goes on where an earlier one stopped, as long as --out is the same.";
