@@ -27,6 +27,14 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A checkpoint is not whole, so that an older one must do.
+    #[error("{}: damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An option has no sense.
     #[error("--{option}: {reason}")]
     Option {
@@ -76,5 +84,9 @@ impl Error {
 
     pub(crate) fn checkpoint(path: &Path, reason: impl ToString) -> Self {
         Self::Checkpoint { path: path.to_owned(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn damaged(path: &Path, reason: impl ToString) -> Self {
+        Self::Damaged { path: path.to_owned(), reason: reason.to_string() }
     }
 }

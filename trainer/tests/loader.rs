@@ -20,6 +20,7 @@ fn load(shards: &Path, change: impl FnOnce(&mut LoaderConfig)) -> Result<Vec<Bat
         skip: 0,
         images: dataset.manifest().images.clone().into(),
         threads: 2,
+        follow: false,
     };
     change(&mut config);
     let loader = Loader::start(&dataset, config)?;

@@ -3,14 +3,17 @@
 //! One thread walks the rows in the folder's order and a pool of threads decodes each batch; a few finished batches wait
 //! in a channel. Which rows a batch holds depends on the folder and the batch size alone.
 
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use scrl_schemas::{Epoch, PrepOptions, Row, ShardReader};
+use scrl_schemas::{Epoch, PartRecord, PrepOptions, Row, ShardReader};
 
+use super::awaited::{IDLE_EVERY, LOOK_EVERY};
 use super::pixels::PixelSource;
 use super::{Batch, Dataset};
 use crate::{Error, Result};
@@ -33,11 +36,27 @@ pub struct LoaderConfig {
     pub images: PathBuf,
     /// Threads that decode.
     pub threads: usize,
+    /// Whether to wait for epochs that are not finished; otherwise they are an error.
+    pub follow: bool,
 }
 
 /// Hands over batches in order.
 pub struct Loader {
     batches: Receiver<Result<Batch>>,
+    awaited: AwaitedEpoch,
+    /// Carries nothing: the reading thread notices when it is dropped, even while it waits.
+    _alive: Sender<Infallible>,
+}
+
+/// The epoch for which the reading thread waits, if it does.
+#[derive(Clone, Default)]
+struct AwaitedEpoch(Arc<Mutex<Option<Epoch>>>);
+
+impl AwaitedEpoch {
+    fn lock(&self) -> MutexGuard<'_, Option<Epoch>> {
+        // A number cannot be left half written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Loader {
@@ -49,7 +68,9 @@ impl Loader {
             .thread_name(|index| format!("decode-{index}"))
             .build()
             .map_err(|error| Error::Threads(error.to_string()))?;
-        let reader = Reader { dataset: dataset.clone(), config, pool };
+        let awaited = AwaitedEpoch::default();
+        let (alive, listener) = bounded(0);
+        let reader = Reader { dataset: dataset.clone(), config, pool, awaited: awaited.clone(), listener };
         thread::Builder::new()
             .name("read-shards".into())
             .spawn(move || {
@@ -59,12 +80,27 @@ impl Loader {
                 }
             })
             .map_err(|error| Error::Threads(error.to_string()))?;
-        Ok(Self { batches })
+        Ok(Self { batches, awaited, _alive: alive })
     }
 
     /// Waits for the next batch; `None` after the last.
     pub fn next_batch(&self) -> Result<Option<Batch>> {
-        self.batches.recv().ok().transpose()
+        self.next_batch_or(&mut |_| Ok(()))
+    }
+
+    /// Like [`Loader::next_batch`]. `idle` is called several times a second while an unfinished epoch holds the batch
+    /// up; an error of it ends the waiting.
+    pub fn next_batch_or(&self, idle: &mut dyn FnMut(Epoch) -> Result<()>) -> Result<Option<Batch>> {
+        loop {
+            match self.batches.recv_timeout(IDLE_EVERY) {
+                Ok(batch) => return batch.map(Some),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {
+                    let awaited = *self.awaited.lock();
+                    awaited.map_or(Ok(()), &mut *idle)?;
+                }
+            }
+        }
     }
 }
 
@@ -72,6 +108,8 @@ struct Reader {
     dataset: Dataset,
     config: LoaderConfig,
     pool: ThreadPool,
+    awaited: AwaitedEpoch,
+    listener: Receiver<Infallible>,
 }
 
 impl Reader {
@@ -81,10 +119,10 @@ impl Reader {
         let mut skip = self.config.skip % per_epoch;
         for epoch in (self.config.skip / per_epoch) as u32..self.config.epochs {
             let epoch = Epoch(epoch);
-            let mut rows = self.rows(epoch, skip * self.config.batch_size as u64)?;
+            let Some(parts) = self.parts(epoch)? else { return Ok(()) };
+            let mut rows = self.rows(epoch, parts, skip * self.config.batch_size as u64);
             for _ in skip..per_epoch {
-                let batch: Vec<Row> =
-                    rows.by_ref().take(self.config.batch_size).collect::<std::result::Result<_, _>>()?;
+                let batch: Vec<Row> = rows.by_ref().take(self.config.batch_size).collect::<Result<_>>()?;
                 if batch.len() < self.config.batch_size {
                     let folder = self.dataset.layout().epoch(epoch);
                     return Err(Error::dataset(&folder, "parts hold fewer rows than _SUCCESS says"));
@@ -98,10 +136,33 @@ impl Reader {
         Ok(())
     }
 
+    /// The parts of an epoch, once it is finished; `None` if nobody listens any more.
+    fn parts(&self, epoch: Epoch) -> Result<Option<Vec<PartRecord>>> {
+        if !self.config.follow {
+            return Ok(Some(self.dataset.success(epoch)?.parts));
+        }
+        loop {
+            let success = self.dataset.finished(epoch)?;
+            *self.awaited.lock() = success.is_none().then_some(epoch);
+            match success {
+                Some(success) => return Ok(Some(success.parts)),
+                None => match self.listener.recv_timeout(LOOK_EVERY) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                    Ok(nothing) => match nothing {},
+                },
+            }
+        }
+    }
+
     /// The rows of an epoch from row `first` on, part after part.
-    fn rows(&self, epoch: Epoch, mut first: u64) -> Result<impl Iterator<Item = scrl_schemas::Result<Row>>> {
+    fn rows(
+        &self,
+        epoch: Epoch,
+        mut parts: Vec<PartRecord>,
+        mut first: u64,
+    ) -> impl Iterator<Item = Result<Row>> + use<> {
         let folder = self.dataset.layout().epoch(epoch);
-        let mut parts = self.dataset.success(epoch)?.parts;
         let passed = parts
             .iter()
             .take_while(|part| {
@@ -111,14 +172,16 @@ impl Reader {
             })
             .count();
         parts.drain(..passed);
-        Ok(parts.into_iter().enumerate().flat_map(move |(index, part)| {
-            let reader = ShardReader::open_at(&folder.join(&part.name), if index == 0 { first } else { 0 });
+        parts.into_iter().enumerate().flat_map(move |(index, part)| {
+            let path = folder.join(&part.name);
+            let reader = ShardReader::open_at(&path, if index == 0 { first } else { 0 });
             let (reader, error) = match reader {
                 Ok(reader) => (Some(reader), None),
                 Err(error) => (None, Some(Err(error))),
             };
-            reader.into_iter().flatten().chain(error)
-        }))
+            let rows = reader.into_iter().flatten().chain(error);
+            rows.map(move |row| row.map_err(|error| unreadable(epoch, &path, error)))
+        })
     }
 
     fn decode(&self, epoch: Epoch, rows: &[Row]) -> Result<Batch> {
@@ -138,4 +201,17 @@ impl Reader {
         })?;
         Ok(Batch::new(epoch, rows, size, pixels))
     }
+}
+
+/// Why a part of a finished epoch cannot be read: most often because it was removed meanwhile.
+fn unreadable(epoch: Epoch, part: &Path, error: scrl_schemas::Error) -> Error {
+    if part.exists() {
+        return error.into();
+    }
+    let Epoch(number) = epoch;
+    let reason = format!(
+        "this part of epoch {epoch} was removed; make the epoch again with scrl-prep --only {number}..{}",
+        number + 1
+    );
+    Error::dataset(part, reason)
 }

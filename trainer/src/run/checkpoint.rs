@@ -1,16 +1,19 @@
 //! `checkpoints/step-00000000.safetensors`: a learner's whole state, under PyTorch's names and layouts.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
+use scrl_schemas::Epoch;
 use scrl_schemas::atomic::AtomicFile;
 use serde_json::json;
 
 use super::TrainConfig;
+use crate::data::Begin;
 use crate::learner::Learner;
 use crate::model::Parameter;
 use crate::{Error, Result};
@@ -33,6 +36,15 @@ pub struct CheckpointInfo {
     pub epoch: u32,
     /// Pairs of that epoch already taken.
     pub position: u64,
+    /// Rows of each epoch of the shards; `None` in checkpoints of versions that did not note them.
+    pub rows_per_epoch: Option<u64>,
+}
+
+impl CheckpointInfo {
+    /// Where a training goes on from here.
+    pub fn begin(&self) -> Begin {
+        Begin { epoch: Epoch(self.epoch), rows_per_epoch: self.rows_per_epoch }
+    }
 }
 
 /// A checkpoint file.
@@ -87,10 +99,15 @@ impl Checkpoint {
         format!("step-{step:08}.safetensors")
     }
 
-    /// All checkpoints in `folder`, oldest first.
+    /// All checkpoints in `folder`, oldest first; none where there is no folder.
     pub fn list(folder: &Path) -> Result<Vec<Self>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+            Err(error) => return Err(Error::io(folder)(error)),
+        };
+        for entry in entries {
             let path = entry.map_err(Error::io(folder))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let step = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
@@ -110,7 +127,7 @@ impl Checkpoint {
         info: CheckpointInfo,
     ) -> Result<Self> {
         let path = folder.join(Self::file_name(info.step));
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             ("scrl.format", FORMAT.to_owned()),
             ("step", info.step.to_string()),
             ("epoch", info.epoch.to_string()),
@@ -118,6 +135,9 @@ impl Checkpoint {
             ("seed", config.seed.to_string()),
             ("options", config.computation().to_string()),
         ]);
+        if let Some(rows) = info.rows_per_epoch {
+            metadata.insert("rows_per_epoch", rows.to_string());
+        }
         write_tensors(&path, learner.state(), metadata, |name| name)?;
         Self::prune(folder, config.checkpoint_every)?;
         Ok(Self { path, step: info.step })
@@ -134,31 +154,73 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Where the run stood, and whether the file is whole as far as its header and its size can tell.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a file that was cut off or overwritten; others if it is of another version or cannot be
+    /// read.
+    pub fn info(&self) -> Result<CheckpointInfo> {
+        self.parse_info(&self.read_metadata()?)
+    }
+
+    /// The safetensors metadata, from a file whose size is what its header says.
+    fn read_metadata(&self) -> Result<HashMap<String, String>> {
+        let io = || Error::io(&self.path);
+        let damaged = |reason: &str| Error::damaged(&self.path, reason);
+        let mut file = File::open(&self.path).map_err(io())?;
+        let size = file.metadata().map_err(io())?.len();
+        let mut length = [0; 8];
+        if size < length.len() as u64 {
+            return Err(damaged("too short"));
+        }
+        file.read_exact(&mut length).map_err(io())?;
+        let (length, rest) = (u64::from_le_bytes(length), size - length.len() as u64);
+        if length > rest {
+            return Err(damaged("its header is cut off"));
+        }
+        let mut header = Vec::new();
+        file.take(length).read_to_end(&mut header).map_err(io())?;
+        let header: Metadata =
+            serde_json::from_slice(&header).map_err(|error| damaged(&error.to_string()))?;
+        let (expected, found) = (header.data_len() as u64, rest - length);
+        if expected != found {
+            return Err(damaged(&format!("{found} bytes of tensors where there should be {expected}")));
+        }
+        Ok(header.metadata().clone().unwrap_or_default())
+    }
+
+    fn parse_info(&self, metadata: &HashMap<String, String>) -> Result<CheckpointInfo> {
+        if self.text(metadata, "scrl.format")? != FORMAT {
+            return Err(Error::checkpoint(&self.path, "written by another version"));
+        }
+        let number = |key: &str| -> Result<u64> {
+            let text = self.text(metadata, key)?;
+            text.parse().map_err(|_| Error::checkpoint(&self.path, format!("{key} is no number")))
+        };
+        let rows = "rows_per_epoch";
+        Ok(CheckpointInfo {
+            step: number("step")?,
+            epoch: number("epoch")? as u32,
+            position: number("position")?,
+            rows_per_epoch: metadata.contains_key(rows).then(|| number(rows)).transpose()?,
+        })
+    }
+
+    fn text<'a>(&self, metadata: &'a HashMap<String, String>, key: &str) -> Result<&'a str> {
+        let missing = || Error::checkpoint(&self.path, format!("no {key} in it"));
+        Ok(metadata.get(key).ok_or_else(missing)?)
+    }
+
     /// Loads the state into `learner` and returns where the run stood.
     ///
     /// # Errors
     /// If the file is damaged, or of a learner with other options than `config`.
     pub fn load(&self, learner: &Learner, config: &TrainConfig) -> Result<CheckpointInfo> {
+        let metadata = self.read_metadata()?;
+        let info = self.parse_info(&metadata)?;
+        self.check_options(self.text(&metadata, "options")?, config)?;
         let bytes = fs::read(&self.path).map_err(Error::io(&self.path))?;
-        let broken = |error: safetensors::SafeTensorError| Error::checkpoint(&self.path, error);
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        let text = |key: &str| {
-            metadata.get(key).cloned().ok_or_else(|| Error::checkpoint(&self.path, format!("no {key} in it")))
-        };
-        if text("scrl.format")? != FORMAT {
-            return Err(Error::checkpoint(&self.path, "written by another version"));
-        }
-        let number = |key: &str| -> Result<u64> {
-            text(key)?.parse().map_err(|_| Error::checkpoint(&self.path, format!("{key} is no number")))
-        };
-        let info = CheckpointInfo {
-            step: number("step")?,
-            epoch: number("epoch")? as u32,
-            position: number("position")?,
-        };
-        self.check_options(&text("options")?, config)?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(broken)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| Error::damaged(&self.path, error))?;
         for parameter in learner.state() {
             let parts: Vec<Tensor> = parameter
                 .checkpoint_names()

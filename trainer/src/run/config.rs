@@ -141,6 +141,8 @@ pub struct Options {
     pub device: Option<String>,
     pub precision: Option<Precision>,
     pub images: Option<PathBuf>,
+    pub follow: Option<bool>,
+    pub consume: Option<bool>,
     pub resume: Option<String>,
     pub checkpoint_every: Option<u64>,
     pub log_every: Option<u64>,
@@ -193,7 +195,13 @@ pub struct TrainConfig {
     pub precision: Precision,
     /// Where the sources of recipe shards lie.
     pub images: PathBuf,
-    /// Steps between checkpoints.
+    /// Whether to wait for epochs still being made.
+    #[serde(default)]
+    pub follow: bool,
+    /// Whether to note in `consumed.json` which epochs are used up.
+    #[serde(default)]
+    pub consume: bool,
+    /// Steps between checkpoints; with `consume` there is one at every epoch's end as well.
     pub checkpoint_every: u64,
     /// Steps between lines of metrics.
     pub log_every: u64,
@@ -262,6 +270,8 @@ impl TrainConfig {
             device,
             precision,
             images: given.images.unwrap_or_else(|| manifest.images.clone().into()),
+            follow: given.follow.unwrap_or(false),
+            consume: given.consume.unwrap_or(false),
             checkpoint_every: given.checkpoint_every.unwrap_or(steps_per_epoch),
             log_every: given.log_every.unwrap_or(10),
             threads: given
@@ -298,8 +308,18 @@ impl TrainConfig {
 
     /// The options that decide what the steps compute: all but places, the length of the run, and how it is watched.
     pub fn computation(&self) -> toml::Table {
-        const WITHOUT_EFFECT: [&str; 8] =
-            ["shards", "out", "images", "max-steps", "checkpoint-every", "log-every", "threads", "device"];
+        const WITHOUT_EFFECT: [&str; 10] = [
+            "shards",
+            "out",
+            "images",
+            "max-steps",
+            "follow",
+            "consume",
+            "checkpoint-every",
+            "log-every",
+            "threads",
+            "device",
+        ];
         let mut table = toml::Table::try_from(self).expect("a configuration holds only plain values");
         table.retain(|option, _| !WITHOUT_EFFECT.contains(&option));
         table

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use scrl_schemas::atomic::TEMPORARY_MARK;
+
 use super::checkpoint::write_tensors;
-use super::{Checkpoint, Resume, TrainConfig};
+use super::{Checkpoint, CheckpointInfo, Resume, TrainConfig};
 use crate::learner::Learner;
 use crate::{Error, Result};
 
@@ -15,12 +17,23 @@ pub struct Output {
 }
 
 impl Output {
-    /// Makes the folder where it is missing.
-    pub fn create(root: &Path) -> Result<Self> {
-        let output = Self { root: root.to_owned() };
-        let checkpoints = output.checkpoints();
+    /// An output folder at `root`; touches nothing.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Makes the folders where they are missing, and removes the half-written checkpoints of runs that were killed.
+    pub fn create(&self) -> Result<()> {
+        let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
-        Ok(output)
+        for entry in fs::read_dir(&checkpoints).map_err(Error::io(&checkpoints))? {
+            let path = entry.map_err(Error::io(&checkpoints))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("step-") && name.contains(TEMPORARY_MARK) {
+                fs::remove_file(&path).map_err(Error::io(&path))?;
+            }
+        }
+        Ok(())
     }
 
     /// The folder itself.
@@ -48,12 +61,25 @@ impl Output {
         self.root.join("backbone.safetensors")
     }
 
-    /// The checkpoint to go on from.
-    pub fn checkpoint_to_resume(&self, resume: &Resume) -> Result<Option<Checkpoint>> {
+    /// The checkpoint to go on from, and where the run stood. Of those in the folder it is the newest whole one;
+    /// `damaged` is told of each that was passed over.
+    ///
+    /// # Errors
+    /// If there are checkpoints and none of them is whole: to begin anew without being told to would lose the run.
+    pub fn checkpoint_to_resume(
+        &self,
+        resume: &Resume,
+        damaged: &mut dyn FnMut(&Error),
+    ) -> Result<Option<(Checkpoint, CheckpointInfo)>> {
+        let all = || Checkpoint::list(&self.checkpoints());
         match resume {
-            Resume::From(path) => Ok(Some(Checkpoint { path: path.clone(), step: 0 })),
-            Resume::Auto => Ok(Checkpoint::list(&self.checkpoints())?.pop()),
-            Resume::No if Checkpoint::list(&self.checkpoints())?.is_empty() => Ok(None),
+            Resume::From(path) => {
+                let checkpoint = Checkpoint { path: path.clone(), step: 0 };
+                let info = checkpoint.info().map_err(advise("name another one in --resume"))?;
+                Ok(Some((checkpoint, info)))
+            }
+            Resume::Auto => newest_whole(all()?, damaged),
+            Resume::No if all()?.is_empty() => Ok(None),
             Resume::No => Err(Error::Option {
                 option: "resume",
                 reason: format!("{} already holds a run; choose another --out", self.root.display()),
@@ -72,5 +98,29 @@ impl Output {
         let parameters = learner.online_parameters().0.iter().filter(|p| p.layer.starts_with(PREFIX));
         let metadata = [("arch", config.arch.to_string()), ("format", "pt".to_owned())];
         write_tensors(&self.backbone(), parameters, metadata.into(), |name| name[PREFIX.len()..].to_owned())
+    }
+}
+
+fn newest_whole(
+    mut checkpoints: Vec<Checkpoint>,
+    damaged: &mut dyn FnMut(&Error),
+) -> Result<Option<(Checkpoint, CheckpointInfo)>> {
+    while let Some(checkpoint) = checkpoints.pop() {
+        match checkpoint.info() {
+            Ok(info) => return Ok(Some((checkpoint, info))),
+            Err(error @ Error::Damaged { .. }) if !checkpoints.is_empty() => damaged(&error),
+            Err(error) => {
+                return Err(advise("no checkpoint here is whole; train anew with another --out")(error));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Adds to the news of a damaged checkpoint what can be done.
+fn advise(advice: &str) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Damaged { path, reason } => Error::checkpoint(&path, format!("damaged: {reason}; {advice}")),
+        other => other,
     }
 }

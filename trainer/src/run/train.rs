@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
+use scrl_schemas::{Consumed, Epoch};
 
 use super::metrics::MetricsLog;
 use super::tensorboard::EventFile;
@@ -30,6 +31,17 @@ pub struct Plan {
     pub done: u64,
 }
 
+impl Plan {
+    /// Whole epochs in the first `step` steps.
+    fn epochs_done(&self, step: u64) -> u32 {
+        (step / self.steps_per_epoch) as u32
+    }
+
+    fn is_epoch_end(&self, step: u64) -> bool {
+        step.is_multiple_of(self.steps_per_epoch)
+    }
+}
+
 /// What a run reports while it lasts.
 pub enum Progress<'a> {
     /// The first thing known.
@@ -43,6 +55,10 @@ pub enum Progress<'a> {
     },
     /// A step's numbers were logged.
     Logged(&'a Metrics),
+    /// A damaged checkpoint was passed over for an older one.
+    Damaged(&'a Error),
+    /// The next step needs an epoch that is not finished yet; said once for each.
+    Waiting(Epoch),
     /// A step had no matched box at all, and changed only the target network.
     NoBoxes {
         /// The step, from 1.
@@ -52,7 +68,8 @@ pub enum Progress<'a> {
 
 /// Trains as `config` says and tells `report` how it goes. Sets the size of rayon's global pool if nothing has yet.
 ///
-/// When `stop` becomes true the step under way is finished, a checkpoint written, and [`Error::Interrupted`] returned.
+/// When `stop` becomes true the step under way is finished, or the waiting for an epoch given up, a checkpoint written,
+/// and [`Error::Interrupted`] returned.
 pub fn train(
     config: &TrainConfig,
     dataset: &Dataset,
@@ -62,16 +79,23 @@ pub fn train(
 ) -> Result<()> {
     // An error means that the pool exists already, in a process that trains more than once.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
-    let output = Output::create(&config.out)?;
-    let mut learner = Learner::new(&learner_config(config), &Device::Cpu)?;
+    let output = Output::new(&config.out);
+    let resumed = output.checkpoint_to_resume(resume, &mut |error| report(Progress::Damaged(error)))?;
     let mut plan = plan(config, dataset);
-    let resumed = output.checkpoint_to_resume(resume)?;
-    if let Some(checkpoint) = &resumed {
-        plan.done = checkpoint.load(&learner, config)?.step;
+    plan.done = resumed.as_ref().map_or(0, |(_, info)| info.step);
+    if !config.follow && plan.done < plan.steps {
+        // Known before anything is written.
+        dataset.success(Epoch(plan.epochs_done(plan.done)))?;
+    }
+    output.create()?;
+    let mut learner = Learner::new(&learner_config(config), &Device::Cpu)?;
+    if let Some((checkpoint, _)) = &resumed {
+        checkpoint.load(&learner, config)?;
     }
     output.write_config(config)?;
     let mut run = Run {
         config,
+        dataset,
         plan,
         schedule: schedule(config, plan),
         log: MetricsLog::open(&output.metrics(), plan.done)?,
@@ -79,11 +103,14 @@ pub fn train(
         output,
         since_log: Interval::new(),
     };
-    if resumed.is_none() {
-        run.checkpoint(&learner, 0)?;
+    // A checkpoint from elsewhere is copied before its epochs are given away: a restart looks in this folder.
+    if resumed.is_none() || (config.consume && matches!(resume, Resume::From(_))) {
+        run.checkpoint(&learner, plan.done)?;
     }
+    // The last run may have ended between its checkpoint and this note.
+    run.note_consumed(plan.done)?;
     report(Progress::Start(plan));
-    run.steps(&mut learner, dataset, stop, report)?;
+    run.steps(&mut learner, stop, report)?;
     run.output.write_backbone(&learner, config)
 }
 
@@ -117,6 +144,7 @@ fn schedule(config: &TrainConfig, plan: Plan) -> Schedule {
 /// A run under way.
 struct Run<'a> {
     config: &'a TrainConfig,
+    dataset: &'a Dataset,
     plan: Plan,
     schedule: Schedule,
     output: Output,
@@ -142,7 +170,6 @@ impl Run<'_> {
     fn steps(
         &mut self,
         learner: &mut Learner,
-        dataset: &Dataset,
         stop: &AtomicBool,
         report: &mut dyn FnMut(Progress),
     ) -> Result<()> {
@@ -154,14 +181,28 @@ impl Run<'_> {
             skip: self.plan.done * config.accumulate as u64,
             images: config.images.clone(),
             threads: config.threads,
+            follow: config.follow,
         };
         if self.plan.done >= self.plan.steps {
             return Ok(());
         }
-        let loader = Loader::start(dataset, loader)?;
+        let loader = Loader::start(self.dataset, loader)?;
         self.since_log = Interval::new();
+        let mut told = None;
         for step in self.plan.done + 1..=self.plan.steps {
-            let batches = self.next_batches(&loader)?;
+            let mut idle = |epoch| {
+                if told.replace(epoch) != Some(epoch) {
+                    report(Progress::Waiting(epoch));
+                }
+                if stop.load(Ordering::Relaxed) { Err(Error::Interrupted { step: step - 1 }) } else { Ok(()) }
+            };
+            let batches = match self.next_batches(&loader, &mut idle) {
+                Err(error @ Error::Interrupted { .. }) => {
+                    self.save(learner, step - 1)?;
+                    return Err(error);
+                }
+                batches => batches?,
+            };
             let (lr, ema) = (self.schedule.lr(step), self.schedule.tau(step));
             let matches = batches.iter().map(|batch| self.matches(batch)).sum();
             let loss = match compute(learner, config.method, &batches, matches)? {
@@ -197,8 +238,9 @@ impl Run<'_> {
                 report(Progress::Logged(&metrics));
             }
             let stopped = stop.load(Ordering::Relaxed);
-            if step % config.checkpoint_every == 0 || last || stopped {
-                self.checkpoint(learner, step)?;
+            let consumed = config.consume && self.plan.is_epoch_end(step);
+            if step % config.checkpoint_every == 0 || last || stopped || consumed {
+                self.save(learner, step)?;
             }
             if stopped && !last {
                 return Err(Error::Interrupted { step });
@@ -207,13 +249,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The micro-batches of one step.
-    fn next_batches(&mut self, loader: &Loader) -> Result<Vec<Batch>> {
+    /// The micro-batches of one step; `idle` as in [`Loader::next_batch_or`].
+    fn next_batches(
+        &mut self,
+        loader: &Loader,
+        idle: &mut dyn FnMut(Epoch) -> Result<()>,
+    ) -> Result<Vec<Batch>> {
         let start = Instant::now();
         let batches: Vec<Batch> = (0..self.config.accumulate)
             .map(|_| {
                 let ended = || Error::dataset(&self.config.shards, "the shards ended before the schedule");
-                loader.next_batch()?.ok_or_else(ended)
+                loader.next_batch_or(idle)?.ok_or_else(ended)
             })
             .collect::<Result<_>>()?;
         self.since_log.waited += start.elapsed();
@@ -243,12 +289,33 @@ impl Run<'_> {
         Ok(metrics)
     }
 
+    /// Writes a checkpoint, and only then gives away the epochs that lie behind it.
+    fn save(&self, learner: &Learner, step: u64) -> Result<()> {
+        self.checkpoint(learner, step)?;
+        self.note_consumed(step)
+    }
+
+    /// With `--consume`, notes in `consumed.json` the epochs that no training from `step` on needs, unless more are
+    /// noted already. A note of none shows at the start whether the folder can be written to.
+    fn note_consumed(&self, step: u64) -> Result<()> {
+        if !self.config.consume {
+            return Ok(());
+        }
+        let path = self.dataset.layout().consumed();
+        let consumed = Consumed { epochs: self.plan.epochs_done(step) };
+        if !path.exists() || Consumed::read(&path)?.epochs < consumed.epochs {
+            consumed.write(&path)?;
+        }
+        Ok(())
+    }
+
     fn checkpoint(&self, learner: &Learner, step: u64) -> Result<()> {
         let pairs = (self.config.batch_size * self.config.accumulate) as u64;
         let info = CheckpointInfo {
             step,
-            epoch: (step / self.plan.steps_per_epoch) as u32,
+            epoch: self.plan.epochs_done(step),
             position: step % self.plan.steps_per_epoch * pairs,
+            rows_per_epoch: Some(self.dataset.rows_per_epoch()),
         };
         Checkpoint::write(&self.output.checkpoints(), learner, self.config, info)?;
         Ok(())

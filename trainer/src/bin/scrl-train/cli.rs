@@ -13,6 +13,7 @@ Examples:
   scrl-train shards/                                  ResNet-50 as in the paper
   scrl-train --arch resnet18 --batch-size 16 --out runs/small shards/
   scrl-train --method byol --max-steps 100 --log-every 1 shards/
+  scrl-train --follow --consume shards/               while scrl-prep --keep 3 makes them
   scrl-train --config small.toml --lr 0.3 shards/     options from a file; the command line wins
 
 The same command goes on where an earlier one stopped, as long as --out is the same.";
@@ -100,7 +101,15 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
 
-    /// auto: from the newest checkpoint in --out; no; or a checkpoint file [default: auto]
+    /// Wait for epochs that scrl-prep is still making
+    #[arg(long)]
+    follow: bool,
+
+    /// Note used-up epochs in SHARDS/consumed.json, so that scrl-prep --keep removes them
+    #[arg(long)]
+    consume: bool,
+
+    /// auto: from the newest whole checkpoint in --out; no; or a checkpoint file [default: auto]
     #[arg(long, value_name = "HOW")]
     resume: Option<String>,
 
@@ -136,13 +145,18 @@ impl Arguments {
     /// The options of the command line, completed by those of the file.
     pub fn options(self) -> Result<Options> {
         let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let quiet = Some(self.quiet || file.quiet.unwrap_or(false));
         let options = first_given!(
             self, file; out, preset, arch, method, batch_size, accumulate, epochs, max_steps, warmup_epochs, lr,
             weight_decay, ema, hidden, projection, target_init, seed, device, precision, images, resume,
             checkpoint_every, log_every, threads,
         );
-        Ok(Options { quiet, ..options })
+        let set = |flag: bool, in_file: Option<bool>| Some(flag || in_file.unwrap_or(false));
+        Ok(Options {
+            quiet: set(self.quiet, file.quiet),
+            follow: set(self.follow, file.follow),
+            consume: set(self.consume, file.consume),
+            ..options
+        })
     }
 }
 

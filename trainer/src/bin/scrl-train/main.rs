@@ -3,7 +3,7 @@
 mod cli;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -11,8 +11,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use clap::Parser;
 use scrl_trainer::Error;
-use scrl_trainer::data::Dataset;
-use scrl_trainer::run::{TrainConfig, train};
+use scrl_trainer::data::{Begin, Dataset};
+use scrl_trainer::run::{CheckpointInfo, Options, Output, Resume, TrainConfig, train};
 
 use cli::Arguments;
 use report::Report;
@@ -46,14 +46,34 @@ fn run(arguments: Arguments) -> Result<()> {
     let options = arguments.options()?;
     let resume = cli::resume(&options);
     let mut report = Report::new(options.quiet.unwrap_or(false));
-    let dataset = Dataset::open(&shards)?;
-    let config = TrainConfig::resolve(options, &dataset, default_out())?;
+    let out = options.out.clone().unwrap_or_else(default_out);
+    let dataset = open(&shards, &options, &out, &resume, &report)?;
+    let config = TrainConfig::resolve(options, &dataset, out)?;
     report.outline(&config, dataset.rows_per_epoch());
-    let done = train(&config, &dataset, &resume, &STOP, &mut |progress| report.progress(&progress));
+    let done = train(&config, &dataset, &resume, &STOP, &mut |progress| report.progress(&progress, &shards));
     report.finish();
     done?;
     report.summary(&config.out);
     Ok(())
+}
+
+/// Opens the prepared folder where the training begins, or goes on.
+fn open(shards: &Path, options: &Options, out: &Path, resume: &Resume, report: &Report) -> Result<Dataset> {
+    // The training says which checkpoints are damaged.
+    let resumed = Output::new(out).checkpoint_to_resume(resume, &mut |_| ())?.map(|(_, info)| info);
+    let begin = resumed.as_ref().map_or_else(Begin::default, CheckpointInfo::begin);
+    if !options.follow.unwrap_or(false) {
+        return Ok(Dataset::open_at(shards, begin)?);
+    }
+    let mut told = None;
+    let dataset = Dataset::follow(shards, begin, &mut |awaited| {
+        if told.replace(awaited) != Some(awaited) {
+            report.waiting(awaited, shards);
+        }
+        let step = resumed.map_or(0, |info| info.step);
+        if STOP.load(Ordering::Relaxed) { Err(Error::Interrupted { step }) } else { Ok(()) }
+    });
+    Ok(dataset?)
 }
 
 /// `runs/<time>`, the time in UTC.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use scrl_trainer::data::Awaited;
 use scrl_trainer::run::{Metrics, Plan, Progress, TrainConfig};
 
 /// Tells how a run is getting on.
@@ -55,7 +56,7 @@ impl Report {
     }
 
     /// Takes note of what the run says.
-    pub fn progress(&mut self, progress: &Progress) {
+    pub fn progress(&mut self, progress: &Progress, shards: &Path) {
         match progress {
             Progress::Start(plan) => self.begin(*plan),
             Progress::Step { step, loss } => {
@@ -67,10 +68,17 @@ impl Report {
                 }
             }
             Progress::Logged(metrics) => self.logged(metrics),
+            Progress::Damaged(error) => self.say(format!("warning: {error}; going on from an older one")),
+            Progress::Waiting(epoch) => self.waiting(Awaited::Epoch(*epoch), shards),
             Progress::NoBoxes { step } => {
                 self.say(format!("note: step {step} has no matched box; only the target network moved"));
             }
         }
+    }
+
+    /// Tells what the run waits for.
+    pub fn waiting(&self, awaited: Awaited, shards: &Path) {
+        self.say(format!("waiting for {awaited} of {} …; is scrl-prep running?", shards.display()));
     }
 
     fn begin(&mut self, plan: Plan) {
