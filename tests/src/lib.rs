@@ -123,7 +123,12 @@ impl Dir {
     }
 
     fn command(&self, program: &str, arguments: &str) -> Command<'_> {
-        Command { dir: self, program: find_program(program), arguments: arguments.to_owned() }
+        Command {
+            dir: self,
+            program: find_program(program),
+            arguments: arguments.to_owned(),
+            variables: Vec::new(),
+        }
     }
 }
 
@@ -170,9 +175,31 @@ pub struct Command<'a> {
     dir: &'a Dir,
     program: PathBuf,
     arguments: String,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Command<'_> {
+    /// With an environment variable.
+    pub fn variable(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.variables.push((name, value.to_string()));
+        self
+    }
+
+    /// Runs the program and kills it, as `kill -9` does, after that time unless it has ended by then. Returns whether it
+    /// was killed; a program that ended by itself must have ended well.
+    #[track_caller]
+    pub fn killed_after(self, time: Duration) -> bool {
+        let mut child = self.start();
+        thread::sleep(time);
+        let ended = child.try_wait().expect("a child process");
+        if ended.is_none() {
+            child.kill().expect("a child to kill");
+            child.wait().expect("a child process");
+        }
+        assert!(ended.is_none_or(|status| status.success()), "{} failed", self.arguments);
+        ended.is_none()
+    }
+
     /// Runs the program and expects exit code 0.
     #[track_caller]
     pub fn succeeds(self) -> Output {
@@ -206,6 +233,7 @@ impl Command<'_> {
     fn start(&self) -> process::Child {
         process::Command::new(&self.program)
             .args(self.arguments.split_whitespace())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir.path(""))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

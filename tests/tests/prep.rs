@@ -1,5 +1,7 @@
 //! `scrl-prep` from the outside: what it writes, that it writes the same again, and what it says where it cannot.
 
+use std::time::Duration;
+
 use scrl_schemas::{Epoch, Layout, Manifest, Part, ShardReader, Source, SourcesReader, Success};
 use scrl_tests::Dir;
 
@@ -127,6 +129,65 @@ fn ctrl_c_leaves_whole_files_and_the_same_command_continues() {
     for epoch in 0..16 {
         dir.assert_same(&format!("shards/epoch={epoch:05}"), &format!("whole/epoch={epoch:05}"));
     }
+}
+
+#[test]
+fn ten_kills_change_nothing() {
+    let line = format!("{SMALL} --epochs 24 photos shards");
+    let whole = Dir::new().photos(10);
+    whole.prep(&line).succeeds();
+    let dir = Dir::new().photos(10);
+    let mut kills = 0;
+    // Moments spread over the run without a pattern; how far each comes depends on the machine.
+    for moment in [35, 80, 20, 140, 60, 230, 45, 100, 170, 70] {
+        kills += u32::from(dir.prep(&line).killed_after(Duration::from_millis(moment)));
+    }
+    assert!(kills > 0);
+    dir.prep(&line).succeeds();
+    let (left, expected) = (dir.files("shards"), whole.files("shards"));
+    assert_eq!(left.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    // The manifest names the photos' folder, which is another one.
+    assert!(left.iter().all(|(name, bytes)| name == "dataset.toml" || *bytes == expected[name]));
+}
+
+#[test]
+fn ranks_from_the_environment_share_the_work() {
+    let dir = Dir::new().photos(10);
+    let line = |shards: &str| format!("{SMALL} --epochs 3 photos {shards}");
+    dir.prep(&line("whole")).succeeds();
+    let output = dir.prep(&line("shards")).variable("RANK", 1).variable("WORLD_SIZE", 2).succeeds();
+    output.says(&["rank 1 of 2", "torchrun"]);
+    output.says(&["3 epochs wait in shards for other ranks"]);
+    assert!(!dir.path("shards/epoch=00000/_SUCCESS").exists());
+    dir.prep(&line("shards"))
+        .variable("OMPI_COMM_WORLD_RANK", 0)
+        .variable("OMPI_COMM_WORLD_SIZE", 2)
+        .succeeds()
+        .says(&["shards is complete"]);
+    dir.assert_same("whole", "shards");
+    // A single process completes what a rank that never came left undone.
+    dir.prep(&format!("{} --rank 2 --world-size 3", line("alone"))).succeeds();
+    dir.prep(&line("alone")).succeeds();
+    dir.assert_same("whole", "alone");
+}
+
+#[test]
+fn what_is_no_collection_of_images_is_told_apart() {
+    let dir = Dir::new()
+        .file("video.mp4", b"\0\0\0\x20ftypisom\0\0\0\0")
+        .file("photos.tar.gz", b"\x1f\x8b\x08\0")
+        .file("list.txt", "photos/1.jpg\n");
+    dir.prep("video.mp4 shards").fails(1).says(&["video.mp4", "is neither a folder"]);
+    dir.prep("photos.tar.gz shards").fails(1).says(&["photos.tar.gz", "unpack"]);
+    dir.prep("list.txt shards").fails(1).says(&["1 of 1", "sources.parquet"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_folder_that_cannot_be_written_is_named() {
+    let dir = Dir::new().photos(3).file("shards", "a file where the folder should be");
+    dir.prep(&format!("{SMALL} photos shards")).fails(1).says(&["shards"]);
+    assert_eq!(dir.text("shards"), "a file where the folder should be");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use scrl_schemas::{Epoch, PartRecord, PrepOptions, Row, ShardReader};
 
 use super::awaited::{IDLE_EVERY, LOOK_EVERY};
-use super::pixels::PixelSource;
+use super::pixels::{PixelSource, SourceImages};
 use super::{Batch, Dataset};
 use crate::{Error, Result};
 
@@ -70,7 +70,9 @@ impl Loader {
             .map_err(|error| Error::Threads(error.to_string()))?;
         let awaited = AwaitedEpoch::default();
         let (alive, listener) = bounded(0);
-        let reader = Reader { dataset: dataset.clone(), config, pool, awaited: awaited.clone(), listener };
+        let sources = SourceImages::new(config.images.clone());
+        let reader =
+            Reader { dataset: dataset.clone(), config, sources, pool, awaited: awaited.clone(), listener };
         thread::Builder::new()
             .name("read-shards".into())
             .spawn(move || {
@@ -107,6 +109,7 @@ impl Loader {
 struct Reader {
     dataset: Dataset,
     config: LoaderConfig,
+    sources: SourceImages,
     pool: ThreadPool,
     awaited: AwaitedEpoch,
     listener: Receiver<Infallible>,
@@ -195,7 +198,7 @@ impl Reader {
                 .zip(first.par_chunks_mut(view))
                 .zip(second.par_chunks_mut(view))
                 .try_for_each_init(
-                    || PixelSource::new(self.config.images.clone(), options),
+                    || PixelSource::new(&self.sources, options),
                     |source, ((row, view1), view2)| source.fill(row, view1, view2),
                 )
         })?;

@@ -1,29 +1,56 @@
 //! A row's two views as pixels: decoded where the shard holds them, rendered from the source where it holds the recipe.
 
-use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use scrl_preprocess::decode::{RgbImage, decode};
 use scrl_preprocess::render::{RenderOptions, Renderer};
+use scrl_preprocess::sources::Originals;
 use scrl_schemas::{EncodedImage, Exif, PrepOptions, Row};
 
 use crate::{Error, Result};
 
-/// Makes pixels, row after row, in buffers that it keeps. One for each thread.
-pub(super) struct PixelSource {
+/// Where the sources of recipe shards lie; looked into when the first of them is needed.
+pub(super) struct SourceImages {
     images: PathBuf,
+    originals: OnceLock<std::result::Result<Originals, String>>,
+}
+
+impl SourceImages {
+    /// What was given to scrl-prep as images, or a copy of it.
+    pub fn new(images: PathBuf) -> Self {
+        Self { images, originals: OnceLock::new() }
+    }
+
+    /// The undecoded source of a row.
+    fn read(&self, row: &Row) -> Result<Vec<u8>> {
+        let problem = |reason: String| {
+            let way_out = "recipe shards need their sources: say with --images where they lie";
+            Error::dataset(&self.images.join(&row.path), format!("{reason}; {way_out}"))
+        };
+        let open = || Originals::open(&self.images).map_err(|error| error.to_string());
+        match self.originals.get_or_init(open) {
+            Ok(originals) => originals.read(row.image_id, &row.path).map_err(problem),
+            Err(reason) => Err(problem(reason.clone())),
+        }
+    }
+}
+
+/// Makes pixels, row after row, in buffers that it keeps. One for each thread.
+pub(super) struct PixelSource<'a> {
+    sources: &'a SourceImages,
     exif: Exif,
     options: RenderOptions,
     renderer: Renderer,
     view: Vec<u8>,
 }
 
-impl PixelSource {
-    /// For shards made with `options` from the folder `images`.
-    pub fn new(images: PathBuf, options: &PrepOptions) -> Self {
+impl<'a> PixelSource<'a> {
+    /// For shards made with `options` from `sources`.
+    pub fn new(sources: &'a SourceImages, options: &PrepOptions) -> Self {
         let exif = options.exif;
         Self {
-            images,
+            sources,
             exif,
             options: RenderOptions::from(options),
             renderer: Renderer::default(),
@@ -57,15 +84,11 @@ impl PixelSource {
     }
 
     fn render(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
-        let path = self.images.join(&row.path);
-        let bytes = fs::read(&path).map_err(|error| {
-            Error::dataset(
-                &path,
-                format!("{error}; recipe shards need their sources: name their folder with --images"),
-            )
-        })?;
-        let changed =
-            |reason: String| Error::dataset(&path, format!("{reason}; the source changed since scrl-prep"));
+        let bytes = self.sources.read(row)?;
+        let changed = |reason: String| {
+            let path = self.sources.images.join(&row.path);
+            Error::dataset(&path, format!("{reason}; the source changed since scrl-prep"))
+        };
         let source = decode(&bytes, self.exif).map_err(|error| changed(error.to_string()))?;
         let size = (source.size.width as i32, source.size.height as i32);
         if size != (row.source_width, row.source_height) {

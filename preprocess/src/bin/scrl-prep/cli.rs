@@ -145,7 +145,10 @@ Examples:
   scrl-prep photos/ shards/                          one epoch, to look at
   scrl-prep --epochs 200 photos/ shards/             a schedule of 200 epochs, all made now
   scrl-prep --epochs 200 --only 0..8 photos/ shards/ its first eight epochs
-  scrl-prep --views jpeg --dry-run photos/ shards/   how many bytes would it take?";
+  scrl-prep --epochs 1000 --keep 3 photos/ shards/   three at a time, beside scrl-train --follow --consume
+  scrl-prep --views recipe --epochs 1000 photos/ s/  no pixels: the trainer renders the same ones
+  scrl-prep --views jpeg --dry-run photos.tar s/     how many bytes would it take?
+  srun -n 16 scrl-prep --epochs 200 photos/ shards/  sixteen processes share the work";
 
 /// A parser for a choice of the schemas that shows the names in `--help`.
 macro_rules! choices {
