@@ -182,6 +182,7 @@ fn check(
     let exif = if counts.inputs % 2 == 0 { Exif::Ignore } else { Exif::Apply };
     let size = read_size(bytes, exif);
     let image = decode(bytes, exif);
+    let beginning = read_size(&bytes[..bytes.len() / 2], exif);
     let peak = PEAK.load(Ordering::Relaxed) - before;
     let pixels = size.as_ref().map_or(0, |size| size.width as u64 * size.height as u64);
     let allowed = pixels * MAX_BYTES_A_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
@@ -199,6 +200,9 @@ fn check(
         counts.decoded += 1;
         if size.as_ref() != Ok(&image.size) || image.pixels.len() as u64 != pixels * 3 {
             return Err(format!("read_size: {size:?}, decode: {:?}, {}", image.size, image.pixels.len()));
+        }
+        if beginning.as_ref().is_ok_and(|size| *size != image.size) {
+            return Err(format!("from its first half: {beginning:?}, from all: {:?}", image.size));
         }
         let source = Source {
             path: "fuzz".to_owned(),

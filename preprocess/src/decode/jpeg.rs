@@ -8,8 +8,16 @@ use zune_jpeg::JpegDecoder;
 
 use super::{Header, Unreadable, area, check_size, ink_to_rgb};
 
-/// Scans of a progressive image beyond which it is refused. Encoders write about ten; each costs a pass over the image.
+/// Scans beyond which an image is refused. Encoders write about ten; each costs a pass over the image.
 const MAX_SCANS: usize = 100;
+/// Pixels times scans beyond which an image is refused: some seconds of work.
+const MAX_SCANNED_PIXELS: usize = 4_000_000_000;
+/// The most pixels that a byte can stand for: one bit for each block of 8 by 8, and half of the blocks left out by
+/// subsampling.
+const MAX_PIXELS_A_BYTE: usize = 8 * 64 * 2;
+
+const START_OF_SCAN: u8 = 0xDA;
+const END_OF_IMAGE: u8 = 0xD9;
 
 type Jpeg<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
 
@@ -22,6 +30,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Header, Vec<u8>), Unreadable> {
     // The decoder fills what is missing with gray; an image cut short is no image.
     if !has_its_end(bytes) {
         return Err(Unreadable::because("JPEG: cut short, its end is missing"));
+    }
+    if area(header.size) / MAX_PIXELS_A_BYTE > bytes.len() {
+        let (width, height) = (header.size.width, header.size.height);
+        return Err(Unreadable::because(format!("JPEG: too few bytes for {width}×{height} pixels")));
+    }
+    let scans = count_scans(bytes);
+    if scans > MAX_SCANS || scans * area(header.size) > MAX_SCANNED_PIXELS {
+        return Err(Unreadable::because(format!("JPEG: {scans} scans, more than any encoder writes")));
     }
     let inks = decoder.input_colorspace() == Some(ColorSpace::CMYK)
         && decoder.info().is_some_and(|info| info.components == 4);
@@ -51,7 +67,7 @@ fn open(bytes: &[u8]) -> Result<(Jpeg<'_>, Header), Unreadable> {
         .set_max_width(usize::from(u16::MAX))
         .set_max_height(usize::from(u16::MAX));
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(refused)?;
+    decoder.decode_headers().map_err(|error| foreign_coding(bytes).unwrap_or_else(|| refused(error)))?;
     let (width, height) = decoder.dimensions().ok_or_else(|| Unreadable::because("JPEG: no size"))?;
     let size = check_size(width as u64, height as u64)?;
     let orientation = decoder
@@ -65,26 +81,64 @@ fn refused(error: impl std::fmt::Debug) -> Unreadable {
     Unreadable::because(format!("JPEG: {error:?}"))
 }
 
+/// The reason where the frame is of a kind that hardly anyone writes and the decoder does not know.
+fn foreign_coding(bytes: &[u8]) -> Option<Unreadable> {
+    let reason = Segments { bytes, at: 2 }.find_map(|(kind, _)| match kind {
+        0xC3 => Some("lossless coding"),
+        0xC5..=0xC7 => Some("hierarchical coding"),
+        0xC9..=0xCB | 0xCD..=0xCF => Some("arithmetic coding"),
+        _ => None,
+    })?;
+    Some(Unreadable::because(format!("JPEG: {reason} is not supported")))
+}
+
 /// Whether an end marker follows the first scan. (Thumbnails in the header have end markers of their own.)
 fn has_its_end(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
-    let mut at = 2;
-    while let Some(&[mark, kind, high, low]) = bytes.get(at..at + 4).and_then(|b| b.first_chunk::<4>()) {
-        if mark != 0xFF {
-            break;
-        }
-        if kind == START_OF_SCAN {
-            return bytes[at..].windows(2).rev().any(|pair| pair == END_OF_IMAGE);
-        }
-        // Fill bytes before a marker, and markers that stand alone.
-        let alone = matches!(kind, 0x01 | 0xD0..=0xD8);
-        at += match kind {
-            0xFF => 1,
-            _ if alone => 2,
-            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
-        };
-    }
+    let first = Segments { bytes, at: 2 }.find(|&(kind, _)| kind == START_OF_SCAN);
     // No orderly chain of segments: leave the judgment to the decoder.
-    true
+    first.is_none_or(|(_, at)| bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, END_OF_IMAGE]))
+}
+
+fn count_scans(bytes: &[u8]) -> usize {
+    let kinds = Segments { bytes, at: 2 }.map(|(kind, _)| kind);
+    kinds.take_while(|&kind| kind != END_OF_IMAGE).filter(|&kind| kind == START_OF_SCAN).count()
+}
+
+/// The markers of a file and their places, as far as they follow each other in good order; what is between a scan's
+/// header and the next marker counts as the scan.
+struct Segments<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Iterator for Segments<'_> {
+    type Item = (u8, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let at = self.at;
+            let (&mark, &kind) = (self.bytes.get(at)?, self.bytes.get(at + 1)?);
+            if mark != 0xFF {
+                return None;
+            }
+            // Fill bytes before a marker, and markers that stand alone.
+            if kind == 0xFF {
+                self.at += 1;
+                continue;
+            }
+            if matches!(kind, 0x01 | 0xD0..=0xD9) {
+                self.at += 2;
+            } else {
+                let length = self.bytes.get(at + 2..)?.first_chunk::<2>()?;
+                self.at += 2 + usize::from(u16::from_be_bytes(*length));
+            }
+            if kind == START_OF_SCAN {
+                let data = self.bytes.get(self.at..).unwrap_or_default();
+                // Within a scan 0xFF is followed by zero or is a restart marker.
+                let is_marker = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xD0..=0xD7);
+                self.at += data.windows(2).position(is_marker).unwrap_or(data.len());
+            }
+            return Some((kind, at));
+        }
+    }
 }

@@ -41,7 +41,7 @@ fn open_png(bytes: &[u8]) -> Result<PngDecoder<Bytes<'_>>, Unreadable> {
     let (width, height) = (number(0), number(4));
     check_size(width, height)?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(width * height * MAX_BYTES_A_PIXEL / 2 + SPARE_BYTES);
+    limits.max_alloc = Some(width * height * MAX_BYTES_A_PIXEL / 2 + SPARE_BYTES / 4);
     PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(Unreadable::because)
 }
 

@@ -115,6 +115,10 @@ fn samples(
     channels: usize,
     indexed: bool,
 ) -> Result<Vec<u8>, Unreadable> {
+    let unsupported = || Unreadable::because(format!("TIFF: {kind:?} samples are not supported"));
+    if channels > 4 {
+        return Err(unsupported());
+    }
     check_tiles(decoder, header)?;
     let mut raw = DecodingResult::U8(Vec::new());
     let layout = decoder.read_image_to_buffer(&mut raw).map_err(refused)?;
@@ -137,7 +141,7 @@ fn samples(
         DecodingResult::F32(levels) if channels == 1 && !indexed => {
             levels.into_iter().map(|level| level as u8).collect()
         }
-        _ => return Err(Unreadable::because(format!("TIFF: {kind:?} samples are not supported"))),
+        _ => return Err(unsupported()),
     };
     if layout.planes <= 1 {
         return Ok(samples);

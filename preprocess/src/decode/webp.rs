@@ -31,11 +31,18 @@ fn open(bytes: &[u8]) -> Result<(Decoder<'_>, Header), Unreadable> {
     decoder.set_memory_limit(bytes.len());
     let (width, height) = decoder.dimensions();
     let size = check_size(u64::from(width), u64::from(height))?;
-    let exif = decoder.exif_metadata().ok().flatten();
+    // Only where the header announces it, as libwebp does: it stands at the end, and an answer from a file's first bytes
+    // has to be that from all of them.
+    let exif = if announces_exif(bytes) { decoder.exif_metadata().map_err(refused)? } else { None };
     let orientation = exif
         .and_then(|chunk| Orientation::from_exif_chunk(chunk.strip_prefix(b"Exif\0\0").unwrap_or(&chunk)))
         .unwrap_or(Orientation::NoTransforms);
     Ok((decoder, Header { size, orientation }))
+}
+
+fn announces_exif(bytes: &[u8]) -> bool {
+    const EXIF: u8 = 8;
+    bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & EXIF != 0)
 }
 
 fn refused(error: impl std::fmt::Display) -> Unreadable {
