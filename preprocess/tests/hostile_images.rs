@@ -239,11 +239,12 @@ fn pngs() -> Vec<(&'static str, Vec<u8>, Fate)> {
 }
 
 fn webps() -> Vec<(&'static str, Vec<u8>, Fate)> {
-    let file = |chunks: &[(&[u8; 4], u32, &[u8])]| {
+    let file = |chunks: &[(&[u8; 4], u32, &[u8])], rest: &[u8]| {
         let mut body = b"WEBP".to_vec();
         for (name, length, data) in chunks {
             body.extend(name.iter().chain(&length.to_le_bytes()).chain(*data));
         }
+        body.extend(rest);
         [b"RIFF", (body.len() as u32).to_le_bytes().as_slice(), &body].concat()
     };
     // Flags, three bytes of nothing, width − 1 and height − 1 in three bytes each.
@@ -254,7 +255,20 @@ fn webps() -> Vec<(&'static str, Vec<u8>, Fate)> {
     let lossless = golden("lossless-noise.webp");
     let data = lossless[20..].to_vec();
     let length = data.len() as u32;
+    let lossy = golden("lossy-alpha.webp");
+    let frame = find(&lossy, &[0x9D, 0x01, 0x2A]) + 3;
+    let nested = [b"ANMF".as_slice(), &0xFF_FFFFu32.to_le_bytes(), &[0; 16]].concat().repeat(400_000);
     vec![
+        (
+            "WebP with a frame of 4613×12577",
+            patched("lossy-alpha.webp", frame, &[5, 0x12, 0x21, 0x31]),
+            Refused("canvas"),
+        ),
+        (
+            "WebP of frames in frames",
+            file(&[(b"VP8X", 10, &canvas(2, 17)), (b"ANIM", 6, &[0; 6])], &nested),
+            Refused("WebP"),
+        ),
         (
             "WebP of 16383×16383",
             patched("lossless-noise.webp", 21, &[0xFE, 0xBF, 0xFF, 0x0F]),
@@ -262,25 +276,28 @@ fn webps() -> Vec<(&'static str, Vec<u8>, Fate)> {
         ),
         (
             "WebP of 60000×60000",
-            file(&[(b"VP8X", 10, &canvas(0, 60_000)), (b"VP8L", length, &data)]),
+            file(&[(b"VP8X", 10, &canvas(0, 60_000)), (b"VP8L", length, &data)], b""),
             Refused("million"),
         ),
         (
             "WebP of 13000×13000",
-            file(&[(b"VP8X", 10, &canvas(0, 13_000)), (b"VP8L", length, &data)]),
+            file(&[(b"VP8X", 10, &canvas(0, 13_000)), (b"VP8L", length, &data)], b""),
             Refused("WebP"),
         ),
         (
             "WebP with EXIF of 4 GB",
-            file(&[(b"VP8X", 10, &canvas(8, 17)), (b"VP8L", length, &data), (b"EXIF", u32::MAX - 9, b"")]),
+            file(
+                &[(b"VP8X", 10, &canvas(8, 17)), (b"VP8L", length, &data), (b"EXIF", u32::MAX - 9, b"")],
+                b"",
+            ),
             Refused("WebP"),
         ),
         (
             "WebP without a frame",
-            file(&[(b"VP8X", 10, &canvas(2, 17)), (b"ANIM", 6, &[0; 6])]),
+            file(&[(b"VP8X", 10, &canvas(2, 17)), (b"ANIM", 6, &[0; 6])], b""),
             Refused("WebP"),
         ),
-        ("WebP of an empty chunk", file(&[(b"VP8 ", 0, b"")]), Refused("WebP")),
+        ("WebP of an empty chunk", file(&[(b"VP8 ", 0, b"")], b""), Refused("WebP")),
     ]
 }
 
@@ -326,6 +343,11 @@ fn others() -> Vec<(&'static str, Vec<u8>, Fate)> {
             Refused("TIFF"),
         ),
         ("TIFF of a tile of 4 billion columns", tiled(u32::MAX - 15), Refused("tiles")),
+        (
+            "TIFF of 67 million widths",
+            changed(gray(10, 10, 100), &[(256, 4, 1 << 26, 8)]),
+            Refused("promises"),
+        ),
         ("TIFF of 65535 samples", changed(gray(10, 10, 100), &[(277, 3, 1, 65_535)]), Refused("TIFF")),
         ("TIFF of 64 bits", changed(gray(2, 2, 100), &[(258, 3, 1, 64)]), Refused("TIFF")),
         ("TIFF of a palette without colors", changed(gray(10, 10, 100), &[(262, 3, 1, 3)]), Refused("TIFF")),

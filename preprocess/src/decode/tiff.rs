@@ -54,7 +54,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Header, Vec<u8>), Unreadable> {
 /// Opens the first page. The flag says that samples are indices: the decoder does not know palettes, and is shown an
 /// image of gray levels in their place.
 fn open(bytes: &[u8]) -> Result<(Tiff<'_>, Header, bool), Unreadable> {
-    let (bytes, indexed) = palette_as_gray(bytes);
+    let (bytes, indexed) = palette_as_gray(bytes)?;
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(refused)?;
     let (width, height) = decoder.dimensions().map_err(refused)?;
     let size = check_size(u64::from(width), u64::from(height))?;
@@ -71,39 +71,77 @@ fn open(bytes: &[u8]) -> Result<(Tiff<'_>, Header, bool), Unreadable> {
 }
 
 /// Turns "palette" in the first directory into "gray, black is zero".
-fn palette_as_gray(bytes: &[u8]) -> (Cow<'_, [u8]>, bool) {
+fn palette_as_gray(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, bool), Unreadable> {
+    const PHOTOMETRIC: u16 = 262;
     const PALETTE: u16 = 3;
     const BLACK_IS_ZERO: u8 = 1;
-    let (little, at) = match photometric(bytes) {
-        Some((little, at, PALETTE)) => (little, at),
-        _ => return (Cow::Borrowed(bytes), false),
-    };
-    let mut copy = bytes.to_vec();
-    copy[if little { at } else { at + 1 }] = BLACK_IS_ZERO;
-    (Cow::Owned(copy), true)
-}
-
-/// Byte order (little endian?), place and value of the tag that says what samples mean, in the first directory.
-fn photometric(bytes: &[u8]) -> Option<(bool, usize, u16)> {
-    const TAG: u16 = 262;
-    const ENTRY_BYTES: usize = 12;
-    let little = bytes.starts_with(b"II*\0");
-    if !little && !bytes.starts_with(b"MM\0*") {
-        return None;
-    }
-    let short = |at: usize| {
-        let pair = *bytes.get(at..)?.first_chunk::<2>()?;
-        Some(if little { u16::from_le_bytes(pair) } else { u16::from_be_bytes(pair) })
-    };
-    let start = *bytes.get(4..)?.first_chunk::<4>()?;
-    let start = if little { u32::from_le_bytes(start) } else { u32::from_be_bytes(start) } as usize;
-    for entry in 0..usize::from(short(start)?) {
-        let at = start + 2 + entry * ENTRY_BYTES;
-        if short(at)? == TAG {
-            return Some((little, at + 8, short(at + 8)?));
+    let directory = Directory::first(bytes).ok_or_else(|| Unreadable::because("TIFF: cut short"))?;
+    let mut place = None;
+    for entry in 0..directory.entries {
+        let at = directory.start + entry * Directory::ENTRY_BYTES;
+        let (tag, kind, count) = directory.entry(at).ok_or_else(|| Unreadable::because("TIFF: cut short"))?;
+        // The decoder would make room for what a tag promises before it looks whether the file has as much.
+        if value_bytes(kind) * count as usize > bytes.len() {
+            return Err(Unreadable::because(format!("TIFF: tag {tag} promises more than the file has")));
+        }
+        if tag == PHOTOMETRIC && directory.short(at + 8) == Some(PALETTE) {
+            place = Some(if directory.little { at + 8 } else { at + 9 });
         }
     }
-    None
+    Ok(match place {
+        None => (Cow::Borrowed(bytes), false),
+        Some(place) => {
+            let mut copy = bytes.to_vec();
+            copy[place] = BLACK_IS_ZERO;
+            (Cow::Owned(copy), true)
+        }
+    })
+}
+
+/// Bytes of one value of a tag, by the number of its type.
+fn value_bytes(kind: u16) -> usize {
+    match kind {
+        3 | 8 => 2,
+        4 | 9 | 11 | 13 => 4,
+        5 | 10 | 12 | 16..=18 => 8,
+        _ => 1,
+    }
+}
+
+/// The first directory of a TIFF, undigested.
+struct Directory<'a> {
+    bytes: &'a [u8],
+    little: bool,
+    /// Where the first entry begins.
+    start: usize,
+    entries: usize,
+}
+
+impl<'a> Directory<'a> {
+    const ENTRY_BYTES: usize = 12;
+
+    fn first(bytes: &'a [u8]) -> Option<Self> {
+        let mut directory = Self { bytes, little: bytes.starts_with(b"II"), start: 0, entries: 0 };
+        let start = directory.long(4)? as usize;
+        directory.entries = usize::from(directory.short(start)?);
+        directory.start = start + 2;
+        Some(directory)
+    }
+
+    /// Tag, type and count.
+    fn entry(&self, at: usize) -> Option<(u16, u16, u32)> {
+        Some((self.short(at)?, self.short(at + 2)?, self.long(at + 4)?))
+    }
+
+    fn short(&self, at: usize) -> Option<u16> {
+        let field = *self.bytes.get(at..)?.first_chunk()?;
+        Some(if self.little { u16::from_le_bytes(field) } else { u16::from_be_bytes(field) })
+    }
+
+    fn long(&self, at: usize) -> Option<u32> {
+        let field = *self.bytes.get(at..)?.first_chunk()?;
+        Some(if self.little { u32::from_le_bytes(field) } else { u32::from_be_bytes(field) })
+    }
 }
 
 /// All samples as bytes, `channels` to a pixel. Of 16 bits the upper eight are kept, except that gray is clipped at 255

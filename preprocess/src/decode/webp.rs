@@ -31,6 +31,10 @@ fn open(bytes: &[u8]) -> Result<(Decoder<'_>, Header), Unreadable> {
     decoder.set_memory_limit(bytes.len());
     let (width, height) = decoder.dimensions();
     let size = check_size(u64::from(width), u64::from(height))?;
+    // The decoder would unpack a frame before it compares.
+    if largest_frame(bytes.get(12..).unwrap_or_default(), true) > area(size) {
+        return Err(Unreadable::because("WebP: a frame larger than its canvas"));
+    }
     // Only where the header announces it, as libwebp does: it stands at the end, and an answer from a file's first bytes
     // has to be that from all of them.
     let exif = if announces_exif(bytes) { decoder.exif_metadata().map_err(refused)? } else { None };
@@ -43,6 +47,33 @@ fn open(bytes: &[u8]) -> Result<(Decoder<'_>, Header), Unreadable> {
 fn announces_exif(bytes: &[u8]) -> bool {
     const EXIF: u8 = 8;
     bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & EXIF != 0)
+}
+
+/// Pixels of the largest frame among these chunks, by the frames' own headers. Frames of an animation lie one level
+/// deeper, where `descend` leads.
+fn largest_frame(mut chunks: &[u8], descend: bool) -> usize {
+    const HEADER_BYTES: usize = 8;
+    const FRAME_HEADER_BYTES: usize = 16;
+    let mut largest = 0;
+    while let Some((header, rest)) = chunks.split_first_chunk::<HEADER_BYTES>() {
+        let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        let data = &rest[..length.min(rest.len())];
+        let pixels = match &header[..4] {
+            b"ANMF" if descend => largest_frame(data.get(FRAME_HEADER_BYTES..).unwrap_or_default(), false),
+            b"VP8 " => data.get(6..10).map_or(0, |size| {
+                let side = |low: u8, high: u8| usize::from(u16::from_le_bytes([low, high]) & 0x3FFF);
+                side(size[0], size[1]) * side(size[2], size[3])
+            }),
+            b"VP8L" => data.get(1..5).map_or(0, |size| {
+                let packed = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
+                ((packed & 0x3FFF) + 1) * ((packed >> 14 & 0x3FFF) + 1)
+            }),
+            _ => 0,
+        };
+        largest = largest.max(pixels);
+        chunks = rest.get(length + length % 2..).unwrap_or_default();
+    }
+    largest
 }
 
 fn refused(error: impl std::fmt::Display) -> Unreadable {
