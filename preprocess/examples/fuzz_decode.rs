@@ -1,11 +1,11 @@
 //! Damages images at random and looks for inputs that break the way from a file to a row.
 //!
-//! usage: cargo run --example fuzz_decode -- [--seconds N] [--seed S] FILES…
+//! usage: cargo run --example fuzz_decode -- [--seconds N] [--seed S] [--strict] FILES…
 //!
 //! Each input goes through `read_size`, `decode` and, with each encoding by turns, `RowMaker::make`. A finding is a
 //! panic, a hang, more memory than `decode` promises, or two answers that disagree; the input is written to
 //! `fuzz-finding.bin` and the program ends with 1. Panics that `decode` caught inside a third-party decoder are counted
-//! and listed. The same seed and files give the same inputs.
+//! and listed; with `--strict` they are findings as well. The same seed and files give the same inputs.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
@@ -168,6 +168,7 @@ struct Counts {
     caught: BTreeMap<String, u64>,
     slowest: Duration,
     largest: usize,
+    strict: bool,
 }
 
 /// One input; the error is the finding.
@@ -194,6 +195,9 @@ fn check(
     for reason in [size.as_ref().err(), image.as_ref().err()].into_iter().flatten() {
         if let Some(panic) = reason.0.strip_prefix("the decoder failed: ") {
             *counts.caught.entry(panic.to_owned()).or_default() += 1;
+            if counts.strict {
+                return Err(reason.to_string());
+            }
         }
     }
     if let Ok(image) = image {
@@ -239,6 +243,7 @@ fn watch() {
 
 fn main() -> Result<ExitCode> {
     let (mut seconds, mut seed, mut files) = (60, 0, Vec::new());
+    let mut counts = Counts::default();
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<u64> {
@@ -248,11 +253,12 @@ fn main() -> Result<ExitCode> {
         match argument.to_str() {
             Some("--seconds") => seconds = number()?,
             Some("--seed") => seed = number()?,
+            Some("--strict") => counts.strict = true,
             _ => files.push(PathBuf::from(argument)),
         }
     }
     if files.is_empty() {
-        bail!("usage: fuzz_decode [--seconds N] [--seed S] FILES…");
+        bail!("usage: fuzz_decode [--seconds N] [--seed S] [--strict] FILES…");
     }
     let read =
         |file| std::fs::read(file).with_context(|| format!("cannot read {}", PathBuf::from(file).display()));
@@ -264,7 +270,7 @@ fn main() -> Result<ExitCode> {
     });
     let [webp, jpeg, recipe] = options;
     let options = [webp?, jpeg?, recipe?];
-    let (mut random, mut rows, mut counts) = (Random(seed), RowMaker::default(), Counts::default());
+    let (mut random, mut rows) = (Random(seed), RowMaker::default());
     watch();
     let start = Instant::now();
     let mut finding = None;
@@ -284,7 +290,7 @@ fn main() -> Result<ExitCode> {
             finding = Some(reason);
         }
     }
-    let Counts { inputs, decoded, caught, slowest, largest } = counts;
+    let Counts { inputs, decoded, caught, slowest, largest, strict: _ } = counts;
     println!(
         "{inputs} inputs in {:?}, {decoded} decoded, slowest {slowest:?}, most memory {largest}",
         start.elapsed()

@@ -226,6 +226,10 @@ fn pngs() -> Vec<(&'static str, Vec<u8>, Fate)> {
     let text = png_chunk(b"zTXt", &[b"x\0\0".as_slice(), &bomb].concat());
     let pixels = [&golden("rgb8.png")[..33], &png_chunk(b"IDAT", &bomb), &png_chunk(b"IEND", b"")].concat();
     let empty = png_chunk(b"IDAT", b"").repeat(300_000);
+    let indexed = golden("palette1-clear.png");
+    let palette = png_chunk(b"PLTE", &[7; 5]);
+    // The chunk that was there is 18 bytes long.
+    let half_a_color = [&indexed[..33], &palette, &indexed[33 + 18..]].concat();
     vec![
         ("PNG of 60000×60000", png_of_size(60_000, 60_000), Refused("million")),
         ("PNG of 13000×13000", png_of_size(13_000, 13_000), Refused("")),
@@ -234,6 +238,7 @@ fn pngs() -> Vec<(&'static str, Vec<u8>, Fate)> {
         ("PNG with a profile that is a bomb", stuffed("rgb8.png", 33, &profile), Read),
         ("PNG with a text that is a bomb", stuffed("rgb8.png", 33, &text), Read),
         ("PNG with pixels that are a bomb", pixels, Read),
+        ("PNG of half a color", half_a_color, Refused("palette")),
         ("PNG of empty chunks", stuffed("rgb8.png", 33, &empty), Read),
     ]
 }

@@ -40,9 +40,27 @@ fn open_png(bytes: &[u8]) -> Result<PngDecoder<Bytes<'_>>, Unreadable> {
     };
     let (width, height) = (number(0), number(4));
     check_size(width, height)?;
+    check_palette(bytes)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(width * height * MAX_BYTES_A_PIXEL / 2 + SPARE_BYTES / 4);
     PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(Unreadable::because)
+}
+
+/// Refuses a palette that ends within a color, at which the decoder would panic.
+fn check_palette(bytes: &[u8]) -> Result<(), Unreadable> {
+    let mut chunks = bytes.get(8..).unwrap_or_default();
+    while let Some((header, rest)) = chunks.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        match &header[4..] {
+            b"PLTE" if length % 3 != 0 => {
+                return Err(Unreadable::because("PNG: half a color in its palette"));
+            }
+            b"IDAT" => break,
+            // On past the data and the checksum.
+            _ => chunks = rest.get(length + 4..).unwrap_or_default(),
+        }
+    }
+    Ok(())
 }
 
 /// Whether a PNG's pixels are 16 bits of gray each.
