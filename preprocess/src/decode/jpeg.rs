@@ -83,7 +83,7 @@ fn refused(error: impl std::fmt::Debug) -> Unreadable {
 
 /// The reason where the frame is of a kind that hardly anyone writes and the decoder does not know.
 fn foreign_coding(bytes: &[u8]) -> Option<Unreadable> {
-    let reason = Segments { bytes, at: 2 }.find_map(|(kind, _)| match kind {
+    let reason = Segments::of(bytes).find_map(|(kind, _)| match kind {
         0xC3 => Some("lossless coding"),
         0xC5..=0xC7 => Some("hierarchical coding"),
         0xC9..=0xCB | 0xCD..=0xCF => Some("arithmetic coding"),
@@ -94,14 +94,29 @@ fn foreign_coding(bytes: &[u8]) -> Option<Unreadable> {
 
 /// Whether an end marker follows the first scan. (Thumbnails in the header have end markers of their own.)
 fn has_its_end(bytes: &[u8]) -> bool {
-    let first = Segments { bytes, at: 2 }.find(|&(kind, _)| kind == START_OF_SCAN);
+    let first = Segments::of(bytes).find(|&(kind, _)| kind == START_OF_SCAN);
     // No orderly chain of segments: leave the judgment to the decoder.
     first.is_none_or(|(_, at)| bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, END_OF_IMAGE]))
 }
 
+/// Scans up to the image's end. One, without looking further, where a baseline image's first scan has all components:
+/// the decoder stops after it.
 fn count_scans(bytes: &[u8]) -> usize {
-    let kinds = Segments { bytes, at: 2 }.map(|(kind, _)| kind);
-    kinds.take_while(|&kind| kind != END_OF_IMAGE).filter(|&kind| kind == START_OF_SCAN).count()
+    let mut segments = Segments::of(bytes);
+    let (mut scans, mut components) = (0, None);
+    while let Some((kind, at)) = segments.next() {
+        match kind {
+            // Components stand after length, bits, height and width; in a scan after the length.
+            0xC0 | 0xC1 => components = bytes.get(at + 9),
+            START_OF_SCAN if scans == 0 && components.is_some() && bytes.get(at + 4) == components => {
+                return 1;
+            }
+            START_OF_SCAN => scans += 1,
+            END_OF_IMAGE => break,
+            _ => {}
+        }
+    }
+    scans
 }
 
 /// The markers of a file and their places, as far as they follow each other in good order; what is between a scan's
@@ -109,36 +124,42 @@ fn count_scans(bytes: &[u8]) -> usize {
 struct Segments<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Whether a scan's data begin at `at`.
+    within_scan: bool,
+}
+
+impl<'a> Segments<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        // After the mark of the image's start.
+        Self { bytes, at: 2, within_scan: false }
+    }
 }
 
 impl Iterator for Segments<'_> {
     type Item = (u8, usize);
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let at = self.at;
-            let (&mark, &kind) = (self.bytes.get(at)?, self.bytes.get(at + 1)?);
-            if mark != 0xFF {
-                return None;
-            }
-            // Fill bytes before a marker, and markers that stand alone.
-            if kind == 0xFF {
-                self.at += 1;
-                continue;
-            }
-            if matches!(kind, 0x01 | 0xD0..=0xD9) {
-                self.at += 2;
-            } else {
-                let length = self.bytes.get(at + 2..)?.first_chunk::<2>()?;
-                self.at += 2 + usize::from(u16::from_be_bytes(*length));
-            }
-            if kind == START_OF_SCAN {
-                let data = self.bytes.get(self.at..).unwrap_or_default();
-                // Within a scan 0xFF is followed by zero or is a restart marker.
-                let is_marker = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xD0..=0xD7);
-                self.at += data.windows(2).position(is_marker).unwrap_or(data.len());
-            }
-            return Some((kind, at));
+        if std::mem::take(&mut self.within_scan) {
+            // Within a scan 0xFF is followed by zero or is a restart marker.
+            let is_marker = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xD0..=0xD7);
+            self.at += self.bytes.get(self.at..)?.windows(2).position(is_marker)?;
         }
+        // Fill bytes may stand before a marker.
+        while self.bytes.get(self.at..self.at + 2)? == [0xFF, 0xFF] {
+            self.at += 1;
+        }
+        let at = self.at;
+        let &[mark, kind] = self.bytes.get(at..)?.first_chunk()?;
+        if mark != 0xFF {
+            return None;
+        }
+        let alone = matches!(kind, 0x01 | 0xD0..=0xD9);
+        self.at += 2;
+        if !alone {
+            let length = *self.bytes.get(self.at..)?.first_chunk()?;
+            self.at += usize::from(u16::from_be_bytes(length));
+        }
+        self.within_scan = kind == START_OF_SCAN;
+        Some((kind, at))
     }
 }
