@@ -180,7 +180,7 @@ fn check(
 ) -> Result<(), String> {
     let (before, start) = (IN_USE.load(Ordering::Relaxed), Instant::now());
     PEAK.store(before, Ordering::Relaxed);
-    let exif = if counts.inputs % 2 == 0 { Exif::Ignore } else { Exif::Apply };
+    let exif = if counts.inputs.is_multiple_of(2) { Exif::Ignore } else { Exif::Apply };
     let size = read_size(bytes, exif);
     let image = decode(bytes, exif);
     let beginning = read_size(&bytes[..bytes.len() / 2], exif);

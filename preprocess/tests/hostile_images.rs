@@ -98,7 +98,7 @@ fn bomb() -> Vec<u8> {
     impl Bits {
         fn put(&mut self, code: u32, length: u32) {
             for bit in (0..length).map(|i| (code >> i) & 1) {
-                if self.1 % 8 == 0 {
+                if self.1.is_multiple_of(8) {
                     self.0.push(0);
                 }
                 *self.0.last_mut().unwrap() |= (bit as u8) << (self.1 % 8);

@@ -102,9 +102,8 @@ fn has_its_end(bytes: &[u8]) -> bool {
 /// Scans up to the image's end. One, without looking further, where a baseline image's first scan has all components:
 /// the decoder stops after it.
 fn count_scans(bytes: &[u8]) -> usize {
-    let mut segments = Segments::of(bytes);
     let (mut scans, mut components) = (0, None);
-    while let Some((kind, at)) = segments.next() {
+    for (kind, at) in Segments::of(bytes) {
         match kind {
             // Components stand after length, bits, height and width; in a scan after the length.
             0xC0 | 0xC1 => components = bytes.get(at + 9),

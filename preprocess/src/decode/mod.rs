@@ -4,7 +4,7 @@
 //! [`Unreadable`] with a reason: a damaged image never stops a run, and no file takes more memory than
 //! [`MAX_BYTES_A_PIXEL`] for each pixel its header promises, [`SPARE_BYTES`] and a few times its own length.
 //!
-//! One module a family of formats: [`jpeg`], [`raster`] for PNG and BMP, [`webp`], [`tiff`], [`gif`].
+//! One module a family of formats: `jpeg`, `raster` for PNG and BMP, `webp`, `tiff`, `gif`; `guard` stands around them.
 
 mod gif;
 mod guard;

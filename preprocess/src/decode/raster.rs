@@ -52,7 +52,7 @@ fn check_palette(bytes: &[u8]) -> Result<(), Unreadable> {
     while let Some((header, rest)) = chunks.split_first_chunk::<8>() {
         let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
         match &header[4..] {
-            b"PLTE" if length % 3 != 0 => {
+            b"PLTE" if !length.is_multiple_of(3) => {
                 return Err(Unreadable::because("PNG: half a color in its palette"));
             }
             b"IDAT" => break,
