@@ -1,23 +1,31 @@
 //! A file's bytes to RGB pixels, as Pillow's `Image.open(…).convert("RGB")` gives them.
 //!
 //! The content decides which decoder is used; the file's name plays no part. Whatever is wrong with a file becomes an
-//! [`Unreadable`] with a reason: a damaged image never stops a run.
+//! [`Unreadable`] with a reason: a damaged image never stops a run, and no file takes more memory than
+//! [`MAX_BYTES_A_PIXEL`] for each pixel its header promises, [`SPARE_BYTES`] and a few times its own length.
+//!
+//! One module a family of formats: `jpeg`, `raster` for PNG and BMP, `webp`, `tiff`, `gif`; `guard` stands around them.
+
+mod gif;
+mod guard;
+mod jpeg;
+mod raster;
+mod tiff;
+mod webp;
 
 use std::fmt;
-use std::io::Cursor;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageFormat};
 use scrl_schemas::Exif;
-use zune_core::bytestream::ZCursor;
-use zune_core::colorspace::ColorSpace;
-use zune_core::options::DecoderOptions;
-use zune_jpeg::JpegDecoder;
 
 use crate::draw::ImageSize;
 use crate::method::MAX_SOURCE_PIXELS;
 
-/// Memory that a decoder other than JPEG's may take, in bytes: 16 bits in four channels of the largest image.
-const MAX_DECODER_BYTES: u64 = MAX_SOURCE_PIXELS * 8;
+/// Memory that a decoder may take for each pixel, in bytes: 16 bits in four channels, decoded and before that.
+pub const MAX_BYTES_A_PIXEL: u64 = 16;
+/// Memory that a decoder may take whatever the image's size: tables, rows, color profiles.
+pub const SPARE_BYTES: u64 = 64 << 20;
 
 /// Why an image has no rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +39,14 @@ impl fmt::Display for Unreadable {
 
 impl Unreadable {
     fn because(reason: impl fmt::Display) -> Self {
-        // One line, whatever the decoder says: the reason becomes a cell of a table.
-        Self(reason.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+        // One line of some length, whatever the decoder says: the reason becomes a cell of a table.
+        let words = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self(words.chars().take(MAX_REASON).collect())
     }
 }
+
+/// Characters of a reason that are kept.
+const MAX_REASON: usize = 300;
 
 /// An image in memory: rows from the top, three bytes a pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,23 +57,28 @@ pub struct RgbImage {
     pub pixels: Vec<u8>,
 }
 
+/// What a header tells.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    size: ImageSize,
+    orientation: Orientation,
+}
+
 /// Reads width and height from a file's first bytes or all of them, and refuses what [`decode`] would refuse for its
 /// size. With [`Exif::Apply`], the size is that after turning.
 ///
 /// # Errors
 /// [`Unreadable`] where the header is damaged, unknown or promises too many pixels.
 pub fn read_size(bytes: &[u8], exif: Exif) -> Result<ImageSize, Unreadable> {
-    let (size, turn) = match recognize(bytes)? {
-        ImageFormat::Jpeg => {
-            let (_, size, orientation) = open_jpeg(bytes)?;
-            (size, orientation)
-        }
-        format => {
-            let (mut decoder, size) = open_other(bytes, format)?;
-            (size, decoder.orientation().map_or(1, image::metadata::Orientation::to_exif))
-        }
-    };
-    let sideways = exif == Exif::Apply && turn >= 5;
+    let format = recognize(bytes)?;
+    let Header { size, orientation } = guard::quietly(|| match format {
+        ImageFormat::Jpeg => jpeg::header(bytes),
+        ImageFormat::WebP => webp::header(bytes),
+        ImageFormat::Tiff => tiff::header(bytes),
+        ImageFormat::Gif => gif::header(bytes),
+        format => raster::header(bytes, format),
+    })?;
+    let sideways = exif == Exif::Apply && orientation.to_exif() >= 5;
     Ok(if sideways { ImageSize { width: size.height, height: size.width } } else { size })
 }
 
@@ -70,13 +87,18 @@ pub fn read_size(bytes: &[u8], exif: Exif) -> Result<ImageSize, Unreadable> {
 /// # Errors
 /// [`Unreadable`] with the reason where the file is damaged, cut short, of an unknown kind or too large.
 pub fn decode(bytes: &[u8], exif: Exif) -> Result<RgbImage, Unreadable> {
-    let (image, orientation) = match recognize(bytes)? {
-        ImageFormat::Jpeg => decode_jpeg(bytes)?,
-        format => decode_other(bytes, format)?,
-    };
+    let format = recognize(bytes)?;
+    let (header, pixels) = guard::quietly(|| match format {
+        ImageFormat::Jpeg => jpeg::decode(bytes),
+        ImageFormat::WebP => webp::decode(bytes),
+        ImageFormat::Tiff => tiff::decode(bytes),
+        ImageFormat::Gif => gif::decode(bytes),
+        format => raster::decode(bytes, format),
+    })?;
+    let image = RgbImage { size: header.size, pixels };
     match exif {
         Exif::Ignore => Ok(image),
-        Exif::Apply => turn_upright(image, orientation),
+        Exif::Apply => turn_upright(image, header.orientation),
     }
 }
 
@@ -105,89 +127,45 @@ fn check_size(width: u64, height: u64) -> Result<ImageSize, Unreadable> {
         let limit = MAX_SOURCE_PIXELS / 1_000_000;
         return Err(Unreadable::because(format!("{width}×{height} pixels: more than {limit} million")));
     }
+    // Both fit: neither is above the number of pixels.
     Ok(ImageSize { width: width as i32, height: height as i32 })
 }
 
-type Jpeg<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
-
-/// Reads the header; the last number is the EXIF orientation.
-fn open_jpeg(bytes: &[u8]) -> Result<(Jpeg<'_>, ImageSize, u8), Unreadable> {
-    let options = DecoderOptions::new_fast()
-        .jpeg_set_out_colorspace(ColorSpace::RGB)
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX));
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|error| Unreadable::because(format!("JPEG: {error:?}")))?;
-    let (width, height) = decoder.dimensions().ok_or_else(|| Unreadable::because("JPEG: no size"))?;
-    let size = check_size(width as u64, height as u64)?;
-    let orientation = decoder
-        .exif()
-        .and_then(|chunk| image::metadata::Orientation::from_exif_chunk(chunk))
-        .map_or(1, image::metadata::Orientation::to_exif);
-    Ok((decoder, size, orientation))
+/// Pixels of an image of this size.
+fn area(size: ImageSize) -> usize {
+    size.width as usize * size.height as usize
 }
 
-fn decode_jpeg(bytes: &[u8]) -> Result<(RgbImage, u8), Unreadable> {
-    let (mut decoder, size, orientation) = open_jpeg(bytes)?;
-    // The decoder fills what is missing with gray; an image cut short is no image.
-    if !jpeg_has_its_end(bytes) {
-        return Err(Unreadable::because("JPEG: cut short, its end is missing"));
+/// Gray to RGB.
+fn spread(gray: impl ExactSizeIterator<Item = u8>) -> Vec<u8> {
+    let mut pixels = Vec::with_capacity(gray.len() * 3);
+    pixels.extend(gray.flat_map(|level| [level; 3]));
+    pixels
+}
+
+/// The first three of every `channels` samples.
+fn first_three(samples: &[u8], channels: usize) -> Vec<u8> {
+    let mut pixels = Vec::with_capacity(samples.len() / channels * 3);
+    pixels.extend(samples.chunks_exact(channels).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]));
+    pixels
+}
+
+/// Pillow's step from inks (255 = full) to RGB, to the last bit.
+fn ink_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
+    let light = 255 - black;
+    [cyan, magenta, yellow].map(|ink| light - scale(ink, light))
+}
+
+/// `a · b / 255`, rounded.
+fn scale(a: u8, b: u8) -> u8 {
+    let product = u32::from(a) * u32::from(b) + 128;
+    ((product + (product >> 8)) >> 8) as u8
+}
+
+fn turn_upright(image: RgbImage, orientation: Orientation) -> Result<RgbImage, Unreadable> {
+    if orientation == Orientation::NoTransforms {
+        return Ok(image);
     }
-    let expected = size.width as usize * size.height as usize * 3;
-    if decoder.output_buffer_size() != Some(expected) {
-        return Err(Unreadable::because("JPEG: neither gray, color nor CMYK"));
-    }
-    let mut pixels = vec![0; expected];
-    decoder.decode_into(&mut pixels).map_err(|error| Unreadable::because(format!("JPEG: {error:?}")))?;
-    Ok((RgbImage { size, pixels }, orientation))
-}
-
-/// Whether an end marker follows the first scan. (Thumbnails in the header have end markers of their own.)
-fn jpeg_has_its_end(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
-    let mut at = 2;
-    while let Some(&[mark, kind, high, low]) = bytes.get(at..at + 4).and_then(|b| b.first_chunk::<4>()) {
-        if mark != 0xFF {
-            break;
-        }
-        if kind == START_OF_SCAN {
-            return bytes[at..].windows(2).rev().any(|pair| pair == END_OF_IMAGE);
-        }
-        // Fill bytes before a marker, and markers that stand alone.
-        let alone = matches!(kind, 0x01 | 0xD0..=0xD8);
-        at += match kind {
-            0xFF => 1,
-            _ if alone => 2,
-            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
-        };
-    }
-    // No orderly chain of segments: leave the judgment to the decoder.
-    true
-}
-
-/// Reads the header of anything but JPEG.
-fn open_other(bytes: &[u8], format: ImageFormat) -> Result<(impl ImageDecoder + '_, ImageSize), Unreadable> {
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(Unreadable::because)?;
-    let (width, height) = decoder.dimensions();
-    let size = check_size(u64::from(width), u64::from(height))?;
-    Ok((decoder, size))
-}
-
-fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<(RgbImage, u8), Unreadable> {
-    let (mut decoder, size) = open_other(bytes, format)?;
-    let orientation = decoder.orientation().map_or(1, image::metadata::Orientation::to_exif);
-    let image = DynamicImage::from_decoder(decoder).map_err(Unreadable::because)?;
-    // Transparency is dropped, not blended: the colors as stored.
-    Ok((RgbImage { size, pixels: image.into_rgb8().into_raw() }, orientation))
-}
-
-fn turn_upright(image: RgbImage, orientation: u8) -> Result<RgbImage, Unreadable> {
-    let Some(orientation) = image::metadata::Orientation::from_exif(orientation) else { return Ok(image) };
     let (width, height) = (image.size.width as u32, image.size.height as u32);
     let pixels = image::RgbImage::from_raw(width, height, image.pixels)
         .ok_or_else(|| Unreadable::because("size and pixels disagree"))?;
@@ -199,6 +177,8 @@ fn turn_upright(image: RgbImage, orientation: u8) -> Result<RgbImage, Unreadable
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     fn gradient() -> image::RgbImage {
@@ -272,7 +252,7 @@ mod tests {
     #[test]
     fn exif_turns_only_when_asked() {
         let image = RgbImage { size: ImageSize { width: 2, height: 1 }, pixels: vec![1, 1, 1, 2, 2, 2] };
-        let turned = turn_upright(image, 6).unwrap();
+        let turned = turn_upright(image, Orientation::Rotate90).unwrap();
         assert_eq!((turned.size.width, turned.size.height), (1, 2));
         assert_eq!(turned.pixels, [1, 1, 1, 2, 2, 2]);
     }

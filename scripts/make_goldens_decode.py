@@ -1,0 +1,382 @@
+#!/usr/bin/env python3
+"""Golden decodes: small image files of every kind and the pixels that Pillow reads from them.
+
+usage: make_goldens_decode.py [OUT]      (default: preprocess/tests/goldens/decode)
+
+Writes the files, expected.rgb (the pixels of all of them, one after the other, equal ones once) and index.json: for
+each file where its pixels begin, their size, whether its kind loses by compression, and whether the EXIF orientation
+was applied. Kinds that Pillow reads but cannot write are written here, byte by byte. Needs Pillow, numpy and OpenCV
+(for JPEG's rarer samplings). The same versions give the same files.
+"""
+import io
+import json
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+WIDTH, HEIGHT = 21, 14
+PALETTE = [(37 * i % 256, (91 * i + 40) % 256, (201 * i + 7) % 256) for i in range(256)]
+
+
+def picture(width=WIDTH, height=HEIGHT, seed=0):
+    """RGB bytes [height, width, 3]: a gradient, waves and a little noise."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    waves = 40 * np.sin(x / 3 + y / 5)
+    colors = np.stack([255 * x / width, 255 * y / height + waves, 200 - 120 * x / width - waves], -1)
+    noise = np.random.default_rng(seed).normal(0, 6, colors.shape)
+    return (colors + noise).clip(0, 255).round().astype(np.uint8)
+
+
+def saved(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def indices(bits, width=WIDTH, height=HEIGHT):
+    """Palette indices or gray levels of `bits` bits [height, width]."""
+    y, x = np.mgrid[0:height, 0:width]
+    return ((x * 5 + y * y * 3) % (1 << bits)).astype(np.uint32)
+
+
+def packed(samples, bits):
+    """Rows [height, width × channels] of samples as bytes: the first sample in the highest bits, rows padded."""
+    if bits == 16:
+        return [row.astype(">u2").tobytes() for row in samples]
+    each = ((samples[..., None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8)
+    return [np.packbits(row.reshape(-1)).tobytes() for row in each]
+
+
+# PNG
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def png(samples, bits, color, before=b"", interlaced=False):
+    """Samples [height, width, channels] without row filters; `before` are the chunks before the data."""
+    height, width, channels = samples.shape
+    parts = [(0, 0, 1, 1)] if not interlaced else PASSES
+    rows = b""
+    for left, top, dx, dy in parts:
+        part = samples[top::dy, left::dx]
+        if part.size:
+            rows += b"".join(b"\0" + row for row in packed(part.reshape(part.shape[0], -1), bits))
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, int(interlaced))
+    body = chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def pngs():
+    rgb = picture().astype(np.uint32)
+    alpha = indices(8)[..., None]
+    low = indices(8)[..., None] * 7 % 256
+    for bits in (1, 2, 4, 8):
+        yield f"gray{bits}.png", png(indices(bits)[..., None], bits, 0)
+        palette = chunk(b"PLTE", bytes(v for color in PALETTE[:1 << bits] for v in color))
+        clear = chunk(b"tRNS", bytes([0, 128, 255][:1 << bits]))
+        yield f"palette{bits}.png", png(indices(bits)[..., None], bits, 3, palette)
+        yield f"palette{bits}-clear.png", png(indices(bits)[..., None], bits, 3, palette + clear)
+    yield "gray8-clear.png", png(indices(8)[..., None], 8, 0, chunk(b"tRNS", struct.pack(">H", 5)))
+    yield "gray1-clear.png", png(indices(1)[..., None], 1, 0, chunk(b"tRNS", struct.pack(">H", 1)))
+    gray16 = indices(8)[..., None] * 256 + low
+    yield "gray16.png", png(gray16, 16, 0)
+    yield "gray16-dark.png", png(gray16 // 128, 16, 0)
+    yield "gray16-clear.png", png(gray16, 16, 0, chunk(b"tRNS", struct.pack(">H", int(gray16[0, 1, 0]))))
+    yield "rgb8.png", png(rgb, 8, 2)
+    yield "rgb8-clear.png", png(rgb, 8, 2, chunk(b"tRNS", struct.pack(">HHH", *map(int, rgb[0, 0]))))
+    yield "rgb16.png", png(rgb * 256 + low, 16, 2)
+    yield "gray8-alpha.png", png(np.concatenate([indices(8)[..., None], alpha], -1), 8, 4)
+    yield "gray16-alpha.png", png(np.concatenate([gray16, gray16], -1), 16, 4)
+    yield "rgba8.png", png(np.concatenate([rgb, alpha], -1), 8, 6)
+    yield "rgba16.png", png(np.concatenate([rgb * 256 + low, gray16], -1), 16, 6)
+    yield "rgb8-interlaced.png", png(rgb, 8, 2, interlaced=True)
+    yield "gray1-interlaced.png", png(indices(1)[..., None], 1, 0, interlaced=True)
+    palette = chunk(b"PLTE", bytes(v for color in PALETTE[:16] for v in color))
+    yield "palette4-interlaced.png", png(indices(4)[..., None], 4, 3, palette, True)
+    # Fewer colors than the bits could name, and a smaller index than that everywhere.
+    palette = chunk(b"PLTE", bytes(v for color in PALETTE[:5] for v in color))
+    yield "palette8-short.png", png(indices(2)[..., None], 8, 3, palette)
+    yield "filtered.png", saved(Image.fromarray(picture()), "PNG", optimize=True)
+    frames = [Image.fromarray(picture(seed=seed)) for seed in (0, 1)]
+    yield "animated.png", saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    yield "gamma.png", png(rgb, 8, 2, chunk(b"gAMA", struct.pack(">I", 100000)))
+
+
+# JPEG
+
+def jpegs():
+    wide = Image.fromarray(picture(37, 29))
+    for name, subsampling in [("444", 0), ("422", 1), ("420", 2)]:
+        for progressive in (False, True):
+            options = dict(quality=90, subsampling=subsampling, progressive=progressive)
+            yield f"{name}{'-progressive' if progressive else ''}.jpg", saved(wide, "JPEG", **options)
+    for name in ("440", "411"):
+        factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}")
+        options = [cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+        yield f"{name}.jpg", cv2.imencode(".jpg", np.array(wide)[..., ::-1], options)[1].tobytes()
+    yield "gray.jpg", saved(wide.convert("L"), "JPEG", quality=90)
+    yield "gray-progressive.jpg", saved(wide.convert("L"), "JPEG", quality=90, progressive=True)
+    yield "restarts.jpg", saved(wide, "JPEG", quality=90, restart_marker_blocks=1)
+    yield "restarts-progressive.jpg", saved(wide, "JPEG", quality=90, restart_marker_rows=1, progressive=True)
+    yield "low-quality.jpg", saved(wide, "JPEG", quality=10)
+    yield "rgb-inside.jpg", saved(wide, "JPEG", quality=90, keep_rgb=True)
+    # Where chroma is at most two samples wide, libjpeg repeats them, other decoders interpolate: no 4:2:0 here.
+    yield "tiny.jpg", saved(Image.fromarray(picture(3, 2)), "JPEG", quality=90, subsampling=0)
+    yield "small.jpg", saved(Image.fromarray(picture(6, 3)), "JPEG", quality=90)
+    yield "wide.jpg", saved(Image.fromarray(picture(40, 1)), "JPEG", quality=90)
+    yield "row-of-blocks.jpg", saved(Image.fromarray(picture(17, 33)), "JPEG", quality=90)
+    ink = np.concatenate([255 - picture(37, 29), indices(8, 37, 29)[..., None].astype(np.uint8) // 2], -1)
+    cmyk = saved(Image.frombytes("CMYK", wide.size, ink.tobytes()), "JPEG", quality=90)
+    yield "cmyk.jpg", cmyk
+    yield "cmyk-progressive.jpg", saved(Image.frombytes("CMYK", wide.size, ink.tobytes()), "JPEG", progressive=True)
+    at = cmyk.index(b"\xff\xee")
+    yield "cmyk-without-adobe.jpg", cmyk[:at] + cmyk[at + 16:]
+    # Luma and chroma stored as if they were inks, then declared as what they are.
+    ycc = np.concatenate([np.array(wide.convert("YCbCr")), 255 - ink[..., 3:]], -1)
+    ycck = bytearray(saved(Image.frombytes("CMYK", wide.size, (255 - ycc).tobytes()), "JPEG", quality=90))
+    ycck[ycck.index(b"Adobe") + 11] = 2
+    yield "ycck.jpg", bytes(ycck)
+    # Marks that stand where they need not: fill bytes, a comment, text after the end.
+    plain = saved(wide, "JPEG", quality=90)
+    at = plain.index(b"\xff\xdb")
+    yield "fill-bytes.jpg", plain[:at] + b"\xff" * 9 + plain[at:]
+    yield "with-a-tail.jpg", plain + b"and more \xff\xd9 of it"
+
+
+# WebP
+
+def webps():
+    wide = Image.fromarray(picture(37, 29))
+    alpha = wide.convert("RGBA")
+    alpha.putalpha(Image.frombytes("L", wide.size, indices(8, 37, 29).astype(np.uint8).tobytes()))
+    yield "lossy.webp", saved(wide, "WEBP", quality=80)
+    yield "lossy-low.webp", saved(wide, "WEBP", quality=10)
+    yield "lossless.webp", saved(wide, "WEBP", lossless=True)
+    yield "lossy-alpha.webp", saved(alpha, "WEBP", quality=80, exact=True)
+    yield "lossless-alpha.webp", saved(alpha, "WEBP", lossless=True, exact=True)
+    other = Image.fromarray(picture(37, 29, 1))
+    yield "lossless-animated.webp", saved(wide, "WEBP", save_all=True, append_images=[other], lossless=True)
+    # The first frame smaller than the canvas: Pillow's encoder cuts away what no frame changes.
+    clear = Image.new("RGBA", (24, 20), (0, 0, 0, 0))
+    clear.paste(alpha.crop((0, 0, 8, 6)), (4, 6))
+    options = dict(save_all=True, append_images=[clear.transpose(Image.FLIP_TOP_BOTTOM)], lossless=True)
+    yield "lossless-animated-alpha.webp", saved(clear, "WEBP", background=(10, 20, 30, 255), **options)
+    noise = np.random.default_rng(5).integers(0, 256, (9, 17, 3), dtype=np.uint8)
+    yield "lossless-noise.webp", saved(Image.fromarray(noise), "WEBP", lossless=True)
+    yield "lossless-palette.webp", saved(Image.fromarray(noise[:1] // 64 * 64), "WEBP", lossless=True)
+
+
+# BMP
+
+def bmp(bits, rows, size, palette=(), compression=0, masks=b"", top_down=False, header=40):
+    """A BMP from its rows of bytes, given from the top; RLE data instead are given as bytes."""
+    if isinstance(rows, list):
+        rows = [row + b"\0" * (-len(row) % 4) for row in rows]
+        rows = b"".join(rows if top_down else reversed(rows))
+    colors = b"".join(bytes([b, g, r, 0]) for r, g, b in palette)
+    height = -size[1] if top_down else size[1]
+    info = struct.pack("<IiiHHIIiiII", header, size[0], height, 1, bits, compression, len(rows), 0, 0,
+                       len(palette), 0)
+    info += masks + b"\0" * max(0, header - 40 - len(masks)) + colors
+    return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(rows), 0, 0, 14 + len(info)) + info + rows
+
+
+def bmps():
+    size = (WIDTH, HEIGHT)
+    rgb = picture()
+    bgr = [row[:, ::-1].tobytes() for row in rgb]
+    for bits in (1, 4, 8):
+        yield f"palette{bits}.bmp", bmp(bits, packed(indices(bits), bits), size, PALETTE[:1 << bits])
+    yield "gray8.bmp", saved(Image.fromarray(rgb).convert("L"), "BMP")
+    yield "palette8-short.bmp", bmp(8, packed(indices(2), 8), size, PALETTE[:4])
+    yield "rgb24.bmp", bmp(24, bgr, size)
+    yield "rgb24-top-down.bmp", bmp(24, bgr, size, top_down=True)
+    four = np.concatenate([rgb[..., ::-1], indices(8)[..., None].astype(np.uint8)], -1)
+    yield "rgb32.bmp", bmp(32, [row.tobytes() for row in four], size)
+    yield "rgba32.bmp", saved(Image.fromarray(four[..., [2, 1, 0, 3]]), "BMP")
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    yield "rgba32-fields.bmp", bmp(32, [row.tobytes() for row in four], size, (), 3, masks, header=108)
+    r, g, b = (rgb[..., i].astype(np.uint16) for i in range(3))
+    rows = [row.astype("<u2").tobytes() for row in (r >> 3 << 10) | (g >> 3 << 5) | (b >> 3)]
+    yield "rgb555.bmp", bmp(16, rows, size)
+    rows = [row.astype("<u2").tobytes() for row in (r >> 3 << 11) | (g >> 2 << 5) | (b >> 3)]
+    yield "rgb565.bmp", bmp(16, rows, size, (), 3, struct.pack("<III", 0xF800, 0x7E0, 0x1F))
+    # What runs leave out has the first color in Pillow and is black elsewhere: here both are the same.
+    colors = [(0, 0, 0)] + PALETTE[1:16]
+    # Rows of a run, a literal stretch and an end before their time; one row skipped by a jump; the end.
+    last = b"\0\0" + b"\x02\x0c\0\x02\x02\x01" + b"\x11\x0e\0\x01"
+    rows = [bytes([5, row, 3, row + 1]) + b"\0\x05\3\4\5\6\7\0" + bytes([8 - row % 2, 15])
+            for row in range(HEIGHT - 2)]
+    yield "rle8.bmp", bmp(8, b"\0\0".join(rows) + last, size, colors, 1)
+    rows = [bytes([5, row + 16, 3, row + 33]) + b"\0\x05\x34\x56\x70\0" + bytes([8 - row % 2, 0xFA])
+            for row in range(HEIGHT - 2)]
+    yield "rle4.bmp", bmp(4, b"\0\0".join(rows) + last, size, colors, 2)
+
+
+# TIFF
+
+def tiff(entries, strips, order="<"):
+    """A TIFF of one directory: entries are tag → (type, values); the strips' (or tiles') places are filled in."""
+    places, counts = (324, 325) if 322 in entries else (273, 279)
+    entries = {**entries, places: (4, [0] * len(strips)), counts: (4, [len(strip) for strip in strips])}
+    size = 8 + 2 + 12 * len(entries) + 4
+    lengths = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4)}
+    at = size + sum(n for t, v in entries.values() if (n := lengths[t][1] * len(v)) > 4)
+    offsets = []
+    for strip in strips:
+        offsets.append(at)
+        at += len(strip)
+    entries[places] = (4, offsets)
+    directory, extra = b"", b""
+    for tag in sorted(entries):
+        kind, values = entries[tag]
+        data = struct.pack(f"{order}{len(values)}{lengths[kind][0]}", *values)
+        if len(data) > 4:
+            field = struct.pack(order + "I", size + len(extra))
+            extra += data
+        else:
+            field = data.ljust(4, b"\0")
+        directory += struct.pack(order + "HHI", tag, kind, len(values)) + field
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
+    return head + struct.pack(order + "H", len(entries)) + directory + b"\0" * 4 + extra + b"".join(strips)
+
+
+def tags(bits, photometric, channels, **more):
+    names = dict(compression=259, predictor=317, planar=284, extra=338, colors=320, fill=266, format=339)
+    base = {256: (4, [WIDTH]), 257: (4, [HEIGHT]), 258: (3, [bits] * channels), 259: (3, [1]), 262: (3, [photometric]),
+            277: (3, [channels]), 278: (4, [HEIGHT])}
+    return {**base, **{names[name]: (3, value) for name, value in more.items()}}
+
+
+def tiffs():
+    rgb = picture()
+    image = Image.fromarray(rgb)
+    for name, compression in [("raw", None), ("lzw", "tiff_lzw"), ("deflate", "tiff_adobe_deflate"),
+                              ("packbits", "packbits")]:
+        yield f"rgb8-{name}.tif", saved(image, "TIFF", compression=compression)
+    yield "rgb8-lzw-predictor.tif", saved(image, "TIFF", compression="tiff_lzw", tiffinfo={317: 2})
+    yield "gray8.tif", saved(image.convert("L"), "TIFF")
+    yield "black-and-white.tif", saved(image.convert("L").convert("1"), "TIFF")
+    yield "fax4.tif", saved(image.convert("L").convert("1"), "TIFF", compression="group4")
+    yield "jpeg-inside.tif", saved(Image.fromarray(picture(32, 24)), "TIFF", compression="jpeg", quality=90)
+    yield "palette8.tif", saved(image.quantize(40), "TIFF")
+    yield "palette8-lzw.tif", saved(image.quantize(40), "TIFF", compression="tiff_lzw")
+    colors = [PALETTE[i % 16][c] * 257 for c in range(3) for i in range(16)]
+    yield "palette4.tif", tiff(tags(4, 3, 1, colors=colors), [b"".join(packed(indices(4), 4))])
+    yield "cmyk.tif", saved(Image.frombytes("CMYK", image.size, np.concatenate(
+        [255 - rgb, indices(8)[..., None].astype(np.uint8) // 2], -1).tobytes()), "TIFF")
+    alpha = image.convert("RGBA")
+    alpha.putalpha(Image.frombytes("L", image.size, indices(8).astype(np.uint8).tobytes()))
+    yield "rgba8.tif", saved(alpha, "TIFF")
+    associated = np.array(alpha)
+    associated[..., :3] = associated[..., :3] * (associated[..., 3:] / 255)
+    yield "rgba8-associated.tif", tiff(tags(8, 2, 4, extra=[1]), [associated.tobytes()])
+    yield "gray8-alpha.tif", saved(alpha.convert("LA"), "TIFF")
+    for order, name in [("<", "little"), (">", "big")]:
+        gray16 = (indices(8) * 256 + 255 - indices(8)).astype(order + "u2")
+        yield f"gray16-{name}.tif", tiff(tags(16, 1, 1), [gray16.tobytes()], order)
+        rgb16 = (rgb.astype(np.uint32) * 256 + 255 - rgb).astype(order + "u2")
+        yield f"rgb16-{name}.tif", tiff(tags(16, 2, 3), [rgb16.tobytes()], order)
+    rgba16 = np.concatenate([rgb16, gray16[..., None]], -1)
+    yield "rgba16.tif", tiff(tags(16, 2, 4, extra=[2]), [rgba16.astype(">u2").tobytes()], ">")
+    for bits in (1, 2, 4, 8):
+        yield f"gray{bits}-inverted.tif", tiff(tags(bits, 0, 1), [b"".join(packed(indices(bits), bits))])
+        if bits in (2, 4):
+            yield f"gray{bits}.tif", tiff(tags(bits, 1, 1), [b"".join(packed(indices(bits), bits))])
+    yield "planar.tif", tiff(tags(8, 2, 3, planar=[2]), [rgb[..., c].tobytes() for c in range(3)])
+    strips = [zlib.compress(rgb[top:top + 4].tobytes()) for top in range(0, HEIGHT, 4)]
+    yield "strips.tif", tiff({**tags(8, 2, 3, compression=[8]), 278: (4, [4])}, strips)
+    padded = np.zeros((16, 32, 3), np.uint8)
+    padded[:HEIGHT, :WIDTH] = rgb
+    tiles = [zlib.compress(padded[:, left:left + 16].tobytes()) for left in (0, 16)]
+    tiled = {k: v for k, v in tags(8, 2, 3, compression=[8]).items() if k != 278}
+    yield "tiles.tif", tiff({**tiled, 322: (3, [16]), 323: (3, [16])}, tiles)
+    pages = [image, Image.fromarray(picture(seed=1))]
+    yield "pages.tif", saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    gray = np.array(image.convert("L")).astype(np.float32)
+    yield "float.tif", saved(Image.fromarray(gray), "TIFF")
+
+
+# GIF
+
+def gifs():
+    image = Image.fromarray(picture()).quantize(30)
+    plain = saved(image, "GIF", interlace=0)
+    yield "plain.gif", plain
+    yield "interlaced.gif", saved(image, "GIF", interlace=1)
+    yield "clear.gif", saved(image, "GIF", transparency=int(np.array(image)[3, 4]))
+    gray = Image.fromarray(picture()).convert("L")
+    yield "gray.gif", saved(gray, "GIF")
+    frames = [image, Image.fromarray(picture(seed=1)).quantize(30)]
+    yield "animated.gif", saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for name, clear, background in [("", None, 0), ("-background", None, 3), ("-clear", 2, 3)]:
+        options = {} if clear is None else dict(transparency=clear)
+        part = bytearray(saved(image, "GIF", **options))
+        # A larger canvas around the frame, which is moved from its corner.
+        part[6:10] = struct.pack("<HH", WIDTH + 6, HEIGHT + 5)
+        part[11] = background
+        at = bytes(part).index(b"\x2c\0\0\0\0" + struct.pack("<HH", WIDTH, HEIGHT))
+        part[at + 1:at + 5] = struct.pack("<HH", 4, 3)
+        yield f"part{name}.gif", bytes(part)
+    whole = bytearray(plain)
+    # A smaller canvas than the frame.
+    whole[6:10] = struct.pack("<HH", WIDTH - 4, HEIGHT - 3)
+    yield "beyond.gif", bytes(whole)
+
+
+def turned():
+    image = Image.fromarray(picture(11, 6))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        yield f"exif{orientation}.jpg", saved(image, "JPEG", quality=90, subsampling=0, exif=exif)
+        yield f"exif{orientation}.png", saved(image, "PNG", exif=exif)
+        yield f"exif{orientation}.webp", saved(image, "WEBP", lossless=True, exif=exif)
+        yield f"exif{orientation}.tif", saved(image, "TIFF", exif=exif, compression="tiff_adobe_deflate")
+
+
+def main():
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "preprocess/tests/goldens/decode")
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.iterdir():
+        old.unlink()
+    expected, places, index = b"", {}, []
+
+    def add(name, data, exif):
+        nonlocal expected
+        (out / name).write_bytes(data)
+        image = Image.open(io.BytesIO(data))
+        image = ImageOps.exif_transpose(image) if exif else image
+        image = image.convert("RGB")
+        pixels = image.tobytes()
+        if pixels not in places:
+            places[pixels] = len(expected)
+            expected += pixels
+        # 16-bit BMP: the step from five bits to eight rounds down in Pillow, and to the nearest elsewhere.
+        rounded = name.startswith(("lossy", "rgb555", "rgb565")) or name == "jpeg-inside.tif"
+        lossy = name.endswith(".jpg") or rounded
+        index.append(dict(file=name, at=places[pixels], width=image.width, height=image.height, lossy=lossy, exif=exif))
+
+    for kind in (pngs, jpegs, webps, bmps, tiffs, gifs):
+        for name, data in kind():
+            add(name, data, False)
+    for name, data in turned():
+        add(name, data, True)
+    (out / "expected.rgb").write_bytes(expected)
+    lines = ",\n".join("  " + json.dumps(entry) for entry in index)
+    (out / "index.json").write_text(f"[\n{lines}\n]\n")
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print(f"{len(index)} files in {out}, {size} bytes")
+
+
+if __name__ == "__main__":
+    main()
