@@ -5,7 +5,7 @@
 //! source and to the views.
 //!
 //! Coordinates lie on a grid, or the boxes would be nearly all that a recipe shard holds: those of the source are widened
-//! to a grid of at most a quarter of a pixel of the views, and what follows from them in a view is rounded to
+//! to a grid of at most half a pixel of the views, and what follows from them in a view is rounded to
 //! [`VIEW_GRID`]. So a box in a view lies within half of that of where its source lies.
 
 use scrl_schemas::{Box2, BoxSampler, Crop, IouFallback, MatchedBox, PrepOptions, ViewParams};

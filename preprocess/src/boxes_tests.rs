@@ -88,9 +88,9 @@ fn no_two_boxes_of_a_row_overlap_more_than_allowed() {
 }
 
 #[test]
-fn sources_lie_on_a_grid_of_a_quarter_of_a_view_pixel_at_most() {
+fn sources_lie_on_a_grid_of_half_a_view_pixel_at_most() {
     let options = test_options();
-    for (size, expected) in [((40, 40), 1.0 / 64.0), ((500, 375), 1.0 / 8.0), ((4000, 3000), 1.0)] {
+    for (size, expected) in [((40, 40), 1.0 / 32.0), ((500, 375), 1.0 / 4.0), ((4000, 3000), 1.0)] {
         for pair in pairs(300, size, &options) {
             for value in pair.boxes.iter().flat_map(|b| b.source.to_array()) {
                 assert_eq!((value / expected).fract(), 0.0, "{value} of {size:?}");

@@ -67,6 +67,8 @@ pub struct Context<'a> {
     pub layout: &'a Layout,
     /// True once the run is to end.
     pub stop: &'a AtomicBool,
+    /// Held by who tells `sources.parquet` of unreadable images.
+    pub reporting: Mutex<()>,
 }
 
 /// The chunks of a group that this process has to make, each with its missing parts. An epoch of which parts are missing
@@ -206,11 +208,9 @@ pub fn write(context: &Context, threads: &ThreadPool, rendered: Receiver<Rendere
     for rendered in rendered {
         match rendered {
             Rendered::Chunk(chunk) => pairs += threads.install(|| write_chunk(context, chunk))?,
-            Rendered::End(group) => {
-                for epoch in group.epochs {
-                    complete(context, Epoch(epoch))?;
-                }
-            }
+            Rendered::End(group) => threads.install(|| {
+                group.epochs.into_par_iter().try_for_each(|epoch| complete(context, Epoch(epoch)).map(drop))
+            })?,
         }
     }
     Ok(pairs)
@@ -253,6 +253,7 @@ pub fn complete(context: &Context, epoch: Epoch) -> Result<bool> {
     let finished: Option<Vec<FinishedPart>> =
         folder::finished_parts(layout, epoch, parts)?.into_iter().collect();
     let Some(finished) = finished else { return Ok(false) };
+    let reporting = context.reporting.lock().unwrap_or_else(|poison| poison.into_inner());
     let mut news = false;
     for skipped in finished.iter().flat_map(|part| &part.skipped) {
         if let Ok(image_id) = u32::try_from(skipped.image_id) {
@@ -262,6 +263,7 @@ pub fn complete(context: &Context, epoch: Epoch) -> Result<bool> {
     if news {
         context.sources.write(&layout.sources())?;
     }
+    drop(reporting);
     let success = Success { format: FORMAT, parts: finished.into_iter().map(|part| part.record).collect() };
     success.write(&layout.success(epoch))?;
     journal::remove(layout, epoch)?;

@@ -52,7 +52,7 @@ pub const BOX_TRIES: u32 = 50;
 /// Step of a box's coordinates in a view, in pixels: a thousandth of a cell of a ResNet's last map.
 pub const VIEW_GRID: f64 = 1.0 / 32.0;
 /// Largest step of a box's coordinates in the source, in pixels of the view that magnifies it most.
-pub const SOURCE_GRID: f64 = 1.0 / 4.0;
+pub const SOURCE_GRID: f64 = 1.0 / 2.0;
 /// Strengths of color jitter are multiples of this: finer than what a byte of a view can show.
 pub const JITTER_GRID: f64 = 1.0 / 1024.0;
 /// Shifts of hue are multiples of this, in turns.

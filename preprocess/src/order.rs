@@ -44,6 +44,11 @@ impl Order {
         self.images.div_ceil(self.rows_per_shard)
     }
 
+    /// Images of a chunk: as many as any other's, but for the last.
+    pub fn chunk_images(&self, chunk: u32) -> u32 {
+        self.rows_per_shard.min(self.images - chunk * self.rows_per_shard)
+    }
+
     /// The passes that `epochs` fall into.
     pub fn passes(&self, epochs: Range<u32>) -> Range<u32> {
         if epochs.is_empty() {
@@ -146,6 +151,9 @@ mod tests {
         assert_eq!(order.passes(7..9), 0..2);
         assert_eq!(order.passes(5..5), 0..0);
         assert_eq!(order.epochs(1), 8..16);
-        assert_eq!(order.pass(0).images(2).len(), 2);
+        for chunk in 0..3 {
+            assert_eq!(order.pass(0).images(chunk).len() as u32, order.chunk_images(chunk));
+        }
+        assert_eq!(order.chunk_images(2), 2);
     }
 }

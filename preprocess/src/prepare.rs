@@ -9,6 +9,7 @@
 //! than half of it, as writing is much faster than rendering); one decoded image a thread; 4 bytes an image for the
 //! order of a pass, and at most 0.4 GB for what is known of the images ([`crate::sources`]).
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -64,6 +65,18 @@ pub struct Job {
 struct PartCounts {
     finished: u64,
     to_write: u64,
+    /// Images in the parts to write, readable or not.
+    images_to_write: u64,
+}
+
+impl PartCounts {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            finished: self.finished + other.finished,
+            to_write: self.to_write + other.to_write,
+            images_to_write: self.images_to_write + other.images_to_write,
+        }
+    }
 }
 
 /// What a job is about to do.
@@ -168,7 +181,7 @@ impl Job {
         let of_epochs = |value: u64, parts: u64| {
             (u128::from(value) * u128::from(parts) / u128::from(parts_per_epoch)) as u64
         };
-        let pairs_to_write = (rows * u128::from(to_write) / u128::from(parts_per_epoch)) as u64;
+        let pairs_to_write = (rows * u128::from(self.parts.images_to_write) / u128::from(images)) as u64;
         let unfinished =
             (self.config.only.len() as u64 * parts_per_epoch).saturating_sub(self.parts.finished);
         let parts_at_a_time = match self.config.keep {
@@ -226,7 +239,7 @@ impl Job {
 
     fn context<'a>(&'a self, stop: &'a AtomicBool) -> Context<'a> {
         let Self { config, sources, order, layout, .. } = self;
-        Context { config, sources, order, layout, stop }
+        Context { config, sources, order, layout, stop, reporting: Mutex::new(()) }
     }
 
     /// Makes the folder ready: locked, nothing stale in it, the manifest and the list of sources written.
@@ -380,19 +393,22 @@ fn count_parts(config: &Config, layout: &Layout, order: &Order) -> Result<PartCo
     let counts = config.only.clone().into_par_iter().map(|epoch| {
         let epoch = Epoch(epoch);
         if epoch.0 < consumed || (!config.overwrite && folder::is_complete(layout, epoch, parts)?) {
-            return Ok(PartCounts { finished: u64::from(parts), to_write: 0 });
+            return Ok(PartCounts { finished: u64::from(parts), ..PartCounts::default() });
         }
         let finished = match config.overwrite {
             true => vec![None; parts as usize],
             false => folder::finished_parts(layout, epoch, parts)?,
         };
         let pass = order.passes(epoch.0..epoch.0 + 1).start;
+        let start =
+            PartCounts { finished: finished.iter().flatten().count() as u64, ..PartCounts::default() };
         let ours = (0..).zip(order.parts_of_chunks(epoch)).filter(|&(chunk, part)| {
             config.share.has(pass, chunk, parts) && finished[part.0 as usize].is_none()
         });
-        Ok(PartCounts { to_write: ours.count() as u64, finished: finished.iter().flatten().count() as u64 })
+        Ok(ours.fold(start, |counts, (chunk, _)| {
+            let images_to_write = u64::from(order.chunk_images(chunk));
+            counts.plus(PartCounts { finished: 0, to_write: 1, images_to_write })
+        }))
     });
-    counts.try_reduce(PartCounts::default, |a, b| {
-        Ok(PartCounts { finished: a.finished + b.finished, to_write: a.to_write + b.to_write })
-    })
+    counts.try_reduce(PartCounts::default, |a, b| Ok(a.plus(b)))
 }

@@ -75,6 +75,9 @@ impl<W: Write> Write for Checksummed<W> {
     }
 }
 
+/// Of zstd, 1 to 22.
+const ZSTD_LEVEL: i32 = 3;
+
 /// Where a leaf of the columns lies.
 fn column(path: &str) -> ColumnPath {
     ColumnPath::from(path.split('.').map(str::to_owned).collect::<Vec<_>>())
@@ -83,9 +86,10 @@ fn column(path: &str) -> ColumnPath {
 /// How the columns are stored. Recipes shall be small: numbers that do not repeat have their bytes split into streams of
 /// first bytes, second bytes and so on, of which zstd finds some to be nearly constant.
 fn properties() -> WriterProperties {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL).expect("a level that zstd has");
     let mut builder = WriterProperties::builder()
         .set_created_by(format!("scrl {}", env!("CARGO_PKG_VERSION")))
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_compression(Compression::ZSTD(level))
         .set_statistics_enabled(EnabledStatistics::None)
         .set_offset_index_disabled(true)
         .set_max_row_group_row_count(None)

@@ -41,7 +41,23 @@ impl Unreadable {
     fn because(reason: impl fmt::Display) -> Self {
         // One line of some length, whatever the decoder says: the reason becomes a cell of a table.
         let words = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        // What the standard library says of a file that is cut short.
+        let words = words.replace("failed to fill whole buffer", "the file ends too soon");
         Self(words.chars().take(MAX_REASON).collect())
+    }
+
+    /// With the kind of image before it, where the decoder did not say it.
+    fn of(self, format: ImageFormat) -> Self {
+        let name = match format {
+            ImageFormat::Jpeg => "JPEG",
+            ImageFormat::Png => "PNG",
+            ImageFormat::WebP => "WebP",
+            ImageFormat::Bmp => "BMP",
+            ImageFormat::Tiff => "TIFF",
+            ImageFormat::Gif => "GIF",
+            _ => return self,
+        };
+        if self.0.starts_with(name) { self } else { Self(format!("{name}: {}", self.0)) }
     }
 }
 
@@ -77,7 +93,8 @@ pub fn read_size(bytes: &[u8], exif: Exif) -> Result<ImageSize, Unreadable> {
         ImageFormat::Tiff => tiff::header(bytes),
         ImageFormat::Gif => gif::header(bytes),
         format => raster::header(bytes, format),
-    })?;
+    })
+    .map_err(|reason| reason.of(format))?;
     let sideways = exif == Exif::Apply && orientation.to_exif() >= 5;
     Ok(if sideways { ImageSize { width: size.height, height: size.width } } else { size })
 }
@@ -94,7 +111,8 @@ pub fn decode(bytes: &[u8], exif: Exif) -> Result<RgbImage, Unreadable> {
         ImageFormat::Tiff => tiff::decode(bytes),
         ImageFormat::Gif => gif::decode(bytes),
         format => raster::decode(bytes, format),
-    })?;
+    })
+    .map_err(|reason| reason.of(format))?;
     let image = RgbImage { size: header.size, pixels };
     match exif {
         Exif::Ignore => Ok(image),
