@@ -1,76 +1,218 @@
-//! Milliseconds of each stage for one view of 224 × 224: `cargo bench -p scrl-preprocess`.
+//! Milliseconds of each stage for one view of 224 × 224: `cargo bench --workspace --locked --bench stages`.
+//!
+//! On a drawn picture that compresses about as photos do, or, where `SCRL_BENCH_IMAGES` names a folder with JPEGs, on
+//! the first of these in turn.
 
 use std::hint::black_box;
 use std::io::Cursor;
+use std::path::{Path, PathBuf};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use scrl_preprocess::config::{Overrides, resolve};
 use scrl_preprocess::decode::{RgbImage, decode};
-use scrl_preprocess::draw::{ImageSize, ViewIndex, draw_view};
+use scrl_preprocess::draw::{ViewIndex, draw_view};
 use scrl_preprocess::encode::ViewEncoder;
 use scrl_preprocess::render::{RenderOptions, Renderer};
-use scrl_preprocess::rows::draw_recipe;
-use scrl_schemas::{BlurKind, ColorJitter, ColorStep, Crop, Encoding, Epoch, Exif, Preset, ViewParams};
+use scrl_preprocess::rows::{RowMaker, draw_recipe};
+use scrl_schemas::{
+    BlurKind, ColorJitter, ColorStep, Crop, Encoding, Epoch, Exif, PrepOptions, Preset, Source, ViewParams,
+};
 
 /// Sides of a common photo, in pixels.
-const SOURCE: (u32, u32) = (500, 375);
-const OPTIONS: RenderOptions = RenderOptions { size: 224, blur: BlurKind::Gaussian };
+const PHOTO: (u32, u32) = (500, 375);
+/// Photos taken from a folder at most.
+const MOST_PHOTOS: usize = 32;
+const GAUSSIAN: RenderOptions = RenderOptions { size: 224, blur: BlurKind::Gaussian };
+const RESIZE: RenderOptions = RenderOptions { size: 224, blur: BlurKind::Resize };
 
-/// Soft shapes with some noise, which compress about as photos do.
-fn photo() -> image::RgbImage {
-    let mut noise = 1u32;
-    image::RgbImage::from_fn(SOURCE.0, SOURCE.1, |x, y| {
-        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let (x, y) = (x as f32, y as f32);
-        let wave = |a: f32, b: f32| 110.0 + 90.0 * (x / a).sin() * (y / b).cos() + (noise >> 28) as f32;
-        image::Rgb([wave(31.0, 47.0) as u8, wave(53.0, 23.0) as u8, wave(71.0, 19.0) as u8])
-    })
+/// A photo as a file and decoded.
+struct Photo {
+    jpeg: Vec<u8>,
+    image: RgbImage,
 }
 
-fn stages(criterion: &mut Criterion) {
-    let photo = photo();
+/// Shapes of all sizes, the smaller the fainter, as in photos, and a little noise.
+fn draw_photo() -> Vec<u8> {
+    let hash = |x: u32, y: u32, salt: u32| {
+        let mixed =
+            (x.wrapping_mul(0x9E37_79B1) ^ y.wrapping_mul(0x85EB_CA77) ^ salt.wrapping_mul(0xC2B2_AE3D))
+                .wrapping_mul(0x27D4_EB2F);
+        (mixed ^ (mixed >> 15)).wrapping_mul(0x9E37_79B1) as f32 / u32::MAX as f32 - 0.5
+    };
+    let octave = |x: u32, y: u32, cell: u32, salt: u32| {
+        let (column, row) = (x / cell, y / cell);
+        let [fx, fy] = [x, y].map(|at| (at % cell) as f32 / cell as f32);
+        let line = |row| (1.0 - fx) * hash(column, row, salt) + fx * hash(column + 1, row, salt);
+        (1.0 - fy) * line(row) + fy * line(row + 1)
+    };
+    let picture = image::RgbImage::from_fn(PHOTO.0, PHOTO.1, |x, y| {
+        let shape: f32 =
+            (1..8).map(|level| octave(x, y, 1 << level, level) * 6.0 * 1.7f32.powi(level as i32)).sum();
+        let tint = |salt| 0.25 * octave(x, y, 64, salt) * 64.0 + 8.0 * hash(x, y, salt);
+        image::Rgb([11, 12, 13].map(|salt| (120.0 + shape + tint(salt)) as u8))
+    });
     let mut jpeg = Cursor::new(Vec::new());
-    photo.write_to(&mut jpeg, image::ImageFormat::Jpeg).expect("memory takes any picture");
-    criterion.bench_function("decode", |b| b.iter(|| decode(black_box(jpeg.get_ref()), Exif::Ignore)));
+    picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).expect("memory takes any picture");
+    jpeg.into_inner()
+}
 
-    let size = ImageSize { width: SOURCE.0 as i32, height: SOURCE.1 as i32 };
-    let source = RgbImage { size, pixels: photo.into_raw() };
-    let plain = ViewParams {
-        crop: Crop { x: 40, y: 30, width: 340, height: 300 },
+/// JPEGs in a folder and those below, in the order of their names.
+fn find_jpegs(folder: &Path, found: &mut Vec<PathBuf>) {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    for path in paths {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        if path.is_dir() {
+            find_jpegs(&path, found);
+        } else if found.len() < MOST_PHOTOS
+            && ending.is_some_and(|ending| ending == "jpg" || ending == "jpeg")
+        {
+            found.push(path);
+        }
+    }
+}
+
+fn photos() -> Vec<Photo> {
+    let files = match std::env::var_os("SCRL_BENCH_IMAGES") {
+        None => vec![draw_photo()],
+        Some(folder) => {
+            let mut paths = Vec::new();
+            find_jpegs(Path::new(&folder), &mut paths);
+            paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
+        }
+    };
+    let photos: Vec<Photo> = files
+        .into_iter()
+        .filter_map(|jpeg| Some(Photo { image: decode(&jpeg, Exif::Ignore).ok()?, jpeg }))
+        .collect();
+    assert!(!photos.is_empty(), "SCRL_BENCH_IMAGES holds no JPEG that can be read");
+    photos
+}
+
+/// Calls `work` with one photo after the other and a number that counts up.
+fn bench(criterion: &mut Criterion, name: &str, photos: &[Photo], mut work: impl FnMut(&Photo, u32)) {
+    let mut turn = 0;
+    criterion.bench_function(name, |bencher| {
+        bencher.iter(|| {
+            work(&photos[turn as usize % photos.len()], turn);
+            turn += 1;
+        });
+    });
+}
+
+/// A crop of 80 % of each side, changed in no way.
+fn plain(image: &RgbImage) -> ViewParams {
+    let (width, height) = (image.size.width, image.size.height);
+    let [w, h] = [width, height].map(|side| (side * 4 / 5).max(1));
+    ViewParams {
+        crop: Crop { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h },
         flip: false,
         jitter: None,
         grayscale: false,
         blur: None,
         solarize: false,
-    };
-    let jitter =
-        ColorJitter { brightness: 1.2, contrast: 0.8, saturation: 1.1, hue: 0.05, order: ColorStep::ALL };
-    let color = ViewParams { jitter: Some(jitter), ..plain };
+    }
+}
+
+fn views(criterion: &mut Criterion, photos: &[Photo]) {
+    type Change = fn(ViewParams) -> ViewParams;
+    fn with_jitter(params: ViewParams) -> ViewParams {
+        // Contrast in the middle: two sweeps with steps in each.
+        let [brightness, contrast, saturation, hue] = ColorStep::ALL;
+        let order = [brightness, hue, contrast, saturation];
+        let jitter = ColorJitter { brightness: 1.2, contrast: 0.8, saturation: 1.1, hue: 0.05, order };
+        ViewParams { jitter: Some(jitter), ..params }
+    }
+    let changes: [(&str, RenderOptions, Change); 9] = [
+        ("crop and resize", GAUSSIAN, |params| params),
+        ("crop and resize, flip", GAUSSIAN, |params| ViewParams { flip: true, ..params }),
+        ("crop and resize, color jitter", GAUSSIAN, with_jitter),
+        ("crop and resize, grayscale", GAUSSIAN, |params| ViewParams { grayscale: true, ..params }),
+        ("crop and resize, blur σ 1", GAUSSIAN, |params| ViewParams { blur: Some(1.0), ..params }),
+        ("crop and resize, blur σ 2", GAUSSIAN, |params| ViewParams { blur: Some(2.0), ..params }),
+        ("crop and resize, resize blur", RESIZE, |params| ViewParams { blur: Some(1.2), ..params }),
+        ("crop and resize, solarize", GAUSSIAN, |params| ViewParams { solarize: true, ..params }),
+        ("crop and resize, all of them", GAUSSIAN, |params| ViewParams {
+            flip: true,
+            grayscale: true,
+            blur: Some(1.0),
+            solarize: true,
+            ..with_jitter(params)
+        }),
+    ];
     let mut renderer = Renderer::default();
     let mut view = Vec::new();
-    for (name, params) in [
-        ("resize", plain),
-        ("resize, color", color),
-        ("resize, color, mirror", ViewParams { flip: true, ..color }),
-        ("resize, color, blur σ 1", ViewParams { blur: Some(1.0), ..color }),
-        ("resize, color, blur σ 2", ViewParams { blur: Some(2.0), ..color }),
-    ] {
-        criterion.bench_function(name, |b| {
-            b.iter(|| renderer.render(&source, black_box(&params), OPTIONS, &mut view));
+    for (name, options, change) in changes {
+        bench(criterion, name, photos, |photo, _| {
+            renderer.render(&photo.image, black_box(&change(plain(&photo.image))), options, &mut view);
         });
     }
+}
+
+fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) {
+    // Views as they are drawn: sharp, blurred, gray.
+    let views: Vec<Vec<u8>> = (0..32)
+        .map(|number| {
+            let photo = &photos[number as usize % photos.len()];
+            let which = if number % 2 == 0 { ViewIndex::First } else { ViewIndex::Second };
+            let params = draw_view(1, number, 0, which, photo.image.size, options);
+            let mut view = Vec::new();
+            Renderer::default().render(&photo.image, &params, GAUSSIAN, &mut view);
+            view
+        })
+        .collect();
+    let with_image_webp = |view: &[u8]| {
+        let mut file = Vec::new();
+        image_webp::WebPEncoder::new(&mut file)
+            .encode(view, GAUSSIAN.size, GAUSSIAN.size, image_webp::ColorType::Rgb8)
+            .expect("memory takes any picture");
+        file
+    };
     let mut encoder = ViewEncoder::default();
+    let mut encode = |view: &[u8], encoding| {
+        encoder.encode(view, GAUSSIAN.size, encoding, 95, "view").expect("encodes").expect("pixels").bytes
+    };
+    let mean = |bytes: usize| bytes / views.len();
+    println!(
+        "bytes a view: webp {}, webp by image-webp {}, jpeg {}",
+        mean(views.iter().map(|view| encode(view, Encoding::Webp).len()).sum()),
+        mean(views.iter().map(|view| with_image_webp(view).len()).sum()),
+        mean(views.iter().map(|view| encode(view, Encoding::Jpeg).len()).sum()),
+    );
     for encoding in [Encoding::Webp, Encoding::Jpeg] {
-        criterion.bench_function(&format!("encode {encoding}"), |b| {
-            b.iter(|| encoder.encode(black_box(&view), 224, encoding, 95, "view"));
+        bench(criterion, &format!("encode {encoding}"), photos, |_, turn| {
+            black_box(encode(&views[turn as usize % views.len()], encoding));
         });
     }
-    let options = resolve(Preset::Paper, &Overrides::default()).expect("the defaults are sound");
-    criterion.bench_function("draw a view", |b| {
-        b.iter(|| draw_view(1, 2, black_box(3), ViewIndex::First, size, &options));
+    bench(criterion, "encode webp by image-webp", photos, |_, turn| {
+        black_box(with_image_webp(&views[turn as usize % views.len()]));
     });
-    criterion.bench_function("draw a pair with its boxes", |b| {
-        b.iter(|| draw_recipe(1, Epoch(2), black_box(3), size, &options));
+}
+
+fn stages(criterion: &mut Criterion) {
+    let options = resolve(Preset::Paper, &Overrides::default()).expect("the defaults are sound");
+    let photos = photos();
+    bench(criterion, "decode a photo", &photos, |photo, _| {
+        black_box(decode(black_box(&photo.jpeg), Exif::Ignore).expect("decoded before"));
+    });
+    bench(criterion, "draw a pair with its boxes", &photos, |photo, turn| {
+        black_box(draw_recipe(1, Epoch(turn), 3, photo.image.size, &options));
+    });
+    views(criterion, &photos);
+    encoders(criterion, &photos, &options);
+    let (mut renderer, mut encoder, mut view) = (Renderer::default(), ViewEncoder::default(), Vec::new());
+    bench(criterion, "whole view: draw, render, webp", &photos, |photo, turn| {
+        let which = if turn % 2 == 0 { ViewIndex::First } else { ViewIndex::Second };
+        let params = draw_view(1, turn, 0, which, photo.image.size, &options);
+        renderer.render(&photo.image, &params, GAUSSIAN, &mut view);
+        black_box(encoder.encode(&view, GAUSSIAN.size, Encoding::Webp, 95, "view").expect("encodes"));
+    });
+    let mut maker = RowMaker::default();
+    let path = "photo.jpg".to_owned();
+    let source = Source { path, class: None, width: 0, height: 0, bytes: 0, error: None };
+    bench(criterion, "whole row: both views and boxes", &photos, |photo, turn| {
+        black_box(maker.make(0, &source, &photo.image, 1, Epoch(turn), &options).expect("makes a row"));
     });
 }
 

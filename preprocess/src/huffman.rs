@@ -7,6 +7,8 @@ pub(crate) struct Code<const N: usize> {
     pub(crate) lengths: [u8; N],
     /// By symbol: the bits, to be written from the lowest on.
     pub(crate) bits: [u16; N],
+    /// The one symbol, with length 0, where not more than one occurs.
+    pub(crate) single: Option<usize>,
     /// Symbols that occur, rarest first, as `frequency · 2¹⁶ + symbol`; kept for its memory.
     sorted: Vec<u64>,
     /// Weights of the inner nodes, then depths of all nodes, and their parents; kept for their memory.
@@ -19,6 +21,7 @@ impl<const N: usize> Default for Code<N> {
         Self {
             lengths: [0; N],
             bits: [0; N],
+            single: Some(0),
             sorted: Vec::with_capacity(N),
             weights: Vec::with_capacity(N),
             parents: Vec::with_capacity(2 * N),
@@ -39,8 +42,10 @@ impl<const N: usize> Code<N> {
             }
         }
         if self.sorted.len() <= 1 {
-            return Some(self.sorted.first().map_or(0, |&entry| (entry & 0xFFFF) as usize));
+            self.single = Some(self.sorted.first().map_or(0, |&entry| (entry & 0xFFFF) as usize));
+            return self.single;
         }
+        self.single = None;
         self.sorted.sort_unstable();
         let counts = self.count_lengths(limit);
         // The rarest symbols get the longest codes.
@@ -58,9 +63,18 @@ impl<const N: usize> Code<N> {
         None
     }
 
-    /// The codes of the first `M` symbols: the bits in the lower half, their number in the upper.
-    pub(crate) fn packed<const M: usize>(&self) -> [u32; M] {
-        std::array::from_fn(|symbol| u32::from(self.bits[symbol]) | u32::from(self.lengths[symbol]) << 16)
+    /// The bits that symbols take which occur so often.
+    pub(crate) fn total_bits(&self, frequencies: &[u32; N]) -> u64 {
+        frequencies
+            .iter()
+            .zip(&self.lengths)
+            .map(|(&frequency, &length)| u64::from(frequency) * u64::from(length))
+            .sum()
+    }
+
+    /// The code of each symbol: the number of its bits in the lowest byte, the bits above.
+    pub(crate) fn packed(&self) -> [u32; N] {
+        std::array::from_fn(|symbol| u32::from(self.bits[symbol]) << 8 | u32::from(self.lengths[symbol]))
     }
 
     /// How many symbols have a code of each length.

@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Times other libraries on the two views of every photo that scrl-prep makes, and prints lines of a table in Markdown.
+
+usage: bench_prep_peers.py IMAGES [--workers N] [--photos N]
+
+Each library decodes a photo and makes both views with the method's parameters, to normalized tensors in batches: nothing is encoded
+or written, which scrl-prep does besides. One round warms up; the next is timed. What is not installed is skipped with a line on
+standard error.
+"""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+SIZE, BATCH = 224, 32
+SCALE, KERNEL, SIGMA = (0.2, 1.0), 23, (0.1, 2.0)
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Probability of blur and of solarization, by view.
+VIEWS = ((1.0, 0.0), (0.1, 0.2))
+
+
+class Pairs:
+    """Both views of each photo; what decodes and what changes a photo are functions."""
+
+    def __init__(self, files, decode, views):
+        self.files, self.decode, self.views = files, decode, views
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        photo = self.decode(self.files[index])
+        return [view(photo) for view in self.views]
+
+
+def time_loader(pairs, workers):
+    """Pairs a second through torch's loader, its workers started and warm."""
+    import torch
+
+    torch.set_num_threads(1)
+    loader = torch.utils.data.DataLoader(pairs, BATCH, num_workers=workers, persistent_workers=True)
+    for _ in loader:
+        pass
+    start = time.perf_counter()
+    count = sum(len(first) for first, _ in loader)
+    return count / (time.perf_counter() - start)
+
+
+def torchvision_and_pillow(files, workers):
+    from PIL import Image
+    from torchvision import transforms as T
+
+    def view(blur, solarize):
+        return T.Compose([
+            T.RandomResizedCrop(SIZE, SCALE, interpolation=T.InterpolationMode.BICUBIC),
+            T.RandomHorizontalFlip(),
+            T.RandomApply([T.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
+            T.RandomGrayscale(0.2),
+            T.RandomApply([T.GaussianBlur(KERNEL, SIGMA)], blur),
+            T.RandomSolarize(128, solarize),
+            T.ToTensor(),
+            T.Normalize(MEAN, DEVIATION),
+        ])
+
+    def decode(path):
+        return Image.open(path).convert("RGB")
+
+    return time_loader(Pairs(files, decode, [view(*each) for each in VIEWS]), workers)
+
+
+def albumentations_x(files, workers):
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    import albumentations as A
+    import cv2
+    import torch
+
+    # The workers are the parallelism; threads within them would only get in each other's way.
+    cv2.setNumThreads(0)
+
+    def view(blur, solarize):
+        steps = A.Compose([
+            A.RandomResizedCrop(size=(SIZE, SIZE), scale=SCALE, interpolation=cv2.INTER_CUBIC),
+            A.HorizontalFlip(p=0.5),
+            A.ColorJitter(
+                brightness_range=(0.6, 1.4), contrast_range=(0.6, 1.4), saturation_range=(0.8, 1.2), hue_range=(-0.1, 0.1), p=0.8
+            ),
+            A.ToGray(p=0.2),
+            A.GaussianBlur(blur_range=(KERNEL, KERNEL), sigma_range=SIGMA, p=blur),
+            A.Solarize(p=solarize),
+            A.Normalize(MEAN, DEVIATION),
+        ])
+        return lambda photo: torch.from_numpy(steps(image=photo)["image"].transpose(2, 0, 1).copy())
+
+    def decode(path):
+        return cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+
+    return time_loader(Pairs(files, decode, [view(*each) for each in VIEWS]), workers)
+
+
+def dali(files, workers):
+    from nvidia.dali import fn, pipeline_def, types
+
+    def perhaps(probability):
+        return fn.random.coin_flip(probability=probability, dtype=types.BOOL)
+
+    def uniform(low, high):
+        return fn.random.uniform(range=(low, high))
+
+    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=None, enable_conditionals=True)
+    def pipeline():
+        def view(photo, blur, solarize):
+            out = fn.random_resized_crop(photo, size=(SIZE, SIZE), random_area=SCALE, interp_type=types.INTERP_CUBIC)
+            if perhaps(0.8):
+                out = fn.color_twist(
+                    out, brightness=uniform(0.6, 1.4), contrast=uniform(0.6, 1.4), saturation=uniform(0.8, 1.2), hue=uniform(-36.0, 36.0)
+                )
+            if perhaps(0.2):
+                out = fn.hsv(out, saturation=0.0)
+            if perhaps(blur):
+                out = fn.gaussian_blur(out, sigma=uniform(*SIGMA), window_size=KERNEL)
+            if perhaps(solarize):
+                bright = out >= 128
+                out = fn.cast(bright * (255 - out) + (bright ^ True) * out, dtype=types.UINT8)
+            return fn.crop_mirror_normalize(
+                out,
+                mirror=fn.random.coin_flip(),
+                mean=[255 * mean for mean in MEAN],
+                std=[255 * deviation for deviation in DEVIATION],
+            )
+
+        encoded, _ = fn.readers.file(files=files)
+        photo = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+        return tuple(view(photo, *each) for each in VIEWS)
+
+    pipe = pipeline()
+    pipe.build()
+    rounds = max(1, len(files) // BATCH)
+    for _ in range(rounds):
+        pipe.run()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        pipe.run()
+    return rounds * BATCH / (time.perf_counter() - start)
+
+
+PEERS = {
+    "AlbumentationsX on OpenCV": albumentations_x,
+    "torchvision and Pillow": torchvision_and_pillow,
+    "NVIDIA DALI on the CPU": dali,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--photos", type=int, default=600)
+    arguments = parser.parse_args()
+    endings = {".jpg", ".jpeg"}
+    files = sorted(str(path) for path in arguments.images.rglob("*") if path.suffix.lower() in endings)[: arguments.photos]
+    if not files:
+        sys.exit(f"bench_prep_peers: {arguments.images} holds no JPEG")
+    for name, peer in PEERS.items():
+        try:
+            speed = peer(files, arguments.workers)
+        except ImportError as error:
+            print(f"{name}: skipped, {error}", file=sys.stderr)
+            continue
+        print(f"| {name}: to a tensor, one epoch | {speed:,.0f} | – | – | – |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
