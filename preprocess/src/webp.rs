@@ -53,8 +53,9 @@ struct BitWriter<'a> {
 }
 
 impl BitWriter<'_> {
-    /// The most bits that one call can take.
-    const MOST: u32 = 64 - 7;
+    /// The most bits that one call can take: with the seven that may wait, fewer than a whole buffer, which could not be
+    /// shifted out.
+    const MOST: u32 = 63 - 7;
 
     /// Appends the lowest `count` bits of `bits`, whose others are 0.
     #[inline(always)]
@@ -426,6 +427,53 @@ mod tests {
                 encoder.encode(pixels, width, height, &mut file);
                 assert!(decoded(&file) == *pixels, "picture {index} of {width} × {height}");
             }
+        }
+    }
+
+    #[test]
+    fn bits_of_every_number_stand_where_they_belong() {
+        let mut noise = 1u64;
+        let mut random = move || {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            noise >> 7
+        };
+        let counts: Vec<u32> =
+            (0..2000).map(|index| (index * 7 + random() as u32 % 3) % (BitWriter::MOST + 1)).collect();
+        let mut bytes = vec![0; 16_000];
+        let mut writer = BitWriter { bytes: &mut bytes, at: 0, buffer: 0, filled: 0 };
+        let mut expected: Vec<bool> = Vec::new();
+        for count in counts {
+            let bits = random() & ((1 << count) - 1);
+            writer.write(bits, count);
+            expected.extend((0..count).map(|bit| bits >> bit & 1 == 1));
+        }
+        let end = writer.finish();
+        assert_eq!(end, expected.len().div_ceil(8));
+        for (index, bit) in expected.into_iter().enumerate() {
+            assert_eq!(bytes[index / 8] >> (index % 8) & 1 == 1, bit, "bit {index}");
+        }
+    }
+
+    #[test]
+    fn pictures_with_long_codes_come_back() {
+        // Differences that are nearly always small: rare ones have codes of up to 15 bits in all three channels, and
+        // pairs of pixels then fill a whole word.
+        let mut noise = 7u64;
+        let mut random = move || {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (noise >> 40) as u32
+        };
+        let mut encoder = WebpEncoder::default();
+        let (width, height) = (224, 224);
+        for _ in 0..40 {
+            let mut level = || {
+                let spread = (random() | 1).leading_zeros().saturating_sub(8);
+                (random() % (1 << spread.min(8))) as u8
+            };
+            let pixels: Vec<u8> = (0..width * height * 3).map(|_| level()).collect();
+            let mut file = Vec::new();
+            encoder.encode(&pixels, width, height, &mut file);
+            assert!(decoded(&file) == pixels);
         }
     }
 

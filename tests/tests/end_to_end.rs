@@ -134,7 +134,8 @@ fn every_step_is_logged_with_a_finite_loss(dir: &Dir) {
             ["step", "epoch", "loss", "lr", "ema", "boxes", "pairs_per_s", "data_wait", "online_acc"];
         assert_eq!(keys, BTreeSet::from(expected));
         assert_eq!(line["step"], step);
-        assert!((0.01..4.5).contains(&line["loss"].as_f64().unwrap()), "{line}");
+        // Twice 2 − 2 cos: 8 at most, and about 4 for networks that agree on nothing.
+        assert!((0.01..8.0).contains(&line["loss"].as_f64().unwrap()), "{line}");
         assert!(line["boxes"].as_u64().unwrap() > 0 && line["lr"].as_f64().unwrap() > 0.0);
     }
 }
