@@ -218,9 +218,7 @@ pub fn write(context: &Context, threads: &ThreadPool, rendered: Receiver<Rendere
 
 fn write_chunk(context: &Context, chunk: Chunk) -> Result<u64> {
     let Chunk { tasks, rows, orders, skipped } = chunk;
-    let parts: Vec<(Task, (Vec<Option<Row>>, Vec<u32>))> =
-        tasks.into_iter().zip(rows.into_iter().zip(orders)).collect();
-    let pairs = parts.into_par_iter().map(|(task, (mut rows, order))| {
+    let pairs = (tasks, rows, orders).into_par_iter().map(|(task, mut rows, order)| {
         if context.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }

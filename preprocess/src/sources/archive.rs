@@ -43,17 +43,15 @@ impl Archives {
         let prefix = &self.prefixes[container as usize];
         let file = File::open(path).map_err(Error::io(path))?;
         let end = file.metadata().map_err(Error::io(path))?.len();
-        let mut members = 0_u64;
         let mut ignored = 0;
-        let damaged = |members: u64, error: io::Error| Error::Images {
+        let damaged = |members: usize, error: io::Error| Error::Images {
             path: path.clone(),
             reason: format!("damaged after {members} members: {error}; make or fetch the archive again"),
         };
         let mut archive = Archive::new(file);
         let mut sample = Sample::default();
-        for entry in archive.entries_with_seek().map_err(|error| damaged(0, error))? {
+        for (members, entry) in archive.entries_with_seek().map_err(|error| damaged(0, error))?.enumerate() {
             let mut entry = entry.map_err(|error| damaged(members, error))?;
-            members += 1;
             if !matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous) {
                 continue;
             }
