@@ -1,7 +1,7 @@
 //! The run: what there is to do, and doing it.
 //!
 //! Epochs are made in groups that lie within a pass ([`crate::order`]); a group's chunks are rendered and written one
-//! after the other ([`crate::group`]), each image decoded once for the group. A group is a whole pass, or with
+//! after the other (`group`), each image decoded once for the group. A group is a whole pass, or with
 //! [`Config::keep`] a part of one, begun when training has made room for it.
 //!
 //! Memory, at any number of images: two chunks of encoded rows, one being rendered and one being written, so

@@ -1,7 +1,7 @@
 //! Which images there are: their order gives each its `image_id`.
 //!
-//! An [`Origin`] lists the images and gives their bytes: a folder tree ([`tree`]), a text file of paths ([`list`]), tar
-//! archives ([`archive`]) or Parquet files ([`parquet`]). What is found out about each image goes into an [`index`] that
+//! An `Origin` lists the images and gives their bytes: a folder tree (`tree`), a text file of paths (`list`), tar
+//! archives (`archive`) or Parquet files (`parquet`). What is found out about each image goes into an `index` that
 //! takes little memory. Every image is looked into once, when the folder of shards is begun; later runs over the same
 //! folder take the findings from its `sources.parquet` and look at names and sizes alone.
 
