@@ -28,30 +28,34 @@ cargo build --release --workspace --locked >&2
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-# One line of the table: a run of scrl-prep, timed from outside as a user would.
+# One line of the table: three runs of scrl-prep, timed from outside as a user would; the middle one, and the range.
 run() {
     local epochs=$1 views=$2
-    rm -rf "$out/shards"
     "$python" - "$target/release/scrl-prep" "$images" "$out" "$epochs" "$views" "$cores" <<'PYTHON'
-import json, pathlib, resource, subprocess, sys, time
+import json, pathlib, resource, shutil, subprocess, sys, time
 
 program, images, out, epochs, views, threads = sys.argv[1:]
 shards = pathlib.Path(out, "shards")
 command = [program, "--epochs", epochs, "--views", views, "--threads", threads, images, str(shards)]
-start = time.perf_counter()
-done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-seconds = time.perf_counter() - start
-if done.returncode != 0:
-    sys.exit(f"bench_prep: {done.stderr.strip()}")
-parts = [part for path in shards.glob("epoch=*/_SUCCESS") for part in json.loads(path.read_text())["parts"]]
-pairs, written = sum(part["rows"] for part in parts), sum(part["bytes"] for part in parts)
+rates = []
+for _ in range(3):
+    shutil.rmtree(shards, ignore_errors=True)
+    start = time.perf_counter()
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        sys.exit(f"bench_prep: {done.stderr.strip()}")
+    parts = [part for path in shards.glob("epoch=*/_SUCCESS") for part in json.loads(path.read_text())["parts"]]
+    pairs, written = sum(part["rows"] for part in parts), sum(part["bytes"] for part in parts)
+    rates.append(pairs / seconds)
+low, middle, high = sorted(rates)
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-print(f"| scrl-prep --views {views} --epochs {epochs} | {pairs / seconds:,.0f} "
-      f"| {written / seconds / 1e6:,.0f} | {written / pairs:,.0f} | {peak:,.0f} |")
+print(f"| scrl-prep --views {views} --epochs {epochs} | {middle:,.0f} ({low:,.0f}–{high:,.0f}) "
+      f"| {middle * written / pairs / 1e6:,.0f} | {written / pairs:,.0f} | {peak:,.0f} |", flush=True)
 PYTHON
 }
 
-# The best of two runs would flatter; the first only fills the page cache.
+# Fills the page cache.
 run 1 recipe >/dev/null
 printf '\n%s cores, %s photos\n\n' "$cores" "$(find "$images" -type f | wc -l)"
 printf '| %s threads | pairs/s | MB/s | bytes a pair | peak MiB |\n|---|---|---|---|---|\n' "$cores"

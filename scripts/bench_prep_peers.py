@@ -4,7 +4,8 @@
 usage: bench_prep_peers.py IMAGES [--workers N] [--photos N]
 
 Each library decodes a photo and makes both views with the method's parameters, to normalized tensors in batches: nothing is encoded
-or written, which scrl-prep does besides. One round warms up; the next is timed. What is not installed is skipped with a line on
+or written, which scrl-prep does besides. One round warms up; the next three are
+timed, and the middle one counts. What is not installed is skipped with a line on
 standard error.
 """
 import argparse
@@ -34,17 +35,21 @@ class Pairs:
         return [view(photo) for view in self.views]
 
 
+def timed(work):
+    """Pairs a second of something that returns how many it made."""
+    start = time.perf_counter()
+    return work() / (time.perf_counter() - start)
+
+
 def time_loader(pairs, workers):
-    """Pairs a second through torch's loader, its workers started and warm."""
+    """Pairs a second through torch's loader in three rounds, its workers started and warm."""
     import torch
 
     torch.set_num_threads(1)
     loader = torch.utils.data.DataLoader(pairs, BATCH, num_workers=workers, persistent_workers=True)
     for _ in loader:
         pass
-    start = time.perf_counter()
-    count = sum(len(first) for first, _ in loader)
-    return count / (time.perf_counter() - start)
+    return [timed(lambda: sum(len(first) for first, _ in loader)) for _ in range(3)]
 
 
 def torchvision_and_pillow(files, workers):
@@ -136,12 +141,14 @@ def dali(files, workers):
     pipe = pipeline()
     pipe.build()
     rounds = max(1, len(files) // BATCH)
-    for _ in range(rounds):
-        pipe.run()
-    start = time.perf_counter()
-    for _ in range(rounds):
-        pipe.run()
-    return rounds * BATCH / (time.perf_counter() - start)
+
+    def work():
+        for _ in range(rounds):
+            pipe.run()
+        return rounds * BATCH
+
+    work()
+    return [timed(work) for _ in range(3)]
 
 
 PEERS = {
@@ -163,11 +170,11 @@ def main():
         sys.exit(f"bench_prep_peers: {arguments.images} holds no JPEG")
     for name, peer in PEERS.items():
         try:
-            speed = peer(files, arguments.workers)
+            low, middle, high = sorted(peer(files, arguments.workers))
         except ImportError as error:
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
-        print(f"| {name}: to a tensor, one epoch | {speed:,.0f} | – | – | – |", flush=True)
+        print(f"| {name}: to a tensor, one epoch | {middle:,.0f} ({low:,.0f}–{high:,.0f}) | – | – | – |", flush=True)
 
 
 if __name__ == "__main__":

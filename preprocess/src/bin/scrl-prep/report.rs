@@ -2,8 +2,8 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -19,10 +19,22 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Report {
     quiet: bool,
     bar: Option<ProgressBar>,
-    start: Instant,
     total: AtomicU64,
     done: AtomicU64,
-    last_line: Mutex<Instant>,
+    clock: Mutex<Clock>,
+}
+
+/// For the plain lines: when the making of pairs began, and when it was told of last.
+struct Clock {
+    start: Instant,
+    last_line: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { start: now, last_line: now }
+    }
 }
 
 impl Report {
@@ -36,14 +48,12 @@ impl Report {
             }
             bar
         });
-        let now = Instant::now();
         Self {
             quiet,
             bar,
-            start: now,
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
-            last_line: Mutex::new(now),
+            clock: Mutex::new(Clock::new()),
         }
     }
 
@@ -91,8 +101,9 @@ impl Report {
         ));
     }
 
-    /// Starts the bar.
+    /// Starts the bar and the clock.
     pub fn start(&self, pairs: u64) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock::new();
         self.total.store(pairs, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.set_length(pairs);
@@ -139,10 +150,10 @@ impl Watch for Report {
             return;
         }
         // Whoever finds the lock taken leaves the line to the one who has it.
-        let Ok(mut last) = self.last_line.try_lock() else { return };
-        if last.elapsed() >= LINE_INTERVAL {
-            *last = Instant::now();
-            let rate = done as f64 / self.start.elapsed().as_secs_f64();
+        let Ok(mut clock) = self.clock.try_lock() else { return };
+        if clock.last_line.elapsed() >= LINE_INTERVAL {
+            clock.last_line = Instant::now();
+            let rate = done as f64 / clock.start.elapsed().as_secs_f64();
             let left = self.total.load(Ordering::Relaxed).saturating_sub(done) as f64 / rate;
             self.say(format_args!(
                 "{} of {} pairs, {rate:.0} pairs/s, {} left",
