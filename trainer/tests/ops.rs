@@ -37,6 +37,69 @@ fn conv2d() {
     }
 }
 
+/// Shapes that no golden file has room for: several chunks and slabs, channels that fill no block, lines cut by them.
+#[test]
+fn conv2d_of_many_shapes() {
+    // [N, H, W, I], [O, kernel, stride, padding].
+    for ([n, h, w, i], [o, k, stride, padding]) in [
+        ([3, 37, 29, 3], [20, 7, 2, 3]),
+        ([2, 41, 23, 40], [70, 3, 1, 1]),
+        ([5, 9, 11, 33], [35, 3, 2, 1]),
+        ([4, 13, 13, 64], [16, 1, 1, 0]),
+        ([4, 12, 10, 24], [50, 1, 2, 0]),
+        ([7, 3, 3, 130], [5, 3, 1, 1]),
+        ([1, 6, 5, 2], [1, 2, 3, 1]),
+        ([2, 8, 8, 600], [9, 3, 1, 1]),
+    ] {
+        let case = format!("{:?}", ([n, h, w, i], [o, k, stride, padding]));
+        let mut state = 1u32;
+        let mut random = |shape: &[usize]| {
+            let numbers: Vec<f32> = (0..shape.iter().product())
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+                })
+                .collect();
+            Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
+        };
+        let (x, filter) = (random(&[n, h, w, i]), random(&[o, k, k, i]));
+        let conv = Conv2d { stride, padding, input_gradient: true };
+        let mut tape = Tape::recording();
+        let y = tape.two(conv, &x, &filter).unwrap();
+        let (_, out_h, out_w, _) = y.dims4().unwrap();
+        let grad = random(&[n, out_h, out_w, o]);
+        let gradients = tape.backward(&y, grad.clone()).unwrap();
+
+        let exact = |tensor: &Tensor| -> Vec<f64> { numbers(tensor).into_iter().map(f64::from).collect() };
+        let [xs, filters, grads] = [&x, &filter, &grad].map(exact);
+        let (mut ys, mut dx, mut df) =
+            (vec![0.0; grads.len()], vec![0.0; xs.len()], vec![0.0; filters.len()]);
+        for place in 0..n * out_h * out_w {
+            let (image, oy, ox) = (place / (out_h * out_w), place / out_w % out_h, place % out_w);
+            for (dy, dx_) in (0..k * k).map(|tap| (tap / k, tap % k)) {
+                let (y, x) = (oy * stride + dy, ox * stride + dx_);
+                if y < padding || x < padding || y - padding >= h || x - padding >= w {
+                    continue;
+                }
+                let from = ((image * h + y - padding) * w + x - padding) * i;
+                for (output, channel) in (0..o * i).map(|at| (at / i, at % i)) {
+                    let tap = ((output * k + dy) * k + dx_) * i + channel;
+                    ys[place * o + output] += xs[from + channel] * filters[tap];
+                    dx[from + channel] += grads[place * o + output] * filters[tap];
+                    df[tap] += grads[place * o + output] * xs[from + channel];
+                }
+            }
+        }
+        let like = |numbers: Vec<f64>, tensor: &Tensor| {
+            let numbers: Vec<f32> = numbers.into_iter().map(|number| number as f32).collect();
+            Tensor::from_vec(numbers, tensor.dims(), &Device::Cpu).unwrap()
+        };
+        assert_close(&y, &like(ys, &y), TIGHT, &case);
+        assert_close(gradients.get(&x).unwrap(), &like(dx, &x), TIGHT, &case);
+        assert_close(gradients.get(&filter).unwrap(), &like(df, &filter), TIGHT, &case);
+    }
+}
+
 #[test]
 fn conv2d_refuses_what_does_not_fit() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::f32s;
-use super::matmul::{Matrix, Store, Workers, multiply};
+use super::matmul::{Matrix, Store, multiply};
 
 /// `[R, I]` with a weight `[O, I]` and, as the third argument, a bias `[O]` gives `[R, O]`.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl CustomOp2 for Linear {
         let input = Matrix::new(f32s(input, input_layout)?, rows, i);
         let weight = Matrix::new(f32s(weight, weight_layout)?, o, i).transposed();
         let mut output = vec![0.0; rows * o];
-        multiply(&mut output, input, weight, Store::Replace, Workers::All);
+        multiply(&mut output, input, weight, Store::Replace);
         Ok((CpuStorage::F32(output), (rows, o).into()))
     }
 
@@ -71,7 +71,7 @@ impl CustomOp3 for Linear {
         let input = Matrix::new(f32s(input, input_layout)?, rows, i);
         let weight = Matrix::new(f32s(weight, weight_layout)?, o, i).transposed();
         let mut output = bias.repeat(rows);
-        multiply(&mut output, input, weight, Store::Add, Workers::All);
+        multiply(&mut output, input, weight, Store::Add);
         Ok((CpuStorage::F32(output), (rows, o).into()))
     }
 
@@ -109,7 +109,7 @@ impl CustomOp2 for InputGradient {
         let grad = Matrix::new(f32s(grad, grad_layout)?, rows, o);
         let weight = Matrix::new(f32s(weight, weight_layout)?, o, i);
         let mut result = vec![0.0; rows * i];
-        multiply(&mut result, grad, weight, Store::Replace, Workers::All);
+        multiply(&mut result, grad, weight, Store::Replace);
         Ok((CpuStorage::F32(result), (rows, i).into()))
     }
 }
@@ -134,7 +134,7 @@ impl CustomOp2 for WeightGradient {
         let grad = Matrix::new(f32s(grad, grad_layout)?, rows, o).transposed();
         let input = Matrix::new(f32s(input, input_layout)?, rows, i);
         let mut result = vec![0.0; o * i];
-        multiply(&mut result, grad, input, Store::Replace, Workers::All);
+        multiply(&mut result, grad, input, Store::Replace);
         Ok((CpuStorage::F32(result), (o, i).into()))
     }
 }

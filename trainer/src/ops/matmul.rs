@@ -40,25 +40,12 @@ pub(crate) enum Store {
     Add,
 }
 
-/// Who computes it.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Workers {
-    /// The calling thread, which is one of many.
-    Caller,
-    /// All threads.
-    All,
-}
-
-/// `dst (rows of lhs × cols of rhs, row-major) = lhs · rhs`, or `+=`. Threads share the rows and columns of the result,
-/// never a sum, so the result does not depend on their number.
-pub(crate) fn multiply(dst: &mut [f32], lhs: Matrix, rhs: Matrix, store: Store, workers: Workers) {
+/// `dst (rows of lhs × cols of rhs, row-major) = lhs · rhs`, or `+=`, on all threads. They share the rows and columns of
+/// the result, never a sum, so the result does not depend on their number.
+pub(crate) fn multiply(dst: &mut [f32], lhs: Matrix, rhs: Matrix, store: Store) {
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
     assert_eq!(k, rhs.rows, "inner dimensions");
     assert_eq!(dst.len(), m * n, "size of the product");
-    let parallelism = match workers {
-        Workers::Caller => Parallelism::None,
-        Workers::All => Parallelism::Rayon(0),
-    };
     let add = store == Store::Add;
     // SAFETY: `Matrix::new` checked that each operand's data hold rows × cols numbers, transposing swaps the sides and
     // strides together, the assertions above fix the result's size, and a `&mut` slice overlaps neither operand.
@@ -82,7 +69,7 @@ pub(crate) fn multiply(dst: &mut [f32], lhs: Matrix, rhs: Matrix, store: Store, 
             false,
             false,
             false,
-            parallelism,
+            Parallelism::Rayon(0),
         );
     }
 }
@@ -96,15 +83,9 @@ mod tests {
         let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // 2 × 3
         let b = [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]; // 3 × 2
         let mut c = [0.0; 4];
-        multiply(&mut c, Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2), Store::Replace, Workers::Caller);
+        multiply(&mut c, Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2), Store::Replace);
         assert_eq!(c, [5.0, 11.0, 14.0, 23.0]);
-        multiply(
-            &mut c,
-            Matrix::new(&b, 3, 2).transposed(),
-            Matrix::new(&a, 2, 3).transposed(),
-            Store::Add,
-            Workers::All,
-        );
+        multiply(&mut c, Matrix::new(&b, 3, 2).transposed(), Matrix::new(&a, 2, 3).transposed(), Store::Add);
         assert_eq!(c, [10.0, 25.0, 25.0, 46.0]);
     }
 }

@@ -12,6 +12,7 @@ mod batch_norm;
 mod conv2d;
 mod cosine_loss;
 mod cpu;
+mod kernel;
 mod linear;
 mod matmul;
 mod max_pool;

@@ -1,0 +1,116 @@
+//! Times the convolutions of a network one by one, forward and both gradients, and their batch norms: where a step's time
+//! goes. The middle one of five runs.
+//!
+//! ```text
+//! cargo run --release -p scrl-trainer --example bench_ops -- resnet18 96 16 [threads]
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use candle_core::{Device, Result, Tensor};
+use scrl_trainer::model::Arch;
+use scrl_trainer::ops::{BatchNorm, BatchStatistics, Conv2d, Tape};
+
+const RUNS: usize = 5;
+
+/// A convolution by its sizes: side of the input, channels in and out, kernel, stride.
+type Shape = (usize, usize, usize, usize, usize);
+
+/// The convolutions behind the stem, and how often each occurs.
+fn shapes(arch: Arch, size: usize) -> BTreeMap<Shape, usize> {
+    let (blocks, bottleneck) = match arch {
+        Arch::Resnet18 => ([2, 2, 2, 2], false),
+        Arch::Resnet34 => ([3, 4, 6, 3], false),
+        Arch::Resnet50 => ([3, 4, 6, 3], true),
+        Arch::Resnet101 => ([3, 4, 23, 3], true),
+    };
+    let mut found = BTreeMap::from([((size, 3, 64, 7, 2), 1)]);
+    let (mut side, mut inputs) = (size / 4, 64);
+    for (stage, count) in blocks.into_iter().enumerate() {
+        let width = 64 << stage;
+        for block in 0..count {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let outputs = if bottleneck { 4 * width } else { width };
+            let mut convolve = |shape| *found.entry(shape).or_default() += 1;
+            if stride != 1 || inputs != outputs {
+                convolve((side, inputs, outputs, 1, stride));
+            }
+            if bottleneck {
+                convolve((side, inputs, width, 1, 1));
+                convolve((side, width, width, 3, stride));
+                convolve((side / stride, width, outputs, 1, 1));
+            } else {
+                convolve((side, inputs, width, 3, stride));
+                convolve((side / stride, width, width, 3, 1));
+            }
+            (side, inputs) = (side / stride, outputs);
+        }
+    }
+    found
+}
+
+/// Milliseconds of the middle run.
+fn time(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[RUNS / 2])
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |index: usize, default: usize| -> usize {
+        arguments.get(index).map_or(default, |text| text.parse().expect("a number"))
+    };
+    let arch: Arch = arguments.first().map_or("resnet18", String::as_str).parse().expect("a ResNet's name");
+    let (size, pairs) = (number(1, 96), number(2, 16));
+    rayon::ThreadPoolBuilder::new().num_threads(number(3, 0)).build_global().expect("threads");
+    let device = Device::Cpu;
+    println!("| side, in → out, kernel, stride | times | forward | of the input | of the filter | batch norm |");
+    println!("|---|---|---|---|---|---|");
+    let mut totals = [0.0; 4];
+    for ((side, inputs, outputs, kernel, stride), count) in shapes(arch, size) {
+        let conv = Conv2d { stride, padding: kernel / 2, input_gradient: inputs > 3 };
+        let x = Tensor::randn(0f32, 1.0, (2 * pairs, side, side, inputs), &device)?;
+        let filter = Tensor::randn(0f32, 0.05, (outputs, kernel, kernel, inputs), &device)?;
+        let y = x.apply_op2_no_bwd(&filter, &conv)?;
+        let grad = Tensor::randn(0f32, 1.0, y.dims(), &device)?;
+        let forward = time(|| x.apply_op2_no_bwd(&filter, &conv).map(drop))?;
+        let backward = |input_gradient: bool| {
+            let conv = Conv2d { input_gradient, ..conv };
+            time(|| {
+                let mut tape = Tape::recording();
+                let y = tape.two(conv, &x, &filter)?;
+                tape.backward(&y, grad.clone()).map(drop)
+            })
+        };
+        let of_filter = (backward(false)? - forward).max(0.0);
+        let of_input = if inputs > 3 { (backward(true)? - forward - of_filter).max(0.0) } else { 0.0 };
+        let affine = Tensor::ones((2, outputs), candle_core::DType::F32, &device)?;
+        let norm = time(|| {
+            let statistics = y.apply_op1_no_bwd(&BatchStatistics)?;
+            let mut tape = Tape::recording();
+            let y = tape.two(BatchNorm { statistics, relu: true }, &y, &affine)?;
+            tape.backward(&y, grad.clone()).map(drop)
+        })?;
+        let gflop = 2e-9 * (y.elem_count() * kernel * kernel * inputs) as f64;
+        let cell = |ms: f64| format!("{ms:.2} ms, {:.0} GFLOP/s", gflop / ms * 1e3);
+        println!(
+            "| {side}, {inputs} → {outputs}, {kernel}, {stride} | {count} | {} | {} | {} | {norm:.2} ms |",
+            cell(forward),
+            cell(of_input),
+            cell(of_filter),
+        );
+        for (total, ms) in totals.iter_mut().zip([forward, of_input, of_filter, norm]) {
+            *total += ms * count as f64;
+        }
+    }
+    let [forward, of_input, of_filter, norm] = totals;
+    println!("| all | | {forward:.0} ms | {of_input:.0} ms | {of_filter:.0} ms | {norm:.0} ms |");
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The sizes of a convolution and what lies where.
+
+use candle_core::{Result, bail};
+
+use super::Conv2d;
+
+/// The sizes of one application.
+#[derive(Clone, Copy)]
+pub(super) struct Geometry {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub i: usize,
+    pub o: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub out_h: usize,
+    pub out_w: usize,
+    pub stride: usize,
+    pub padding: usize,
+}
+
+/// An image of the batch and a pixel of it.
+#[derive(Clone, Copy)]
+pub(super) struct Pixel {
+    pub image: usize,
+    pub y: usize,
+    pub x: usize,
+}
+
+impl Pixel {
+    /// The pixel that stands at `index` in a batch of maps of `h` by `w`.
+    pub fn at(index: usize, h: usize, w: usize) -> Self {
+        Self { image: index / (h * w), y: index / w % h, x: index % w }
+    }
+}
+
+impl Geometry {
+    pub fn new(conv: &Conv2d, input: &[usize], filter: &[usize]) -> Result<Self> {
+        let (&[n, h, w, i], &[o, kh, kw, filter_i]) = (input, filter) else {
+            bail!("conv2d takes [N, H, W, I] and [O, kh, kw, I], got {input:?} and {filter:?}");
+        };
+        let (stride, padding) = (conv.stride, conv.padding);
+        if filter_i != i || h + 2 * padding < kh || w + 2 * padding < kw {
+            bail!("conv2d of {input:?} with a filter {filter:?} and padding {padding}");
+        }
+        let out_h = (h + 2 * padding - kh) / stride + 1;
+        let out_w = (w + 2 * padding - kw) / stride + 1;
+        Ok(Self { n, h, w, i, o, kh, kw, out_h, out_w, stride, padding })
+    }
+
+    /// Pixels of the input.
+    pub fn pixels(&self) -> usize {
+        self.n * self.h * self.w
+    }
+
+    /// Pixels of the output.
+    pub fn out_pixels(&self) -> usize {
+        self.n * self.out_h * self.out_w
+    }
+
+    /// Positions in the filter.
+    pub fn taps(&self) -> usize {
+        self.kh * self.kw
+    }
+
+    /// Numbers of a patch: what one output sees.
+    pub fn patch(&self) -> usize {
+        self.taps() * self.i
+    }
+
+    /// Where in the input the channels lie that the output pixel `at` sees through a tap; `None` in the padding.
+    #[inline(always)]
+    pub fn seen(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
+        let y = (at.y * self.stride + dy).checked_sub(self.padding).filter(|y| *y < self.h)?;
+        let x = (at.x * self.stride + dx).checked_sub(self.padding).filter(|x| *x < self.w)?;
+        Some(((at.image * self.h + y) * self.w + x) * self.i)
+    }
+
+    /// Where in the output the channels lie that see the input pixel `at` through a tap; `None` where there are none.
+    #[inline(always)]
+    pub fn seen_by(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
+        let place = |at: usize, offset: usize, size: usize| {
+            let from = (at + self.padding).checked_sub(offset)?;
+            (from.is_multiple_of(self.stride) && from / self.stride < size).then_some(from / self.stride)
+        };
+        let (y, x) = (place(at.y, dy, self.out_h)?, place(at.x, dx, self.out_w)?);
+        Some(((at.image * self.out_h + y) * self.out_w + x) * self.o)
+    }
+}

@@ -1,0 +1,238 @@
+//! The forward pass and the gradient of the input: each output is a sum over taps, and within a tap over channels that lie
+//! side by side in memory. Blocks of six output pixels and a few channels read them from where they are; nothing is laid
+//! out as patches.
+
+use rayon::prelude::*;
+
+use crate::ops::kernel::{ROWS, Sums, Work, dispatch, width};
+
+use super::geometry::{Geometry, Pixel};
+
+/// Numbers of the source that the blocks of a chunk should read at most, to find them in the cache.
+const CHUNK_NUMBERS: usize = 1 << 16;
+/// The fewest output pixels of a chunk: each chunk reads the whole filter.
+const CHUNK_MIN_PIXELS: usize = 96;
+/// The most.
+const CHUNK_MAX_PIXELS: usize = 1536;
+/// Sums go back to memory after so many terms: the part of the filter that they read then stays in the cache.
+const TERMS: usize = 384;
+/// Channels of which a tap has too few are taken together with their neighbors.
+const FEW_CHANNELS: usize = 8;
+/// Stands for a place in the padding.
+const NOWHERE: usize = usize::MAX;
+
+/// `[N, H, W, I]` with `[O, kh, kw, I]` gives `[N, H', W', O]`.
+pub(super) fn forward(g: Geometry, input: &[f32], filter: &[f32]) -> Vec<f32> {
+    if g.i <= FEW_CHANNELS && g.kw > 1 {
+        return forward_by_lines(g, input, filter);
+    }
+    let panels = Panels::of_outputs(filter, g.o, g.taps(), g.i);
+    let offset = |at: Pixel, tap: usize| g.seen(at, tap / g.kw, tap % g.kw);
+    Products { source: input, panels, taps: g.taps(), stride: 1, h: g.out_h, w: g.out_w, offset }
+        .compute(g.out_pixels())
+}
+
+/// As [`forward`], for inputs of few channels: what lies side by side is a line of the patch, once the padding is there
+/// in memory.
+fn forward_by_lines(g: Geometry, input: &[f32], filter: &[f32]) -> Vec<f32> {
+    let (line, padded_w, padded_h) = (g.w * g.i, g.w + 2 * g.padding, g.h + 2 * g.padding);
+    let padded_line = padded_w * g.i;
+    let mut padded = vec![0.0; g.n * padded_h * padded_line];
+    padded.par_chunks_mut(padded_h * padded_line).zip(input.par_chunks(g.h * line)).for_each(
+        |(padded, image)| {
+            let lines = padded[g.padding * padded_line..].chunks_mut(padded_line);
+            for (padded, from) in lines.zip(image.chunks(line)) {
+                padded[g.padding * g.i..][..line].copy_from_slice(from);
+            }
+        },
+    );
+    let panels = Panels::of_outputs(filter, g.o, g.kh, g.kw * g.i);
+    let offset = |at: Pixel, dy: usize| {
+        let (y, x) = (at.y * g.stride + dy, at.x * g.stride);
+        Some(((at.image * padded_h + y) * padded_w + x) * g.i)
+    };
+    Products { source: &padded, panels, taps: g.kh, stride: 1, h: g.out_h, w: g.out_w, offset }
+        .compute(g.out_pixels())
+}
+
+/// The gradient of the output and the filter give the gradient of the input.
+pub(super) fn data_gradient(g: Geometry, grad: &[f32], filter: &[f32]) -> Vec<f32> {
+    let panels = Panels::of_inputs(filter, g.o, g.taps(), g.i);
+    let offset = |at: Pixel, tap: usize| g.seen_by(at, tap / g.kw, tap % g.kw);
+    Products { source: grad, panels, taps: g.taps(), stride: g.stride, h: g.h, w: g.w, offset }
+        .compute(g.pixels())
+}
+
+/// A filter laid out for blocks: panels of [`width`] outputs, in which each term's factors lie side by side.
+struct Panels {
+    numbers: Vec<f32>,
+    outputs: usize,
+    /// Terms of a tap.
+    terms: usize,
+    taps: usize,
+    width: usize,
+}
+
+impl Panels {
+    /// For sums over what a filter `[outputs, taps, terms]` has last.
+    fn of_outputs(filter: &[f32], outputs: usize, taps: usize, terms: usize) -> Self {
+        let mut panels = Self::zeros(outputs, taps, terms);
+        let width = panels.width;
+        let numbers = panels.numbers.par_chunks_mut(taps * terms * width);
+        numbers.zip(filter.par_chunks(width * taps * terms)).for_each(|(panel, filter)| {
+            for (column, filter) in filter.chunks(taps * terms).enumerate() {
+                let places = panel[column..].iter_mut().step_by(width);
+                places.zip(filter).for_each(|(place, number)| *place = *number);
+            }
+        });
+        panels
+    }
+
+    /// For sums over what a filter `[terms, taps, outputs]` has first.
+    fn of_inputs(filter: &[f32], terms: usize, taps: usize, outputs: usize) -> Self {
+        let mut panels = Self::zeros(outputs, taps, terms);
+        let width = panels.width;
+        panels.numbers.par_chunks_mut(taps * terms * width).enumerate().for_each(|(panel, numbers)| {
+            let first = panel * width;
+            let count = width.min(outputs - first);
+            for (index, line) in numbers.chunks_mut(width).enumerate() {
+                let (tap, term) = (index / terms, index % terms);
+                let from = (term * taps + tap) * outputs + first;
+                line[..count].copy_from_slice(&filter[from..from + count]);
+            }
+        });
+        panels
+    }
+
+    fn zeros(outputs: usize, taps: usize, terms: usize) -> Self {
+        let width = width();
+        let numbers = vec![0.0; outputs.div_ceil(width) * taps * terms * width];
+        Self { numbers, outputs, terms, taps, width }
+    }
+
+    #[inline(always)]
+    fn get(&self, panel: usize, tap: usize) -> &[f32] {
+        let size = self.terms * self.width;
+        &self.numbers[(panel * self.taps + tap) * size..][..size]
+    }
+}
+
+/// A map of sums of products, `[N, h, w, outputs]`.
+struct Products<'a, Offset> {
+    source: &'a [f32],
+    panels: Panels,
+    taps: usize,
+    /// Pixels see the same taps as those so many further on, both ways.
+    stride: usize,
+    h: usize,
+    w: usize,
+    /// Where in the source a pixel's terms of a tap lie; `None` where all are zero.
+    offset: Offset,
+}
+
+impl<Offset: Fn(Pixel, usize) -> Option<usize> + Sync> Products<'_, Offset> {
+    fn compute(&self, pixels: usize) -> Vec<f32> {
+        let outputs = self.panels.outputs;
+        let mut result = vec![0.0; pixels * outputs];
+        let chunk = self.chunk_pixels(pixels);
+        let zeros = vec![0.0; self.panels.terms];
+        result.par_chunks_mut(chunk * outputs).enumerate().for_each(|(index, output)| {
+            let first = index * chunk;
+            let blocks = self.blocks(first..first + output.len() / outputs);
+            let Self { source, panels, .. } = self;
+            dispatch(Chunk { source, zeros: &zeros, panels, blocks: &blocks, output });
+        });
+        result
+    }
+
+    /// Output pixels of a chunk; this changes who computes a sum, never the sum.
+    fn chunk_pixels(&self, pixels: usize) -> usize {
+        let fitting = (CHUNK_NUMBERS / self.panels.terms).clamp(CHUNK_MIN_PIXELS, CHUNK_MAX_PIXELS);
+        let threads = rayon::current_num_threads();
+        let chunks = pixels.div_ceil(fitting);
+        // Few chunks are as many for each thread.
+        let chunks = if chunks < 8 * threads { chunks.next_multiple_of(threads) } else { chunks };
+        pixels.div_ceil(chunks).next_multiple_of(ROWS)
+    }
+
+    /// The blocks of some output pixels, those together that see the same taps.
+    fn blocks(&self, pixels: std::ops::Range<usize>) -> Blocks {
+        let first = pixels.start;
+        let mut places: Vec<(usize, Pixel)> =
+            pixels.map(|index| (index - first, Pixel::at(index, self.h, self.w))).collect();
+        if self.stride > 1 {
+            places.sort_by_key(|(_, at)| (at.y % self.stride, at.x % self.stride));
+        }
+        let blocks = places.len().div_ceil(ROWS);
+        let mut outputs = vec![[NOWHERE; ROWS]; blocks];
+        let mut offsets = vec![[NOWHERE; ROWS]; blocks * self.taps];
+        for (block, places) in places.chunks(ROWS).enumerate() {
+            for (row, (place, _)) in places.iter().enumerate() {
+                outputs[block][row] = place * self.panels.outputs;
+            }
+            for tap in 0..self.taps {
+                let offsets = &mut offsets[tap * blocks + block];
+                for (offset, (_, at)) in offsets.iter_mut().zip(places) {
+                    *offset = (self.offset)(*at, tap).unwrap_or(NOWHERE);
+                }
+            }
+        }
+        Blocks { outputs, offsets }
+    }
+}
+
+/// Blocks of a chunk.
+struct Blocks {
+    /// Where in the chunk the rows of each block begin.
+    outputs: Vec<[usize; ROWS]>,
+    /// By tap, then block: where in the source the terms of each row begin.
+    offsets: Vec<[usize; ROWS]>,
+}
+
+/// Some output pixels, all channels of them.
+struct Chunk<'a> {
+    source: &'a [f32],
+    zeros: &'a [f32],
+    panels: &'a Panels,
+    blocks: &'a Blocks,
+    output: &'a mut [f32],
+}
+
+impl Work for Chunk<'_> {
+    #[inline(always)]
+    fn run<S: pulp::Simd>(self, simd: S) {
+        let Self { source, zeros, panels, blocks, output } = self;
+        let count = blocks.outputs.len();
+        let group = (TERMS / panels.terms).clamp(1, panels.taps);
+        for (panel, first_column) in (0..panels.outputs).step_by(panels.width).enumerate() {
+            let columns = panels.width.min(panels.outputs - first_column);
+            for first_tap in (0..panels.taps).step_by(group) {
+                for (block, places) in blocks.outputs.iter().enumerate() {
+                    let mut sums = Sums::zero(simd);
+                    if first_tap > 0 {
+                        for (row, place) in places.iter().enumerate().filter(|(_, place)| **place != NOWHERE)
+                        {
+                            sums.read(row, &output[place + first_column..][..columns]);
+                        }
+                    }
+                    for tap in first_tap..(first_tap + group).min(panels.taps) {
+                        let offsets = &blocks.offsets[tap * count + block];
+                        if *offsets == [NOWHERE; ROWS] {
+                            continue;
+                        }
+                        let mut rows = [zeros; ROWS];
+                        for (row, offset) in rows.iter_mut().zip(offsets) {
+                            if *offset != NOWHERE {
+                                *row = &source[*offset..][..panels.terms];
+                            }
+                        }
+                        sums.add_rows(simd, rows, panels.get(panel, tap));
+                    }
+                    for (row, place) in places.iter().enumerate().filter(|(_, place)| **place != NOWHERE) {
+                        sums.write(row, &mut output[place + first_column..][..columns]);
+                    }
+                }
+            }
+        }
+    }
+}
