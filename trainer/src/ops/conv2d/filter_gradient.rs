@@ -20,6 +20,14 @@ const PIECES: usize = 64;
 
 /// The input and the gradient of the output give the gradient of the filter, `[O, kh, kw, I]`.
 pub(super) fn filter_gradient(g: Geometry, input: &[f32], grad: &[f32]) -> Vec<f32> {
+    match g.padded(input) {
+        Some((g, input)) => sum(g, &input, grad, g.kw),
+        None => sum(g, input, grad, 1),
+    }
+}
+
+/// The same where so many pixels of a patch's line lie side by side.
+fn sum(g: Geometry, input: &[f32], grad: &[f32], side_by_side: usize) -> Vec<f32> {
     let (width, patch) = (width(), g.patch());
     let pixels = g.out_pixels();
     let slabs = pixels.div_ceil(SLAB);
@@ -40,7 +48,7 @@ pub(super) fn filter_gradient(g: Geometry, input: &[f32], grad: &[f32]) -> Vec<f
             .for_each(|(laid_out, grad)| lay_out(g.o, grad, laid_out));
         sums.par_chunks_mut(blocks * ROWS * width).enumerate().for_each(|(index, sums)| {
             let (panel, share) = (index / shares, index % shares);
-            let segments = segments(g, panel * width..((panel + 1) * width).min(patch));
+            let segments = segments(g, side_by_side, panel * width..((panel + 1) * width).min(patch));
             let mut patches = vec![0.0; SLAB * width];
             for slab in range.clone().filter(|slab| slab % shares == share) {
                 let gradients = &laid_out[(slab - first) * blocks * SLAB..][..blocks * SLAB];
@@ -75,21 +83,22 @@ fn lay_out(channels: usize, grad: &[f32], laid_out: &mut [[f32; ROWS]]) {
 struct Segment {
     dy: usize,
     dx: usize,
-    /// The first channel.
-    channel: usize,
+    /// How far from the first channel of that pixel.
+    offset: usize,
     length: usize,
     /// The first column.
     column: usize,
 }
 
 /// The parts of some numbers of a patch.
-fn segments(g: Geometry, numbers: std::ops::Range<usize>) -> Vec<Segment> {
+fn segments(g: Geometry, side_by_side: usize, numbers: std::ops::Range<usize>) -> Vec<Segment> {
+    let run = side_by_side * g.i;
     let mut found = Vec::new();
     let mut at = numbers.start;
     while at < numbers.end {
-        let (tap, channel) = (at / g.i, at % g.i);
-        let length = (g.i - channel).min(numbers.end - at);
-        found.push(Segment { dy: tap / g.kw, dx: tap % g.kw, channel, length, column: at - numbers.start });
+        let (tap, offset) = (at / run * side_by_side, at % run);
+        let length = (run - offset).min(numbers.end - at);
+        found.push(Segment { dy: tap / g.kw, dx: tap % g.kw, offset, length, column: at - numbers.start });
         at += length;
     }
     found
@@ -117,7 +126,7 @@ impl Work for Slab<'_> {
             for segment in segments {
                 let to = &mut line[segment.column..segment.column + segment.length];
                 match g.seen(at, segment.dy, segment.dx) {
-                    Some(from) => copy_line::<S>(&input[from + segment.channel..][..segment.length], to),
+                    Some(from) => copy_line::<S>(&input[from + segment.offset..][..segment.length], to),
                     None => to.fill(0.0),
                 }
             }
@@ -142,14 +151,19 @@ impl Work for Slab<'_> {
 
 /// Adds up the shares, in their order, and puts each number where it belongs in the filter.
 fn collect(g: Geometry, sums: &[f32], shares: usize, width: usize) -> Vec<f32> {
+    /// Outputs taken together, whose sums of a panel are a long run of memory.
+    const OUTPUTS: usize = 32;
     let patch = g.patch();
     let share_size = sums.len() / (patch.div_ceil(width) * shares);
     let mut filter = vec![0.0; g.o * patch];
-    filter.par_chunks_mut(patch).enumerate().for_each(|(output, numbers)| {
-        for (panel, numbers) in numbers.chunks_mut(width).enumerate() {
-            for share in 0..shares {
-                let from = &sums[(panel * shares + share) * share_size + output * width..][..numbers.len()];
-                numbers.iter_mut().zip(from).for_each(|(number, from)| *number += from);
+    filter.par_chunks_mut(OUTPUTS * patch).enumerate().for_each(|(index, filter)| {
+        for (share, sums) in sums.chunks_exact(share_size).enumerate() {
+            let first = share / shares * width;
+            let columns = width.min(patch - first);
+            let rows = sums[index * OUTPUTS * width..].chunks_exact(width);
+            for (numbers, sums) in filter.chunks_exact_mut(patch).zip(rows) {
+                let numbers = &mut numbers[first..first + columns];
+                numbers.iter_mut().zip(sums).for_each(|(number, sum)| *number += sum);
             }
         }
     });

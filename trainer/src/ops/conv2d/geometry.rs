@@ -1,6 +1,7 @@
 //! The sizes of a convolution and what lies where.
 
 use candle_core::{Result, bail};
+use rayon::prelude::*;
 
 use super::Conv2d;
 
@@ -19,6 +20,9 @@ pub(super) struct Geometry {
     pub stride: usize,
     pub padding: usize,
 }
+
+/// Inputs of so few channels are worth a copy with the padding in it: a line of a patch then lies side by side.
+const FEW_CHANNELS: usize = 8;
 
 /// An image of the batch and a pixel of it.
 #[derive(Clone, Copy)]
@@ -47,6 +51,24 @@ impl Geometry {
         let out_h = (h + 2 * padding - kh) / stride + 1;
         let out_w = (w + 2 * padding - kw) / stride + 1;
         Ok(Self { n, h, w, i, o, kh, kw, out_h, out_w, stride, padding })
+    }
+
+    /// The input with its padding, and the sizes that belong to it, where the channels are few; otherwise `None`.
+    pub fn padded(&self, input: &[f32]) -> Option<(Self, Vec<f32>)> {
+        if self.i > FEW_CHANNELS {
+            return None;
+        }
+        let padded = Self { h: self.h + 2 * self.padding, w: self.w + 2 * self.padding, padding: 0, ..*self };
+        let (line, padded_line) = (self.w * self.i, padded.w * self.i);
+        let mut numbers = vec![0.0; padded.pixels() * self.i];
+        let images = numbers.par_chunks_mut(padded.h * padded_line).zip(input.par_chunks(self.h * line));
+        images.for_each(|(padded, image)| {
+            let lines = padded[self.padding * padded_line..].chunks_mut(padded_line);
+            for (padded, from) in lines.zip(image.chunks(line)) {
+                padded[self.padding * self.i..][..line].copy_from_slice(from);
+            }
+        });
+        Some((padded, numbers))
     }
 
     /// Pixels of the input.

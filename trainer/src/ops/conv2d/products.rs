@@ -16,42 +16,21 @@ const CHUNK_MIN_PIXELS: usize = 96;
 const CHUNK_MAX_PIXELS: usize = 1536;
 /// Sums go back to memory after so many terms: the part of the filter that they read then stays in the cache.
 const TERMS: usize = 384;
-/// Channels of which a tap has too few are taken together with their neighbors.
-const FEW_CHANNELS: usize = 8;
 /// Stands for a place in the padding.
 const NOWHERE: usize = usize::MAX;
 
 /// `[N, H, W, I]` with `[O, kh, kw, I]` gives `[N, H', W', O]`.
 pub(super) fn forward(g: Geometry, input: &[f32], filter: &[f32]) -> Vec<f32> {
-    if g.i <= FEW_CHANNELS && g.kw > 1 {
-        return forward_by_lines(g, input, filter);
+    if let Some((g, input)) = g.padded(input) {
+        // What lies side by side is a line of the patch, as long as a tap of more channels.
+        let panels = Panels::of_outputs(filter, g.o, g.kh, g.kw * g.i);
+        let offset = |at: Pixel, dy: usize| g.seen(at, dy, 0);
+        return Products { source: &input, panels, taps: g.kh, stride: 1, h: g.out_h, w: g.out_w, offset }
+            .compute(g.out_pixels());
     }
     let panels = Panels::of_outputs(filter, g.o, g.taps(), g.i);
     let offset = |at: Pixel, tap: usize| g.seen(at, tap / g.kw, tap % g.kw);
     Products { source: input, panels, taps: g.taps(), stride: 1, h: g.out_h, w: g.out_w, offset }
-        .compute(g.out_pixels())
-}
-
-/// As [`forward`], for inputs of few channels: what lies side by side is a line of the patch, once the padding is there
-/// in memory.
-fn forward_by_lines(g: Geometry, input: &[f32], filter: &[f32]) -> Vec<f32> {
-    let (line, padded_w, padded_h) = (g.w * g.i, g.w + 2 * g.padding, g.h + 2 * g.padding);
-    let padded_line = padded_w * g.i;
-    let mut padded = vec![0.0; g.n * padded_h * padded_line];
-    padded.par_chunks_mut(padded_h * padded_line).zip(input.par_chunks(g.h * line)).for_each(
-        |(padded, image)| {
-            let lines = padded[g.padding * padded_line..].chunks_mut(padded_line);
-            for (padded, from) in lines.zip(image.chunks(line)) {
-                padded[g.padding * g.i..][..line].copy_from_slice(from);
-            }
-        },
-    );
-    let panels = Panels::of_outputs(filter, g.o, g.kh, g.kw * g.i);
-    let offset = |at: Pixel, dy: usize| {
-        let (y, x) = (at.y * g.stride + dy, at.x * g.stride);
-        Some(((at.image * padded_h + y) * padded_w + x) * g.i)
-    };
-    Products { source: &padded, panels, taps: g.kh, stride: 1, h: g.out_h, w: g.out_w, offset }
         .compute(g.out_pixels())
 }
 
