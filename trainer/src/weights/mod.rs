@@ -162,7 +162,9 @@ impl Weights {
         let Some(misfit) = self.misfit(branch.backbone(), parameters) else { return Ok(()) };
         let Misfit { first, fitting, expected } = misfit;
         let advice = match self.arch(branch) {
-            Ok(found) if found != arch => format!("; it holds a {found}"),
+            Ok(found) if found != arch => {
+                format!("; it holds a {found}: use --arch {found}, or other weights")
+            }
             _ => String::new(),
         };
         let reason = format!("no whole {arch}: {first}; {fitting} of {expected} tensors fit{advice}");

@@ -26,8 +26,13 @@ fn main() -> ExitCode {
         Ok(()) if STOP.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("scrl-export: {error:#}");
-            match error.downcast_ref::<Error>() {
+            let ours = error.downcast_ref::<Error>();
+            match ours {
+                // Its message tells the cause itself.
+                Some(error) => eprintln!("scrl-export: {error}"),
+                None => eprintln!("scrl-export: {error:#}"),
+            }
+            match ours {
                 Some(Error::Option { .. }) => ExitCode::from(BAD_USAGE),
                 _ => ExitCode::FAILURE,
             }
