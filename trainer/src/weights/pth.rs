@@ -236,11 +236,14 @@ fn tensor_from(args: &[Object]) -> Option<StoredTensor> {
     })?
 }
 
-/// Of ("storage", its class, its key, the device, …).
+/// Of ("storage", its class, its key, the device, its length, and before PyTorch 1.6 of which storage it is a part, if any).
 fn storage_key(storage: &Object) -> Option<(&str, &str)> {
     let Object::Tuple(parts) = storage else { return None };
     match parts.as_slice() {
-        [_, class, Object::Unicode(key), ..] => Some((key, function(class)?.1)),
+        // Parts of storages were given up long before that and are not read.
+        [_, class, Object::Unicode(key), _, _] | [_, class, Object::Unicode(key), _, _, Object::None] => {
+            Some((key, function(class)?.1))
+        }
         _ => None,
     }
 }

@@ -5,10 +5,11 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
+
 use super::detectron2::write_detectron2;
 use super::pth_writer::write_pth;
 use super::*;
-use candle_core::DType;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/weights").join(name)

@@ -11,7 +11,7 @@ use serde::Deserialize;
 const EXAMPLES: &str = "\
 Examples:
   scrl-export --to torchvision --checkpoint run/backbone.safetensors resnet50.pth
-  scrl-export --to torchvision --checkpoint run/checkpoints/step-00001000.safetensors --network target target.safetensors
+  scrl-export --to torchvision --network target --checkpoint step-00001000.safetensors target.pth
   scrl-export --to detectron2 --checkpoint run/backbone.safetensors resnet50.pkl
   scrl-export --to detectron2 --checkpoint scrl_1000ep.pth scrl.pkl    the authors' checkpoint
 
