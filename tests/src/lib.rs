@@ -117,6 +117,11 @@ impl Dir {
         self.command("scrl-train", arguments)
     }
 
+    /// `scrl-export` with these arguments, blanks between them.
+    pub fn export(&self, arguments: &str) -> Command<'_> {
+        self.command("scrl-export", arguments)
+    }
+
     /// The example `make_scenes` with these arguments, blanks between them.
     pub fn make_scenes(&self, arguments: &str) -> Command<'_> {
         self.command("examples/make_scenes", arguments)

@@ -23,6 +23,7 @@ pub struct LearnerConfig {
 
 /// Online and target network, and the optimiser of the former.
 pub struct Learner {
+    config: LearnerConfig,
     online: Network,
     target: Network,
     online_parameters: Parameters,
@@ -54,10 +55,26 @@ impl Learner {
         let optimized = online_parameters.optimized().cloned().collect();
         let lars = Lars::new(config.lars, optimized)?;
         let device = device.clone();
+        let learner =
+            Self { config: *config, online, target, online_parameters, target_parameters, lars, device };
         if config.copy_online {
-            follow(&target_parameters, &online_parameters, 0.0)?;
+            learner.copy_online()?;
         }
-        Ok(Self { online, target, online_parameters, target_parameters, lars, device })
+        Ok(learner)
+    }
+
+    /// Makes the target a copy of the online network, running statistics included.
+    pub fn copy_online(&self) -> Result<()> {
+        // The online parameters begin with those that the target has as well.
+        for (target, online) in self.target_parameters.0.iter().zip(&self.online_parameters.0) {
+            target.set(&online.tensor)?;
+        }
+        Ok(())
+    }
+
+    /// What is learnt and how.
+    pub fn config(&self) -> &LearnerConfig {
+        &self.config
     }
 
     /// Every tensor of the learner's state, in a fixed order: online and predictor, target, velocities.
@@ -68,6 +85,11 @@ impl Learner {
     /// The online network's and the predictor's tensors.
     pub fn online_parameters(&self) -> &Parameters {
         &self.online_parameters
+    }
+
+    /// The target network's tensors.
+    pub fn target_parameters(&self) -> &Parameters {
+        &self.target_parameters
     }
 
     /// The device on which it computes.

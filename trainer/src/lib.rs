@@ -8,7 +8,8 @@
 //!        → optim (LARS, moving average, schedules) → run (checkpoints, metrics)
 //! ```
 //!
-//! [`learner`] puts one step together; [`run::train`] repeats it.
+//! [`learner`] puts one step together; [`run::train`] repeats it. [`weights`] reads and writes the files of other
+//! programs.
 
 #![deny(missing_docs)]
 
@@ -19,5 +20,6 @@ pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod run;
+pub mod weights;
 
 pub use error::{Error, Result};

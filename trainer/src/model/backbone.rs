@@ -39,6 +39,12 @@ impl Arch {
         }
     }
 
+    /// The one with so many blocks in each stage, of this kind.
+    pub fn of_blocks(blocks: [usize; 4], bottleneck: bool) -> Option<Self> {
+        let expansion = if bottleneck { 4 } else { 1 };
+        Self::ALL.iter().copied().find(|arch| arch.blocks() == blocks && arch.expansion() == expansion)
+    }
+
     /// Channels of the map.
     pub fn channels(self) -> usize {
         512 * self.expansion()

@@ -78,6 +78,17 @@ impl Parameter {
         self.role.suffixes().iter().map(|suffix| format!("{}.{suffix}", self.layer)).collect()
     }
 
+    /// The same names, each with the shape of its part.
+    pub fn checkpoint_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let dims = self.tensor.dims();
+        let shape = match self.role {
+            Role::Filter => vec![dims[0], dims[3], dims[1], dims[2]],
+            Role::Weight | Role::Bias => dims.to_vec(),
+            Role::Affine | Role::RunningStatistics => dims[1..].to_vec(),
+        };
+        self.checkpoint_names().into_iter().map(|name| (name, shape.clone())).collect()
+    }
+
     /// Overwrites the tensor with its parts from a checkpoint, given in the order of [`Parameter::checkpoint_names`].
     ///
     /// # Errors
@@ -116,7 +127,8 @@ impl Parameters {
 /// Makes parameters below a name, and remembers them.
 pub struct Builder<'a> {
     name: String,
-    seed: u64,
+    /// `None` where nothing is drawn.
+    seed: Option<u64>,
     device: &'a Device,
     made: &'a mut Parameters,
 }
@@ -124,7 +136,12 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// A builder whose first layers' names begin with `name`.
     pub fn new(name: &str, seed: u64, device: &'a Device, made: &'a mut Parameters) -> Self {
-        Self { name: name.to_owned(), seed, device, made }
+        Self { name: name.to_owned(), seed: Some(seed), device, made }
+    }
+
+    /// A builder whose random values are zeros: for shapes, and for weights that come from a file.
+    pub fn blank(name: &str, device: &'a Device, made: &'a mut Parameters) -> Self {
+        Self { name: name.to_owned(), seed: None, device, made }
     }
 
     /// A builder for what lies below `part`.
@@ -174,8 +191,9 @@ impl<'a> Builder<'a> {
 
     /// Random values that depend on the seed and the tensor's name alone.
     fn draw(&self, role: Role, count: usize, mut value: impl FnMut(&mut Stream) -> f64) -> Vec<f32> {
+        let Some(seed) = self.seed else { return vec![0.0; count] };
         let name = format!("{}.{}", self.name, role.suffixes()[0]);
-        let mut stream = Stream::new(self.seed, NO_EPOCH, fnv1a(name.as_bytes()), Purpose::WeightInit);
+        let mut stream = Stream::new(seed, NO_EPOCH, fnv1a(name.as_bytes()), Purpose::WeightInit);
         (0..count).map(|_| value(&mut stream) as f32).collect()
     }
 

@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use scrl_schemas::Epoch;
-use scrl_schemas::atomic::AtomicFile;
-use serde_json::json;
 
 use super::TrainConfig;
 use crate::data::Begin;
 use crate::learner::Learner;
 use crate::model::Parameter;
+use crate::weights::write_safetensors;
 use crate::{Error, Result};
 
 /// The version of the checkpoint's names and layouts.
@@ -56,41 +55,15 @@ pub struct Checkpoint {
     pub step: u64,
 }
 
-/// Writes tensors under their checkpoint names (as `rename` gives them) to `path`, whole or not at all.
-///
-/// The safetensors format is a length, a JSON header and the numbers. The header is made here rather than by the
-/// `safetensors` crate because that one lists the metadata in an order that changes from run to run, and the same state
-/// must give the same bytes.
-pub(super) fn write_tensors<'a>(
-    path: &Path,
+/// The parts of all `parameters` under their checkpoint names.
+pub(super) fn checkpoint_tensors<'a>(
     parameters: impl Iterator<Item = &'a Parameter>,
-    metadata: BTreeMap<&str, String>,
-    rename: impl Fn(String) -> String,
-) -> Result<()> {
+) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = BTreeMap::new();
     for parameter in parameters {
-        tensors.extend(parameter.to_checkpoint()?.into_iter().map(|(name, tensor)| (rename(name), tensor)));
+        tensors.extend(parameter.to_checkpoint()?);
     }
-    let mut header = BTreeMap::from([("__metadata__", json!(metadata))]);
-    let mut end = 0;
-    for (name, tensor) in &tensors {
-        let start = end;
-        end += tensor.elem_count() * size_of::<f32>();
-        let entry = json!({ "dtype": "F32", "shape": tensor.dims(), "data_offsets": [start, end] });
-        header.insert(name, entry);
-    }
-    let mut header = serde_json::to_vec(&header).expect("plain values");
-    // The numbers begin at a multiple of eight bytes.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = AtomicFile::create(path)?;
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::io(path))?;
-    file.write_all(&header).map_err(Error::io(path))?;
-    for tensor in tensors.values() {
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        file.write_all(&bytes).map_err(Error::io(path))?;
-    }
-    Ok(file.commit()?)
+    Ok(tensors)
 }
 
 impl Checkpoint {
@@ -138,7 +111,7 @@ impl Checkpoint {
         if let Some(rows) = info.rows_per_epoch {
             metadata.insert("rows_per_epoch", rows.to_string());
         }
-        write_tensors(&path, learner.state(), metadata, |name| name)?;
+        write_safetensors(&path, &checkpoint_tensors(learner.state())?, &metadata)?;
         Self::prune(folder, config.checkpoint_every)?;
         Ok(Self { path, step: info.step })
     }

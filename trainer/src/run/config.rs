@@ -141,6 +141,7 @@ pub struct Options {
     pub device: Option<String>,
     pub precision: Option<Precision>,
     pub images: Option<PathBuf>,
+    pub init: Option<PathBuf>,
     pub follow: Option<bool>,
     pub consume: Option<bool>,
     pub resume: Option<String>,
@@ -195,6 +196,9 @@ pub struct TrainConfig {
     pub precision: Precision,
     /// Where the sources of recipe shards lie.
     pub images: PathBuf,
+    /// The file of the initial weights; a run that goes on from a checkpoint does not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// Whether to wait for epochs still being made.
     #[serde(default)]
     pub follow: bool,
@@ -270,6 +274,7 @@ impl TrainConfig {
             device,
             precision,
             images: given.images.unwrap_or_else(|| manifest.images.clone().into()),
+            init: given.init,
             follow: given.follow.unwrap_or(false),
             consume: given.consume.unwrap_or(false),
             checkpoint_every: given.checkpoint_every.unwrap_or(steps_per_epoch),
@@ -308,10 +313,12 @@ impl TrainConfig {
 
     /// The options that decide what the steps compute: all but places, the length of the run, and how it is watched.
     pub fn computation(&self) -> toml::Table {
-        const WITHOUT_EFFECT: [&str; 10] = [
+        const WITHOUT_EFFECT: [&str; 11] = [
             "shards",
             "out",
             "images",
+            // Its effect is in the first checkpoint, and the file may be gone by then.
+            "init",
             "max-steps",
             "follow",
             "consume",

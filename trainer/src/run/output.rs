@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use scrl_schemas::atomic::TEMPORARY_MARK;
 
-use super::checkpoint::write_tensors;
+use super::checkpoint::checkpoint_tensors;
 use super::{Checkpoint, CheckpointInfo, Resume, TrainConfig};
 use crate::learner::Learner;
+use crate::weights::{backbone_metadata, write_safetensors};
 use crate::{Error, Result};
 
 /// The paths inside an output folder.
@@ -96,8 +97,11 @@ impl Output {
     pub fn write_backbone(&self, learner: &Learner, config: &TrainConfig) -> Result<()> {
         const PREFIX: &str = "online.backbone.";
         let parameters = learner.online_parameters().0.iter().filter(|p| p.layer.starts_with(PREFIX));
-        let metadata = [("arch", config.arch.to_string()), ("format", "pt".to_owned())];
-        write_tensors(&self.backbone(), parameters, metadata.into(), |name| name[PREFIX.len()..].to_owned())
+        let tensors = checkpoint_tensors(parameters)?
+            .into_iter()
+            .map(|(name, tensor)| (name[PREFIX.len()..].to_owned(), tensor))
+            .collect();
+        write_safetensors(&self.backbone(), &tensors, &backbone_metadata(config.arch))
     }
 }
 

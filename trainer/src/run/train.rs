@@ -1,5 +1,6 @@
 //! The loop: batch after batch through the learner, and what it leaves on the way.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::data::{Batch, Dataset, Loader, LoaderConfig};
 use crate::learner::{Computed, Learner, LearnerConfig};
 use crate::model::{HeadSizes, Regions};
 use crate::optim::{LarsConfig, Schedule, ScheduleConfig};
+use crate::weights::{Initialized, Weights};
 use crate::{Error, Result};
 
 /// SGD's momentum.
@@ -57,6 +59,10 @@ pub enum Progress<'a> {
     Logged(&'a Metrics),
     /// A damaged checkpoint was passed over for an older one.
     Damaged(&'a Error),
+    /// The initial weights came from the file of `--init`.
+    Initialized(&'a Initialized),
+    /// The file of `--init` was not read, as the run goes on from a checkpoint.
+    InitNotRead(&'a Path),
     /// The next step needs an epoch that is not finished yet; said once for each.
     Waiting(Epoch),
     /// A step had no matched box at all, and changed only the target network.
@@ -87,11 +93,18 @@ pub fn train(
         // Known before anything is written.
         dataset.success(Epoch(plan.epochs_done(plan.done)))?;
     }
-    output.create()?;
     let mut learner = Learner::new(&learner_config(config), &Device::Cpu)?;
-    if let Some((checkpoint, _)) = &resumed {
-        checkpoint.load(&learner, config)?;
+    match (&resumed, &config.init) {
+        (Some((checkpoint, _)), init) => {
+            checkpoint.load(&learner, config)?;
+            if let Some(init) = init {
+                report(Progress::InitNotRead(init));
+            }
+        }
+        (None, Some(init)) => report(Progress::Initialized(&Weights::read(init)?.initialize(&learner)?)),
+        (None, None) => {}
     }
+    output.create()?;
     output.write_config(config)?;
     let mut run = Run {
         config,

@@ -14,6 +14,7 @@ Examples:
   scrl-train --arch resnet18 --batch-size 16 --out runs/small shards/
   scrl-train --method byol --max-steps 100 --log-every 1 shards/
   scrl-train --follow --consume shards/               while scrl-prep --keep 3 makes them
+  scrl-train --init resnet50.pth --target-init online shards/     start from torchvision's weights
   scrl-train --config small.toml --lr 0.3 shards/     options from a file; the command line wins
 
 The same command goes on where an earlier one stopped, as long as --out is the same.";
@@ -81,7 +82,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     projection: Option<usize>,
 
-    /// Where the target network starts: random, or online for a copy [default: random]
+    /// Where the target network starts: random (or as in --init), or online for a copy [default: random]
     #[arg(long, value_name = "NAME")]
     target_init: Option<TargetInit>,
 
@@ -100,6 +101,12 @@ pub struct Arguments {
     /// Where recipe shards find their sources [default: the folder recorded]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+
+    /// Start from the weights in a checkpoint, a backbone.safetensors, a torchvision state dict (.safetensors or .pth),
+    /// or a checkpoint of the paper's authors; heads that it lacks or that have other widths stay random, and a
+    /// target that it lacks is as --target-init says. A run that goes on does not read it again
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
 
     /// Wait for epochs that scrl-prep is still making
     #[arg(long)]
@@ -147,7 +154,7 @@ impl Arguments {
         let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
         let options = first_given!(
             self, file; out, preset, arch, method, batch_size, accumulate, epochs, max_steps, warmup_epochs, lr,
-            weight_decay, ema, hidden, projection, target_init, seed, device, precision, images, resume,
+            weight_decay, ema, hidden, projection, target_init, seed, device, precision, images, init, resume,
             checkpoint_every, log_every, threads,
         );
         let set = |flag: bool, in_file: Option<bool>| Some(flag || in_file.unwrap_or(false));

@@ -30,8 +30,13 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("scrl-train: {error:#}");
-            match error.downcast_ref::<Error>() {
+            let ours = error.downcast_ref::<Error>();
+            match ours {
+                // Its message tells the cause itself.
+                Some(error) => eprintln!("scrl-train: {error}"),
+                None => eprintln!("scrl-train: {error:#}"),
+            }
+            match ours {
                 Some(Error::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
                 Some(Error::Option { .. }) => ExitCode::from(BAD_USAGE),
                 _ => ExitCode::FAILURE,

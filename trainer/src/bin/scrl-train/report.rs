@@ -69,6 +69,9 @@ impl Report {
             }
             Progress::Logged(metrics) => self.logged(metrics),
             Progress::Damaged(error) => self.say(format!("warning: {error}; going on from an older one")),
+            Progress::Initialized(initialized) => self.say(format!("init: {initialized}")),
+            Progress::InitNotRead(file) => self
+                .say(format!("init: {} is not read, as the run goes on from a checkpoint", file.display())),
             Progress::Waiting(epoch) => self.waiting(Awaited::Epoch(*epoch), shards),
             Progress::NoBoxes { step } => {
                 self.say(format!("note: step {step} has no matched box; only the target network moved"));

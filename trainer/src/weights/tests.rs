@@ -1,0 +1,180 @@
+//! The small files of `scripts/make_goldens_weights.py`, read; and what is written from them.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+
+use super::detectron2::write_detectron2;
+use super::pth_writer::write_pth;
+use super::*;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/weights").join(name)
+}
+
+/// Names, shapes and bits.
+fn content<'a>(
+    tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
+) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
+    let bits = |tensor: &Tensor| {
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    tensors.into_iter().map(|(name, tensor)| (name.clone(), (tensor.dims().to_vec(), bits(tensor)))).collect()
+}
+
+fn plain_safetensors(name: &str) -> BTreeMap<String, Tensor> {
+    candle_core::safetensors::load(golden(name), &Device::Cpu).unwrap().into_iter().collect()
+}
+
+#[test]
+fn files_hold_what_pytorch_put_into_them() {
+    for (name, expected) in [
+        ("authors.pth", "expected.safetensors"),
+        ("legacy.pth", "expected.safetensors"),
+        ("expected.safetensors", "expected.safetensors"),
+        ("layouts.pth", "layouts.expected.safetensors"),
+        ("half.safetensors", "half.expected.safetensors"),
+    ] {
+        let weights = Weights::read(&golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(content(&weights.tensors), content(&plain_safetensors(expected)), "{name}");
+    }
+}
+
+/// Compares with a golden file, or writes it where the environment says so.
+fn assert_golden(written: &Path, name: &str) {
+    if env::var_os("SCRL_WRITE_GOLDENS").is_some() {
+        fs::copy(written, golden(name)).unwrap();
+    }
+    assert!(fs::read(written).unwrap() == fs::read(golden(name)).unwrap(), "{name} differs");
+}
+
+#[test]
+fn written_files_are_those_that_pytorch_and_numpy_were_seen_to_read() {
+    let tensors = plain_safetensors("tiny.safetensors");
+    let in_order: Vec<_> = tensors.clone().into_iter().collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (pth, pkl) = (folder.path().join("a.pth"), folder.path().join("b.pkl"));
+    write_pth(&pth, &in_order).unwrap();
+    write_detectron2(&pkl, &in_order).unwrap();
+    assert_golden(&pth, "tiny.pth");
+    assert_golden(&pkl, "tiny.pkl");
+
+    let by_candle: BTreeMap<_, _> = candle_core::pickle::read_all(&pth).unwrap().into_iter().collect();
+    assert_eq!(content(&by_candle), content(&tensors));
+    let by_us = Weights::read(&pth).unwrap();
+    let named = |name: &String| format!("online.backbone.{name}");
+    let expected: BTreeMap<_, _> =
+        tensors.iter().map(|(name, tensor)| (named(name), tensor.clone())).collect();
+    assert_eq!(content(&by_us.tensors), content(&expected));
+}
+
+#[test]
+fn numbers_in_an_archive_begin_at_multiples_of_64_bytes() {
+    let file = fs::File::open(golden("tiny.pth")).unwrap();
+    let mut archive = zip::ZipArchive::new(file).unwrap();
+    for index in 0..archive.len() {
+        let entry = archive.by_index(index).unwrap();
+        assert_eq!(entry.compression(), zip::CompressionMethod::Stored);
+        assert_eq!(entry.data_start().unwrap() % 64, 0, "entry {index}");
+    }
+}
+
+#[test]
+fn safetensors_are_written_as_they_were_read() {
+    let tensors = plain_safetensors("tiny.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let read = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    assert_eq!(content(&read), content(&tensors));
+}
+
+/// A file with this content is refused in one line that names it and has these words.
+#[track_caller]
+fn refused(content: &[u8], words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("given.pth");
+    fs::write(&path, content).unwrap();
+    let message = Weights::read(&path).unwrap_err().to_string();
+    let named = message.starts_with(&path.display().to_string()) && !message.contains('\n');
+    assert!(named && words.iter().all(|word| message.contains(word)), "{message}");
+}
+
+#[test]
+fn other_files_are_refused_with_a_reason() {
+    refused(b"", &["neither a safetensors file", "save_file"]);
+    refused(b"\x80\x04}.", &["neither a safetensors file"]);
+    refused(b"PK\x03\x04 and no more", &["damaged"]);
+    refused(b"\x02\0\0\0\0\0\0\0{}", &["no ResNet among its 0 tensors"]);
+    let mut of_a_head = BTreeMap::new();
+    of_a_head.insert("fc.weight".to_owned(), Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fc.safetensors");
+    write_safetensors(&path, &of_a_head, &BTreeMap::new()).unwrap();
+    refused(&fs::read(&path).unwrap(), &["no ResNet among its 1 tensors, the first is fc.weight"]);
+}
+
+#[test]
+fn files_cut_off_anywhere_are_refused() {
+    for name in ["authors.pth", "legacy.pth", "expected.safetensors"] {
+        let whole = fs::read(golden(name)).unwrap();
+        for length in (0..whole.len()).step_by(97) {
+            refused(&whole[..length], &[]);
+        }
+    }
+}
+
+#[test]
+fn a_changed_number_in_an_archive_is_noticed() {
+    let mut bytes = fs::read(golden("tiny.pth")).unwrap();
+    let mut archive = zip::ZipArchive::new(fs::File::open(golden("tiny.pth")).unwrap()).unwrap();
+    let place = archive.by_name("archive/data/0").unwrap().data_start().unwrap() as usize;
+    bytes[place] ^= 1;
+    refused(&bytes, &["checksum"]);
+}
+
+#[test]
+fn a_backbone_that_is_not_whole_is_refused() {
+    // Four stages of one basic block.
+    let weights = Weights::read(&golden("expected.safetensors")).unwrap();
+    let message = weights.backbone(Branch::Online).unwrap_err().to_string();
+    assert!(message.contains("[1, 1, 1, 1] basic blocks: none of resnet18"), "{message}");
+
+    let mut weights = of_resnet18();
+    weights.tensors.remove("online.backbone.layer2.1.bn2.bias");
+    let message = weights.backbone(Branch::Online).unwrap_err().to_string();
+    let expected = "no whole resnet18: online.backbone.layer2.1.bn2.bias is missing; 99 of 100 tensors fit";
+    assert!(message.contains(expected), "{message}");
+    let message = weights.backbone(Branch::Target).unwrap_err().to_string();
+    assert!(message.contains("holds no target network; --network online does"), "{message}");
+}
+
+/// A ResNet-18 whose numbers are zeros and ones.
+fn of_resnet18() -> Weights {
+    let mut parameters = Parameters::default();
+    let mut builder = Builder::blank("online.backbone", &Device::Cpu, &mut parameters);
+    Backbone::new(Arch::Resnet18, &mut builder).unwrap();
+    let tensors = parameters.0.iter().flat_map(|parameter| parameter.to_checkpoint().unwrap()).collect();
+    Weights { path: "here".into(), tensors }
+}
+
+#[test]
+fn a_backbone_comes_in_torchvisions_order() {
+    let (arch, tensors) = of_resnet18().backbone(Branch::Online).unwrap();
+    assert_eq!(arch, Arch::Resnet18);
+    let names: Vec<_> = tensors.iter().map(|(name, _)| name.as_str()).take(6).collect();
+    let expected = ["conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"];
+    assert_eq!(names, [&expected[..], &["layer1.0.conv1.weight"]].concat());
+}
+
+#[test]
+fn endings_tell_the_kind_of_file() {
+    for (to, name) in [(ExportFormat::Torchvision, "a.pkl"), (ExportFormat::Detectron2, "a")] {
+        let error = export(&golden("tiny.pth"), Branch::Online, to, Path::new(name)).unwrap_err();
+        assert!(matches!(error, Error::Option { option: "to", .. }), "{error}");
+    }
+}
