@@ -120,6 +120,22 @@ pub fn decode(bytes: &[u8], exif: Exif) -> Result<RgbImage, Unreadable> {
     }
 }
 
+/// Decodes a view of a shard, `[size, size, 3]`, to where it is wanted; the views that this crate encodes go there straight.
+///
+/// # Errors
+/// As [`decode`], and for an image of another size.
+pub fn decode_view(bytes: &[u8], size: usize, view: &mut [u8]) -> Result<(), Unreadable> {
+    if crate::webp::decode(bytes, size, view).is_some() {
+        return Ok(());
+    }
+    let RgbImage { size: found, pixels } = decode(bytes, Exif::Ignore)?;
+    if pixels.len() != view.len() || found.width as usize != size {
+        return Err(Unreadable(format!("a view of {}×{} pixels", found.width, found.height)));
+    }
+    view.copy_from_slice(&pixels);
+    Ok(())
+}
+
 fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable::because("empty file"));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use scrl_preprocess::decode::{RgbImage, decode};
+use scrl_preprocess::decode::{decode, decode_view};
 use scrl_preprocess::render::{RenderOptions, Renderer};
 use scrl_preprocess::sources::Originals;
 use scrl_schemas::{EncodedImage, Exif, PrepOptions, Row};
@@ -74,13 +74,8 @@ impl<'a> PixelSource<'a> {
             let name = PathBuf::from(format!("{} ({})", encoded.path, row.path));
             Error::dataset(&name, format!("{reason}; the shard is damaged: prepare its epoch again"))
         };
-        let image = decode(&encoded.bytes, Exif::Ignore).map_err(|error| problem(error.to_string()))?;
-        let RgbImage { size, pixels } = image;
-        if pixels.len() != view.len() || size.width as u32 != self.options.size {
-            return Err(problem(format!("a view of {}×{} pixels", size.width, size.height)));
-        }
-        view.copy_from_slice(&pixels);
-        Ok(())
+        let size = self.options.size as usize;
+        decode_view(&encoded.bytes, size, view).map_err(|error| problem(error.to_string()))
     }
 
     fn render(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {

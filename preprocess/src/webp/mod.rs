@@ -4,10 +4,14 @@
 //! green; the differences are coded with one Huffman code a channel, and a run of equal ones is one reference to the
 //! pixel before. The `image-webp` crate writes the same kind of stream; this takes fewer passes and no new memory.
 
+mod decoder;
+
 use std::ops::Range;
 
 use crate::huffman::Code;
 use crate::lanes::{self, Lanes, PIXEL_BYTES, PIXELS, Work};
+
+pub(crate) use decoder::decode;
 
 /// Literal greens, then the prefixes of run lengths.
 const GREENS: usize = 256 + 24;
@@ -27,6 +31,8 @@ const NO_PIXEL: u32 = u32::MAX;
 const GROUP: usize = 4;
 /// More bytes than the header and the codes ever take: a code of lengths and 7 bits a symbol, three times.
 const HEAD_BYTES: usize = 1024;
+/// Bits before the codes of the pixels.
+const HEAD_BITS: u32 = 53 + 5 * 11;
 /// The order in which the lengths of the code of lengths are written.
 const ORDER_OF_LENGTHS: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
@@ -361,11 +367,14 @@ fn prefix(run: usize) -> (usize, u64, u32) {
     (2 * highest as usize + second, value as u64 & ((1 << extra_bits) - 1), extra_bits)
 }
 
-/// A code that has one symbol, which takes no bits.
+/// A code that has one symbol, which takes no bits: a simple code of one symbol, told in eight bits. The bits that say so.
+fn single_symbol(symbol: u8) -> (u64, u32) {
+    (0b101 | u64::from(symbol) << 3, 11)
+}
+
 fn write_single_symbol(bits: &mut BitWriter<'_>, symbol: u8) {
-    // A simple code of one symbol, told in 8 bits.
-    bits.write(0b101, 3);
-    bits.write(symbol.into(), 8);
+    let (code, count) = single_symbol(symbol);
+    bits.write(code, count);
 }
 
 fn write_code<const N: usize>(bits: &mut BitWriter<'_>, code: &Code<N>, of_lengths: &mut Code<16>) {
@@ -404,25 +413,50 @@ mod tests {
         pixels
     }
 
+    /// Noise.
+    pub(super) fn random_bytes() -> impl FnMut() -> u8 {
+        let mut noise = 1u32;
+        move || {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (noise >> 24) as u8
+        }
+    }
+
+    /// Pictures of several kinds.
+    pub(super) fn pictures(width: usize, height: usize) -> Vec<Vec<u8>> {
+        let mut random = random_bytes();
+        let count = width * height;
+        vec![
+            vec![0; count * 3],
+            vec![200; count * 3],
+            (0..count * 3).map(|_| random()).collect::<Vec<u8>>(),
+            (0..count * 3).map(|i| (i / 700) as u8 ^ (random() >> 6)).collect(),
+            (0..count).flat_map(|i| [(i % 251) as u8; 3]).collect(),
+            (0..count * 3).map(|i| if i % 997 == 0 { random() } else { 255 }).collect(),
+            long_codes(count * 3),
+        ]
+    }
+
+    /// Differences that are nearly always small: rare ones have codes of up to 15 bits in all three channels, and pairs of
+    /// pixels then fill a whole word.
+    fn long_codes(count: usize) -> Vec<u8> {
+        let mut noise = count as u64;
+        let mut random = move || {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (noise >> 40) as u32
+        };
+        let mut level = || {
+            let spread = (random() | 1).leading_zeros().saturating_sub(8);
+            (random() % (1 << spread.min(8))) as u8
+        };
+        (0..count).map(|_| level()).collect()
+    }
+
     #[test]
     fn every_picture_comes_back() {
         let mut encoder = WebpEncoder::default();
-        let mut noise = 1u32;
-        let mut random = move || {
-            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (noise >> 24) as u8
-        };
         for (width, height) in [(1, 1), (2, 1), (1, 3), (17, 5), (224, 224), (300, 700)] {
-            let count = width * height;
-            let pictures = [
-                vec![0; count * 3],
-                vec![200; count * 3],
-                (0..count * 3).map(|_| random()).collect::<Vec<u8>>(),
-                (0..count * 3).map(|i| (i / 700) as u8 ^ (random() >> 6)).collect(),
-                (0..count).flat_map(|i| [(i % 251) as u8; 3]).collect(),
-                (0..count * 3).map(|i| if i % 997 == 0 { random() } else { 255 }).collect(),
-            ];
-            for (index, pixels) in pictures.iter().enumerate() {
+            for (index, pixels) in pictures(width, height).iter().enumerate() {
                 let mut file = Vec::new();
                 encoder.encode(pixels, width, height, &mut file);
                 assert!(decoded(&file) == *pixels, "picture {index} of {width} × {height}");
@@ -456,23 +490,11 @@ mod tests {
 
     #[test]
     fn pictures_with_long_codes_come_back() {
-        // Differences that are nearly always small: rare ones have codes of up to 15 bits in all three channels, and
-        // pairs of pixels then fill a whole word.
-        let mut noise = 7u64;
-        let mut random = move || {
-            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (noise >> 40) as u32
-        };
         let mut encoder = WebpEncoder::default();
-        let (width, height) = (224, 224);
-        for _ in 0..40 {
-            let mut level = || {
-                let spread = (random() | 1).leading_zeros().saturating_sub(8);
-                (random() % (1 << spread.min(8))) as u8
-            };
-            let pixels: Vec<u8> = (0..width * height * 3).map(|_| level()).collect();
+        for width in 200..240 {
+            let pixels = long_codes(width * 224 * 3);
             let mut file = Vec::new();
-            encoder.encode(&pixels, width, height, &mut file);
+            encoder.encode(&pixels, width, 224, &mut file);
             assert!(decoded(&file) == pixels);
         }
     }
