@@ -75,6 +75,7 @@ fn compare(arch: Arch, method: &str) {
         seed: 0,
         copy_online: false,
         lars: LarsConfig { momentum: 0.9, weight_decay: golden.number("weight_decay") as f32 },
+        classes: None,
     };
     let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
     let moving: Vec<_> = learner.state().filter(|p| !p.layer.starts_with("momentum.")).cloned().collect();
@@ -94,7 +95,7 @@ fn compare(arch: Arch, method: &str) {
                 (Regions::Boxes(boxes), matches)
             }
         };
-        let computed = learner.compute(&views(step, pairs, size), &regions, matches).unwrap();
+        let computed = learner.compute(&views(step, pairs, size), &regions, matches, None).unwrap();
         let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
         let (loss, expected) = (f64::from(computed.loss.to_scalar::<f32>().unwrap()), at("loss"));
         let error = (loss / expected - 1.0).abs();
