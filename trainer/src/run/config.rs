@@ -256,7 +256,8 @@ impl TrainConfig {
             return refuse("batch-size", "a step needs at least one pair");
         }
         if dataset.rows_per_epoch() == 0 {
-            let reason = "the shards have no rows: none of the images could be read, and sources.parquet says why";
+            let reason =
+                "the shards have no rows: none of the images could be read, and sources.parquet says why";
             return Err(Error::dataset(dataset.layout().root(), reason));
         }
         let steps_per_epoch = dataset.rows_per_epoch() / pairs;
