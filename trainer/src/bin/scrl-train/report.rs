@@ -100,9 +100,9 @@ impl Report {
             self.say(format!("going on after step {}", plan.done));
         }
         if let Some(bar) = &self.bar {
-            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
             bar.set_length(plan.steps);
             bar.set_position(plan.done);
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
             bar.enable_steady_tick(Duration::from_millis(500));
         }
     }
@@ -142,7 +142,7 @@ impl Report {
 
     /// Tells where the results lie.
     pub fn summary(&self, out: &Path) {
-        let steps = self.plan.map_or(0, |plan| plan.steps);
+        let steps = self.plan.map_or(0, |plan| plan.steps - plan.done.min(plan.steps));
         self.say(format!(
             "{steps} steps done in {}; the backbone is {}, the losses are in {}",
             HumanDuration(self.start.elapsed()),
