@@ -20,7 +20,7 @@ HEADER, LINE_HEIGHT, BOTTOM = 44, 18, 52
 # Points drawn at most: about one for each pixel.
 MOST_POINTS = 800
 # Of a line of options, before it would leave the drawing.
-MOST_LETTERS = 125
+MOST_LETTERS = 135
 # The smooth line is the mean over so many parts of a run.
 SMOOTH_PARTS = 60
 
@@ -34,7 +34,7 @@ PANELS = [
     Panel("pairs_per_s", "pairs/s", 110, True, 1, True),
 ]
 # Shown of a single run, in this order.
-OPTIONS = ["method", "arch", "batch-size", "accumulate", "lr", "epochs", "warmup-epochs", "ema", "weight-decay", "preset"]
+OPTIONS = ["method", "arch", "batch-size", "accumulate", "lr", "epochs", "warmup-epochs", "ema", "weight-decay"]
 # Told apart by hue and by lightness.
 LIGHT = ["#0b62c4", "#c8501e", "#1a7f4b", "#8a3fb0", "#a67c00", "#b3245e", "#3a6b7e", "#555555"]
 DARK = ["#6cb0ff", "#ff9a6b", "#5fd39a", "#d09bf0", "#e6c34d", "#ff86b3", "#8ec9dd", "#bbbbbb"]

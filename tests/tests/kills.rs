@@ -1,7 +1,7 @@
 //! `scrl-train` killed at random moments: the run that goes on ends as one that was never disturbed.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use scrl_tests::Dir;
 use serde_json::Value;
