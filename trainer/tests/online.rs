@@ -167,4 +167,8 @@ fn labels_with_gaps_become_classes_without() {
     assert_eq!(of_views([Some(3), Some(900)]).unwrap().to_vec1::<i64>().unwrap(), [0, 1, 0, 1]);
     let message = of_views([Some(3), Some(4)]).unwrap_err().to_string();
     assert!(message.contains("sources.parquet: no image has label 4"), "{message}");
+
+    fs::remove_file(&sources).unwrap();
+    let classes = Classes::read(&Dataset::open(&shards).unwrap()).unwrap();
+    assert_eq!(classes.count(), 2);
 }

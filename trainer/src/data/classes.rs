@@ -17,10 +17,15 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Those of a prepared folder.
+    /// Those of a prepared folder. Where its list of sources was not copied with it, its classes are taken to be
+    /// numbered without gaps.
     pub fn read(dataset: &Dataset) -> Result<Self> {
         let sources = dataset.layout().sources();
-        let labels = scrl_schemas::read_labels(&sources)?;
+        let labels = if sources.exists() {
+            scrl_schemas::read_labels(&sources)?
+        } else {
+            (0..dataset.manifest().counts.classes as i32).collect()
+        };
         Ok(Self { sources, labels })
     }
 
