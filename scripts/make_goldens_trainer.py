@@ -70,6 +70,12 @@ step_<arch>_<method>.safetensors      arch resnet18, resnet50; method scrl, byol
     online.projector.0.bias and predictor.0.bias stand before a BatchNorm: their gradient is 0 but for rounding, and so is
     their norm here (< 1e-12). Expect less than 1e-6 of them instead of a relative error.
     Each value is computed in float64 from float32 inputs; --conditioning prints how far PyTorch's float32 is from it.
+
+classifier.safetensors
+    The online evaluation beside the three steps of step_resnet18_scrl, from weights of the same formula.
+    classes [1]  classes.step<s> [B]: the class of each pair, -1 where it is not known
+    online_loss [3]  right [3]: cross-entropy and views whose class was named, before each update
+    moved.classifier.weight, moved.classifier.bias: after - before over the three steps, whole
 """
 import argparse
 import json
@@ -87,6 +93,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from replay_in_pytorch import (
     MicroBatch,
     Networks,
+    UNKNOWN,
     Trainer,
     lars_update,
     learning_rate,
@@ -317,7 +324,7 @@ def schedule_goldens(out):
 
 # ---- The whole step ----------------------------------------------------------------------------------------------
 
-PAIRS, HIDDEN, PROJECTION, BLOCK = 4, 64, 32, 8
+PAIRS, HIDDEN, PROJECTION, BLOCK, CLASSES = 4, 64, 32, 8, 5
 SIZE = 64
 LRS, TAUS, WEIGHT_DECAY = [0.3, 0.25, 0.2], [0.97, 0.975, 0.98], 1e-6
 SAMPLES = {"resnet18": 64, "resnet50": 32}
@@ -374,9 +381,14 @@ def matched_boxes(step):
     return torch.cat(halves)
 
 
-def three_steps(arch, method, dtype):
+def classes_of(step):
+    """The class of each pair; one of them is not known."""
+    return torch.tensor([UNKNOWN if pair == 1 else (2 * pair + 3 * step + 4) % CLASSES for pair in range(PAIRS)])
+
+
+def three_steps(arch, method, dtype, classes=None, watch=lambda trainer: None):
     """The losses, and how every tensor moved."""
-    networks = Networks(arch, HIDDEN, PROJECTION).to(dtype)
+    networks = Networks(arch, HIDDEN, PROJECTION, classes).to(dtype)
     before = {name: formula_weight(arch, name, tuple(tensor.shape)) for name, tensor in networks.tensors().items()}
     networks.load(before)
     trainer = Trainer(networks, WEIGHT_DECAY)
@@ -384,7 +396,8 @@ def three_steps(arch, method, dtype):
     for step, (lr, tau) in enumerate(zip(LRS, TAUS)):
         rois = matched_boxes(step) if method == "scrl" else None
         views = normalise(formula_views(f"views.step{step}"), dtype)
-        losses.append(trainer.step([MicroBatch(views, rois)], lr, tau))
+        losses.append(trainer.step([MicroBatch(views, rois, classes_of(step))], lr, tau))
+        watch(trainer)
     moved = {name: tensor.double() - before[name].double() for name, tensor in networks.tensors().items()}
     return losses, moved
 
@@ -434,10 +447,22 @@ def step_goldens(out, archs, conditioning):
             save(tensors, out / f"step_{arch}_{method}.safetensors")
 
 
+def classifier_goldens(out):
+    watched = []
+    _, moved = three_steps(
+        "resnet18", "scrl", torch.float64, CLASSES, lambda trainer: watched.append((trainer.online_loss, trainer.right))
+    )
+    losses, right = zip(*watched)
+    tensors = {"classes": torch.tensor([CLASSES]), "online_loss": torch.tensor(losses), "right": torch.tensor(right)}
+    tensors |= {f"classes.step{step}": classes_of(step) for step in range(len(LRS))}
+    tensors |= {f"moved.{name}": moved[name] for name in ("classifier.weight", "classifier.bias")}
+    save(tensors, out / "classifier.safetensors")
+
+
 def main():
     parser = argparse.ArgumentParser(description="Write the golden files of the trainer's tests.")
     parser.add_argument("--out", type=pathlib.Path, default=GOLDENS)
-    parser.add_argument("--only", choices=["layers", "optimiser", "step"])
+    parser.add_argument("--only", choices=["layers", "optimiser", "step", "classifier"])
     parser.add_argument("--arch", choices=list(SAMPLES), help="only this one's whole steps")
     parser.add_argument("--conditioning", action="store_true", help="print how far float32 is from float64")
     args = parser.parse_args()
@@ -452,6 +477,8 @@ def main():
     if args.only in (None, "optimiser"):
         lars_goldens(args.out)
         schedule_goldens(args.out)
+    if args.only in (None, "classifier"):
+        classifier_goldens(args.out)
     if args.only in (None, "step"):
         step_goldens(args.out, [args.arch] if args.arch else list(SAMPLES), args.conditioning)
 

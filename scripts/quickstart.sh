@@ -103,6 +103,7 @@ The loss began at $(head -n 1 "$run/metrics.jsonl" | loss) and ended at $(tail -
       SELECT path, view1.crop.width, len(boxes) FROM '$shards/epoch=00000/*.parquet' LIMIT 5;
   $run/
       metrics.jsonl and an event file for TensorBoard; checkpoints/
+      scripts/plot_metrics.py $run draws it
   $run/backbone.safetensors
       the backbone under torchvision's names; in Python
       model = torchvision.models.resnet18()

@@ -14,7 +14,8 @@ steps with torchvision's networks and checks
   - lr and ema of RUN/metrics.jsonl against their formulas           (1e-6 relative),
   - the loss of every logged step                                    (2e-3 relative),
   - in each later checkpoint up to --steps, how every tensor moved since step 0: weights of both networks and the
-    predictor, BatchNorm running statistics                          (5 % of the movement's L2 norm),
+    predictor, BatchNorm running statistics, and the classifier of the online evaluation where there is one
+                                                                     (5 % of the movement's L2 norm),
   - and the momentum, where the checkpoint holds it                  (5 % of its L2 norm).
 
 With --float64 the steps are computed in float64, and PyTorch's own float32 beside them: its distance from float64 is
@@ -83,7 +84,9 @@ class Encoder(nn.Module):
         return r.layer4(r.layer3(r.layer2(r.layer1(stem))))
 
     def forward(self, views, rois):
-        """views [2B, 3, S, S]; rois [2K, 5] (view, x0, y0, x1, y1), or None for the average over the map."""
+        """views [2B, 3, S, S]; rois [2K, 5] (view, x0, y0, x1, y1), or None for the average over the map.
+
+        Returns the projections, and what a classifier may look at: the average over the map, detached."""
         features = self.feature_map(views)
         if rois is None:
             pooled = features.mean(dim=(2, 3))
@@ -91,17 +94,20 @@ class Encoder(nn.Module):
             pooled = torchvision.ops.roi_align(
                 features, rois.to(features.dtype), (1, 1), 1.0 / FEATURE_STRIDE, sampling_ratio=-1, aligned=False
             ).flatten(1)
-        return self.projector(pooled)
+        return self.projector(pooled), features.mean(dim=(2, 3)).detach()
 
 
 class Networks(nn.Module):
     """All that trains. The keys of its state dict are the names of a checkpoint's tensors."""
 
-    def __init__(self, arch, hidden, projection):
+    def __init__(self, arch, hidden, projection, classes=None):
         super().__init__()
         self.online = Encoder(arch, hidden, projection)
         self.target = Encoder(arch, hidden, projection)
         self.predictor = head(projection, hidden, projection)
+        if classes:
+            channels = self.online.projector[0].in_features
+            self.classifier = nn.Linear(channels, classes)
         self.target.requires_grad_(False)
         self.train()
 
@@ -157,14 +163,18 @@ def target_decay(t, initial, total_steps):
 
 
 # views: normalised [2B, 3, S, S], all first views, then all second. rois: [2K, 5], the K boxes in the first views,
-# then their counterparts in the same order; None compares whole views (BYOL).
-MicroBatch = collections.namedtuple("MicroBatch", "views rois")
+# then their counterparts in the same order; None compares whole views (BYOL). classes: [B], UNKNOWN where there is no
+# label; needed by networks with a classifier alone.
+MicroBatch = collections.namedtuple("MicroBatch", "views rois classes", defaults=[None])
+UNKNOWN = -1
 
 
 class Trainer:
     def __init__(self, networks, weight_decay):
         self.networks = networks
         self.weight_decay = weight_decay
+        # Of the last step's online evaluation: its loss, and the views whose class it named.
+        self.online_loss, self.right = 0.0, 0
         self.velocity = {n: torch.zeros_like(p) for n, p in networks.named_parameters() if p.requires_grad}
 
     def step(self, micro_batches, lr, tau):
@@ -173,21 +183,36 @@ class Trainer:
         pairs = sum((len(m.views) if m.rois is None else len(m.rois)) // 2 for m in micro_batches)
         net.zero_grad(set_to_none=True)
         total = 0.0
-        for views, rois in micro_batches:
+        self.online_loss, self.right = 0.0, 0
+        for views, rois, classes in micro_batches:
             # z before q: a network changes nothing but its own running statistics, so the order is free.
             with torch.no_grad():
-                z1, z2 = net.target(views, rois).chunk(2)
-            q1, q2 = net.predictor(net.online(views, rois)).chunk(2)
+                z1, z2 = net.target(views, rois)[0].chunk(2)
+            projections, features = net.online(views, rois)
+            q1, q2 = net.predictor(projections).chunk(2)
             loss = (distance(q1, z2) + distance(q2, z1)).sum() / pairs
             loss.backward()
             total += loss.item()
+            if hasattr(net, "classifier"):
+                self.watch(features, classes.repeat(2), micro_batches)
         with torch.no_grad():
             for name, parameter in net.named_parameters():
-                if parameter.requires_grad:
+                if parameter.grad is not None:
                     lars_update(parameter, parameter.grad, self.velocity[name], lr, self.weight_decay)
             for slow, fast in zip(net.target.parameters(), net.online.parameters(), strict=True):
                 slow.mul_(tau).add_(fast, alpha=1 - tau)
         return total
+
+    def watch(self, features, classes, micro_batches):
+        """The classifier's gradients; features and classes are those of one micro-batch's views."""
+        labelled = 2 * sum((m.classes != UNKNOWN).sum().item() for m in micro_batches)
+        if not labelled:
+            return
+        logits = self.networks.classifier(features)
+        loss = F.cross_entropy(logits, classes, ignore_index=UNKNOWN, reduction="sum") / labelled
+        loss.backward()
+        self.online_loss += loss.item()
+        self.right += (logits.argmax(1) == classes).sum().item()
 
 
 # ---- The shards and the run --------------------------------------------------------------------------------------
@@ -220,7 +245,7 @@ def rows_of(parts):
 
     for part in parts:
         file = pyarrow.parquet.ParquetFile(part)
-        for batch in file.iter_batches(batch_size=32, columns=["view1", "view2", "boxes"]):
+        for batch in file.iter_batches(batch_size=32, columns=["label", "view1", "view2", "boxes"]):
             yield from batch.to_pylist()
 
 
@@ -230,7 +255,16 @@ def row_count(parts):
     return sum(pyarrow.parquet.ParquetFile(part).metadata.num_rows for part in parts)
 
 
-def micro_batch(rows, method):
+def labels_of(shards):
+    """Label -> class: its place among all labels."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(shards / "sources.parquet", columns=["label"])
+    labels = sorted(set(table["label"].to_pylist()) - {None})
+    return {label: number for number, label in enumerate(labels)}
+
+
+def micro_batch(rows, method, labels):
     views = torch.stack([pixels(row["view1"]) for row in rows] + [pixels(row["view2"]) for row in rows])
     rois = None
     if method == "scrl":
@@ -243,15 +277,17 @@ def micro_batch(rows, method):
         if not rois:
             raise CannotReplay("a batch without a single box has no loss")
         rois = torch.tensor(rois)
-    return MicroBatch(normalise(views), rois)
+    classes = torch.tensor([labels.get(row["label"], UNKNOWN) for row in rows])
+    return MicroBatch(normalise(views), rois, classes)
 
 
-def steps_of(epochs, batch_size, accumulate, method):
+def steps_of(epochs, batch_size, accumulate, method, labels):
     """The micro-batches of each optimiser step; what is left over at the end of an epoch is dropped."""
     for epoch, parts in enumerate(epochs):
         rows = rows_of(parts)
         for _ in range(row_count(parts) // (batch_size * accumulate)):
-            yield epoch, [micro_batch([next(rows) for _ in range(batch_size)], method) for _ in range(accumulate)]
+            micro_batches = [[next(rows) for _ in range(batch_size)] for _ in range(accumulate)]
+            yield epoch, [micro_batch(rows_of_it, method, labels) for rows_of_it in micro_batches]
 
 
 def read_metrics(path):
@@ -349,9 +385,10 @@ def replay(shards, run, steps, batch_size, float64):
 
     hidden, _ = initial["online.projector.0.weight"].shape
     projection, _ = initial["online.projector.3.weight"].shape
+    classes = len(initial["classifier.bias"]) if "classifier.bias" in initial else None
 
     def trainer_of(dtype):
-        networks = Networks(config["arch"], hidden, projection).to(dtype)
+        networks = Networks(config["arch"], hidden, projection, classes).to(dtype)
         networks.load(initial)
         return Trainer(networks, config["weight-decay"])
 
@@ -370,7 +407,9 @@ def replay(shards, run, steps, batch_size, float64):
     batch = f"{batch_size} x {accumulate} pairs"
     print(f"{config['arch']} {method}, {batch}, {steps_per_epoch} steps an epoch, {config['epochs']} epochs")
     print(f"{'step':>5} {'boxes':>6} {'lr':>11} {'tau':>10} {'loss here':>11} {'recorded':>11} {'relative':>9}")
-    for step, (epoch, micro_batches) in enumerate(steps_of(epochs, batch_size, accumulate, method), start=1):
+    labels = labels_of(shards) if classes else {}
+    all_steps = steps_of(epochs, batch_size, accumulate, method, labels)
+    for step, (epoch, micro_batches) in enumerate(all_steps, start=1):
         if step > steps:
             break
         lr = learning_rate(step, peak, warmup_steps, total_steps)
@@ -385,7 +424,7 @@ def replay(shards, run, steps, batch_size, float64):
                 faults.append(f"epoch is recorded as {recorded['epoch']}, the shards say {epoch}")
         if yardstick:
             yardstick.step(micro_batches, lr, tau)
-            micro_batches = [MicroBatch(m.views.double(), m.rois) for m in micro_batches]
+            micro_batches = [m._replace(views=m.views.double()) for m in micro_batches]
         loss = trainer.step(micro_batches, lr, tau)
         boxes = sum(0 if m.rois is None else len(m.rois) // 2 for m in micro_batches)
         line = f"{step:5} {boxes:6} {lr:11.4e} {tau:10.7f} {loss:11.7f}"

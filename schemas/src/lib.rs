@@ -39,7 +39,7 @@ pub use manifest::{
 pub use row::{Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
 pub use shard_reader::ShardReader;
 pub use shard_writer::{FinishedPart, ShardWriter, Skipped};
-pub use sources::{Source, SourcesReader, SourcesWriter};
+pub use sources::{Source, SourcesReader, SourcesWriter, read_labels};
 pub use success::{PartRecord, Success};
 
 /// The version of the folder's layout and columns. A reader refuses any other.

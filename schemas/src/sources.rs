@@ -1,14 +1,14 @@
 //! `sources.parquet`: every image that was found, and what became of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -106,14 +106,8 @@ pub struct SourcesReader {
 impl SourcesReader {
     /// Opens the file and checks that its format number and columns are those of this version.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
-        let metadata = builder.metadata().file_metadata();
-        check_format(path, metadata.key_value_metadata())?;
-        let total = metadata.num_rows() as u64;
-        if builder.schema().fields() != columns::sources_schema().fields() {
-            return Err(Error::invalid(path, "not a list of sources: its columns differ"));
-        }
+        let builder = open(path)?;
+        let total = builder.metadata().file_metadata().num_rows() as u64;
         let batches = builder.build().map_err(Error::parquet(path))?;
         Ok(Self { batches, rows: VecDeque::new(), total, path: path.to_owned() })
     }
@@ -136,6 +130,29 @@ impl Iterator for SourcesReader {
         }
         self.rows.pop_front().map(Ok)
     }
+}
+
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
+    check_format(path, builder.metadata().file_metadata().key_value_metadata())?;
+    if builder.schema().fields() != columns::sources_schema().fields() {
+        return Err(Error::invalid(path, "not a list of sources: its columns differ"));
+    }
+    Ok(builder)
+}
+
+/// The labels in `sources.parquet`, each once, ascending. Reads no other column.
+pub fn read_labels(path: &Path) -> Result<Vec<i32>> {
+    let builder = open(path)?;
+    let column = ProjectionMask::columns(builder.parquet_schema(), ["label"]);
+    let batches = builder.with_projection(column).build().map_err(Error::parquet(path))?;
+    let mut labels = BTreeSet::new();
+    for batch in batches {
+        let batch = batch.map_err(Error::arrow(path))?;
+        labels.extend(batch.column(0).as_primitive::<Int32Type>().iter().flatten());
+    }
+    Ok(labels.into_iter().collect())
 }
 
 // The schema was compared on opening, so the downcasts below cannot fail.
@@ -190,5 +207,6 @@ mod tests {
         let reader = SourcesReader::open(&path).unwrap();
         assert_eq!(reader.total(), 3);
         assert_eq!(reader.collect::<Result<Vec<_>>>().unwrap(), [good.clone(), bad, good]);
+        assert_eq!(read_labels(&path).unwrap(), [3]);
     }
 }

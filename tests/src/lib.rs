@@ -127,13 +127,18 @@ impl Dir {
         self.command("examples/make_scenes", arguments)
     }
 
+    /// A Python program of `scripts/` with these arguments, blanks between them.
+    pub fn script(&self, name: &str, arguments: &str) -> Command<'_> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("scripts").join(name);
+        self.run("python3".into(), format!("{} {arguments}", script.display()))
+    }
+
     fn command(&self, program: &str, arguments: &str) -> Command<'_> {
-        Command {
-            dir: self,
-            program: find_program(program),
-            arguments: arguments.to_owned(),
-            variables: Vec::new(),
-        }
+        self.run(find_program(program), arguments.to_owned())
+    }
+
+    fn run(&self, program: PathBuf, arguments: String) -> Command<'_> {
+        Command { dir: self, program, arguments, variables: Vec::new(), largest_file: None }
     }
 }
 
@@ -181,12 +186,20 @@ pub struct Command<'a> {
     program: PathBuf,
     arguments: String,
     variables: Vec<(&'static str, String)>,
+    largest_file: Option<u32>,
 }
 
 impl Command<'_> {
     /// With an environment variable.
     pub fn variable(mut self, name: &'static str, value: impl ToString) -> Self {
         self.variables.push((name, value.to_string()));
+        self
+    }
+
+    /// On a disk that is full as soon as a file has so many KiB.
+    #[cfg(unix)]
+    pub fn with_room_for(mut self, kib: u32) -> Self {
+        self.largest_file = Some(kib);
         self
     }
 
@@ -236,7 +249,14 @@ impl Command<'_> {
 
     #[track_caller]
     fn start(&self) -> process::Child {
-        process::Command::new(&self.program)
+        let mut command = process::Command::new(&self.program);
+        if let Some(kib) = self.largest_file {
+            // Without the trap the system would end the program, which a full disk does not.
+            let limit = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
+            command = process::Command::new("bash");
+            command.arg("-c").arg(limit).arg("bash").arg(&self.program);
+        }
+        command
             .args(self.arguments.split_whitespace())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir.path(""))

@@ -91,6 +91,9 @@ fn checkpoint() -> Shapes {
         all.extend(below(&format!("{network}.backbone"), resnet18()));
         all.extend(below(&format!("{network}.projector"), head(512)));
     }
+    // One for each folder of photos.
+    all.insert("classifier.weight".to_owned(), vec![3, 512]);
+    all.insert("classifier.bias".to_owned(), vec![3]);
     let trained = |name: &&String| !name.starts_with("target.") && !name.contains(".running_");
     let names: Vec<String> = all.keys().filter(trained).cloned().collect();
     for name in names {
@@ -130,9 +133,21 @@ fn every_step_is_logged_with_a_finite_loss(dir: &Dir) {
     assert_eq!(lines.len(), 3);
     for (step, line) in (1..).zip(&lines) {
         let keys: BTreeSet<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
-        let expected =
-            ["step", "epoch", "loss", "lr", "ema", "boxes", "pairs_per_s", "data_wait", "online_acc"];
+        let expected = [
+            "step",
+            "epoch",
+            "loss",
+            "lr",
+            "ema",
+            "boxes",
+            "pairs_per_s",
+            "data_wait",
+            "online_acc",
+            "projection_std",
+            "target_std",
+        ];
         assert_eq!(keys, BTreeSet::from(expected));
+        assert!((0.0..=1.0).contains(&line["online_acc"].as_f64().unwrap()), "{line}");
         assert_eq!(line["step"], step);
         // Twice 2 − 2 cos: 8 at most, and about 4 for networks that agree on nothing.
         assert!((0.01..8.0).contains(&line["loss"].as_f64().unwrap()), "{line}");

@@ -33,6 +33,7 @@ fn main() -> Result<()> {
         seed: 0,
         copy_online: false,
         lars: LarsConfig { momentum: 0.9, weight_decay: 1e-6 },
+        classes: None,
     };
     let mut learner = Learner::new(&config, &Device::Cpu)?;
     let mut random = Stream::new(0, 0, 0, Purpose::View1);
@@ -55,7 +56,7 @@ fn main() -> Result<()> {
     let mut loss = 0.0;
     for step in 0..WARM_UP + steps {
         let start = Instant::now();
-        let computed = learner.compute(&pixels, &regions, pairs * BOXES)?;
+        let computed = learner.compute(&pixels, &regions, pairs * BOXES, None)?;
         loss = computed.loss.to_scalar::<f32>()?;
         learner.apply(&computed, 0.1, 0.99)?;
         if step >= WARM_UP {

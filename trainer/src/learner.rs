@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::model::{Arch, HeadSizes, Network, Parameter, Parameters, Regions};
-use crate::ops::{CosineLoss, Gradients, NormalizePixels, Tape};
+use crate::model::{Arch, Classifier, Encoding, HeadSizes, Network, Parameter, Parameters, Regions};
+use crate::ops::{CosineLoss, CountRight, CrossEntropy, Gradients, NormalizePixels, Tape, UnitSpread};
 use crate::optim::{Lars, LarsConfig, follow};
 
 /// What is learnt and how.
@@ -19,6 +19,8 @@ pub struct LearnerConfig {
     pub copy_online: bool,
     /// Of the optimiser.
     pub lars: LarsConfig,
+    /// Classes of the online evaluation; `None` without it.
+    pub classes: Option<usize>,
 }
 
 /// Online and target network, and the optimiser of the former.
@@ -26,24 +28,77 @@ pub struct Learner {
     config: LearnerConfig,
     online: Network,
     target: Network,
+    classifier: Option<Classifier>,
     online_parameters: Parameters,
     target_parameters: Parameters,
+    classifier_parameters: Parameters,
     lars: Lars,
     device: Device,
+}
+
+/// What the views of a micro-batch show.
+pub struct Labels {
+    /// The class of each view `[2B]`, int64; [`crate::ops::UNKNOWN_CLASS`] where it is not known.
+    pub classes: Tensor,
+    /// Views of known class in the whole global batch.
+    pub labelled: usize,
 }
 
 /// A loss and its gradients, not applied yet.
 pub struct Computed {
     /// The loss, a scalar.
     pub loss: Tensor,
+    /// How the online evaluation went, where there is one.
+    pub online: Option<Evaluated>,
+    /// The online network's and the target's vectors, a tensor a micro-batch.
+    vectors: Vec<[Tensor; 2]>,
     gradients: Gradients,
+}
+
+/// How the classifier of the online evaluation did.
+pub struct Evaluated {
+    /// Mean cross-entropy over the labelled views, a scalar.
+    pub loss: Tensor,
+    /// Labelled views whose class it named, a scalar.
+    pub right: Tensor,
+    /// Labelled views of the whole global batch.
+    pub labelled: usize,
+}
+
+/// How much the vectors of a step differ among each other, see [`UnitSpread`]: near 0 after a collapse.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Of the online network's projections.
+    pub projections: f64,
+    /// Of the target network's.
+    pub targets: f64,
+    /// Over how many vectors.
+    pub vectors: usize,
 }
 
 impl Computed {
     /// The sum with what another micro-batch of the same step gave.
     pub fn plus(mut self, other: Self) -> Result<Self> {
         self.gradients.accumulate(other.gradients)?;
-        Ok(Self { loss: (self.loss + other.loss)?, gradients: self.gradients })
+        self.vectors.extend(other.vectors);
+        let online = match (self.online, other.online) {
+            (Some(a), Some(b)) => {
+                Some(Evaluated { loss: (a.loss + b.loss)?, right: (a.right + b.right)?, ..a })
+            }
+            (a, b) => a.or(b),
+        };
+        Ok(Self { loss: (self.loss + other.loss)?, online, vectors: self.vectors, gradients: self.gradients })
+    }
+
+    /// How much the step's vectors differ.
+    pub fn spread(&self) -> Result<Spread> {
+        let [projections, targets] = [0, 1].map(|network| -> Result<f64> {
+            let vectors: Vec<&Tensor> = self.vectors.iter().map(|both| &both[network]).collect();
+            let spread = Tensor::cat(&vectors, 0)?.apply_op1_no_bwd(&UnitSpread)?;
+            Ok(spread.to_scalar::<f32>()?.into())
+        });
+        let vectors = self.vectors.iter().map(|[projections, _]| projections.dim(0)).sum::<Result<_>>()?;
+        Ok(Spread { projections: projections?, targets: targets?, vectors })
     }
 }
 
@@ -52,11 +107,27 @@ impl Learner {
     pub fn new(config: &LearnerConfig, device: &Device) -> Result<Self> {
         let (online, online_parameters) = Network::online(config.arch, config.sizes, config.seed, device)?;
         let (target, target_parameters) = Network::target(config.arch, config.sizes, config.seed, device)?;
-        let optimized = online_parameters.optimized().cloned().collect();
+        let classifier = config
+            .classes
+            .map(|classes| Classifier::new(config.arch.channels(), classes, config.seed, device))
+            .transpose()?;
+        let (classifier, classifier_parameters) = classifier.unzip();
+        let classifier_parameters = classifier_parameters.unwrap_or_default();
+        let optimized =
+            online_parameters.optimized().chain(classifier_parameters.optimized()).cloned().collect();
         let lars = Lars::new(config.lars, optimized)?;
         let device = device.clone();
-        let learner =
-            Self { config: *config, online, target, online_parameters, target_parameters, lars, device };
+        let learner = Self {
+            config: *config,
+            online,
+            target,
+            classifier,
+            online_parameters,
+            target_parameters,
+            classifier_parameters,
+            lars,
+            device,
+        };
         if config.copy_online {
             learner.copy_online()?;
         }
@@ -77,9 +148,10 @@ impl Learner {
         &self.config
     }
 
-    /// Every tensor of the learner's state, in a fixed order: online and predictor, target, velocities.
+    /// Every tensor of the learner's state, in a fixed order: online and predictor, target, classifier, velocities.
     pub fn state(&self) -> impl Iterator<Item = &Parameter> {
-        self.online_parameters.0.iter().chain(&self.target_parameters.0).chain(self.lars.velocities())
+        let networks = self.online_parameters.0.iter().chain(&self.target_parameters.0);
+        networks.chain(&self.classifier_parameters.0).chain(self.lars.velocities())
     }
 
     /// The online network's and the predictor's tensors.
@@ -101,16 +173,52 @@ impl Learner {
     ///
     /// `pixels` are the views' bytes `[2B, S, S, 3]`, first views, then second views. Regions are in the same order, so
     /// that region k of the first half matches region k of the second. `matches` is the number of matched regions of
-    /// the whole global batch: the loss is their mean.
-    pub fn compute(&self, pixels: &Tensor, regions: &Regions, matches: usize) -> Result<Computed> {
+    /// the whole global batch: the loss is their mean. `labels` are for the online evaluation, which is left out
+    /// without them.
+    pub fn compute(
+        &self,
+        pixels: &Tensor,
+        regions: &Regions,
+        matches: usize,
+        labels: Option<&Labels>,
+    ) -> Result<Computed> {
         let views = pixels.apply_op1_no_bwd(&NormalizePixels)?;
-        let targets = self.target.forward(&mut Tape::forward_only(), &views, regions)?;
+        let targets = self.target.forward(&mut Tape::forward_only(), &views, regions)?.compared;
         let mut tape = Tape::recording();
-        let predictions = self.online.forward(&mut tape, &views, regions)?;
-        let loss = tape.two(CosineLoss { boxes: matches as f64 }, &predictions, &targets)?;
-        let one = Tensor::ones((), DType::F32, &self.device)?;
-        let gradients = tape.backward(&loss, one)?;
-        Ok(Computed { loss, gradients })
+        let Encoding { map, projections, compared } = self.online.forward(&mut tape, &views, regions)?;
+        let watched = self.watch(&map, labels)?;
+        // The walk back frees each map when it has passed it.
+        drop(map);
+        let loss = tape.two(CosineLoss { boxes: matches as f64 }, &compared, &targets)?;
+        let mut gradients = tape.backward(&loss, self.one()?)?;
+        let online = match watched {
+            Some((evaluated, of_classifier)) => {
+                gradients.accumulate(of_classifier)?;
+                Some(evaluated)
+            }
+            None => None,
+        };
+        Ok(Computed { loss, online, vectors: vec![[projections, targets]], gradients })
+    }
+
+    /// Lets the classifier tell the classes of the views from the online map: how well it does, and its gradients.
+    fn watch(&self, map: &Tensor, labels: Option<&Labels>) -> Result<Option<(Evaluated, Gradients)>> {
+        let (Some(classifier), Some(labels)) = (&self.classifier, labels) else { return Ok(None) };
+        if labels.labelled == 0 {
+            return Ok(None);
+        }
+        let features = Classifier::features(map)?;
+        let mut tape = Tape::recording();
+        let logits = classifier.forward(&mut tape, &features)?;
+        let right = logits.apply_op2_no_bwd(&labels.classes, &CountRight)?;
+        let loss = tape.two(CrossEntropy { labelled: labels.labelled as f64 }, &logits, &labels.classes)?;
+        let mut gradients = tape.backward(&loss, self.one()?)?;
+        gradients.forget(&features);
+        Ok(Some((Evaluated { loss, right, labelled: labels.labelled }, gradients)))
+    }
+
+    fn one(&self) -> Result<Tensor> {
+        Tensor::ones((), DType::F32, &self.device)
     }
 
     /// Moves the online network down the gradients and the target towards it.

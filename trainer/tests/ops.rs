@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 use golden::{Golden, assert_close, numbers};
 use scrl_trainer::model::{BatchNormLayer, Builder, Parameters, Role};
 use scrl_trainer::ops::{
-    Conv2d, CosineLoss, GlobalAveragePool, IMAGENET_MEAN, IMAGENET_STD, Linear, MaxPool, NormalizePixels,
-    RoiAlign, Tape,
+    Conv2d, CosineLoss, CountRight, CrossEntropy, GlobalAveragePool, IMAGENET_MEAN, IMAGENET_STD, Linear,
+    MaxPool, NormalizePixels, RoiAlign, Tape, UNKNOWN_CLASS, UnitSpread,
 };
 
 const TIGHT: f64 = 2e-6;
@@ -293,4 +293,54 @@ fn pixels_are_normalized() {
         let expected = (value / 255.0 - IMAGENET_MEAN[index % 3]) / IMAGENET_STD[index % 3];
         assert!((found[index] - expected).abs() < 1e-6);
     }
+}
+
+#[test]
+fn cross_entropy() {
+    let logits = [[1.0f32, 2.0, 3.0], [0.0, 0.0, 0.0], [500.0, -500.0, 0.0], [7.0, 7.0, 7.0]];
+    let logits = Tensor::new(&logits, &Device::Cpu).unwrap();
+    let classes = Tensor::new(&[2i64, 1, UNKNOWN_CLASS, 0], &Device::Cpu).unwrap();
+    let mut tape = Tape::recording();
+    let loss = tape.two(CrossEntropy { labelled: 3.0 }, &logits, &classes).unwrap();
+    // −log of e³/(e + e² + e³), of a third, and of a third.
+    let expected = (0.407_606 + 2.0 * 3.0f32.ln()) / 3.0;
+    assert!((loss.to_scalar::<f32>().unwrap() - expected).abs() < 1e-6);
+    let one = Tensor::ones((), DType::F32, &Device::Cpu).unwrap();
+    let gradients = tape.backward(&loss, one).unwrap();
+    let third = 1.0 / 3.0;
+    let expected = [
+        [0.090_030_57, 0.244_728_47, 0.665_240_96 - 1.0],
+        [third, third - 1.0, third],
+        [0.0; 3],
+        [third - 1.0, third, third],
+    ];
+    let expected =
+        (Tensor::new(&expected, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap() / 3.0).unwrap();
+    assert_close(gradients.get(&logits).unwrap(), &expected, TIGHT, "gradient");
+    // The first of equal logits is the answer.
+    let right = logits.apply_op2_no_bwd(&classes, &CountRight).unwrap();
+    assert_eq!(right.to_scalar::<f32>().unwrap(), 2.0);
+}
+
+#[test]
+fn cross_entropy_of_extreme_logits_is_finite_and_of_no_class_an_error() {
+    let logits = Tensor::new(&[[500.0f32, -500.0, 0.0]], &Device::Cpu).unwrap();
+    let with = |class: i64| {
+        let class = Tensor::new(&[class], &Device::Cpu).unwrap();
+        logits.apply_op2_no_bwd(&class, &CrossEntropy { labelled: 1.0 })
+    };
+    assert_eq!(with(1).unwrap().to_scalar::<f32>().unwrap(), 1000.0);
+    assert!(with(3).unwrap_err().to_string().contains("class 3 of 3"));
+    assert!(with(-2).unwrap_err().to_string().contains("class -2 of 3"));
+}
+
+#[test]
+fn unit_spread_is_zero_for_one_direction_and_healthy_for_all() {
+    let spread = |vectors: Tensor| vectors.apply_op1_no_bwd(&UnitSpread).unwrap().to_scalar::<f32>().unwrap();
+    let alike = Tensor::new(&[[3.0f32, 4.0], [0.3, 0.4], [30.0, 40.0]], &Device::Cpu).unwrap();
+    assert!(spread(alike) < 1e-7);
+    let axes = Tensor::new(&[[2.0f32, 0.0], [-1.0, 0.0], [0.0, 5.0], [0.0, -0.1]], &Device::Cpu).unwrap();
+    assert!((spread(axes) - 0.5f32.sqrt()).abs() < 1e-6);
+    let random = Tensor::randn(0.0f32, 1.0, (2000, 64), &Device::Cpu).unwrap();
+    assert!((spread(random) * 8.0 - 1.0).abs() < 0.01);
 }

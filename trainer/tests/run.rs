@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use prepared::Prepared;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use scrl_schemas::{Encoding, Epoch, Layout, Row, ShardWriter, Success};
 use scrl_trainer::data::Dataset;
 use scrl_trainer::run::{Metrics, Progress, Resume, TrainConfig, train};
@@ -160,4 +162,56 @@ fn a_loss_that_is_no_number_stops_the_run_by_name() {
         }
         other => panic!("{other}"),
     }
+}
+
+/// Makes the hidden layer of the online projector answer 1 to everything, in a checkpoint.
+fn make_constant(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let constant = |name: &str, count: usize| {
+        let value = match name {
+            "online.projector.1.weight" => 0.0f32,
+            "online.projector.1.bias" => 1.0,
+            _ => return None,
+        };
+        Some(value.to_le_bytes().repeat(count))
+    };
+    let changed: Vec<(String, Option<Vec<u8>>)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.to_owned(), constant(name, tensor.shape().iter().product())))
+        .collect();
+    let views = changed.iter().map(|(name, changed)| {
+        let tensor = tensors.tensor(name).unwrap();
+        let data = changed.as_deref().unwrap_or(tensor.data());
+        (name, TensorView::new(Dtype::F32, tensor.shape().to_vec(), data).unwrap())
+    });
+    fs::write(path, safetensors::serialize(views, header.metadata().clone()).unwrap()).unwrap();
+}
+
+#[test]
+fn a_collapse_is_told_of_once() {
+    let prepared = Prepared::photos(8);
+    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    let still = |steps| {
+        prepared.config(&shards, "out", |options| {
+            options.lr = Some(0.0);
+            options.max_steps = Some(steps);
+        })
+    };
+    run(&still(1)).unwrap();
+    make_constant(&prepared.path("out/checkpoints/step-00000001.safetensors"));
+    let (config, dataset) = still(4);
+    let mut told = Vec::new();
+    train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
+        if let Progress::Collapsed { step, spread } = progress {
+            told.push((step, spread.projections));
+        }
+    })
+    .unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].0 == 2 && told[0].1 < 1e-6, "{told:?}");
+    let spreads: Vec<f64> =
+        metrics(&prepared.path("out")).iter().map(|line| line.projection_std.unwrap()).collect();
+    assert!(spreads[0] > 0.1 && spreads[1..].iter().all(|spread| *spread < 1e-6), "{spreads:?}");
 }

@@ -5,8 +5,8 @@ mod golden;
 
 use candle_core::{Device, Tensor};
 use golden::{Golden, numbers, relative_error};
-use scrl_trainer::learner::{Learner, LearnerConfig};
-use scrl_trainer::model::{Arch, HeadSizes, Regions};
+use scrl_trainer::learner::{Labels, Learner, LearnerConfig};
+use scrl_trainer::model::{Arch, HeadSizes, Parameter, Regions};
 use scrl_trainer::optim::LarsConfig;
 
 /// What the loss may differ by, relatively.
@@ -66,35 +66,51 @@ fn views(step: usize, pairs: usize, size: usize) -> Tensor {
     Tensor::from_vec(bytes, (2 * pairs, size, size, 3), &Device::Cpu).unwrap()
 }
 
-fn compare(arch: Arch, method: &str) {
-    let golden = Golden::read(&format!("step_{arch}_{method}"));
-    let (pairs, size) = (golden.count("pairs"), golden.count("size"));
+/// A learner with the script's weights, and these weights in the order of its state.
+fn learner(golden: &Golden, arch: Arch, classes: Option<usize>) -> (Learner, Vec<Tensor>) {
     let config = LearnerConfig {
         arch,
         sizes: HeadSizes { hidden: golden.count("hidden"), projection: golden.count("projection") },
         seed: 0,
         copy_online: false,
         lars: LarsConfig { momentum: 0.9, weight_decay: golden.number("weight_decay") as f32 },
+        classes,
     };
-    let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
-    let moving: Vec<_> = learner.state().filter(|p| !p.layer.starts_with("momentum.")).cloned().collect();
+    let learner = Learner::new(&config, &Device::Cpu).unwrap();
     let mut before = Vec::new();
-    for parameter in &moving {
+    for parameter in moving(&learner) {
         let parts: Vec<_> = parameter.to_checkpoint().unwrap();
         let parts: Vec<_> = parts.iter().map(|(name, part)| initial_value(arch, name, part.dims())).collect();
         parameter.set_from_checkpoint(&parts).unwrap();
         before.extend(parts);
     }
+    (learner, before)
+}
+
+/// All but the velocities.
+fn moving(learner: &Learner) -> Vec<Parameter> {
+    learner.state().filter(|p| !p.layer.starts_with("momentum.")).cloned().collect()
+}
+
+/// The regions of a step, and how many of them match.
+fn regions(golden: &Golden, method: &str, step: usize) -> (Regions, usize) {
+    match method {
+        "byol" => (Regions::Whole, golden.count("pairs")),
+        _ => {
+            let boxes = golden.get(format!("boxes.step{step}")).clone();
+            let matches = boxes.dims()[0] / 2;
+            (Regions::Boxes(boxes), matches)
+        }
+    }
+}
+
+fn compare(arch: Arch, method: &str) {
+    let golden = Golden::read(&format!("step_{arch}_{method}"));
+    let (pairs, size) = (golden.count("pairs"), golden.count("size"));
+    let (mut learner, before) = learner(&golden, arch, None);
     for step in 0..3 {
-        let (regions, matches) = match method {
-            "byol" => (Regions::Whole, pairs),
-            _ => {
-                let boxes = golden.get(format!("boxes.step{step}")).clone();
-                let matches = boxes.dims()[0] / 2;
-                (Regions::Boxes(boxes), matches)
-            }
-        };
-        let computed = learner.compute(&views(step, pairs, size), &regions, matches).unwrap();
+        let (regions, matches) = regions(&golden, method, step);
+        let computed = learner.compute(&views(step, pairs, size), &regions, matches, None).unwrap();
         let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
         let (loss, expected) = (f64::from(computed.loss.to_scalar::<f32>().unwrap()), at("loss"));
         let error = (loss / expected - 1.0).abs();
@@ -102,7 +118,7 @@ fn compare(arch: Arch, method: &str) {
         assert!(error < LOSS_TOLERANCE, "loss {loss} where PyTorch has {expected}");
         learner.apply(&computed, at("lr"), at("tau")).unwrap();
     }
-    let after = moving.iter().flat_map(|parameter| parameter.to_checkpoint().unwrap());
+    let after = moving(&learner).into_iter().flat_map(|parameter| parameter.to_checkpoint().unwrap());
     let (mut worst, mut compared) = ((0.0, String::new()), 0);
     for ((name, after), before) in after.zip(before) {
         let moved = numbers(&(after - before).unwrap());
@@ -124,6 +140,59 @@ fn compare(arch: Arch, method: &str) {
     }
     println!("{arch} {method}: {compared} tensors, the worst movement {:.1e} off: {}", worst.0, worst.1);
     assert!(compared > 100);
+}
+
+/// The classes of a step's views.
+fn labels(golden: &Golden, step: usize) -> Labels {
+    let classes = numbers(golden.get(format!("classes.step{step}")));
+    let labelled = 2 * classes.iter().filter(|class| **class >= 0.0).count();
+    let views: Vec<i64> = classes.iter().chain(&classes).map(|class| *class as i64).collect();
+    Labels { classes: Tensor::new(views, &Device::Cpu).unwrap(), labelled }
+}
+
+#[test]
+fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
+    let (golden, expected) = (Golden::read("step_resnet18_scrl"), Golden::read("classifier"));
+    let (pairs, size) = (golden.count("pairs"), golden.count("size"));
+    let (mut plain, _) = learner(&golden, Arch::Resnet18, None);
+    let (mut watched, before) = learner(&golden, Arch::Resnet18, Some(expected.count("classes")));
+    let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().unwrap();
+    for step in 0..3 {
+        let (regions, matches) = regions(&golden, "scrl", step);
+        let (views, labels) = (views(step, pairs, size), labels(&expected, step));
+        let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
+        let alone = plain.compute(&views, &regions, matches, Some(&labels)).unwrap();
+        let computed = watched.compute(&views, &regions, matches, Some(&labels)).unwrap();
+        assert!(alone.online.is_none());
+        assert_eq!(scalar(&alone.loss), scalar(&computed.loss));
+        let online = computed.online.as_ref().unwrap();
+        let (loss, right) = (scalar(&online.loss), scalar(&online.right));
+        let [expected_loss, expected_right] =
+            ["online_loss", "right"].map(|name| numbers(expected.get(name))[step]);
+        println!("step {step}: {loss} and {right} right, PyTorch {expected_loss} and {expected_right}");
+        assert!((loss / expected_loss - 1.0).abs() < LOSS_TOLERANCE as f32);
+        assert_eq!((right, online.labelled), (expected_right, 2 * (pairs - 1)));
+        plain.apply(&alone, at("lr"), at("tau")).unwrap();
+        watched.apply(&computed, at("lr"), at("tau")).unwrap();
+    }
+    let mut compared = 0;
+    let of_classifier = |p: &&Parameter| p.layer.ends_with("classifier");
+    for (parameter, before) in watched.state().filter(of_classifier).zip(&before[before.len() - 2..]) {
+        if parameter.layer.starts_with("momentum.") {
+            continue;
+        }
+        let (name, after) = parameter.to_checkpoint().unwrap().remove(0);
+        let moved = numbers(&(after - before).unwrap());
+        let error = relative_error(&moved, &numbers(expected.get(format!("moved.{name}"))));
+        println!("{name}: movement {error:.1e} off");
+        assert!(error < MOVEMENT_TOLERANCE, "{name}: movement differs by {error:.3}");
+        compared += 1;
+    }
+    assert_eq!(compared, 2);
+    let others = watched.state().filter(|p| !of_classifier(p));
+    for (one, other) in plain.state().zip(others) {
+        assert!(numbers(&one.tensor) == numbers(&other.tensor), "{} differs", one.layer);
+    }
 }
 
 #[test]

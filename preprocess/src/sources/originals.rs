@@ -45,26 +45,40 @@ impl Originals {
         Ok(Self { origin, index: Some(index) })
     }
 
+    /// Whether an image is there, without reading it.
+    ///
+    /// # Errors
+    /// The reason, where it is not there or is another one.
+    pub fn find(&self, image_id: i64, path: &str) -> std::result::Result<(), String> {
+        self.locate(image_id, path).map(|_| ())
+    }
+
     /// The undecoded bytes of an image.
     ///
     /// # Errors
     /// The reason, where it is not there or is another one.
     pub fn read(&self, image_id: i64, path: &str) -> std::result::Result<Vec<u8>, String> {
+        let (place, bytes) = self.locate(image_id, path)?;
+        if bytes > MAX_SOURCE_BYTES {
+            return Err(format!("{bytes} bytes: more than {} MiB", MAX_SOURCE_BYTES >> 20));
+        }
+        let read = self.origin.read(path, place, bytes, MAX_SOURCE_BYTES);
+        read.map_err(|error| error.to_string())
+    }
+
+    /// Where an image lies and how many bytes it has.
+    fn locate(&self, image_id: i64, path: &str) -> std::result::Result<(Place, u64), String> {
         let reason = |error: std::io::Error| error.to_string();
-        let (place, bytes) = match &self.index {
-            None => (Place::default(), self.origin.size(path).map_err(reason)?.unwrap_or_default()),
+        match &self.index {
+            None => Ok((Place::default(), self.origin.size(path).map_err(reason)?.unwrap_or_default())),
             Some(index) => {
                 let number = u64::try_from(image_id).ok().filter(|&number| number < index.len());
                 let record = index.get(number.ok_or("there are fewer images now")?).map_err(reason)?;
                 if record.path != path {
                     return Err(format!("{} stands in its place", record.path));
                 }
-                (record.place, record.bytes)
+                Ok((record.place, record.bytes))
             }
-        };
-        if bytes > MAX_SOURCE_BYTES {
-            return Err(format!("{bytes} bytes: more than {} MiB", MAX_SOURCE_BYTES >> 20));
         }
-        self.origin.read(path, place, bytes, MAX_SOURCE_BYTES).map_err(reason)
     }
 }

@@ -47,6 +47,11 @@ impl Batch {
         self.image_ids.len()
     }
 
+    /// Pairs whose class is known.
+    pub fn labelled(&self) -> usize {
+        self.labels.iter().flatten().count()
+    }
+
     /// Matched boxes, R.
     pub fn matches(&self) -> usize {
         self.rois.len() / 10

@@ -14,8 +14,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use scrl_schemas::{Epoch, PartRecord, PrepOptions, Row, ShardReader};
 
 use super::awaited::{IDLE_EVERY, LOOK_EVERY};
-use super::pixels::{PixelSource, SourceImages};
-use super::{Batch, Dataset};
+use super::pixels::PixelSource;
+use super::{Batch, Dataset, SourceImages};
 use crate::{Error, Result};
 
 /// Finished batches that may wait; with the one being decoded they bound the loader's memory.

@@ -4,11 +4,15 @@
 
 mod awaited;
 mod batch;
+mod classes;
 mod dataset;
 mod loader;
 mod pixels;
+mod source_images;
 
 pub use awaited::Awaited;
 pub use batch::Batch;
+pub use classes::Classes;
 pub use dataset::{Begin, Dataset};
 pub use loader::{Loader, LoaderConfig};
+pub use source_images::SourceImages;

@@ -1,40 +1,13 @@
 //! A row's two views as pixels: decoded where the shard holds them, rendered from the source where it holds the recipe.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use scrl_preprocess::decode::{decode, decode_view};
 use scrl_preprocess::render::{RenderOptions, Renderer};
-use scrl_preprocess::sources::Originals;
 use scrl_schemas::{EncodedImage, Exif, PrepOptions, Row};
 
+use super::SourceImages;
 use crate::{Error, Result};
-
-/// Where the sources of recipe shards lie; looked into when the first of them is needed.
-pub(super) struct SourceImages {
-    images: PathBuf,
-    originals: OnceLock<std::result::Result<Originals, String>>,
-}
-
-impl SourceImages {
-    /// What was given to scrl-prep as images, or a copy of it.
-    pub fn new(images: PathBuf) -> Self {
-        Self { images, originals: OnceLock::new() }
-    }
-
-    /// The undecoded source of a row.
-    fn read(&self, row: &Row) -> Result<Vec<u8>> {
-        let problem = |reason: String| {
-            let way_out = "recipe shards need their sources: say with --images where they lie";
-            Error::dataset(&self.images.join(&row.path), format!("{reason}; {way_out}"))
-        };
-        let open = || Originals::open(&self.images).map_err(|error| error.to_string());
-        match self.originals.get_or_init(open) {
-            Ok(originals) => originals.read(row.image_id, &row.path).map_err(problem),
-            Err(reason) => Err(problem(reason.clone())),
-        }
-    }
-}
 
 /// Makes pixels, row after row, in buffers that it keeps. One for each thread.
 pub(super) struct PixelSource<'a> {
@@ -81,7 +54,7 @@ impl<'a> PixelSource<'a> {
     fn render(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
         let bytes = self.sources.read(row)?;
         let changed = |reason: String| {
-            let path = self.sources.images.join(&row.path);
+            let path = self.sources.place(&row.path);
             Error::dataset(&path, format!("{reason}; the source changed since scrl-prep"))
         };
         let source = decode(&bytes, self.exif).map_err(|error| changed(error.to_string()))?;

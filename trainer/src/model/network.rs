@@ -23,6 +23,16 @@ pub enum Regions {
     Whole,
 }
 
+/// What a network makes of both views of a batch.
+pub struct Encoding {
+    /// f: the backbone's map `[2B, H, W, C]`.
+    pub map: Tensor,
+    /// g: a vector for each region, `[R, projection]`.
+    pub projections: Tensor,
+    /// q: what of the online network is compared, `[R, projection]`; of the target network, the projections.
+    pub compared: Tensor,
+}
+
 /// f and g, and q for the online network.
 pub struct Network {
     backbone: Backbone,
@@ -62,17 +72,18 @@ impl Network {
         Ok(Self { backbone, projector, predictor: None })
     }
 
-    /// Both views of a batch, `[2B, S, S, 3]` normalised, → a vector for each region, `[R, projection]`.
-    pub fn forward(&self, tape: &mut Tape, views: &Tensor, regions: &Regions) -> Result<Tensor> {
+    /// Both views of a batch, `[2B, S, S, 3]` normalised, → a vector for each region, and what lies before it.
+    pub fn forward(&self, tape: &mut Tape, views: &Tensor, regions: &Regions) -> Result<Encoding> {
         let map = self.backbone.forward(tape, views)?;
         let vectors = match regions {
             Regions::Boxes(rois) => tape.two(RoiAlign, &map, rois)?,
             Regions::Whole => tape.one(GlobalAveragePool, &map)?,
         };
         let projections = self.projector.forward(tape, &vectors)?;
-        match &self.predictor {
-            Some(predictor) => predictor.forward(tape, &projections),
-            None => Ok(projections),
-        }
+        let compared = match &self.predictor {
+            Some(predictor) => predictor.forward(tape, &projections)?,
+            None => projections.clone(),
+        };
+        Ok(Encoding { map, projections, compared })
     }
 }

@@ -37,7 +37,12 @@ impl Gradients {
         self.0.get(&leaf.id())
     }
 
-    /// Adds the gradients of another pass over the same leaves.
+    /// Lets go of a leaf's gradient, which nobody asks for.
+    pub fn forget(&mut self, leaf: &Tensor) {
+        self.0.remove(&leaf.id());
+    }
+
+    /// Adds the gradients of another pass, over the same leaves or others.
     pub fn accumulate(&mut self, other: Self) -> Result<()> {
         other.0.into_iter().try_for_each(|(leaf, gradient)| self.add(leaf, gradient))
     }

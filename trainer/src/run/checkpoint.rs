@@ -210,7 +210,12 @@ impl Checkpoint {
         let found: toml::Table =
             toml::from_str(found).map_err(|error| Error::checkpoint(&self.path, error.message()))?;
         for (option, value) in config.computation() {
-            let before = found.get(&option).map_or("nothing".to_owned(), ToString::to_string);
+            let before = match (found.get(&option), option.as_str()) {
+                (Some(value), _) => value.to_string(),
+                // Versions without this option did without what it switches on.
+                (None, "online-eval") => "\"off\"".to_owned(),
+                (None, _) => "nothing".to_owned(),
+            };
             if before != value.to_string() {
                 let reason = format!("made with {option} = {before}, this run has {value}");
                 return Err(Error::checkpoint(

@@ -51,6 +51,18 @@ named_choice! {
     }
 }
 
+named_choice! {
+    /// Whether a classifier learns beside the backbone, to show how good its features are.
+    pub enum OnlineEval {
+        /// If the shards have labels.
+        Auto = "auto",
+        /// Yes.
+        On = "on",
+        /// No.
+        Off = "off",
+    }
+}
+
 /// What a preset sets (method.md's table, after the paper's section 4 and the authors' code).
 struct PresetValues {
     base_lr: f64,
@@ -66,6 +78,9 @@ impl Preset {
         }
     }
 }
+
+/// With fewer there is nothing to tell apart.
+const LEAST_CLASSES: u64 = 2;
 
 /// On which device to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +162,7 @@ pub struct Options {
     pub resume: Option<String>,
     pub checkpoint_every: Option<u64>,
     pub log_every: Option<u64>,
+    pub online_eval: Option<OnlineEval>,
     pub threads: Option<usize>,
     pub quiet: Option<bool>,
 }
@@ -209,6 +225,8 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Steps between lines of metrics.
     pub log_every: u64,
+    /// Whether there is an online evaluation: on or off.
+    pub online_eval: OnlineEval,
     /// Threads that compute, and as many that decode.
     pub threads: usize,
 }
@@ -241,6 +259,11 @@ impl TrainConfig {
         if pairs == 0 {
             return refuse("batch-size", "a step needs at least one pair");
         }
+        if dataset.rows_per_epoch() == 0 {
+            let reason =
+                "the shards have no rows: none of the images could be read, and sources.parquet says why";
+            return Err(Error::dataset(dataset.layout().root(), reason));
+        }
         let steps_per_epoch = dataset.rows_per_epoch() / pairs;
         if steps_per_epoch == 0 {
             let rows = dataset.rows_per_epoch();
@@ -253,6 +276,17 @@ impl TrainConfig {
         if epochs == 0 || epochs > manifest.epochs {
             return refuse("epochs", format!("the folder has {} planned epochs", manifest.epochs));
         }
+        let classes = manifest.counts.classes;
+        let online_eval = match given.online_eval.unwrap_or(OnlineEval::Auto) {
+            OnlineEval::On if classes < LEAST_CLASSES => {
+                let shards = dataset.layout().root().display();
+                let way_out = "prepare images in a folder for each class, or leave it out";
+                return refuse("online-eval", format!("{shards} has {classes} classes; {way_out}"));
+            }
+            OnlineEval::Auto if classes < LEAST_CLASSES => OnlineEval::Off,
+            OnlineEval::Auto => OnlineEval::On,
+            given => given,
+        };
         let config = Self {
             shards: dataset.layout().root().to_owned(),
             out: given.out.unwrap_or(default_out),
@@ -279,6 +313,7 @@ impl TrainConfig {
             consume: given.consume.unwrap_or(false),
             checkpoint_every: given.checkpoint_every.unwrap_or(steps_per_epoch),
             log_every: given.log_every.unwrap_or(10),
+            online_eval,
             threads: given
                 .threads
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),

@@ -3,9 +3,11 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::learner::Evaluated;
 use crate::{Error, Result};
 
 /// What is logged of a step.
@@ -27,8 +29,51 @@ pub struct Metrics {
     pub pairs_per_s: f64,
     /// Share of that time spent waiting for data.
     pub data_wait: f64,
-    /// Accuracy of the online evaluation, where there is one.
+    /// Share of the labelled views since the last line whose class the online evaluation named, where there is one.
     pub online_acc: Option<f64>,
+    /// How much the step's online projections differ: standard deviation of their directions, the mean over dimensions.
+    /// About 1/√dimensions where they point everywhere, near 0 after a collapse. `None` without matched boxes.
+    pub projection_std: Option<f64>,
+    /// The same of the target network's projections.
+    pub target_std: Option<f64>,
+}
+
+/// What adds up from one logged step to the next.
+pub(super) struct Interval {
+    start: Instant,
+    /// Time spent waiting for data.
+    pub waited: Duration,
+    /// Pairs taken.
+    pub pairs: usize,
+    /// Labelled views shown to the online evaluation.
+    labelled: usize,
+    /// Those whose class it named.
+    right: f64,
+}
+
+impl Interval {
+    /// Begins now.
+    pub fn new() -> Self {
+        Self { start: Instant::now(), waited: Duration::ZERO, pairs: 0, labelled: 0, right: 0.0 }
+    }
+
+    /// Takes in how the online evaluation of a step went.
+    pub fn add(&mut self, evaluated: &Evaluated) -> Result<()> {
+        self.labelled += evaluated.labelled;
+        self.right += f64::from(evaluated.right.to_scalar::<f32>()?);
+        Ok(())
+    }
+
+    /// Completes the metrics of the step that ends the interval.
+    pub fn complete(&self, metrics: Metrics) -> Metrics {
+        let seconds = self.start.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+        Metrics {
+            pairs_per_s: self.pairs as f64 / seconds,
+            data_wait: self.waited.as_secs_f64() / seconds,
+            online_acc: (self.labelled > 0).then(|| self.right / self.labelled as f64),
+            ..metrics
+        }
+    }
 }
 
 /// Appends lines to `metrics.jsonl`.
@@ -76,6 +121,8 @@ mod tests {
             pairs_per_s: 1.5,
             data_wait: 0.0,
             online_acc: None,
+            projection_std: None,
+            target_std: Some(0.06),
         };
         let log = MetricsLog::open(&path, 0).unwrap();
         (1..=4).for_each(|step| log.write(&line(step)).unwrap());

@@ -2,13 +2,17 @@
 
 mod checkpoint;
 mod config;
+mod guard;
 mod metrics;
 mod output;
 mod tensorboard;
 mod train;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo};
-pub use config::{DeviceChoice, Method, Options, Precision, Preset, Resume, TargetInit, TrainConfig};
+pub use config::{
+    DeviceChoice, Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit, TrainConfig,
+};
+pub use guard::healthy_spread;
 pub use metrics::Metrics;
 pub use output::Output;
 pub use train::{Plan, Progress, train};

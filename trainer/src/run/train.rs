@@ -2,16 +2,19 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::Device;
-use scrl_schemas::{Consumed, Epoch};
+use scrl_schemas::{Consumed, Encoding, Epoch};
 
-use super::metrics::MetricsLog;
+use super::guard::{explain_full_disk, is_collapsed};
+use super::metrics::{Interval, MetricsLog};
 use super::tensorboard::EventFile;
-use super::{Checkpoint, CheckpointInfo, Method, Metrics, Output, Resume, TargetInit, TrainConfig};
-use crate::data::{Batch, Dataset, Loader, LoaderConfig};
-use crate::learner::{Computed, Learner, LearnerConfig};
+use super::{
+    Checkpoint, CheckpointInfo, Method, Metrics, OnlineEval, Output, Resume, TargetInit, TrainConfig,
+};
+use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
+use crate::learner::{Computed, Labels, Learner, LearnerConfig, Spread};
 use crate::model::{HeadSizes, Regions};
 use crate::optim::{LarsConfig, Schedule, ScheduleConfig};
 use crate::weights::{Initialized, Weights};
@@ -70,6 +73,13 @@ pub enum Progress<'a> {
         /// The step, from 1.
         step: u64,
     },
+    /// The vectors of a logged step are nearly the same; said once.
+    Collapsed {
+        /// The step, from 1.
+        step: u64,
+        /// How much they differ.
+        spread: Spread,
+    },
 }
 
 /// Trains as `config` says and tells `report` how it goes. Sets the size of rayon's global pool if nothing has yet.
@@ -77,6 +87,18 @@ pub enum Progress<'a> {
 /// When `stop` becomes true the step under way is finished, or the waiting for an epoch given up, a checkpoint written,
 /// and [`Error::Interrupted`] returned.
 pub fn train(
+    config: &TrainConfig,
+    dataset: &Dataset,
+    resume: &Resume,
+    stop: &AtomicBool,
+    report: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let checkpoints = Output::new(&config.out).checkpoints();
+    let done = train_on_any_disk(config, dataset, resume, stop, report);
+    done.map_err(|error| explain_full_disk(error, &checkpoints))
+}
+
+fn train_on_any_disk(
     config: &TrainConfig,
     dataset: &Dataset,
     resume: &Resume,
@@ -93,7 +115,12 @@ pub fn train(
         // Known before anything is written.
         dataset.success(Epoch(plan.epochs_done(plan.done)))?;
     }
-    let mut learner = Learner::new(&learner_config(config), &Device::Cpu)?;
+    let sources = dataset.layout().sources();
+    if dataset.manifest().options.views == Encoding::Recipe && plan.done < plan.steps && sources.exists() {
+        SourceImages::new(config.images.clone()).check(&sources)?;
+    }
+    let classes = (config.online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
+    let mut learner = Learner::new(&learner_config(config, classes.as_ref()), &Device::Cpu)?;
     match (&resumed, &config.init) {
         (Some((checkpoint, _)), init) => {
             checkpoint.load(&learner, config)?;
@@ -109,12 +136,14 @@ pub fn train(
     let mut run = Run {
         config,
         dataset,
+        classes,
         plan,
         schedule: schedule(config, plan),
         log: MetricsLog::open(&output.metrics(), plan.done)?,
-        events: EventFile::create(output.root())?,
+        events: EventFile::open(output.root(), plan.done)?,
         output,
         since_log: Interval::new(),
+        collapsed: false,
     };
     // A checkpoint from elsewhere is copied before its epochs are given away: a restart looks in this folder.
     if resumed.is_none() || (config.consume && matches!(resume, Resume::From(_))) {
@@ -127,13 +156,14 @@ pub fn train(
     run.output.write_backbone(&learner, config)
 }
 
-fn learner_config(config: &TrainConfig) -> LearnerConfig {
+fn learner_config(config: &TrainConfig, classes: Option<&Classes>) -> LearnerConfig {
     LearnerConfig {
         arch: config.arch,
         sizes: HeadSizes { hidden: config.hidden, projection: config.projection },
         seed: config.seed,
         copy_online: config.target_init == TargetInit::Online,
         lars: LarsConfig { momentum: MOMENTUM, weight_decay: config.weight_decay as f32 },
+        classes: classes.map(Classes::count),
     }
 }
 
@@ -158,25 +188,15 @@ fn schedule(config: &TrainConfig, plan: Plan) -> Schedule {
 struct Run<'a> {
     config: &'a TrainConfig,
     dataset: &'a Dataset,
+    classes: Option<Classes>,
     plan: Plan,
     schedule: Schedule,
     output: Output,
     log: MetricsLog,
     events: EventFile,
     since_log: Interval,
-}
-
-/// What happened since the last logged step.
-struct Interval {
-    start: Instant,
-    waited: Duration,
-    pairs: usize,
-}
-
-impl Interval {
-    fn new() -> Self {
-        Self { start: Instant::now(), waited: Duration::ZERO, pairs: 0 }
-    }
+    /// Whether a collapse was told of.
+    collapsed: bool,
 }
 
 impl Run<'_> {
@@ -218,13 +238,18 @@ impl Run<'_> {
             };
             let (lr, ema) = (self.schedule.lr(step), self.schedule.tau(step));
             let matches = batches.iter().map(|batch| self.matches(batch)).sum();
-            let loss = match compute(learner, config.method, &batches, matches)? {
+            let last = step == self.plan.steps;
+            let logged = step % config.log_every == 0 || last;
+            let mut spread = None;
+            let loss = match compute(learner, config.method, &batches, matches, self.classes.as_ref())? {
                 Some(computed) => {
                     let loss = computed.loss.to_scalar::<f32>()?;
                     if !loss.is_finite() {
                         return Err(self.not_finite(step, loss, &batches)?);
                     }
                     learner.apply(&computed, lr, ema)?;
+                    computed.online.as_ref().map_or(Ok(()), |online| self.since_log.add(online))?;
+                    spread = logged.then(|| computed.spread()).transpose()?;
                     loss
                 }
                 None => {
@@ -234,8 +259,7 @@ impl Run<'_> {
                 }
             };
             report(Progress::Step { step, loss });
-            let last = step == self.plan.steps;
-            if step % config.log_every == 0 || last {
+            if logged {
                 let epoch = batches[0].epoch.0;
                 let metrics = self.log(Metrics {
                     step,
@@ -247,8 +271,16 @@ impl Run<'_> {
                     pairs_per_s: 0.0,
                     data_wait: 0.0,
                     online_acc: None,
+                    projection_std: spread.map(|spread| spread.projections),
+                    target_std: spread.map(|spread| spread.targets),
                 })?;
                 report(Progress::Logged(&metrics));
+                if let Some(spread) = spread.filter(|spread| is_collapsed(spread, config.projection))
+                    && !self.collapsed
+                {
+                    self.collapsed = true;
+                    report(Progress::Collapsed { step, spread });
+                }
             }
             let stopped = stop.load(Ordering::Relaxed);
             let consumed = config.consume && self.plan.is_epoch_end(step);
@@ -288,14 +320,9 @@ impl Run<'_> {
         }
     }
 
-    /// Completes the metrics with the speed since the last ones and writes them.
+    /// Completes the metrics with what happened since the last ones and writes them.
     fn log(&mut self, metrics: Metrics) -> Result<Metrics> {
-        let seconds = self.since_log.start.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
-        let metrics = Metrics {
-            pairs_per_s: self.since_log.pairs as f64 / seconds,
-            data_wait: self.since_log.waited.as_secs_f64() / seconds,
-            ..metrics
-        };
+        let metrics = self.since_log.complete(metrics);
         self.log.write(&metrics)?;
         self.events.write(&metrics)?;
         self.since_log = Interval::new();
@@ -350,15 +377,22 @@ fn compute(
     method: Method,
     batches: &[Batch],
     matches: usize,
-) -> candle_core::Result<Option<Computed>> {
+    classes: Option<&Classes>,
+) -> Result<Option<Computed>> {
     let mut sum: Option<Computed> = None;
-    for batch in batches {
+    let compared = || batches.iter().filter(|batch| method == Method::Byol || batch.matches() > 0);
+    let labelled = 2 * compared().map(Batch::labelled).sum::<usize>();
+    for batch in compared() {
         let regions = match method {
-            Method::Scrl if batch.matches() == 0 => continue,
             Method::Scrl => Regions::Boxes(batch.roi_tensor(learner.device())?),
             Method::Byol => Regions::Whole,
         };
-        let computed = learner.compute(&batch.pixel_tensor(learner.device())?, &regions, matches)?;
+        let labels = |classes: &Classes| -> Result<Labels> {
+            Ok(Labels { classes: classes.of_views(batch, learner.device())?, labelled })
+        };
+        let labels = classes.map(labels).transpose()?;
+        let pixels = batch.pixel_tensor(learner.device())?;
+        let computed = learner.compute(&pixels, &regions, matches, labels.as_ref())?;
         sum = Some(match sum {
             None => computed,
             Some(sum) => sum.plus(computed)?,

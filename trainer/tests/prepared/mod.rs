@@ -37,6 +37,17 @@ impl Prepared {
         Self { folder }
     }
 
+    /// `count` photos in folders of two classes, and two more outside of them.
+    pub fn classes(count: u32) -> Self {
+        let prepared = Self::photos(count + 2);
+        for index in 0..count {
+            let (name, class) = (format!("{index:03}.png"), format!("images/class{}", index % 2));
+            std::fs::create_dir_all(prepared.path(&class)).unwrap();
+            std::fs::rename(prepared.path("images").join(&name), prepared.path(&class).join(&name)).unwrap();
+        }
+        prepared
+    }
+
     /// Views of 64 pixels, parts of 5 rows.
     pub fn prepare(&self, name: &str, epochs: u32, views: Encoding) -> PathBuf {
         let given = Overrides {

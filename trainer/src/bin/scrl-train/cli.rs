@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Parser;
 use scrl_trainer::model::Arch;
-use scrl_trainer::run::{Method, Options, Precision, Preset, Resume, TargetInit};
+use scrl_trainer::run::{Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -128,6 +128,11 @@ pub struct Arguments {
     #[arg(long, value_name = "STEPS")]
     log_every: Option<u64>,
 
+    /// Whether a linear classifier learns beside the backbone, which it does not touch: on, off, or auto for on where
+    /// the shards have labels [default: auto]
+    #[arg(long, value_name = "HOW")]
+    online_eval: Option<OnlineEval>,
+
     /// Threads [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -155,7 +160,7 @@ impl Arguments {
         let options = first_given!(
             self, file; out, preset, arch, method, batch_size, accumulate, epochs, max_steps, warmup_epochs, lr,
             weight_decay, ema, hidden, projection, target_init, seed, device, precision, images, init, resume,
-            checkpoint_every, log_every, threads,
+            checkpoint_every, log_every, online_eval, threads,
         );
         let set = |flag: bool, in_file: Option<bool>| Some(flag || in_file.unwrap_or(false));
         Ok(Options {

@@ -4,9 +4,9 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{FormattedDuration, HumanDuration, ProgressBar, ProgressStyle};
 use scrl_trainer::data::Awaited;
-use scrl_trainer::run::{Metrics, Plan, Progress, TrainConfig};
+use scrl_trainer::run::{Metrics, Plan, Progress, TrainConfig, healthy_spread};
 
 /// Tells how a run is getting on.
 pub struct Report {
@@ -14,16 +14,21 @@ pub struct Report {
     bar: Option<ProgressBar>,
     start: Instant,
     plan: Option<Plan>,
+    /// How the last logged line ended, for the bar to show until the next.
+    details: String,
+    /// What a spread of directions should be about.
+    healthy_spread: f64,
 }
 
 impl Report {
     /// A report; where quiet, it says nothing.
     pub fn new(quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} steps  {msg}  {eta} left");
+            // In 80 columns the numbers leave room for a short bar.
+            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
             ProgressBar::hidden().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { quiet, bar, start: Instant::now(), plan: None }
+        Self { quiet, bar, start: Instant::now(), plan: None, details: String::new(), healthy_spread: 0.0 }
     }
 
     fn say(&self, line: String) {
@@ -35,7 +40,8 @@ impl Report {
     }
 
     /// Tells what will be trained.
-    pub fn outline(&self, config: &TrainConfig, rows: u64) {
+    pub fn outline(&mut self, config: &TrainConfig, rows: u64) {
+        self.healthy_spread = healthy_spread(config.projection);
         self.say(format!(
             "{} with {} on {}: {rows} pairs an epoch, {} a step; writing to {}",
             match config.method {
@@ -62,9 +68,9 @@ impl Report {
             Progress::Step { step, loss } => {
                 if let Some(bar) = &self.bar {
                     bar.set_position(*step);
-                    if bar.message().is_empty() {
-                        bar.set_message(format!("loss {loss:.4}"));
-                    }
+                    let left = self.left(*step).map(|left| format!(" left {}", FormattedDuration(left)));
+                    let left = left.unwrap_or_default();
+                    bar.set_message(format!("loss {loss:.4}{}{left}", self.details));
                 }
             }
             Progress::Logged(metrics) => self.logged(metrics),
@@ -76,6 +82,12 @@ impl Report {
             Progress::NoBoxes { step } => {
                 self.say(format!("note: step {step} has no matched box; only the target network moved"));
             }
+            Progress::Collapsed { step, spread } => self.say(format!(
+                "warning: after step {step} the networks answer nearly the same to every view (standard deviation \
+                 {:.1e} a dimension, targets {:.1e}; {:.1e} would be healthy): a collapse, from which a run rarely \
+                 recovers; try a smaller --lr, a larger batch or an --ema nearer to 1",
+                spread.projections, spread.targets, self.healthy_spread
+            )),
         }
     }
 
@@ -91,33 +103,37 @@ impl Report {
             self.say(format!("going on after step {}", plan.done));
         }
         if let Some(bar) = &self.bar {
-            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
             bar.set_length(plan.steps);
             bar.set_position(plan.done);
-            bar.reset_eta();
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
             bar.enable_steady_tick(Duration::from_millis(500));
         }
     }
 
-    fn logged(&self, metrics: &Metrics) {
-        let Metrics { step, epoch, loss, lr, pairs_per_s, data_wait, .. } = metrics;
+    fn logged(&mut self, metrics: &Metrics) {
+        let Metrics { step, epoch, loss, lr, pairs_per_s, data_wait, online_acc, .. } = metrics;
         let wait = data_wait * 100.0;
-        match (&self.bar, &self.plan) {
-            (Some(bar), _) => bar.set_message(format!(
-                "loss {loss:.4}  lr {lr:.2e}  {pairs_per_s:.1} pairs/s  wait {wait:.0} %"
-            )),
-            (None, Some(plan)) => {
-                let done = (step - plan.done).max(1);
-                let left = self.start.elapsed().mul_f64((plan.steps - step) as f64 / done as f64);
-                self.say(format!(
-                    "step {step}/{}  epoch {epoch}  loss {loss:.4}  lr {lr:.3e}  {pairs_per_s:.1} pairs/s  \
-                     data wait {wait:.0} %  {} left",
-                    plan.steps,
-                    HumanDuration(left)
-                ));
-            }
-            (None, None) => {}
+        let accuracy = online_acc.map(|share| share * 100.0);
+        if self.bar.is_some() {
+            let accuracy = accuracy.map_or_else(String::new, |percent| format!(" acc {percent:.0}%"));
+            self.details = format!(" lr {lr:.1e} {pairs_per_s:.1} pairs/s wait {wait:.0}%{accuracy}");
+            return;
         }
+        let (Some(plan), Some(left)) = (self.plan, self.left(*step)) else { return };
+        let accuracy = accuracy.map_or_else(String::new, |percent| format!("  accuracy {percent:.1} %"));
+        self.say(format!(
+            "step {step}/{}  epoch {epoch}  loss {loss:.4}  lr {lr:.3e}  {pairs_per_s:.1} pairs/s  \
+             data wait {wait:.0} %{accuracy}  {} left",
+            plan.steps,
+            HumanDuration(left)
+        ));
+    }
+
+    /// The time left after a step, at the speed since this start of the run.
+    fn left(&self, step: u64) -> Option<Duration> {
+        let plan = self.plan?;
+        let done = step.checked_sub(plan.done).filter(|done| *done > 0)?;
+        Some(self.start.elapsed().mul_f64((plan.steps - step) as f64 / done as f64))
     }
 
     /// Takes the bar away.
@@ -129,7 +145,7 @@ impl Report {
 
     /// Tells where the results lie.
     pub fn summary(&self, out: &Path) {
-        let steps = self.plan.map_or(0, |plan| plan.steps);
+        let steps = self.plan.map_or(0, |plan| plan.steps - plan.done.min(plan.steps));
         self.say(format!(
             "{steps} steps done in {}; the backbone is {}, the losses are in {}",
             HumanDuration(self.start.elapsed()),
