@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use scrl_preprocess::config::{Overrides, resolve};
-use scrl_preprocess::decode::{RgbImage, decode};
+use scrl_preprocess::decode::{RgbImage, decode, decode_view};
 use scrl_preprocess::draw::{ViewIndex, draw_view};
 use scrl_preprocess::encode::ViewEncoder;
 use scrl_preprocess::render::{RenderOptions, Renderer};
@@ -187,6 +187,19 @@ fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) 
     }
     bench(criterion, "encode webp by image-webp", photos, |_, turn| {
         black_box(with_image_webp(&views[turn as usize % views.len()]));
+    });
+    let size = GAUSSIAN.size as usize;
+    let mut view = vec![0; size * size * 3];
+    for encoding in [Encoding::Webp, Encoding::Jpeg] {
+        let encoded: Vec<Vec<u8>> = views.iter().map(|view| encode(view, encoding)).collect();
+        bench(criterion, &format!("decode {encoding}"), photos, |_, turn| {
+            decode_view(&encoded[turn as usize % views.len()], size, &mut view).expect("just encoded");
+            black_box(&view);
+        });
+    }
+    let encoded: Vec<Vec<u8>> = views.iter().map(|view| encode(view, Encoding::Webp)).collect();
+    bench(criterion, "decode webp by image-webp", photos, |_, turn| {
+        black_box(decode(&encoded[turn as usize % views.len()], Exif::Ignore).expect("just encoded"));
     });
 }
 

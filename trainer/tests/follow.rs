@@ -302,7 +302,10 @@ fn a_damaged_checkpoint_is_passed_over_for_an_older_one() {
     let newest = checkpoint(&prepared, "out", 6);
     let whole = fs::read(&newest).unwrap();
     let half = &whole[..whole.len() / 2];
-    for content in [&[] as &[u8], &whole[..100], &[0xa5; 4096], &[whole.as_slice(), b"more"].concat(), half] {
+    let mut flipped = whole.clone();
+    flipped[whole.len() - 1000] ^= 1;
+    let longer = [whole.as_slice(), b"more"].concat();
+    for content in [&[] as &[u8], &whole[..100], &[0xa5; 4096], &longer, half, &flipped] {
         fs::write(&newest, content).unwrap();
         let (found, damaged) = resumed(&prepared, "out");
         assert_eq!(found.unwrap().unwrap().step, 4);

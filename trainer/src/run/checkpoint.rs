@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -14,11 +14,17 @@ use super::TrainConfig;
 use crate::data::Begin;
 use crate::learner::Learner;
 use crate::model::Parameter;
-use crate::weights::write_safetensors;
+use crate::weights::{checksum, write_safetensors};
 use crate::{Error, Result};
 
 /// The version of the checkpoint's names and layouts.
 const FORMAT: &str = "1";
+
+/// The metadata's entry for the CRC-32C of all numbers.
+const CHECKSUM: &str = "crc32c";
+
+/// Bytes read at a time where a file is checked.
+const READ_BYTES: usize = 1 << 20;
 
 /// The newest checkpoints that are kept.
 const NEWEST_KEPT: usize = 3;
@@ -111,7 +117,9 @@ impl Checkpoint {
         if let Some(rows) = info.rows_per_epoch {
             metadata.insert("rows_per_epoch", rows.to_string());
         }
-        write_safetensors(&path, &checkpoint_tensors(learner.state())?, &metadata)?;
+        let tensors = checkpoint_tensors(learner.state())?;
+        metadata.insert(CHECKSUM, format!("{:08x}", checksum(&tensors)?));
+        write_safetensors(&path, &tensors, &metadata)?;
         Self::prune(folder, config.checkpoint_every)?;
         Ok(Self { path, step: info.step })
     }
@@ -127,16 +135,16 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Where the run stood, and whether the file is whole as far as its header and its size can tell.
+    /// Where the run stood, from a file that is whole: its header, its size and its checksum say so.
     ///
     /// # Errors
-    /// [`Error::Damaged`] for a file that was cut off or overwritten; others if it is of another version or cannot be
+    /// [`Error::Damaged`] for a file that was cut off, overwritten or has changed; others if it is of another version or cannot be
     /// read.
     pub fn info(&self) -> Result<CheckpointInfo> {
         self.parse_info(&self.read_metadata()?)
     }
 
-    /// The safetensors metadata, from a file whose size is what its header says.
+    /// The safetensors metadata, from a file whose size and numbers are what its header says.
     fn read_metadata(&self) -> Result<HashMap<String, String>> {
         let io = || Error::io(&self.path);
         let damaged = |reason: &str| Error::damaged(&self.path, reason);
@@ -152,14 +160,24 @@ impl Checkpoint {
             return Err(damaged("its header is cut off"));
         }
         let mut header = Vec::new();
-        file.take(length).read_to_end(&mut header).map_err(io())?;
+        file.by_ref().take(length).read_to_end(&mut header).map_err(io())?;
         let header: Metadata =
             serde_json::from_slice(&header).map_err(|error| damaged(&error.to_string()))?;
         let (expected, found) = (header.data_len() as u64, rest - length);
         if expected != found {
             return Err(damaged(&format!("{found} bytes of tensors where there should be {expected}")));
         }
-        Ok(header.metadata().clone().unwrap_or_default())
+        let metadata = header.metadata().clone().unwrap_or_default();
+        // Earlier versions noted none.
+        if let Some(noted) = metadata.get(CHECKSUM) {
+            let found = format!("{:08x}", checksum_of_rest(&mut file).map_err(io())?);
+            if found != *noted {
+                return Err(damaged(&format!(
+                    "its numbers have the checksum {found} where it should be {noted}"
+                )));
+            }
+        }
+        Ok(metadata)
     }
 
     fn parse_info(&self, metadata: &HashMap<String, String>) -> Result<CheckpointInfo> {
@@ -236,5 +254,20 @@ impl Checkpoint {
         let values: Vec<f32> =
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         Ok(Tensor::from_vec(values, view.shape(), device)?)
+    }
+}
+
+/// The CRC-32C of what has not been read yet.
+fn checksum_of_rest(file: &mut File) -> std::io::Result<u32> {
+    let mut reader = BufReader::with_capacity(READ_BYTES, file);
+    let mut sum = 0;
+    loop {
+        let bytes = reader.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(sum);
+        }
+        sum = crc32c::crc32c_append(sum, bytes);
+        let length = bytes.len();
+        reader.consume(length);
     }
 }

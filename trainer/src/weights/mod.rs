@@ -31,7 +31,7 @@ use crate::{Error, Result};
 pub(crate) use export::backbone_metadata;
 pub use export::{ExportFormat, Exported, export};
 pub use initialize::{HeadStart, Initialized, TargetStart};
-pub(crate) use safetensors::write_safetensors;
+pub(crate) use safetensors::{checksum, write_safetensors};
 
 use names::checkpoint_name;
 use pth::PthFile;

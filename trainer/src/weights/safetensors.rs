@@ -82,6 +82,11 @@ pub(crate) fn write_safetensors(
     Ok(file.commit()?)
 }
 
+/// The CRC-32C of what [`write_safetensors`] writes behind the header.
+pub(crate) fn checksum(tensors: &BTreeMap<String, Tensor>) -> Result<u32> {
+    tensors.values().try_fold(0, |sum, tensor| Ok(crc32c::crc32c_append(sum, &float32_bytes(tensor)?)))
+}
+
 /// The numbers of a float32 tensor in row-major order, little-endian.
 pub(super) fn float32_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
