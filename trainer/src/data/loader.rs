@@ -1,7 +1,7 @@
 //! Batches read and decoded ahead of the training.
 //!
-//! One thread walks the rows in the folder's order and a pool of threads decodes each batch; a few finished batches wait
-//! in a channel. Which rows a batch holds depends on the folder and the batch size alone.
+//! One thread walks the rows in the folder's order; meanwhile a pool of threads decodes the batch before; a few finished
+//! batches wait in a channel. Which rows a batch holds depends on the folder and the batch size alone.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,10 @@ use super::pixels::PixelSource;
 use super::{Batch, Dataset, SourceImages};
 use crate::{Error, Result};
 
-/// Finished batches that may wait; with the one being decoded they bound the loader's memory.
+/// Finished batches that may wait; with the one being decoded, and the rows of two more, they bound the loader's memory.
 const BATCHES_AHEAD: usize = 2;
+/// Batches that may wait to be decoded; one more is being read.
+const UNDECODED_AHEAD: usize = 1;
 
 /// What to load.
 #[derive(Clone, Debug)]
@@ -70,18 +72,28 @@ impl Loader {
             .map_err(|error| Error::Threads(error.to_string()))?;
         let awaited = AwaitedEpoch::default();
         let (alive, listener) = bounded(0);
-        let sources = SourceImages::new(config.images.clone());
-        let reader =
-            Reader { dataset: dataset.clone(), config, sources, pool, awaited: awaited.clone(), listener };
-        thread::Builder::new()
-            .name("read-shards".into())
-            .spawn(move || {
-                if let Err(error) = reader.run(&sender) {
-                    // Nobody listens any more if the training has stopped.
-                    let _ = sender.send(Err(error));
+        let decoder = Decoder {
+            options: dataset.manifest().options.clone(),
+            sources: SourceImages::new(config.images.clone()),
+            pool,
+        };
+        let reader = Reader { dataset: dataset.clone(), config, awaited: awaited.clone(), listener };
+        let (row_sender, rows) = bounded(UNDECODED_AHEAD);
+        spawn("read-shards", move || {
+            if let Err(error) = reader.run(&row_sender) {
+                // Nobody listens any more if the training has stopped.
+                let _ = row_sender.send(Err(error));
+            }
+        })?;
+        spawn("decode", move || {
+            for batch in rows {
+                let batch = batch.and_then(|(epoch, rows): (Epoch, Vec<Row>)| decoder.decode(epoch, &rows));
+                let failed = batch.is_err();
+                if sender.send(batch).is_err() || failed {
+                    return;
                 }
-            })
-            .map_err(|error| Error::Threads(error.to_string()))?;
+            }
+        })?;
         Ok(Self { batches, awaited, _alive: alive })
     }
 
@@ -106,18 +118,21 @@ impl Loader {
     }
 }
 
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map(drop).map_err(|error| Error::Threads(error.to_string()))
+}
+
 struct Reader {
     dataset: Dataset,
     config: LoaderConfig,
-    sources: SourceImages,
-    pool: ThreadPool,
     awaited: AwaitedEpoch,
     listener: Receiver<Infallible>,
 }
 
 impl Reader {
-    /// Sends batch after batch until all are sent or nobody listens.
-    fn run(&self, sender: &Sender<Result<Batch>>) -> Result<()> {
+    /// Sends the rows of batch after batch until all are sent or nobody listens.
+    fn run(&self, sender: &Sender<Result<(Epoch, Vec<Row>)>>) -> Result<()> {
         let per_epoch = self.config.batches_per_epoch;
         let mut skip = self.config.skip % per_epoch;
         for epoch in (self.config.skip / per_epoch) as u32..self.config.epochs {
@@ -130,7 +145,7 @@ impl Reader {
                     let folder = self.dataset.layout().epoch(epoch);
                     return Err(Error::dataset(&folder, "parts hold fewer rows than _SUCCESS says"));
                 }
-                if sender.send(Ok(self.decode(epoch, &batch)?)).is_err() {
+                if sender.send(Ok((epoch, batch))).is_err() {
                     return Ok(());
                 }
             }
@@ -186,9 +201,17 @@ impl Reader {
             rows.map(move |row| row.map_err(|error| unreadable(epoch, &path, error)))
         })
     }
+}
 
+struct Decoder {
+    options: PrepOptions,
+    sources: SourceImages,
+    pool: ThreadPool,
+}
+
+impl Decoder {
     fn decode(&self, epoch: Epoch, rows: &[Row]) -> Result<Batch> {
-        let options: &PrepOptions = &self.dataset.manifest().options;
+        let options = &self.options;
         let size = options.size as usize;
         let view = size * size * 3;
         let mut pixels = vec![0; 2 * rows.len() * view];
