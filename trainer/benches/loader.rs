@@ -6,6 +6,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use scrl_preprocess::config::{Config, Overrides, Share, resolve};
 use scrl_preprocess::prepare::Job;
 use scrl_preprocess::rng::{Purpose, Stream};
 use scrl_schemas::{Encoding, Preset};
-use scrl_trainer::data::{Dataset, Loader, LoaderConfig};
+use scrl_trainer::data::{Dataset, Loader, LoaderConfig, SourceImages};
 
 /// Pairs a batch.
 const BATCH: usize = 64;
@@ -90,7 +91,7 @@ fn bench(criterion: &mut Criterion, shards: &Path) {
                 batches_per_epoch: batches,
                 epochs: 1,
                 skip: 0,
-                images: dataset.manifest().images.clone().into(),
+                sources: Arc::new(SourceImages::new(dataset.manifest().images.clone().into())),
                 threads: threads(),
                 follow: false,
             };

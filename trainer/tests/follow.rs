@@ -4,13 +4,13 @@ mod prepared;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use prepared::Prepared;
 use scrl_schemas::{Consumed, Encoding, Epoch, Layout};
-use scrl_trainer::data::{Awaited, Begin, Dataset, Loader, LoaderConfig};
+use scrl_trainer::data::{Awaited, Begin, Dataset, Loader, LoaderConfig, SourceImages};
 use scrl_trainer::run::{Checkpoint, CheckpointInfo, Options, Output, Progress, Resume, TrainConfig, train};
 use scrl_trainer::{Error, Result};
 
@@ -39,8 +39,8 @@ fn plain(options: &mut Options) {
 
 /// Two batches of four in each of two epochs.
 fn loader_config(follow: bool) -> LoaderConfig {
-    let images = PathBuf::new();
-    LoaderConfig { batch_size: 4, batches_per_epoch: 2, epochs: 2, skip: 0, images, threads: 2, follow }
+    let sources = Arc::new(SourceImages::new(PathBuf::new()));
+    LoaderConfig { batch_size: 4, batches_per_epoch: 2, epochs: 2, skip: 0, sources, threads: 2, follow }
 }
 
 fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<()> {

@@ -4,10 +4,11 @@ mod prepared;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use prepared::{Prepared, rows};
 use scrl_schemas::{Encoding, Row};
-use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig};
+use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig, SourceImages};
 
 const SIZE: usize = 64;
 
@@ -18,7 +19,7 @@ fn load(shards: &Path, change: impl FnOnce(&mut LoaderConfig)) -> Result<Vec<Bat
         batches_per_epoch: dataset.rows_per_epoch() / 4,
         epochs: dataset.manifest().epochs,
         skip: 0,
-        images: dataset.manifest().images.clone().into(),
+        sources: Arc::new(SourceImages::new(dataset.manifest().images.clone().into())),
         threads: 2,
         follow: false,
     };
@@ -93,7 +94,9 @@ fn recipe_shards_give_the_same_pixels() {
 fn what_is_missing_is_named() {
     let prepared = Prepared::photos(8);
     let recipe = prepared.prepare("recipe", 1, Encoding::Recipe);
-    let message = load(&recipe, |config| config.images = "/nowhere".into()).unwrap_err().to_string();
+    let message = load(&recipe, |config| config.sources = Arc::new(SourceImages::new("/nowhere".into())))
+        .unwrap_err()
+        .to_string();
     assert!(message.starts_with("/nowhere/") && message.contains("--images"), "{message}");
 
     let shards = prepared.prepare("shards", 2, Encoding::Webp);

@@ -4,7 +4,7 @@
 //! batches wait in a channel. Which rows a batch holds depends on the folder and the batch size alone.
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -34,8 +34,8 @@ pub struct LoaderConfig {
     pub epochs: u32,
     /// Batches to pass over at the beginning, counted over epochs.
     pub skip: u64,
-    /// Where the sources of recipe shards lie.
-    pub images: PathBuf,
+    /// The sources of recipe shards.
+    pub sources: Arc<SourceImages>,
     /// Threads that decode.
     pub threads: usize,
     /// Whether to wait for epochs that are not finished; otherwise they are an error.
@@ -78,7 +78,7 @@ impl Loader {
         let decoder = Decoder {
             memory,
             options: dataset.manifest().options.clone(),
-            sources: SourceImages::new(config.images.clone()),
+            sources: config.sources.clone(),
             pool,
         };
         let reader = Reader { dataset: dataset.clone(), config, awaited: awaited.clone(), listener };
@@ -217,7 +217,7 @@ impl Reader {
 struct Decoder {
     memory: Receiver<Vec<u8>>,
     options: PrepOptions,
-    sources: SourceImages,
+    sources: Arc<SourceImages>,
     pool: ThreadPool,
 }
 

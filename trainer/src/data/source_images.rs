@@ -18,7 +18,8 @@ const BLOCK: usize = 4096;
 /// What to do without them.
 const WAY_OUT: &str = "recipe shards need their sources: say with --images where they lie";
 
-/// Where the sources of recipe shards lie; looked into when the first of them is needed.
+/// Where the sources of recipe shards lie; looked into when the first of them is needed, and once only.
+#[derive(Debug)]
 pub struct SourceImages {
     images: PathBuf,
     originals: OnceLock<std::result::Result<Originals, String>>,

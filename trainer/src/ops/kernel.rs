@@ -15,23 +15,26 @@ const VECTORS: usize = 2;
 
 /// Work that is compiled for each kind of vectors.
 pub(crate) trait Work {
+    /// What it gives.
+    type Output;
+
     /// Must be `inline(always)`, and all that it calls.
-    fn run<S: Simd>(self, simd: S);
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 /// Does the work with the widest vectors that the processor has.
-pub(crate) fn dispatch(work: impl Work) {
-    Arch::new().dispatch(With(work));
+pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
+    Arch::new().dispatch(With(work))
 }
 
 struct With<W>(W);
 
 impl<W: Work> WithSimd for With<W> {
-    type Output = ();
+    type Output = W::Output;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        self.0.run(simd);
+    fn with_simd<S: Simd>(self, simd: S) -> W::Output {
+        self.0.run(simd)
     }
 }
 
@@ -39,16 +42,16 @@ impl<W: Work> WithSimd for With<W> {
 pub(crate) fn width() -> usize {
     struct Width;
 
-    impl WithSimd for Width {
+    impl Work for Width {
         type Output = usize;
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> usize {
+        fn run<S: Simd>(self, _: S) -> usize {
             VECTORS * S::F32_LANES
         }
     }
 
-    Arch::new().dispatch(Width)
+    dispatch(Width)
 }
 
 /// The sums of a block.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use scrl_schemas::Epoch;
@@ -138,29 +138,29 @@ impl Checkpoint {
     /// Where the run stood, from a file that is whole: its header, its size and its checksum say so.
     ///
     /// # Errors
-    /// [`Error::Damaged`] for a file that was cut off, overwritten or has changed; others if it is of another version or cannot be
-    /// read.
+    /// [`Error::Damaged`] for a file that was cut off, overwritten or has changed; others if it is of another version or
+    /// cannot be read.
     pub fn info(&self) -> Result<CheckpointInfo> {
-        self.parse_info(&self.read_metadata()?)
+        let file = File::open(&self.path).map_err(Error::io(&self.path))?;
+        let size = file.metadata().map_err(Error::io(&self.path))?.len();
+        self.parse_info(&self.read_metadata(BufReader::with_capacity(READ_BYTES, file), size)?)
     }
 
-    /// The safetensors metadata, from a file whose size and numbers are what its header says.
-    fn read_metadata(&self) -> Result<HashMap<String, String>> {
+    /// The safetensors metadata, from the content of the file, of which size and numbers are what its header says.
+    fn read_metadata(&self, mut content: impl BufRead, size: u64) -> Result<HashMap<String, String>> {
         let io = || Error::io(&self.path);
         let damaged = |reason: &str| Error::damaged(&self.path, reason);
-        let mut file = File::open(&self.path).map_err(io())?;
-        let size = file.metadata().map_err(io())?.len();
         let mut length = [0; 8];
         if size < length.len() as u64 {
             return Err(damaged("too short"));
         }
-        file.read_exact(&mut length).map_err(io())?;
+        content.read_exact(&mut length).map_err(io())?;
         let (length, rest) = (u64::from_le_bytes(length), size - length.len() as u64);
         if length > rest {
             return Err(damaged("its header is cut off"));
         }
         let mut header = Vec::new();
-        file.by_ref().take(length).read_to_end(&mut header).map_err(io())?;
+        content.by_ref().take(length).read_to_end(&mut header).map_err(io())?;
         let header: Metadata =
             serde_json::from_slice(&header).map_err(|error| damaged(&error.to_string()))?;
         let (expected, found) = (header.data_len() as u64, rest - length);
@@ -170,7 +170,7 @@ impl Checkpoint {
         let metadata = header.metadata().clone().unwrap_or_default();
         // Earlier versions noted none.
         if let Some(noted) = metadata.get(CHECKSUM) {
-            let found = format!("{:08x}", checksum_of_rest(&mut file).map_err(io())?);
+            let found = format!("{:08x}", checksum_of_rest(content).map_err(io())?);
             if found != *noted {
                 return Err(damaged(&format!(
                     "its numbers have the checksum {found} where it should be {noted}"
@@ -207,10 +207,10 @@ impl Checkpoint {
     /// # Errors
     /// If the file is damaged, or of a learner with other options than `config`.
     pub fn load(&self, learner: &Learner, config: &TrainConfig) -> Result<CheckpointInfo> {
-        let metadata = self.read_metadata()?;
+        let bytes = fs::read(&self.path).map_err(Error::io(&self.path))?;
+        let metadata = self.read_metadata(bytes.as_slice(), bytes.len() as u64)?;
         let info = self.parse_info(&metadata)?;
         self.check_options(self.text(&metadata, "options")?, config)?;
-        let bytes = fs::read(&self.path).map_err(Error::io(&self.path))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| Error::damaged(&self.path, error))?;
         for parameter in learner.state() {
             let parts: Vec<Tensor> = parameter
@@ -251,23 +251,20 @@ impl Checkpoint {
         if view.dtype() != Dtype::F32 {
             return Err(Error::checkpoint(&self.path, format!("{name}: not float32")));
         }
-        let values: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        Ok(Tensor::from_vec(values, view.shape(), device)?)
+        Ok(Tensor::from_raw_buffer(view.data(), DType::F32, view.shape(), device)?)
     }
 }
 
 /// The CRC-32C of what has not been read yet.
-fn checksum_of_rest(file: &mut File) -> std::io::Result<u32> {
-    let mut reader = BufReader::with_capacity(READ_BYTES, file);
+fn checksum_of_rest(mut content: impl BufRead) -> std::io::Result<u32> {
     let mut sum = 0;
     loop {
-        let bytes = reader.fill_buf()?;
+        let bytes = content.fill_buf()?;
         if bytes.is_empty() {
             return Ok(sum);
         }
         sum = crc32c::crc32c_append(sum, bytes);
         let length = bytes.len();
-        reader.consume(length);
+        content.consume(length);
     }
 }

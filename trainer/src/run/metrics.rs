@@ -38,6 +38,26 @@ pub struct Metrics {
     pub target_std: Option<f64>,
 }
 
+#[cfg(test)]
+impl Metrics {
+    /// Those of a step in a test.
+    pub(super) fn example(step: u64) -> Self {
+        Self {
+            step,
+            epoch: 0,
+            loss: 4.0,
+            lr: 0.1,
+            ema: 0.97,
+            boxes: 3,
+            pairs_per_s: 1.5,
+            data_wait: 0.0,
+            online_acc: Some(0.5),
+            projection_std: None,
+            target_std: Some(0.06),
+        }
+    }
+}
+
 /// What adds up from one logged step to the next.
 pub(super) struct Interval {
     start: Instant,
@@ -111,28 +131,15 @@ mod tests {
     fn a_resumed_log_has_no_doubled_and_no_broken_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let line = |step| Metrics {
-            step,
-            epoch: 0,
-            loss: 4.0,
-            lr: 0.1,
-            ema: 0.97,
-            boxes: 3,
-            pairs_per_s: 1.5,
-            data_wait: 0.0,
-            online_acc: None,
-            projection_std: None,
-            target_std: Some(0.06),
-        };
         let log = MetricsLog::open(&path, 0).unwrap();
-        (1..=4).for_each(|step| log.write(&line(step)).unwrap());
+        (1..=4).for_each(|step| log.write(&Metrics::example(step)).unwrap());
         let mut text = fs::read_to_string(&path).unwrap();
         text.push_str("{\"step\": 5, \"ep");
         fs::write(&path, text).unwrap();
 
-        MetricsLog::open(&path, 2).unwrap().write(&line(3)).unwrap();
+        MetricsLog::open(&path, 2).unwrap().write(&Metrics::example(3)).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let steps: Vec<Metrics> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(steps, [line(1), line(2), line(3)]);
+        assert_eq!(steps, [Metrics::example(1), Metrics::example(2), Metrics::example(3)]);
     }
 }

@@ -220,21 +220,8 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_leaves_no_step_twice() {
         let folder = tempfile::tempdir().unwrap();
-        let line = |step| Metrics {
-            step,
-            epoch: 0,
-            loss: 4.0,
-            lr: 0.1,
-            ema: 0.97,
-            boxes: 3,
-            pairs_per_s: 1.5,
-            data_wait: 0.0,
-            online_acc: Some(0.5),
-            projection_std: None,
-            target_std: None,
-        };
         let mut events = EventFile::open(folder.path(), 0).unwrap();
-        (1..=200).for_each(|step| events.write(&line(step)).unwrap());
+        (1..=200).for_each(|step| events.write(&Metrics::example(step)).unwrap());
         let old = folder.path().join("events.out.tfevents.0000000001.2.scrl-train");
         let mut half = fs::read(&events.path).unwrap();
         half.truncate(half.len() - 5);
@@ -244,7 +231,7 @@ mod tests {
         fs::write(&foreign, "not ours").unwrap();
 
         let mut events = EventFile::open(folder.path(), 130).unwrap();
-        (131..=140).for_each(|step| events.write(&line(step)).unwrap());
+        (131..=140).for_each(|step| events.write(&Metrics::example(step)).unwrap());
         assert_eq!(steps(&old), (1..=130).collect::<Vec<_>>());
         assert_eq!(steps(&events.path), (131..=140).collect::<Vec<_>>());
         assert_eq!(fs::read(&foreign).unwrap(), b"not ours");

@@ -1,6 +1,7 @@
 //! The loop: batch after batch through the learner, and what it leaves on the way.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -115,9 +116,10 @@ fn train_on_any_disk(
         // Known before anything is written.
         dataset.success(Epoch(plan.epochs_done(plan.done)))?;
     }
-    let sources = dataset.layout().sources();
-    if dataset.manifest().options.views == Encoding::Recipe && plan.done < plan.steps && sources.exists() {
-        SourceImages::new(config.images.clone()).check(&sources)?;
+    let sources = Arc::new(SourceImages::new(config.images.clone()));
+    let list = dataset.layout().sources();
+    if dataset.manifest().options.views == Encoding::Recipe && plan.done < plan.steps && list.exists() {
+        sources.check(&list)?;
     }
     let classes = (config.online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
     let mut learner = Learner::new(&learner_config(config, classes.as_ref()), &Device::Cpu)?;
@@ -136,6 +138,7 @@ fn train_on_any_disk(
     let mut run = Run {
         config,
         dataset,
+        sources,
         classes,
         plan,
         schedule: schedule(config, plan),
@@ -188,6 +191,7 @@ fn schedule(config: &TrainConfig, plan: Plan) -> Schedule {
 struct Run<'a> {
     config: &'a TrainConfig,
     dataset: &'a Dataset,
+    sources: Arc<SourceImages>,
     classes: Option<Classes>,
     plan: Plan,
     schedule: Schedule,
@@ -212,7 +216,7 @@ impl Run<'_> {
             batches_per_epoch: self.plan.steps_per_epoch * config.accumulate as u64,
             epochs: config.epochs,
             skip: self.plan.done * config.accumulate as u64,
-            images: config.images.clone(),
+            sources: self.sources.clone(),
             threads: config.threads,
             follow: config.follow,
         };

@@ -1,12 +1,13 @@
 //! The command line, and how it becomes [`Options`].
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use scrl_trainer::weights::{Branch, ExportFormat};
 use serde::Deserialize;
+
+use crate::shared;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,7 +60,7 @@ pub struct Options {
 impl Arguments {
     /// The options of the command line, completed by those of the file.
     pub fn options(self) -> Result<Options> {
-        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let file: Options = shared::options_in(self.config.as_deref())?;
         Ok(Options {
             to: self.to.or(file.to),
             checkpoint: self.checkpoint.or(file.checkpoint),
@@ -67,9 +68,4 @@ impl Arguments {
             quiet: Some(self.quiet || file.quiet.unwrap_or(false)),
         })
     }
-}
-
-fn read(path: &Path) -> Result<Options> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    toml::from_str(&text).with_context(|| path.display().to_string())
 }

@@ -1,6 +1,8 @@
 //! `scrl-export`: a trained backbone for other programs.
 
 mod cli;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,31 +14,14 @@ use scrl_trainer::weights::{Branch, Exported, export};
 
 use cli::Arguments;
 
-/// Exit code after Ctrl-C, as a shell reports a process that the signal ended.
-const INTERRUPTED: u8 = 130;
-
-/// Exit code for options that make no sense, as for those that clap refuses.
-const BAD_USAGE: u8 = 2;
-
 /// Set by Ctrl-C. The file under way is a matter of seconds and is finished.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) if STOP.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
+        Ok(()) if STOP.load(Ordering::Relaxed) => ExitCode::from(shared::INTERRUPTED),
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let ours = error.downcast_ref::<Error>();
-            match ours {
-                // Its message tells the cause itself.
-                Some(error) => eprintln!("scrl-export: {error}"),
-                None => eprintln!("scrl-export: {error:#}"),
-            }
-            match ours {
-                Some(Error::Option { .. }) => ExitCode::from(BAD_USAGE),
-                _ => ExitCode::FAILURE,
-            }
-        }
+        Err(error) => shared::fail("scrl-export", &error),
     }
 }
 

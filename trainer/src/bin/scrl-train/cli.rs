@@ -1,12 +1,13 @@
 //! The command line, and how it becomes [`Options`].
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use scrl_trainer::model::Arch;
 use scrl_trainer::run::{Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit};
+
+use crate::shared;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -156,7 +157,7 @@ macro_rules! first_given {
 impl Arguments {
     /// The options of the command line, completed by those of the file.
     pub fn options(self) -> Result<Options> {
-        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let file: Options = shared::options_in(self.config.as_deref())?;
         let options = first_given!(
             self, file; out, preset, arch, method, batch_size, accumulate, epochs, max_steps, warmup_epochs, lr,
             weight_decay, ema, hidden, projection, target_init, seed, device, precision, images, init, resume,
@@ -170,11 +171,6 @@ impl Arguments {
             ..options
         })
     }
-}
-
-fn read(path: &Path) -> Result<Options> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    toml::from_str(&text).with_context(|| path.display().to_string())
 }
 
 /// How to resume, from an option's text.

@@ -2,6 +2,8 @@
 
 mod cli;
 mod report;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,31 +19,13 @@ use scrl_trainer::run::{CheckpointInfo, Options, Output, Resume, TrainConfig, tr
 use cli::Arguments;
 use report::Report;
 
-/// Exit code after Ctrl-C, as a shell reports a process that the signal ended.
-const INTERRUPTED: u8 = 130;
-
-/// Exit code for options that make no sense, as for those that clap refuses.
-const BAD_USAGE: u8 = 2;
-
 /// Set by Ctrl-C; the run looks at it after each step.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let ours = error.downcast_ref::<Error>();
-            match ours {
-                // Its message tells the cause itself.
-                Some(error) => eprintln!("scrl-train: {error}"),
-                None => eprintln!("scrl-train: {error:#}"),
-            }
-            match ours {
-                Some(Error::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
-                Some(Error::Option { .. }) => ExitCode::from(BAD_USAGE),
-                _ => ExitCode::FAILURE,
-            }
-        }
+        Err(error) => shared::fail("scrl-train", &error),
     }
 }
 

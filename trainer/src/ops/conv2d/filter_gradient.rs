@@ -117,6 +117,8 @@ struct Slab<'a> {
 }
 
 impl Work for Slab<'_> {
+    type Output = ();
+
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { g, input, segments, pixels, width, gradients, patches, sums } = self;

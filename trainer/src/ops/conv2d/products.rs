@@ -178,6 +178,8 @@ struct Chunk<'a> {
 }
 
 impl Work for Chunk<'_> {
+    type Output = ();
+
     #[inline(always)]
     fn run<S: pulp::Simd>(self, simd: S) {
         let Self { source, zeros, panels, blocks, output } = self;
