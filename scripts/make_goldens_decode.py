@@ -128,6 +128,10 @@ def jpegs():
     yield "restarts.jpg", saved(wide, "JPEG", quality=90, restart_marker_blocks=1)
     yield "restarts-progressive.jpg", saved(wide, "JPEG", quality=90, restart_marker_rows=1, progressive=True)
     yield "low-quality.jpg", saved(wide, "JPEG", quality=10)
+    # The largest coefficients and the longest codes, and the largest steps.
+    contrast = np.random.default_rng(2).integers(0, 2, (23, 75, 3)).astype(np.uint8) * 255
+    yield "444-contrast.jpg", saved(Image.fromarray(contrast), "JPEG", quality=95, subsampling=0)
+    yield "444-rough.jpg", saved(Image.fromarray(contrast), "JPEG", quality=3, subsampling=0)
     yield "rgb-inside.jpg", saved(wide, "JPEG", quality=90, keep_rgb=True)
     # Where chroma is at most two samples wide, libjpeg repeats them, other decoders interpolate: no 4:2:0 here.
     yield "tiny.jpg", saved(Image.fromarray(picture(3, 2)), "JPEG", quality=90, subsampling=0)

@@ -24,6 +24,7 @@ pub mod folder;
 mod group;
 mod huffman;
 mod journal;
+mod jpeg;
 mod lanes;
 pub mod method;
 pub mod order;

@@ -125,7 +125,7 @@ pub fn decode(bytes: &[u8], exif: Exif) -> Result<RgbImage, Unreadable> {
 /// # Errors
 /// As [`decode`], and for an image of another size.
 pub fn decode_view(bytes: &[u8], size: usize, view: &mut [u8]) -> Result<(), Unreadable> {
-    if crate::webp::decode(bytes, size, view).is_some() {
+    if crate::webp::decode(bytes, size, view).or_else(|| crate::jpeg::decode(bytes, size, view)).is_some() {
         return Ok(());
     }
     let RgbImage { size: found, pixels } = decode(bytes, Exif::Ignore)?;
