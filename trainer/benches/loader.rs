@@ -96,7 +96,9 @@ fn bench(criterion: &mut Criterion, shards: &Path) {
                 follow: false,
             };
             let loader = Loader::start(&dataset, config).expect("threads");
-            while loader.next_batch().unwrap_or_else(|error| panic!("{error}")).is_some() {}
+            while let Some(batch) = loader.next_batch().unwrap_or_else(|error| panic!("{error}")) {
+                loader.recycle(batch);
+            }
         });
     });
     group.finish();

@@ -45,6 +45,8 @@ pub struct LoaderConfig {
 /// Hands over batches in order.
 pub struct Loader {
     batches: Receiver<Result<Batch>>,
+    /// The memory of batches that were used.
+    used: Sender<Vec<u8>>,
     awaited: AwaitedEpoch,
     /// Carries nothing: the reading thread notices when it is dropped, even while it waits.
     _alive: Sender<Infallible>,
@@ -72,7 +74,9 @@ impl Loader {
             .map_err(|error| Error::Threads(error.to_string()))?;
         let awaited = AwaitedEpoch::default();
         let (alive, listener) = bounded(0);
+        let (used, memory) = bounded(BATCHES_AHEAD);
         let decoder = Decoder {
+            memory,
             options: dataset.manifest().options.clone(),
             sources: config.sources.clone(),
             pool,
@@ -94,7 +98,14 @@ impl Loader {
                 }
             }
         })?;
-        Ok(Self { batches, awaited, _alive: alive })
+        Ok(Self { batches, used, awaited, _alive: alive })
+    }
+
+    /// Takes a batch that was used, whose memory serves for a later one: fresh memory costs as much as a part of the
+    /// decoding.
+    pub fn recycle(&self, batch: Batch) {
+        // Where enough of it waits already, it is freed.
+        let _ = self.used.try_send(batch.pixels);
     }
 
     /// Waits for the next batch; `None` after the last.
@@ -204,6 +215,7 @@ impl Reader {
 }
 
 struct Decoder {
+    memory: Receiver<Vec<u8>>,
     options: PrepOptions,
     sources: Arc<SourceImages>,
     pool: ThreadPool,
@@ -214,7 +226,8 @@ impl Decoder {
         let options = &self.options;
         let size = options.size as usize;
         let view = size * size * 3;
-        let mut pixels = vec![0; 2 * rows.len() * view];
+        let mut pixels = self.memory.try_recv().unwrap_or_default();
+        pixels.resize(2 * rows.len() * view, 0);
         let (first, second) = pixels.split_at_mut(rows.len() * view);
         self.pool.install(|| {
             rows.par_iter()

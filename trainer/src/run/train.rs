@@ -286,6 +286,7 @@ impl Run<'_> {
                     report(Progress::Collapsed { step, spread });
                 }
             }
+            batches.into_iter().for_each(|batch| loader.recycle(batch));
             let stopped = stop.load(Ordering::Relaxed);
             let consumed = config.consume && self.plan.is_epoch_end(step);
             if step % config.checkpoint_every == 0 || last || stopped || consumed {
