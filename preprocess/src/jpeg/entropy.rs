@@ -34,14 +34,15 @@ const FIRST_64: [u8; 64] = [
 pub(super) fn unstuffed(scan: &[u8]) -> Option<Vec<u8>> {
     let coded = scan.strip_suffix(&[0xFF, 0xD9])?;
     let mut bytes = Vec::with_capacity(coded.len() + PADDING);
-    for (number, part) in coded.split(|byte| *byte == 0xFF).enumerate() {
-        if number == 0 {
-            bytes.extend_from_slice(part);
-        } else {
-            bytes.push(0xFF);
-            bytes.extend_from_slice(part.strip_prefix(&[0])?);
+    let mut begin = 0;
+    for at in memchr::memchr_iter(0xFF, coded) {
+        bytes.extend_from_slice(&coded[begin..=at]);
+        begin = at + 2;
+        if coded.get(at + 1) != Some(&0) {
+            return None;
         }
     }
+    bytes.extend_from_slice(&coded[begin..]);
     bytes.resize(bytes.len() + PADDING, 0);
     Some(bytes)
 }
@@ -89,8 +90,9 @@ impl Entry {
 
 impl HuffmanTable {
     /// The canonical code with so many codes of each length; `None` if there is none.
-    pub fn new(counts: &[u8; MAX_BITS], symbols: &[u8]) -> Option<Self> {
-        let mut table = Self { short: [Entry::LONG; 1 << INDEX_BITS], counts: *counts, symbols: [0; 256] };
+    pub fn new(counts: &[u8; MAX_BITS], symbols: &[u8]) -> Option<Box<Self>> {
+        let empty = Self { short: [Entry::LONG; 1 << INDEX_BITS], counts: *counts, symbols: [0; 256] };
+        let mut table = Box::new(empty);
         table.symbols.get_mut(..symbols.len())?.copy_from_slice(symbols);
         // Runs without a value are those of a whole block and of sixteen zeros.
         let known = |symbol: u8| match symbol & 15 {

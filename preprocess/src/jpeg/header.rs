@@ -32,7 +32,7 @@ pub(super) struct Header<'a> {
 struct Tables {
     quantization: [Option<[i32; 64]>; 4],
     /// First those of DC, then those of AC.
-    huffman: [[Option<HuffmanTable>; 4]; 2],
+    huffman: [[Option<Box<HuffmanTable>>; 4]; 2],
     /// Of each component its name and its quantization table.
     frame: Option<[(u8, usize); 3]>,
 }
