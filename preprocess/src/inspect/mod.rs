@@ -1,0 +1,49 @@
+//! Looking into a prepared folder: what it holds, whether it is right, and pictures of it.
+//!
+//! ```text
+//! Shards ─┬─ distributions → summary (text, JSON), page
+//!         ├─ verify                → faults
+//!         └─ pairs (a sample)      → sheet (PNG), page (HTML)
+//! ```
+//!
+//! [`Shards`] is the folder as it lies there; nothing here writes into it.
+
+pub mod asked;
+pub mod distributions;
+mod histogram;
+mod ink;
+pub mod page;
+pub mod pairs;
+pub mod sheet;
+mod shards;
+pub mod summary;
+pub mod verify;
+
+pub use histogram::Histogram;
+pub use shards::{FinishedEpoch, Shards};
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{Error, Result};
+
+/// How a long look is followed, and ended before its time.
+pub struct Progress<'a> {
+    /// Hears of so many more rows, or sources, that have been looked at.
+    pub advance: &'a (dyn Fn(u64) + Sync),
+    /// True once the look is to end.
+    pub stop: &'a AtomicBool,
+}
+
+impl Progress<'_> {
+    /// Notes that so many more have been looked at.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after a stop.
+    fn step(&self, count: u64) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        (self.advance)(count);
+        Ok(())
+    }
+}
