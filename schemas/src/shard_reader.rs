@@ -84,10 +84,7 @@ impl ShardReader {
                 builder.with_batch_size(BARE_ROWS_PER_BATCH).with_projection(bare)
             }
         };
-        let batches = builder
-            .with_offset(first as usize)
-            .build()
-            .map_err(Error::parquet(path))?;
+        let batches = builder.with_offset(first as usize).build().map_err(Error::parquet(path))?;
         Ok(Self { batches, rows: VecDeque::new(), skipped, total_rows, path: path.to_owned() })
     }
 

@@ -148,7 +148,8 @@ impl Distributions {
         }
         let seed = !shards.manifest.seed;
         // Spread over all images: many have few draws, few have many.
-        let size = |draw: u32| sizes[(u64::from(draw) * sizes.len() as u64 / u64::from(EXPECTED_DRAWS)) as usize];
+        let size =
+            |draw: u32| sizes[(u64::from(draw) * sizes.len() as u64 / u64::from(EXPECTED_DRAWS)) as usize];
         let recipes: Vec<_> = (0..EXPECTED_DRAWS)
             .into_par_iter()
             .map(|draw| (size(draw), draw_recipe(seed, Epoch(0), draw, size(draw), options)))

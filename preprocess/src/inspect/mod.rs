@@ -14,8 +14,8 @@ mod histogram;
 mod ink;
 pub mod page;
 pub mod pairs;
-pub mod sheet;
 mod shards;
+pub mod sheet;
 pub mod summary;
 pub mod verify;
 

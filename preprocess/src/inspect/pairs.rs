@@ -48,11 +48,18 @@ impl Pair {
 ///
 /// # Errors
 /// Where a part or, for recipes, a source cannot be read, or after a stop.
-pub fn choose(shards: &Shards, images: &Path, count: u64, seed: u64, progress: &Progress) -> Result<Vec<Pair>> {
+pub fn choose(
+    shards: &Shards,
+    images: &Path,
+    count: u64,
+    seed: u64,
+    progress: &Progress,
+) -> Result<Vec<Pair>> {
     let originals = match Originals::open(images) {
         Ok(originals) => Some(originals),
         Err(error) if shards.are_recipes() => {
-            let reason = format!("{error}; recipes are rendered from their sources: --images says where they lie");
+            let reason =
+                format!("{error}; recipes are rendered from their sources: --images says where they lie");
             return Err(Error::Folder { path: shards.layout.root().to_owned(), reason });
         }
         Err(_) => None,

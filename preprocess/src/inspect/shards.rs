@@ -50,8 +50,14 @@ impl Shards {
         }
         let manifest = Manifest::read(&layout.manifest())?;
         let sources = SourcesReader::open(&layout.sources())?.collect::<scrl_schemas::Result<Vec<_>>>()?;
-        let mut found =
-            Self { layout, manifest, sources, epochs: Vec::new(), unfinished: Vec::new(), damaged: Vec::new() };
+        let mut found = Self {
+            layout,
+            manifest,
+            sources,
+            epochs: Vec::new(),
+            unfinished: Vec::new(),
+            damaged: Vec::new(),
+        };
         for epoch in folder::epochs(&found.layout)? {
             if only.is_none_or(|only| only == epoch) {
                 found.take_in(epoch);

@@ -38,7 +38,9 @@ const MOST_COLUMNS: usize = 3;
 /// [`Error::Encode`] where the encoder refuses, as for a sheet too large to be one picture.
 pub fn png(pairs: &[Pair], size: u32) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    draw(pairs, size).write_to(&mut bytes, ImageFormat::Png).map_err(|error| Error::Encode(error.to_string()))?;
+    draw(pairs, size)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .map_err(|error| Error::Encode(error.to_string()))?;
     Ok(bytes.into_inner())
 }
 
@@ -73,7 +75,10 @@ impl DrawTarget for Canvas {
     type Color = Rgb888;
     type Error = Infallible;
 
-    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(&mut self, pixels: I) -> std::result::Result<(), Infallible> {
+    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(
+        &mut self,
+        pixels: I,
+    ) -> std::result::Result<(), Infallible> {
         for Pixel(at, color) in pixels {
             let (Ok(x), Ok(y)) = (u32::try_from(at.x), u32::try_from(at.y)) else { continue };
             if let Some(pixel) = self.0.get_pixel_mut_checked(x, y) {
@@ -154,7 +159,10 @@ fn place(of: Box2, corner: Point, zoom: u32) -> Rectangle {
     let pixel = |value: f32| (value * zoom as f32).round() as i32;
     let first = Point::new(pixel(of.x0), pixel(of.y0));
     let last = Point::new(pixel(of.x1), pixel(of.y1));
-    Rectangle::new(corner + first, Size::new((last.x - first.x).max(1) as u32, (last.y - first.y).max(1) as u32))
+    Rectangle::new(
+        corner + first,
+        Size::new((last.x - first.x).max(1) as u32, (last.y - first.y).max(1) as u32),
+    )
 }
 
 /// What was done to a view besides the crop, in a few words.

@@ -104,7 +104,9 @@ impl<'a> Check<'a> {
                         true => error.to_string(),
                         false => format!("{} is not there", images.display()),
                     };
-                    found.notes.push(format!("pixels not compared: {reason}; --images says where the sources lie"));
+                    found
+                        .notes
+                        .push(format!("pixels not compared: {reason}; --images says where the sources lie"));
                 })
                 .ok(),
         };
@@ -147,7 +149,8 @@ impl<'a> Check<'a> {
             self.fault(self.shards.name(*epoch, "_SUCCESS"), reason);
         }
         if manifest.counts.images != sources.len() as u64 {
-            let what = format!("lists {} images, dataset.toml says {}", sources.len(), manifest.counts.images);
+            let what =
+                format!("lists {} images, dataset.toml says {}", sources.len(), manifest.counts.images);
             self.fault("sources.parquet", what);
         }
         for FinishedEpoch { epoch, parts } in &self.shards.epochs {
@@ -161,7 +164,8 @@ impl<'a> Check<'a> {
         let listed: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
         let right: Vec<String> = (0..expected).map(|part| Part(part).file_name()).collect();
         if listed != right {
-            let what = format!("lists {} parts, where there should be {expected} in their order", listed.len());
+            let what =
+                format!("lists {} parts, where there should be {expected} in their order", listed.len());
             self.fault(self.shards.name(epoch, "_SUCCESS"), what);
         }
         for name in folder::names(&self.shards.layout.epoch(epoch)).unwrap_or_default() {
@@ -209,7 +213,10 @@ impl<'a> Check<'a> {
         let crc32c = folder::checksum(&path).map_err(|error| error.to_string())?;
         self.found().bytes += bytes;
         if crc32c != record.crc32c {
-            return Err(format!("its checksum is {crc32c:08x}, _SUCCESS says {:08x}: it has changed", record.crc32c));
+            return Err(format!(
+                "its checksum is {crc32c:08x}, _SUCCESS says {:08x}: it has changed",
+                record.crc32c
+            ));
         }
         Ok(())
     }
@@ -256,7 +263,8 @@ impl<'a> Check<'a> {
                 .map_init(RowMaker::default, |maker, (row, &image)| self.row(row, image, epoch, maker))
                 .collect();
             self.found().rows += rows.len() as u64;
-            let place = |(index, odd): (usize, Option<String>)| Some(format!("row {}: {}", first + index, odd?));
+            let place =
+                |(index, odd): (usize, Option<String>)| Some(format!("row {}: {}", first + index, odd?));
             odd.extend(compared.into_iter().enumerate().filter_map(place));
             first += block.len();
             self.progress.step(block.len() as u64)?;
@@ -326,7 +334,10 @@ impl<'a> Check<'a> {
                     Ok(size) if size == (source.width, source.height) => self.found().pixels += 1,
                     Ok((width, height)) => {
                         let (w, h) = (source.width, source.height);
-                        self.fault(&source.path, format!("has {width}×{height} pixels, sources.parquet says {w}×{h}"));
+                        self.fault(
+                            &source.path,
+                            format!("has {width}×{height} pixels, sources.parquet says {w}×{h}"),
+                        );
                     }
                     Err(reason) => self.fault(&source.path, reason),
                 }

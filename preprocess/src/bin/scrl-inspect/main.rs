@@ -44,7 +44,8 @@ fn inspect(command: &Command) -> anyhow::Result<()> {
             write(file, &sheet::png(&pairs, shards.manifest.options.size)?, &report)?;
         }
         if command.tells_numbers() || command.html.is_some() {
-            let found = report.follow(shards.rows(), "pairs", |progress| Distributions::of(&shards, progress))?;
+            let found =
+                report.follow(shards.rows(), "pairs", |progress| Distributions::of(&shards, progress))?;
             if let Some(file) = &command.html {
                 let pairs = choose(command, &shards, &images, command.page_rows, &report)?;
                 let expected = Distributions::expected(&shards);
@@ -68,7 +69,8 @@ fn choose(
     report: &Report,
 ) -> anyhow::Result<Vec<Pair>> {
     let rows = rows.min(shards.rows());
-    Ok(report.follow(rows, "pairs", |progress| pairs::choose(shards, images, rows, command.seed, progress))?)
+    Ok(report
+        .follow(rows, "pairs", |progress| pairs::choose(shards, images, rows, command.seed, progress))?)
 }
 
 fn write(file: &Path, bytes: &[u8], report: &Report) -> anyhow::Result<()> {
