@@ -17,7 +17,7 @@ use crate::sources::Originals;
 use crate::{Error, Result};
 
 /// Longest side of a source's small picture, in pixels.
-const THUMBNAIL: u32 = 400;
+const THUMBNAIL: u32 = 480;
 
 /// One row with its pictures.
 pub struct Pair {

@@ -12,12 +12,18 @@ pub fn section(options: &PrepOptions, found: &Distributions, expected: &Distribu
     let charts: String = charts(options, found, expected).iter().map(Chart::figure).collect();
     format!(
         "<section aria-labelledby=\"h-dist\">\n<h2 id=\"h-dist\">Distributions</h2>\n\
-         <p class=\"lead\"><span class=\"key bars\"></span> all pairs of this folder \
-         <span class=\"key expected\"></span> what chance gives: the same photos and options, drawn anew with another seed \
-         <span class=\"key asked\"></span> the rule asked for, before crops that do not fit the photo are drawn again \
-         <span class=\"key limit\"></span> a bound</p>\n<div class=\"charts\">\n{charts}</div>\n</section>\n"
+         <ul class=\"legend\">{}</ul>\n<div class=\"charts\">\n{charts}</div>\n</section>\n",
+        LEGEND.map(|(kind, text)| format!("<li><span class=\"key {kind}\"></span>{text}</li>")).concat()
     )
 }
+
+/// What the drawings are made of.
+const LEGEND: [(&str, &str); 4] = [
+    ("bars", "all pairs of this folder"),
+    ("expected", "what chance gives: these photos and options, drawn anew with another seed"),
+    ("asked", "the rule, before crops that do not fit the photo are drawn again"),
+    ("limit", "a bound"),
+];
 
 fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
     let size = f64::from(options.size);
@@ -153,7 +159,7 @@ fn boxes_a_pair(options: &PrepOptions, found: &Distributions, expected: &Distrib
 /// The strengths of jitter and blur.
 fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
     let (f, e) = (&found.jitter, &expected.jitter);
-    let factor = |value: f64| format!("{value:.1}");
+    let factor = |value: f64| format!("{value:.1}").replace('-', "−");
     let table = [
         ("Brightness", &f.brightness, &e.brightness, BRIGHTNESS_AND_CONTRAST, "factor"),
         ("Contrast", &f.contrast, &e.contrast, BRIGHTNESS_AND_CONTRAST, "factor"),
@@ -163,7 +169,7 @@ fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributi
     let mut charts: Vec<Chart> = table
         .into_iter()
         .map(|(title, found, expected, [low, high], unit)| {
-            let note = format!("Jittered views, {unit}. Asked: even from {low} to {high}.");
+            let note = format!("Jittered views, {unit}. Asked: even from {low} to {high}.").replace('-', "−");
             let marks = ticks(&[low, (low + high) / 2.0, high], factor);
             Panel { title, note, ticks: marks, even: Some([low, high]), limits: vec![low, high] }
                 .of(found, expected)

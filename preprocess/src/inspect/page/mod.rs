@@ -144,7 +144,7 @@ fn frequency(of: &Frequency) -> String {
     format!(
         "<td><span class=\"meter\" aria-hidden=\"true\"><i style=\"width:{share:.2}%\"></i>\
          <b style=\"left:{asked:.2}%\"></b></span><span class=\"share\">{share:.1}\u{202F}%</span> \
-         <span class=\"asked\">of {asked:.0}\u{202F}%</span>{odd}</td>"
+         <span class=\"asked\">asked {asked:.0}\u{202F}%</span>{odd}</td>"
     )
 }
 

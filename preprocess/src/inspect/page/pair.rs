@@ -58,8 +58,7 @@ fn source(pair: &Pair) -> Result<String> {
         crops += &outline(params.crop, view + 1, size);
     }
     let boxes = row.boxes.iter().map(|matched| matched.source);
-    let caption =
-        format!("<b>Photo</b> {}×{}, crops solid (1) and dashed (2)", row.source_width, row.source_height);
+    let caption = format!("<b>Photo</b> {}×{}, crop 1 solid, 2 dashed", row.source_width, row.source_height);
     Picture { image, size }.figure(
         &format!("Source {} with both crops", row.path),
         "photo",
