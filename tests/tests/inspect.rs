@@ -103,7 +103,8 @@ fn a_part_of_another_size_or_none_is_named() {
 
 #[test]
 fn a_changed_row_is_found_under_a_right_checksum() {
-    let changes: [(&str, fn(&mut Vec<Row>)); 7] = [
+    type Change = fn(&mut Vec<Row>);
+    let changes: [(&str, Change); 7] = [
         ("view1.flip", |rows| rows[1].view1.params.flip ^= true),
         ("view2.crop", |rows| rows[1].view2.params.crop.x += 1),
         ("view1.blur", |rows| rows[1].view1.params.blur = None),

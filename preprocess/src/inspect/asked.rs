@@ -47,7 +47,8 @@ pub struct Step {
 /// Every step that happens by chance, in the order in which they are applied.
 pub fn steps(options: &PrepOptions, found: &Distributions) -> Vec<Step> {
     let blur = if options.blur == BlurKind::None { [0.0; 2] } else { BLUR_PROBABILITY };
-    let table: [(&'static str, fn(&Steps) -> u64, [f64; 2]); 5] = [
+    type Count = fn(&Steps) -> u64;
+    let table: [(&'static str, Count, [f64; 2]); 5] = [
         ("flip", |steps| steps.flip, [FLIP_PROBABILITY; 2]),
         ("jitter", |steps| steps.jitter, [JITTER_PROBABILITY; 2]),
         ("grayscale", |steps| steps.grayscale, [GRAYSCALE_PROBABILITY; 2]),
