@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,8 @@ BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 # Names that would break a page which did not escape them.
 CLASSES = ["cat & dog", "<b>bold</b>", "it's \"quoted\""]
 WIDTHS = {1280: 900, 390: 844}
-PATIENCE = 60
+# Seconds until the page is there, and until everything is done.
+PATIENCE, LIMIT = 60, 600
 
 
 class Browser:
@@ -95,6 +97,10 @@ class Browser:
         self.process.wait()
 
 
+def out_of_time(*_):
+    raise SystemExit(f"test_inspect_page: the browser has not answered within {LIMIT} s")
+
+
 class Checks:
     def __init__(self):
         self.passed, self.failed = 0, 0
@@ -127,9 +133,8 @@ def check_twins(browser, check):
         pair.scrollIntoView({block: 'center'});
         return pair.querySelectorAll('figure').length;""")
     places = pictures + 1
-    # The middle of a smallest box's upper edge: no other lies above it there, or it would be that one's.
+    # The middle of the smallest box: no other lies above it.
     place = browser.run("""
-        const boxes = [...document.querySelectorAll('.pair:has(button[data-box]) .view .box')];
         const pair = document.querySelector('.pair:has(button[data-box])');
         const last = [...pair.querySelector('.view svg').querySelectorAll('.box')].pop();
         const area = last.querySelector('.over').getBoundingClientRect();
@@ -259,6 +264,8 @@ def main():
     if program is None:
         print("test_inspect_page: skipped, no Chromium here (Debian: apt-get install chromium; or set CHROMIUM)")
         return 0
+    signal.signal(signal.SIGALRM, out_of_time)
+    signal.alarm(LIMIT)
     check = Checks()
     with tempfile.TemporaryDirectory() as folder:
         page = given.page or make_page(given.bin, pathlib.Path(folder))

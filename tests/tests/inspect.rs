@@ -179,6 +179,7 @@ fn moved_photos_are_asked_for_and_changed_ones_named() {
     let output = dir.inspect("--verify --images moved shards").fails(1);
     output.says(&["class0/000.jpg", "pixels, sources.parquet says"]);
     output.says(&["class2/002.jpg", "No such file"]);
+    output.says(&["2 faults; bring the photos named back"]);
 }
 
 #[test]

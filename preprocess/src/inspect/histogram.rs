@@ -15,13 +15,12 @@ pub struct Histogram {
     pub min: f64,
     /// The largest number; infinite without numbers.
     pub max: f64,
-    sum: f64,
 }
 
 impl Histogram {
     /// No numbers yet.
     pub fn new(low: f64, high: f64, bins: usize) -> Self {
-        Self { low, high, counts: vec![0; bins], min: f64::INFINITY, max: f64::NEG_INFINITY, sum: 0.0 }
+        Self { low, high, counts: vec![0; bins], min: f64::INFINITY, max: f64::NEG_INFINITY }
     }
 
     /// Counts a number.
@@ -32,7 +31,6 @@ impl Histogram {
         self.counts[(bin as usize).min(bins - 1)] += 1;
         self.min = self.min.min(value);
         self.max = self.max.max(value);
-        self.sum += value;
     }
 
     /// Adds the numbers of another histogram with the same bins.
@@ -40,18 +38,11 @@ impl Histogram {
         self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
-        self.sum += other.sum;
     }
 
     /// How many numbers there are.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
-    }
-
-    /// Their mean; `None` without numbers.
-    pub fn mean(&self) -> Option<f64> {
-        let total = self.total();
-        (total > 0).then(|| self.sum / total as f64)
     }
 
     /// The share of the numbers in each bin; zeros without numbers.
@@ -91,13 +82,12 @@ mod tests {
     #[test]
     fn numbers_are_found_again_to_a_bin() {
         let (mut first, mut second) = (Histogram::new(0.0, 10.0, 100), Histogram::new(0.0, 10.0, 100));
-        assert_eq!((first.mean(), first.quantile(0.5)), (None, None));
+        assert_eq!(first.quantile(0.5), None);
         for value in 0..1000 {
             if value % 2 == 0 { &mut first } else { &mut second }.add(f64::from(value) / 100.0);
         }
         first.merge(&second);
         assert_eq!((first.total(), first.min, first.max), (1000, 0.0, 9.99));
-        assert!((first.mean().unwrap() - 4.995).abs() < 1e-9);
         for q in [0.0, 0.05, 0.5, 1.0] {
             assert!((first.quantile(q).unwrap() - 10.0 * q).abs() < 0.11, "{q}");
         }

@@ -9,6 +9,7 @@
 //! [`Shards`] is the folder as it lies there; nothing here writes into it.
 
 pub mod asked;
+mod compare;
 pub mod distributions;
 mod histogram;
 mod ink;
@@ -38,12 +39,26 @@ impl Progress<'_> {
     /// Notes that so many more have been looked at.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after a stop.
+    /// [`Error::Stopped`] after a stop.
     fn step(&self, count: u64) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
+            return Err(Error::Stopped);
         }
         (self.advance)(count);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_ends_a_look() {
+        let stop = AtomicBool::new(false);
+        let progress = Progress { advance: &|_| (), stop: &stop };
+        assert!(progress.step(1).is_ok());
+        stop.store(true, Ordering::Relaxed);
+        assert!(matches!(progress.step(1), Err(Error::Stopped)));
     }
 }

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
-use scrl_schemas::{Epoch, Part, PartRecord, Row, ShardReader, Source, View};
+use scrl_schemas::{Epoch, Part, PartRecord, Row, ShardReader, Source};
 
+use super::compare::difference;
 use super::{FinishedEpoch, Progress, Shards};
 use crate::decode::decode;
 use crate::draw::ImageSize;
@@ -42,6 +43,21 @@ pub struct Fault {
     pub file: String,
     /// What is wrong with it.
     pub what: String,
+    kind: Kind,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Shards,
+    Source,
+}
+
+impl Fault {
+    /// Whether a file of the shards is wrong, and not an image that they were made from.
+    pub fn is_of_shards(&self) -> bool {
+        self.kind == Kind::Shards
+    }
 }
 
 /// What a check found.
@@ -66,7 +82,7 @@ pub struct Verdict {
 /// Checks every finished epoch on all threads of the current pool. `progress` hears of rows, and for recipes of sources.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a stop. What is wrong with the folder is no error but part of the verdict.
+/// [`Error::Stopped`] after a stop. What is wrong with the folder is no error but part of the verdict.
 pub fn verify(shards: &Shards, pixels: &Pixels, progress: &Progress) -> Result<Verdict> {
     let check = Check::new(shards, pixels, progress);
     check.folder();
@@ -118,9 +134,17 @@ impl<'a> Check<'a> {
     }
 
     fn fault(&self, file: impl Into<String>, what: impl Into<String>) {
+        self.note(Fault { file: file.into(), what: what.into(), kind: Kind::Shards });
+    }
+
+    fn source_fault(&self, source: &Source, what: String) {
+        self.note(Fault { file: source.path.clone(), what, kind: Kind::Source });
+    }
+
+    fn note(&self, fault: Fault) {
         let mut found = self.found();
         found.fault_count += 1;
-        found.faults.push(Fault { file: file.into(), what: what.into() });
+        found.faults.push(fault);
         if found.faults.len() >= 2 * MOST_FAULTS {
             found.faults.sort_unstable();
             found.faults.truncate(MOST_FAULTS);
@@ -325,25 +349,34 @@ impl<'a> Check<'a> {
         let Some(originals) = &self.originals else { return Ok(()) };
         self.shards.sources.par_iter().enumerate().try_for_each(|(image, source)| {
             if source.error.is_none() {
-                let size = originals.read(image as i64, &source.path).and_then(|bytes| {
-                    decode(&bytes, self.shards.manifest.options.exif)
-                        .map(|decoded| (decoded.size.width, decoded.size.height))
-                        .map_err(|reason| reason.0)
-                });
-                match size {
-                    Ok(size) if size == (source.width, source.height) => self.found().pixels += 1,
-                    Ok((width, height)) => {
-                        let (w, h) = (source.width, source.height);
-                        self.fault(
-                            &source.path,
-                            format!("has {width}×{height} pixels, sources.parquet says {w}×{h}"),
+                match self.decoded_size(originals, image as i64, source) {
+                    Ok([width, height]) if (width, height) == (source.width, source.height) => {
+                        self.found().pixels += 1;
+                    }
+                    Ok([width, height]) => {
+                        let before = format!("{}×{}", source.width, source.height);
+                        self.source_fault(
+                            source,
+                            format!("has {width}×{height} pixels, sources.parquet says {before}"),
                         );
                     }
-                    Err(reason) => self.fault(&source.path, reason),
+                    Err(reason) => self.source_fault(source, reason),
                 }
             }
             self.progress.step(1)
         })
+    }
+
+    /// Width and height of a source, decoded whole.
+    fn decoded_size(
+        &self,
+        originals: &Originals,
+        image: i64,
+        source: &Source,
+    ) -> std::result::Result<[i32; 2], String> {
+        let bytes = originals.read(image, &source.path)?;
+        let decoded = decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
+        Ok([decoded.size.width, decoded.size.height])
     }
 }
 
@@ -351,57 +384,4 @@ impl<'a> Check<'a> {
 fn reason_of(error: &scrl_schemas::Error) -> String {
     let text = error.to_string();
     text.split_once(".parquet: ").map_or(text.clone(), |(_, reason)| reason.to_owned())
-}
-
-/// The first column in which a row is not the expected one; pictures are not looked at.
-fn difference(found: &Row, expected: &Row) -> Option<String> {
-    if found.image_id != expected.image_id {
-        let (found, expected) = (found.image_id, expected.image_id);
-        return Some(format!("holds image {found} where the seed's order has image {expected}"));
-    }
-    let named = |column: &str, found: String, wanted: String| {
-        Some(format!("{}: {column} is {found}, should be {wanted}", expected.path))
-    };
-    if found.path != expected.path {
-        return named("path", format!("{:?}", found.path), format!("{:?}", expected.path));
-    }
-    if found.label != expected.label {
-        return named("label", format!("{:?}", found.label), format!("{:?}", expected.label));
-    }
-    let sizes = [found, expected].map(|row| format!("{}×{}", row.source_width, row.source_height));
-    if sizes[0] != sizes[1] {
-        let [found, wanted] = sizes;
-        return named("source_width×source_height", found, wanted);
-    }
-    for (name, found, wanted) in
-        [("view1", &found.view1, &expected.view1), ("view2", &found.view2, &expected.view2)]
-    {
-        if let Some((column, found, wanted)) = view_difference(found, wanted) {
-            return named(&format!("{name}.{column}"), found, wanted);
-        }
-    }
-    if found.boxes.len() != expected.boxes.len() {
-        return named("len(boxes)", found.boxes.len().to_string(), expected.boxes.len().to_string());
-    }
-    let mut pairs = found.boxes.iter().zip(&expected.boxes).enumerate();
-    let (index, (found, wanted)) = pairs.find(|(_, (found, wanted))| found != wanted)?;
-    named(&format!("boxes[{}]", index + 1), format!("{found:?}"), format!("{wanted:?}"))
-}
-
-/// The first field in which a view is not the expected one: its name, what it is, what it should be.
-fn view_difference(found: &View, wanted: &View) -> Option<(&'static str, String, String)> {
-    let (found, wanted) = (&found.params, &wanted.params);
-    // Formatting takes longer than comparing, and nearly every view is right.
-    if found == wanted {
-        return None;
-    }
-    let fields = [
-        ("crop", format!("{:?}", found.crop), format!("{:?}", wanted.crop)),
-        ("flip", found.flip.to_string(), wanted.flip.to_string()),
-        ("jitter", format!("{:?}", found.jitter), format!("{:?}", wanted.jitter)),
-        ("grayscale", found.grayscale.to_string(), wanted.grayscale.to_string()),
-        ("blur", format!("{:?}", found.blur), format!("{:?}", wanted.blur)),
-        ("solarize", found.solarize.to_string(), wanted.solarize.to_string()),
-    ];
-    fields.into_iter().find(|(_, found, wanted)| found != wanted)
 }

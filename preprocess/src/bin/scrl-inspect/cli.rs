@@ -87,7 +87,7 @@ struct Arguments {
     images: Option<PathBuf>,
 
     /// Pairs on the sheet or the page, chosen at random [default: 12; 60 with --html]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     rows: Option<u64>,
 
     /// Look at this epoch alone

@@ -87,12 +87,16 @@ fn check(command: &Command, shards: &Shards, images: PathBuf, report: &Report) -
     report.verdict(shards, &verdict);
     if verdict.fault_count > 0 {
         let plural = if verdict.fault_count == 1 { "" } else { "s" };
-        bail!(
-            "{}: {} fault{plural}; remove the epochs named and run the same scrl-prep command again: they come out as \
-             they were",
-            shards.layout.root().display(),
-            verdict.fault_count
-        );
+        let ways: Vec<&str> = [
+            (true, "remove the epochs named and run the same scrl-prep command again: they come out as they were"),
+            (false, "bring the photos named back as they were"),
+        ]
+        .into_iter()
+        .filter(|(of_shards, _)| verdict.faults.iter().any(|fault| fault.is_of_shards() == *of_shards))
+        .map(|(_, way)| way)
+        .collect();
+        let shards = shards.layout.root().display();
+        bail!("{shards}: {} fault{plural}; {}", verdict.fault_count, ways.join("; "));
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ pub fn fail(program: &str, error: &anyhow::Error) -> ExitCode {
     // Not the chain of causes: each message tells its cause itself.
     eprintln!("{program}: {error}");
     match error.downcast_ref::<Error>() {
-        Some(Error::Interrupted) => ExitCode::from(INTERRUPTED),
+        Some(Error::Interrupted | Error::Stopped) => ExitCode::from(INTERRUPTED),
         _ => ExitCode::FAILURE,
     }
 }
