@@ -104,12 +104,13 @@ fn a_part_of_another_size_or_none_is_named() {
 #[test]
 fn a_changed_row_is_found_under_a_right_checksum() {
     type Change = fn(&mut Vec<Row>);
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 8] = [
         ("view1.flip", |rows| rows[1].view1.params.flip ^= true),
         ("view2.crop", |rows| rows[1].view2.params.crop.x += 1),
         ("view1.blur", |rows| rows[1].view1.params.blur = None),
         ("label", |rows| rows[1].label = None),
         ("view2.image", |rows| rows[1].view2.image = rows[2].view2.image.clone()),
+        ("view1.image", |rows| rows[1].view1.image = None),
         ("where the seed's order has image", |rows| rows.swap(0, 1)),
         ("the readable sources give 4", |rows| drop(rows.pop())),
     ];

@@ -4,7 +4,7 @@
 //! image stands where, the parameters of both views, the boxes, and with the sources at hand the encoded pictures, byte
 //! by byte. What a checksum cannot tell, a part written by something else, shows that way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -203,12 +203,9 @@ impl<'a> Check<'a> {
     fn pass(&self, pass: &Pass, order: &Order, epochs: &[&FinishedEpoch]) -> Result<()> {
         let mut parts: Vec<(Epoch, &PartRecord, Option<u32>)> = Vec::new();
         for FinishedEpoch { epoch, parts: records } in epochs {
-            let places = order.parts_of_chunks(*epoch);
-            for record in records {
-                let is_it = |part: &Part| part.file_name() == record.name;
-                let chunk = places.iter().position(is_it).map(|chunk| chunk as u32);
-                parts.push((*epoch, record, chunk));
-            }
+            let chunks: HashMap<String, u32> =
+                order.parts_of_chunks(*epoch).into_iter().map(Part::file_name).zip(0..).collect();
+            parts.extend(records.iter().map(|record| (*epoch, record, chunks.get(&record.name).copied())));
         }
         parts.par_iter().try_for_each(|&(epoch, record, chunk)| {
             let file = self.shards.name(epoch, &record.name);
@@ -248,9 +245,10 @@ impl<'a> Check<'a> {
     /// A part's rows: those that the seed gives, in its order.
     fn rows(&self, epoch: Epoch, record: &PartRecord, pass: &Pass, chunk: u32, file: &str) -> Result<()> {
         let path = self.shards.layout.epoch(epoch).join(&record.name);
-        let reader = match (self.originals.is_some(), self.shards.are_recipes()) {
-            (true, false) => ShardReader::open(&path),
-            _ => ShardReader::open_without_pictures(&path),
+        let pictures = self.originals.is_some() && !self.shards.are_recipes();
+        let reader = match pictures {
+            true => ShardReader::open(&path),
+            false => ShardReader::open_without_pictures(&path),
         };
         let mut reader = match reader {
             Ok(reader) => reader,
@@ -259,13 +257,7 @@ impl<'a> Check<'a> {
                 return self.progress.step(record.rows);
             }
         };
-        let images = pass.images(chunk);
-        let expected: Vec<u32> = pass
-            .rows(chunk, epoch)
-            .into_iter()
-            .map(|position| images[position as usize])
-            .filter(|&image| self.shards.sources[image as usize].error.is_none())
-            .collect();
+        let expected = self.expected_images(epoch, pass, chunk, &reader, file);
         for (rows, of) in [(record.rows, "_SUCCESS lists"), (reader.total_rows(), "has")] {
             if rows != expected.len() as u64 {
                 self.fault(file, format!("{of} {rows} rows, the readable sources give {}", expected.len()));
@@ -284,7 +276,9 @@ impl<'a> Check<'a> {
             let compared: Vec<Option<String>> = rows
                 .par_iter()
                 .zip(block)
-                .map_init(RowMaker::default, |maker, (row, &image)| self.row(row, image, epoch, maker))
+                .map_init(RowMaker::default, |maker, (row, &image)| {
+                    self.row(row, image, epoch, pictures.then_some(maker))
+                })
                 .collect();
             self.found().rows += rows.len() as u64;
             let place =
@@ -301,8 +295,30 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// What is wrong with a row, which should be that of `image`.
-    fn row(&self, row: &Row, image: u32, epoch: Epoch, maker: &mut RowMaker) -> Option<String> {
+    /// The images of a part in the order of its rows. Those that could not be read must be in its own list of them.
+    fn expected_images(
+        &self,
+        epoch: Epoch,
+        pass: &Pass,
+        chunk: u32,
+        reader: &ShardReader,
+        file: &str,
+    ) -> Vec<u32> {
+        let images = pass.images(chunk);
+        let is_readable = |image: &u32| self.shards.sources[*image as usize].error.is_none();
+        let mut unreadable: Vec<i64> =
+            images.iter().filter(|image| !is_readable(image)).map(|&image| i64::from(image)).collect();
+        unreadable.sort_unstable();
+        if !unreadable.iter().eq(reader.skipped().iter().map(|skipped| &skipped.image_id)) {
+            self.fault(file, "its list of unreadable images is not that of sources.parquet");
+        }
+        let order = pass.rows(chunk, epoch).into_iter();
+        order.map(|position| images[position as usize]).filter(is_readable).collect()
+    }
+
+    /// What is wrong with a row, which should be that of `image`. Its pictures are compared where there is a maker of
+    /// others.
+    fn row(&self, row: &Row, image: u32, epoch: Epoch, maker: Option<&mut RowMaker>) -> Option<String> {
         let manifest = &self.shards.manifest;
         let source = &self.shards.sources[image as usize];
         let size = ImageSize { width: source.width, height: source.height };
@@ -310,7 +326,7 @@ impl<'a> Check<'a> {
         if let Some(what) = difference(row, &bare) {
             return Some(what);
         }
-        let (first, second) = (row.view1.image.as_ref()?, row.view2.image.as_ref()?);
+        let maker = maker?;
         let original = self.original(image, source)?;
         let decoded = match decode(&original, manifest.options.exif) {
             Ok(decoded) if decoded.size == size => decoded,
@@ -318,8 +334,10 @@ impl<'a> Check<'a> {
         };
         let again = maker.make(image, source, &decoded, manifest.seed, epoch, &manifest.options).ok()?;
         self.found().pixels += 1;
-        for (found, expected, name) in [(first, &again.view1, "view1"), (second, &again.view2, "view2")] {
-            if expected.image.as_ref() != Some(found) {
+        for (found, expected, name) in
+            [(&row.view1, &again.view1, "view1"), (&row.view2, &again.view2, "view2")]
+        {
+            if expected.image != found.image {
                 return Some(format!("{}: {name}.image is not what its source gives", source.path));
             }
         }
