@@ -6,7 +6,7 @@ import struct
 import zlib
 
 
-def draw(folder, count, classes, size=160):
+def draw(folder, count, classes, size=100):
     """Draws `count` photos into the class folders of `folder`, one class after the other."""
     folder = pathlib.Path(folder)
     for number in range(count):

@@ -37,7 +37,7 @@ PARTS = "shards/epoch=*/*.parquet"
 
 
 def make_shards(programs):
-    drawn_photos.draw("photos", PHOTOS, CLASSES, size=120)
+    drawn_photos.draw("photos", PHOTOS, CLASSES)
     pathlib.Path("photos/bird/broken.jpg").write_text("no picture")
     options = ["--epochs", str(EPOCHS), "--size", str(SIZE), "--min-box", "24", "--rows-per-shard", "8", "--max-bad", "0.1", "--quiet"]
     for views in ["webp", "jpeg", "recipe"]:
