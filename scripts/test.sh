@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything a change must pass: format, lints, documentation, the quickstart in small, and every test.
 #
-# Needs Rust with the toolchain of rust-toolchain.toml, a C compiler and Python 3; no Python packages.
+# Needs Rust with the toolchain of rust-toolchain.toml, a C compiler and Python 3 with venv, into which pip fetches the
+# packages that read Parquet. With a Chromium the page of scrl-inspect is tried in it as well.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -33,3 +34,7 @@ scripts/quickstart.sh --smoke
 
 step "tests"
 cargo test --workspace --locked
+
+step "readers of Parquet"
+python=$(scripts/readers_python.sh)
+"$python" scripts/test_readers.py --bin "${CARGO_TARGET_DIR:-target}/debug"

@@ -52,6 +52,9 @@ pub enum Error {
     /// The run was asked to stop and did.
     #[error("stopped; the same command continues where it left off")]
     Interrupted,
+    /// A look into shards was asked to stop and did.
+    #[error("stopped before the end")]
+    Stopped,
     /// A thread could not be started.
     #[error("starting threads: {0}")]
     Threads(String),

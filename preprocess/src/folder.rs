@@ -180,7 +180,11 @@ pub fn finished_parts(layout: &Layout, epoch: Epoch, parts: u32) -> Result<Vec<O
         .collect())
 }
 
-fn checksum(path: &Path) -> std::io::Result<u32> {
+/// The CRC-32C of a whole file.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn checksum(path: &Path) -> std::io::Result<u32> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; CHECKSUM_BUFFER];
     let mut checksum = 0;

@@ -23,6 +23,7 @@ pub mod estimate;
 pub mod folder;
 mod group;
 mod huffman;
+pub mod inspect;
 mod journal;
 mod jpeg;
 mod lanes;

@@ -53,6 +53,8 @@ pub enum Purpose {
     WeightInit = 7,
     /// The drawing of synthetic scenes.
     SceneDrawing = 8,
+    /// Which pairs are shown by who looks into shards.
+    PairsToShow = 9,
 }
 
 /// A sequence of random numbers for one purpose.

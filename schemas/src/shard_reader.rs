@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch, StructArray};
+use arrow::array::{Array, AsArray, BooleanArray, Float32Array, RecordBatch, StructArray};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use crate::row::{Box2, ColorJitter, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
@@ -14,6 +15,17 @@ use crate::{Error, FORMAT, FORMAT_KEY, Result, columns};
 
 /// Rows decoded from Parquet at a time: a few MB of pictures.
 const ROWS_PER_BATCH: usize = 32;
+
+/// Rows decoded at a time where their pictures are passed over.
+const BARE_ROWS_PER_BATCH: usize = 1024;
+
+/// What of the rows is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    All,
+    /// All but the pictures, which are nearly all of the bytes: a view's `image` is `None` then.
+    Bare,
+}
 
 /// Streams the rows of one part, in order, a few megabytes in memory at a time.
 pub struct ShardReader {
@@ -32,6 +44,15 @@ impl ShardReader {
 
     /// Like [`ShardReader::open`], beginning with row `first`.
     pub fn open_at(path: &Path, first: u64) -> Result<Self> {
+        Self::begin(path, first, Columns::All)
+    }
+
+    /// Like [`ShardReader::open`], but the pictures are not read: every view's `image` is `None`.
+    pub fn open_without_pictures(path: &Path) -> Result<Self> {
+        Self::begin(path, 0, Columns::Bare)
+    }
+
+    fn begin(path: &Path, first: u64, columns: Columns) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
         let metadata = builder.metadata().file_metadata();
@@ -54,11 +75,16 @@ impl ShardReader {
             let name = odd.map_or("order of columns", |field| field.name());
             return Err(Error::invalid(path, format!("not a shard of views: {name} differs")));
         }
-        let batches = builder
-            .with_batch_size(ROWS_PER_BATCH)
-            .with_offset(first as usize)
-            .build()
-            .map_err(Error::parquet(path))?;
+        let builder = match columns {
+            Columns::All => builder.with_batch_size(ROWS_PER_BATCH),
+            Columns::Bare => {
+                let leaves = builder.parquet_schema();
+                let is_bare = |&leaf: &usize| !leaves.column(leaf).path().string().contains(".image.");
+                let bare = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_bare));
+                builder.with_batch_size(BARE_ROWS_PER_BATCH).with_projection(bare)
+            }
+        };
+        let batches = builder.with_offset(first as usize).build().map_err(Error::parquet(path))?;
         Ok(Self { batches, rows: VecDeque::new(), skipped, total_rows, path: path.to_owned() })
     }
 
@@ -151,38 +177,48 @@ fn from_record_batch(batch: &RecordBatch) -> std::result::Result<VecDeque<Row>, 
         .collect()
 }
 
-/// The columns of one view, by the positions of [`columns::view_fields`].
+/// The columns of one view, by the positions of [`columns::view_fields`] behind the image, which may have been left out.
 struct ViewColumns<'a> {
-    image: &'a StructArray,
+    image: Option<&'a StructArray>,
     crop: &'a StructArray,
     jitter: &'a StructArray,
-    all: &'a StructArray,
+    flip: &'a BooleanArray,
+    grayscale: &'a BooleanArray,
+    blur: &'a Float32Array,
+    solarize: &'a BooleanArray,
 }
 
 impl<'a> ViewColumns<'a> {
     fn new(all: &'a StructArray) -> Self {
-        let part = |index: usize| all.column(index).as_struct();
-        Self { image: part(0), crop: part(1), jitter: part(3), all }
+        let image = all.column_by_name("image").map(AsArray::as_struct);
+        let part = |index: usize| all.column(index + usize::from(image.is_some()));
+        Self {
+            image,
+            crop: part(0).as_struct(),
+            flip: part(1).as_boolean(),
+            jitter: part(2).as_struct(),
+            grayscale: part(3).as_boolean(),
+            blur: part(4).as_primitive(),
+            solarize: part(5).as_boolean(),
+        }
     }
 
     fn view(&self, row: usize) -> std::result::Result<View, String> {
         let crop = |side: usize| self.crop.column(side).as_primitive::<Int32Type>().value(row);
-        let flag = |index: usize| self.all.column(index).as_boolean().value(row);
-        let blur = self.all.column(5).as_primitive::<Float32Type>();
-        let image = self.image.is_valid(row).then(|| EncodedImage {
-            bytes: self.image.column(0).as_binary::<i32>().value(row).to_vec(),
-            path: self.image.column(1).as_string::<i32>().value(row).to_owned(),
+        let image = self.image.filter(|image| image.is_valid(row)).map(|image| EncodedImage {
+            bytes: image.column(0).as_binary::<i32>().value(row).to_vec(),
+            path: image.column(1).as_string::<i32>().value(row).to_owned(),
         });
         let jitter = if self.jitter.is_valid(row) { Some(self.jitter_at(row)?) } else { None };
         Ok(View {
             image,
             params: ViewParams {
                 crop: Crop { x: crop(0), y: crop(1), width: crop(2), height: crop(3) },
-                flip: flag(2),
+                flip: self.flip.value(row),
                 jitter,
-                grayscale: flag(4),
-                blur: blur.is_valid(row).then(|| blur.value(row)),
-                solarize: flag(6),
+                grayscale: self.grayscale.value(row),
+                blur: self.blur.is_valid(row).then(|| self.blur.value(row)),
+                solarize: self.solarize.value(row),
             },
         })
     }

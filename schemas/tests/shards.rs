@@ -75,6 +75,20 @@ fn rows_round_trip_from_any_position() {
 }
 
 #[test]
+fn without_pictures_everything_else_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    let rows: Vec<Row> = (0..70).map(row).collect();
+    write(&path, &rows);
+    let found: Vec<Row> = ShardReader::open_without_pictures(&path).unwrap().map(Result::unwrap).collect();
+    let bare = |mut row: Row| {
+        (row.view1.image, row.view2.image) = (None, None);
+        row
+    };
+    assert_eq!(found, rows.into_iter().map(bare).collect::<Vec<_>>());
+}
+
+#[test]
 fn the_arrow_schema_describes_the_views_as_pictures() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part-00000.parquet");

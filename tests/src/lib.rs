@@ -112,6 +112,11 @@ impl Dir {
         self.command("scrl-prep", arguments)
     }
 
+    /// `scrl-inspect` with these arguments, blanks between them.
+    pub fn inspect(&self, arguments: &str) -> Command<'_> {
+        self.command("scrl-inspect", arguments)
+    }
+
     /// `scrl-train` with these arguments, blanks between them.
     pub fn train(&self, arguments: &str) -> Command<'_> {
         self.command("scrl-train", arguments)

@@ -1,18 +1,17 @@
 //! The command line, and how it becomes a [`Config`].
 
 use std::ffi::OsString;
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use scrl_preprocess::config::{Config, Overrides, Share, resolve};
 use scrl_schemas::{BlurKind, BoxSampler, Encoding, Exif, Preset};
 
 use crate::ranks::find_share;
+use crate::shared;
 
 /// A command line that makes sense.
 pub struct Command {
@@ -192,56 +191,12 @@ pub fn parse() -> Command {
     read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
 }
 
-fn read(mut line: Vec<OsString>) -> Result<Command, clap::Error> {
-    let mut matches = Arguments::command().try_get_matches_from(&line)?;
-    if let Some(file) = matches.get_one::<PathBuf>("config").cloned() {
-        line.extend(options_of_file(&file, &matches)?);
-        matches = Arguments::command().try_get_matches_from(&line)?;
-    }
-    resolve_arguments(Arguments::from_arg_matches(&matches)?)
+fn read(line: Vec<OsString>) -> Result<Command, clap::Error> {
+    resolve_arguments(Arguments::from_arg_matches(&shared::matches(&Arguments::command(), line)?)?)
 }
 
 fn usage_error(message: impl std::fmt::Display) -> clap::Error {
     Arguments::command().error(ErrorKind::ValueValidation, message)
-}
-
-/// The file's options as command-line arguments, those left out that the command line gives itself.
-fn options_of_file(file: &Path, given: &ArgMatches) -> Result<Vec<OsString>, clap::Error> {
-    let fail = |reason: String| usage_error(format!("--config {}: {reason}", file.display()));
-    let text = fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
-    let table: toml::Table =
-        toml::from_str(&text).map_err(|error| fail(error.message().replace('\n', " ")))?;
-    let command = Arguments::command();
-    let mut line = Vec::new();
-    for (name, value) in table {
-        let id = name.replace('-', "_");
-        let option = command
-            .get_arguments()
-            .find(|argument| argument.get_long() == Some(name.as_str()) && name != "config")
-            .ok_or_else(|| fail(format!("{name} is no option; --help lists them")))?;
-        if given.value_source(&id) == Some(ValueSource::CommandLine) {
-            continue;
-        }
-        let is_switch = matches!(option.get_action(), ArgAction::SetTrue);
-        match value {
-            toml::Value::Boolean(true) if is_switch => line.push(format!("--{name}").into()),
-            toml::Value::Boolean(false) if is_switch => {}
-            value if is_switch => return Err(fail(format!("{name}: {value} is neither true nor false"))),
-            toml::Value::Array(values) => {
-                let texts: Vec<String> = values.into_iter().map(text_of).collect();
-                line.push(format!("--{name}={}", texts.join(",")).into());
-            }
-            value => line.push(format!("--{name}={}", text_of(value)).into()),
-        }
-    }
-    Ok(line)
-}
-
-fn text_of(value: toml::Value) -> String {
-    match value {
-        toml::Value::String(text) => text,
-        other => other.to_string(),
-    }
 }
 
 fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
@@ -296,6 +251,8 @@ fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn command(line: &str) -> Result<Command, String> {

@@ -3,42 +3,29 @@
 mod cli;
 mod ranks;
 mod report;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{anyhow, bail};
-use scrl_preprocess::Error;
+use anyhow::bail;
 use scrl_preprocess::prepare::Job;
 
 use cli::Command;
 use report::Report;
-
-/// Exit code after Ctrl-C, as a shell reports a process that the signal ended.
-const INTERRUPTED: u8 = 130;
-
-/// Set by Ctrl-C; the run looks at it between images and parts.
-static STOP: AtomicBool = AtomicBool::new(false);
+use shared::STOP;
 
 fn main() -> ExitCode {
     // Wrong usage ends here, with exit code 2.
     let command = cli::parse();
     match prepare(command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Not the chain of causes: each message tells its cause itself.
-            eprintln!("scrl-prep: {error}");
-            match error.downcast_ref::<Error>() {
-                Some(Error::Interrupted) => ExitCode::from(INTERRUPTED),
-                _ => ExitCode::FAILURE,
-            }
-        }
+        Err(error) => shared::fail("scrl-prep", &error),
     }
 }
 
 fn prepare(Command { config, starter, dry_run, quiet }: Command) -> anyhow::Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
-        .map_err(|error| anyhow!("watching for Ctrl-C: {error}"))?;
+    shared::watch_for_interruption()?;
     let (shards, max_bad, views) = (config.shards.clone(), config.max_bad, config.options.views);
     let report = Report::new(quiet);
     report.share(config.share, starter);

@@ -1,0 +1,211 @@
+//! Which distributions the page draws, and what was asked of each.
+
+use scrl_schemas::{BlurKind, PrepOptions};
+
+use super::super::Histogram;
+use super::super::distributions::Distributions;
+use super::chart::Chart;
+use crate::method::{BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, RESIZE_BLUR_FACTORS, SATURATION};
+
+/// The section with all drawings.
+pub fn section(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> String {
+    let charts: String = charts(options, found, expected).iter().map(Chart::figure).collect();
+    format!(
+        "<section aria-labelledby=\"h-dist\">\n<h2 id=\"h-dist\">Distributions</h2>\n\
+         <ul class=\"legend\">{}</ul>\n<div class=\"charts\">\n{charts}</div>\n</section>\n",
+        LEGEND.map(|(kind, text)| format!("<li><span class=\"key {kind}\"></span>{text}</li>")).concat()
+    )
+}
+
+/// What the drawings are made of.
+const LEGEND: [(&str, &str); 4] = [
+    ("bars", "all pairs of this folder"),
+    ("expected", "what chance gives: these photos and options, drawn anew with another seed"),
+    ("asked", "the rule, before crops that do not fit the photo are drawn again"),
+    ("limit", "a bound"),
+];
+
+fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
+    let size = f64::from(options.size);
+    let [low, high] = options.crop_scale.map(f64::from);
+    let percents = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |share| format!("{:.0} %", 100.0 * share));
+    let ratios = || {
+        let ratio = |log2: f64| match log2 {
+            l if l < -0.1 => "3:4".to_owned(),
+            l if l > 0.1 => "4:3".to_owned(),
+            _ => "1:1".to_owned(),
+        };
+        ticks(&[CROP_RATIO[0].log2(), 0.0, CROP_RATIO[1].log2()], ratio)
+    };
+    let pixels = || ticks(&[0.0, size / 4.0, size / 2.0, size * 0.75, size], |side| format!("{side:.0}"));
+    let mut charts = Vec::new();
+    for (view, name) in [(0, "Crop area, view 1"), (1, "Crop area, view 2")] {
+        let (f, e) = (&found.views[view].crop_area, &expected.views[view].crop_area);
+        let note =
+            format!("Share of the photo. Asked: even from {:.0} to {:.0} %.", 100.0 * low, 100.0 * high);
+        charts.push(
+            Panel { title: name, note, ticks: percents(), even: Some([low, high]), limits: vec![low, high] }
+                .of(f, e),
+        );
+    }
+    for (view, name) in [(0, "Crop shape, view 1"), (1, "Crop shape, view 2")] {
+        let (f, e) = (&found.views[view].crop_aspect_log2, &expected.views[view].crop_aspect_log2);
+        let bounds = CROP_RATIO.map(f64::log2);
+        let note = "Width to height, on a logarithmic axis. Asked: even from 3:4 to 4:3.".to_owned();
+        charts.push(
+            Panel { title: name, note, ticks: ratios(), even: Some(bounds), limits: bounds.to_vec() }
+                .of(f, e),
+        );
+    }
+    for (view, name) in [(0, "Box size, view 1"), (1, "Box size, view 2")] {
+        let (f, e) = (&found.views[view].box_side, &expected.views[view].box_side);
+        let note =
+            format!("Root of the area, in pixels of the view. No side is under {} px.", options.min_box);
+        let limits = vec![f64::from(options.min_box)];
+        charts.push(Panel { title: name, note, ticks: pixels(), even: None, limits }.of(f, e));
+    }
+    let note = match options.iou {
+        Some(limit) => format!("Every two boxes of a pair, in the photo; none above {limit}."),
+        None => "Every two boxes of a pair, in the photo; without a limit.".to_owned(),
+    };
+    let limits: Vec<f64> = options.iou.map(f64::from).into_iter().collect();
+    let shares = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |iou| format!("{iou:.2}"));
+    charts.push(
+        Panel { title: "Overlap of boxes (IoU)", note, ticks: shares(), even: None, limits }
+            .of(&found.box_iou, &expected.box_iou),
+    );
+    let note = "The two crops of a pair, in the photo; at 0 they share nothing.".to_owned();
+    charts.push(
+        Panel { title: "Overlap of crops (IoU)", note, ticks: shares(), even: None, limits: Vec::new() }
+            .of(&found.crop_iou, &expected.crop_iou),
+    );
+    charts.push(boxes_a_pair(options, found, expected));
+    charts.extend(strengths(options, found, expected));
+    charts
+}
+
+/// How a histogram is drawn.
+struct Panel {
+    title: &'static str,
+    note: String,
+    ticks: Vec<(f64, String)>,
+    /// The bounds between which numbers should be spread evenly.
+    even: Option<[f64; 2]>,
+    limits: Vec<f64>,
+}
+
+impl Panel {
+    fn of(self, found: &Histogram, expected: &Histogram) -> Chart {
+        let words = match (found.quantile(0.05), found.quantile(0.5), found.quantile(0.95)) {
+            (Some(low), Some(middle), Some(high)) => {
+                format!("{low:.2} at 5 per cent, median {middle:.2}, {high:.2} at 95 per cent. {}", self.note)
+            }
+            _ => "nothing to count".to_owned(),
+        };
+        Chart {
+            title: self.title,
+            note: self.note,
+            range: [found.low, found.high],
+            found: found.shares(),
+            asked: self.even.map(|bounds| even(found, bounds)),
+            expected: expected.shares(),
+            limits: self.limits,
+            ticks: self.ticks,
+            words,
+        }
+    }
+}
+
+/// The shares of numbers spread evenly between two bounds.
+fn even(bins: &Histogram, [low, high]: [f64; 2]) -> Vec<f64> {
+    let edges: Vec<f64> = bins.edges().collect();
+    let within = |pair: &[f64]| (pair[1].min(high) - pair[0].max(low)).max(0.0);
+    // A single point cannot be spread.
+    let length = (high - low).max(f64::MIN_POSITIVE);
+    edges.windows(2).map(|pair| within(pair) / length).collect()
+}
+
+fn ticks(values: &[f64], text: impl Fn(f64) -> String) -> Vec<(f64, String)> {
+    values.iter().map(|&value| (value, text(value))).collect()
+}
+
+fn boxes_a_pair(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Chart {
+    let shares = |of: &Distributions| -> Vec<f64> {
+        let rows = of.rows.max(1) as f64;
+        of.rows_by_boxes.iter().map(|&count| count as f64 / rows).collect()
+    };
+    let bins = found.rows_by_boxes.len();
+    let every = bins.div_ceil(12).max(1);
+    let numbers = (0..bins).step_by(every).map(|boxes| (boxes as f64 + 0.5, boxes.to_string())).collect();
+    let mut expected = shares(expected);
+    expected.resize(bins, 0.0);
+    let none = 100.0 * found.rows_by_boxes[0] as f64 / found.rows.max(1) as f64;
+    Chart {
+        title: "Boxes a pair",
+        note: format!("At most {} were asked for.", options.boxes),
+        range: [0.0, bins as f64],
+        found: shares(found),
+        asked: None,
+        expected,
+        limits: Vec::new(),
+        ticks: numbers,
+        words: format!(
+            "{:.2} in the mean, none in {none:.1} per cent of the pairs",
+            found.boxes as f64 / found.rows.max(1) as f64
+        ),
+    }
+}
+
+/// The strengths of jitter and blur.
+fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
+    let (f, e) = (&found.jitter, &expected.jitter);
+    let factor = |value: f64| format!("{value:.1}").replace('-', "−");
+    let table = [
+        ("Brightness", &f.brightness, &e.brightness, BRIGHTNESS_AND_CONTRAST, "factor"),
+        ("Contrast", &f.contrast, &e.contrast, BRIGHTNESS_AND_CONTRAST, "factor"),
+        ("Saturation", &f.saturation, &e.saturation, SATURATION, "factor"),
+        ("Hue", &f.hue, &e.hue, HUE, "shift in turns"),
+    ];
+    let mut charts: Vec<Chart> = table
+        .into_iter()
+        .map(|(title, found, expected, [low, high], unit)| {
+            let note = format!("Jittered views, {unit}. Asked: even from {low} to {high}.").replace('-', "−");
+            let marks = ticks(&[low, (low + high) / 2.0, high], factor);
+            Panel { title, note, ticks: marks, even: Some([low, high]), limits: vec![low, high] }
+                .of(found, expected)
+        })
+        .collect();
+    let (found, expected) = (&found.blur, &expected.blur);
+    let [low, high] = BLUR_SIGMA;
+    match options.blur {
+        BlurKind::None => {}
+        BlurKind::Gaussian => {
+            let note = format!("σ in pixels of the view. Asked: even from {low} to {high}.");
+            let marks = ticks(&[low, 0.5, 1.0, 1.5, high], factor);
+            let panel =
+                Panel { title: "Blur", note, ticks: marks, even: Some(BLUR_SIGMA), limits: vec![low, high] };
+            charts.push(panel.of(found, expected));
+        }
+        BlurKind::Resize => {
+            let note = "The factor of size. Asked: 1.1, 1.2 and 1.5 equally often.".to_owned();
+            let marks = ticks(&RESIZE_BLUR_FACTORS.map(f64::from), factor);
+            let panel = Panel { title: "Blur", note, ticks: marks, even: None, limits: Vec::new() };
+            charts.push(panel.of(found, expected));
+        }
+    }
+    charts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_even_spread_sums_up_to_one() {
+        let bins = Histogram::new(0.0, 1.0, 40);
+        let shares = even(&bins, [0.21, 1.0]);
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        assert_eq!(shares[7], 0.0);
+        assert!(shares[8] > 0.0 && shares[8] < shares[9]);
+    }
+}

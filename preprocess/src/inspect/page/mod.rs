@@ -1,0 +1,191 @@
+//! One self-contained page: pairs with their boxes and sources, and the distributions against what was asked for.
+//!
+//! The page is whole without its script, which adds filters, the lighting of twins and the choice of colors; nothing is
+//! loaded from anywhere. Every text that comes from the shards goes through [`escape`].
+
+mod chart;
+mod distributions;
+mod pair;
+
+use std::fmt::Write;
+
+use indicatif::{HumanBytes, HumanCount};
+
+use super::asked::{Frequency, Step, steps};
+use super::distributions::Distributions;
+use super::pairs::Pair;
+use super::{Shards, ink};
+use crate::Result;
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
+
+/// The page's text. `found` are the distributions of all rows, `expected` those that chance gives, `pairs` the ones to
+/// show.
+///
+/// # Errors
+/// [`crate::Error::Encode`] where a picture cannot be encoded.
+pub fn html(
+    shards: &Shards,
+    found: &Distributions,
+    expected: &Distributions,
+    pairs: &[Pair],
+) -> Result<String> {
+    let options = &shards.manifest.options;
+    let name = escape(&shards.layout.root().display().to_string());
+    let mut articles = String::new();
+    for (index, pair) in pairs.iter().enumerate() {
+        articles += &pair::article(index, pair, options)?;
+    }
+    Ok(format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{name}: pairs and boxes</title>\n<style>\n{STYLE}{inks}</style>\n</head>\n<body>\n\
+         <a class=\"skip\" href=\"#pairs\">Skip to the pairs</a>\n\
+         <header>\n<div class=\"bar\"><p class=\"kind\">scrl shards</p>{toggle}</div>\n<h1>{name}</h1>\n{facts}</header>\n\
+         <main>\n{augmentations}{distributions}{filters}{articles}\
+         <p class=\"nothing\" hidden>No pair on this page is like that.</p>\n</main>\n\
+         <footer>Written by scrl-inspect {version}; nothing on this page is loaded from anywhere.</footer>\n\
+         <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+        inks = inks(),
+        toggle = "<button type=\"button\" id=\"theme\" hidden>Dark</button>",
+        facts = facts(shards, found),
+        augmentations = augmentations(&steps(options, found)),
+        distributions = distributions::section(options, found, expected),
+        filters = filters(shards, pairs),
+        version = env!("CARGO_PKG_VERSION"),
+    ))
+}
+
+/// Text as it may stand anywhere in HTML, in attributes too.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            letter if letter.is_control() => escaped.push('\u{FFFD}'),
+            letter => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+/// The colors of the boxes as CSS.
+fn inks() -> String {
+    let rule = |(number, &color): (usize, &[u8; 3])| {
+        format!(".k{number}{{--ink:{};--on:{}}}", ink::css(color), ink::css(ink::upon(color)))
+    };
+    ink::COLORS.iter().enumerate().map(rule).collect::<String>() + "\n"
+}
+
+/// The folder in a few numbers.
+fn facts(shards: &Shards, found: &Distributions) -> String {
+    let options = &shards.manifest.options;
+    let rows = found.rows.max(1) as f64;
+    let full = found.rows_by_boxes.len() as u32 - 1;
+    let plural = if shards.epochs.len() == 1 { "" } else { "s" };
+    let facts = [
+        (
+            "pairs",
+            HumanCount(found.rows).to_string(),
+            format!("{} epoch{plural} of {} planned", shards.epochs.len(), shards.manifest.epochs),
+        ),
+        (
+            "images",
+            HumanCount(shards.sources.len() as u64).to_string(),
+            format!("{} unreadable", shards.unreadable()),
+        ),
+        (
+            "boxes a pair",
+            format!("{:.2}", found.boxes as f64 / rows),
+            format!("{:.1} % have fewer than {full}", 100.0 * found.rows_below(full) as f64 / rows),
+        ),
+        (
+            "on the disk",
+            HumanBytes(shards.bytes()).to_string(),
+            format!("{} a pair", HumanBytes(shards.bytes() / found.rows.max(1))),
+        ),
+        (
+            "views",
+            format!("{}\u{202F}px", options.size),
+            format!("{}, preset {}, seed {}", options.views, options.preset, shards.manifest.seed),
+        ),
+    ];
+    let mut out = String::from("<dl class=\"facts\">\n");
+    for (name, value, detail) in facts {
+        let _ = writeln!(out, "<div><dt>{name}</dt><dd>{value}<small>{detail}</small></dd></div>");
+    }
+    out + "</dl>\n"
+}
+
+/// The table of steps: found beside asked.
+fn augmentations(steps: &[Step]) -> String {
+    let mut rows = String::new();
+    for step in steps {
+        let cells: String = step.views.iter().map(frequency).collect();
+        let _ = writeln!(rows, "<tr><th scope=\"row\">{}</th>{cells}</tr>", step.name);
+    }
+    format!(
+        "<section aria-labelledby=\"h-steps\">\n<h2 id=\"h-steps\">Augmentations</h2>\n\
+         <p class=\"lead\">How many of the views have each step; the mark on a bar is what was asked for.</p>\n\
+         <table class=\"steps\"><thead><tr><th scope=\"col\"><span class=\"unseen\">Step</span></th><th scope=\"col\">View 1</th>\
+         <th scope=\"col\">View 2</th></tr></thead>\n<tbody>\n{rows}</tbody></table>\n</section>\n"
+    )
+}
+
+fn frequency(of: &Frequency) -> String {
+    let (share, asked) = (100.0 * of.share(), 100.0 * of.asked);
+    let odd = if of.is_odd() { " <strong>unlike what was asked</strong>" } else { "" };
+    format!(
+        "<td><span class=\"meter\" aria-hidden=\"true\"><i style=\"width:{share:.2}%\"></i>\
+         <b style=\"left:{asked:.2}%\"></b></span><span class=\"share\">{share:.1}\u{202F}%</span> \
+         <span class=\"asked\">asked {asked:.0}\u{202F}%</span>{odd}</td>"
+    )
+}
+
+/// The filters, and how many pairs they leave.
+fn filters(shards: &Shards, pairs: &[Pair]) -> String {
+    let mut epochs: Vec<u32> = pairs.iter().map(|pair| pair.epoch.0).collect();
+    epochs.sort_unstable();
+    epochs.dedup();
+    let mut classes: Vec<&str> = pairs.iter().filter_map(|pair| pair.class.as_deref()).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    let option = |value: &str| format!("<option>{}</option>", escape(value));
+    let epochs: String = epochs.iter().map(|epoch| option(&epoch.to_string())).collect();
+    let class_filter = match classes.is_empty() {
+        true => String::new(),
+        false => format!(
+            "<label>Class <select id=\"f-class\"><option value=\"\">all</option>{}</select></label>\n",
+            classes.iter().map(|class| option(class)).collect::<String>()
+        ),
+    };
+    format!(
+        "<section aria-labelledby=\"h-pairs\">\n<h2 id=\"h-pairs\">Pairs</h2>\n\
+         <p class=\"lead\">{count} of {total}, chosen at random. Point at a box, or go to its number with the Tab key: its twin \
+         lights up in the other view and in the photo. A click keeps it lit, Escape lets it go.</p>\n</section>\n\
+         <form class=\"filters\" id=\"pairs\" aria-label=\"Which pairs are shown\" hidden>\n\
+         <label>Epoch <select id=\"f-epoch\"><option value=\"\">all</option>{epochs}</select></label>\n{class_filter}\
+         <label class=\"tick\"><input type=\"checkbox\" id=\"f-solarized\"> Solarized</label>\n\
+         <label class=\"tick\"><input type=\"checkbox\" id=\"f-few\"> Fewer than {most} boxes</label>\n\
+         <output id=\"shown\" aria-live=\"polite\"></output>\n</form>\n",
+        count = pairs.len(),
+        total = HumanCount(shards.rows()),
+        most = shards.manifest.options.boxes,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_name_becomes_markup() {
+        assert_eq!(escape("<b>\"x\" & 'ü'\u{1}"), "&lt;b&gt;&quot;x&quot; &amp; &#39;ü&#39;\u{FFFD}");
+    }
+}

@@ -1,0 +1,195 @@
+//! A pair on the page: its source with both crops, its views, and its boxes in all three.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use scrl_schemas::{Box2, Crop, PrepOptions, ViewParams};
+
+use super::super::ink;
+use super::super::pairs::Pair;
+use super::escape;
+use crate::{Error, Result};
+
+/// Quality of the pictures on the page: for looking at, not for training.
+const QUALITY: u8 = 82;
+
+/// The pair as an `article`, `index` being its number on the page.
+pub fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Result<String> {
+    let row = &pair.row;
+    let params = pair.params();
+    let solarized = params.iter().any(|view| view.solarize);
+    let class = pair.class.as_deref().unwrap_or_default();
+    let few = row.boxes.len() < options.boxes as usize;
+    let mut out = format!(
+        "<article class=\"pair\" data-epoch=\"{}\" data-class=\"{}\" data-solarized=\"{solarized}\" data-few=\"{few}\" \
+         aria-labelledby=\"p{index}\">\n<h3 id=\"p{index}\">{}</h3>\n<p class=\"meta\">",
+        pair.epoch,
+        escape(class),
+        escape(&row.path)
+    );
+    let (place, number) = &pair.place;
+    // A class is nearly always the path's first folder; only another one is news.
+    if !class.is_empty() && !row.path.starts_with(&format!("{class}/")) {
+        let _ = write!(out, "{} · ", escape(class));
+    }
+    let _ = writeln!(out, "{} · row {number}</p>", escape(place));
+    out += "<div class=\"pictures\">\n";
+    out += &source(pair)?;
+    for (view, params) in params.into_iter().enumerate() {
+        let boxes = row.boxes.iter().map(|matched| if view == 0 { matched.view1 } else { matched.view2 });
+        let picture = Picture { image: &pair.views[view], size: [options.size as f32; 2] };
+        let caption = format!("<b>View {}</b> {}", view + 1, describe(params));
+        out += &picture.figure(&format!("View {} of {}", view + 1, row.path), "view", "", boxes, &caption)?;
+    }
+    out += "</div>\n";
+    out += &keys(pair);
+    Ok(out + "</article>\n")
+}
+
+/// The source with the outlines of both crops.
+fn source(pair: &Pair) -> Result<String> {
+    let Some(image) = &pair.source else { return Ok(String::new()) };
+    let row = &pair.row;
+    let size = [row.source_width as f32, row.source_height as f32];
+    let mut crops = String::new();
+    for (view, params) in pair.params().into_iter().enumerate() {
+        crops += &outline(params.crop, view + 1, size);
+    }
+    let boxes = row.boxes.iter().map(|matched| matched.source);
+    let caption = format!("<b>Photo</b> {}×{}, crop 1 solid, 2 dashed", row.source_width, row.source_height);
+    Picture { image, size }.figure(
+        &format!("Source {} with both crops", row.path),
+        "photo",
+        &crops,
+        boxes,
+        &caption,
+    )
+}
+
+/// A crop's rectangle, dark below light so that it shows upon anything; solid for view 1, dashed for view 2.
+fn outline(crop: Crop, number: usize, [width, height]: [f32; 2]) -> String {
+    let Crop { x, y, width: w, height: h } = crop;
+    let rect =
+        |class: &str| format!("<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>");
+    // The number stands inside the upper corner, left for view 1 and right for view 2: the crops may share corners.
+    let size = width.max(height) / 16.0;
+    let at = if number == 1 { x as f32 + size * 0.35 } else { (x + w) as f32 - size * 0.95 };
+    let text = format!(
+        "<text x=\"{at:.1}\" y=\"{:.1}\" font-size=\"{size:.1}\" stroke-width=\"{:.1}\">{number}</text>",
+        y as f32 + size,
+        size / 4.0
+    );
+    format!("<g class=\"crop crop{number}\">{}{}{text}</g>", rect("under"), rect("over"))
+}
+
+/// A picture and the size that its boxes are measured in.
+struct Picture<'a> {
+    image: &'a image::RgbImage,
+    size: [f32; 2],
+}
+
+impl Picture<'_> {
+    fn figure(
+        &self,
+        alt: &str,
+        class: &str,
+        below: &str,
+        boxes: impl Iterator<Item = Box2>,
+        caption: &str,
+    ) -> Result<String> {
+        let [width, height] = self.size;
+        let mut drawn = String::new();
+        let area = |of: &Box2| (of.x1 - of.x0) * (of.y1 - of.y0);
+        let mut boxes: Vec<(usize, Box2)> = boxes.enumerate().collect();
+        // The smallest lie on top, or a larger one around them would be pointed at instead.
+        boxes.sort_by(|(_, a), (_, b)| area(b).total_cmp(&area(a)));
+        for (number, of) in boxes {
+            let ink = number % ink::COLORS.len();
+            let rect = |class: &str| {
+                let (w, h) = (of.x1 - of.x0, of.y1 - of.y0);
+                format!(
+                    "<rect class=\"{class}\" x=\"{}\" y=\"{}\" width=\"{w}\" height=\"{h}\"/>",
+                    of.x0, of.y0
+                )
+            };
+            let _ = write!(
+                drawn,
+                "<g class=\"box k{ink}\" data-box=\"{number}\">{}{}</g>",
+                rect("under"),
+                rect("over")
+            );
+        }
+        Ok(format!(
+            "<figure class=\"{class}\"><div class=\"stack\"><img alt=\"{}\" width=\"{}\" height=\"{}\" loading=\"lazy\" \
+             src=\"{}\"><svg viewBox=\"0 0 {width} {height}\" preserveAspectRatio=\"none\" aria-hidden=\"true\">{below}{drawn}</svg>\
+             </div><figcaption>{caption}</figcaption></figure>\n",
+            escape(alt),
+            self.image.width(),
+            self.image.height(),
+            data_url(self.image)?
+        ))
+    }
+}
+
+/// The boxes' numbers, to point at and to go to with the keyboard.
+fn keys(pair: &Pair) -> String {
+    if pair.row.boxes.is_empty() {
+        return "<p class=\"none\">No boxes: the two crops share too little.</p>\n".to_owned();
+    }
+    let mut out = String::from("<div class=\"keys\" role=\"group\" aria-label=\"Matched boxes\">");
+    for (number, matched) in pair.row.boxes.iter().enumerate() {
+        let sides = [matched.view1, matched.view2]
+            .map(|of| format!("{:.0}\u{202F}×\u{202F}{:.0}", of.x1 - of.x0, of.y1 - of.y0));
+        let _ = write!(
+            out,
+            "<button type=\"button\" class=\"k{}\" data-box=\"{number}\" aria-pressed=\"false\" \
+             title=\"{} px in view 1, {} px in view 2\"><span class=\"unseen\">Box </span>{}</button>",
+            number % ink::COLORS.len(),
+            sides[0],
+            sides[1],
+            number + 1
+        );
+    }
+    out + "</div>\n"
+}
+
+/// What was done to a view, with its strengths.
+fn describe(params: &ViewParams) -> String {
+    let mut words: Vec<String> = Vec::new();
+    if params.flip {
+        words.push("flipped".to_owned());
+    }
+    if let Some(jitter) = &params.jitter {
+        words.push(format!(
+            "<span title=\"brightness {:.2}, contrast {:.2}, saturation {:.2}, hue {:+.3}, in the order {}\">jitter</span>",
+            jitter.brightness,
+            jitter.contrast,
+            jitter.saturation,
+            jitter.hue,
+            jitter.order_string()
+        ));
+    }
+    if params.grayscale {
+        words.push("gray".to_owned());
+    }
+    if let Some(strength) = params.blur {
+        words.push(format!("blur\u{202F}{strength:.1}"));
+    }
+    if params.solarize {
+        words.push("solarized".to_owned());
+    }
+    words.join(", ")
+}
+
+fn data_url(image: &image::RgbImage) -> Result<String> {
+    let refused = |error: &dyn std::fmt::Display| Error::Encode(error.to_string());
+    let width = u16::try_from(image.width()).map_err(|error| refused(&error))?;
+    let height = u16::try_from(image.height()).map_err(|error| refused(&error))?;
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, QUALITY);
+    encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
+    encoder.encode(image.as_raw(), width, height, ColorType::Rgb).map_err(|error| refused(&error))?;
+    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
+}

@@ -1,0 +1,81 @@
+"use strict";
+// Without this script the page shows everything; it adds filters, the lighting of twins and the choice of colors.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const pairs = [...document.querySelectorAll(".pair")];
+
+  // Colors: those of the system until the button is pressed; the choice is kept where the browser lets it.
+  const root = document.documentElement;
+  const toggle = byId("theme");
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const remembered = () => {
+    try { return localStorage.getItem("scrl-theme"); } catch { return null; }
+  };
+  const isDark = () => (root.dataset.theme || (prefersDark.matches ? "dark" : "light")) === "dark";
+  const label = () => { toggle.textContent = isDark() ? "Light colors" : "Dark colors"; };
+  if (["dark", "light"].includes(remembered())) root.dataset.theme = remembered();
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("scrl-theme", root.dataset.theme); } catch { /* a file may not be allowed to */ }
+    label();
+  });
+  prefersDark.addEventListener("change", label);
+  toggle.hidden = false;
+  label();
+
+  // Twins: everything of a pair with the same number. A pointer or the focus lights them, a click keeps them lit.
+  const twins = (pair, number) => pair.querySelectorAll(`[data-box="${number}"]`);
+  const light = (pair, number) => {
+    pair.querySelectorAll(".lit").forEach((element) => element.classList.remove("lit"));
+    const shown = number ?? pair.dataset.kept;
+    pair.classList.toggle("lighting", shown !== undefined);
+    if (shown !== undefined) twins(pair, shown).forEach((element) => element.classList.add("lit"));
+  };
+  const keep = (pair, number) => {
+    if (number === undefined) delete pair.dataset.kept; else pair.dataset.kept = number;
+    pair.querySelectorAll("button[data-box]").forEach((key) => {
+      key.setAttribute("aria-pressed", String(key.dataset.box === number));
+    });
+  };
+  const numberAt = (event) => event.target.closest?.("[data-box]")?.dataset.box;
+  for (const pair of pairs) {
+    for (const kind of ["pointerover", "focusin"]) {
+      pair.addEventListener(kind, (event) => light(pair, numberAt(event)));
+    }
+    for (const kind of ["pointerleave", "focusout"]) {
+      pair.addEventListener(kind, () => light(pair));
+    }
+    pair.addEventListener("click", (event) => {
+      const number = numberAt(event);
+      keep(pair, number === pair.dataset.kept ? undefined : number);
+      light(pair, number === pair.dataset.kept ? number : undefined);
+    });
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const pair of pairs) {
+      keep(pair, undefined);
+      light(pair);
+    }
+  });
+
+  // Filters.
+  const [epoch, group, solarized, few] = ["f-epoch", "f-class", "f-solarized", "f-few"].map(byId);
+  const filter = () => {
+    let count = 0;
+    for (const pair of pairs) {
+      const { epoch: e, class: c, solarized: s, few: f } = pair.dataset;
+      pair.hidden = Boolean(
+        (epoch.value && epoch.value !== e) || (group?.value && group.value !== c) ||
+        (solarized.checked && s !== "true") || (few.checked && f !== "true"));
+      count += pair.hidden ? 0 : 1;
+    }
+    byId("shown").textContent = `${count} of ${pairs.length} shown`;
+    document.querySelector(".nothing").hidden = count > 0;
+  };
+  const form = byId("pairs");
+  form.addEventListener("change", filter);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.hidden = false;
+  filter();
+})();

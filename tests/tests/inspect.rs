@@ -1,0 +1,273 @@
+//! `scrl-inspect` from the outside: what it tells, what it draws, and that it finds whatever is wrong.
+
+use std::fs;
+
+use scrl_schemas::{Epoch, Layout, Part, Row, ShardReader, ShardWriter, Success};
+use scrl_tests::Dir;
+
+/// Small views, so that a test takes no time; parts of four images, so that there are several.
+const SMALL: &str = "--size 64 --min-box 16 --rows-per-shard 4 --epochs 2";
+
+/// Two epochs of ten photos in `shards`.
+fn prepared(options: &str) -> Dir {
+    let dir = Dir::new().photos(10);
+    dir.prep(&format!("{SMALL} {options} photos shards")).succeeds();
+    dir
+}
+
+/// Writes a part anew with other rows, and its new size and checksum into `_SUCCESS`.
+fn rewrite(dir: &Dir, epoch: u32, part: u32, change: impl FnOnce(&mut Vec<Row>)) {
+    let layout = Layout::new(dir.path("shards"));
+    let (epoch, part) = (Epoch(epoch), Part(part));
+    let reader = ShardReader::open(&layout.part(epoch, part)).unwrap();
+    let skipped = reader.skipped().to_vec();
+    let mut rows: Vec<Row> = reader.collect::<Result<_, _>>().unwrap();
+    change(&mut rows);
+    let mut writer = ShardWriter::create(&layout.part(epoch, part)).unwrap();
+    rows.into_iter().for_each(|row| writer.write(row).unwrap());
+    let written = writer.finish(skipped).unwrap();
+    let mut success = Success::read(&layout.success(epoch)).unwrap();
+    success.parts[part.0 as usize] = written.record;
+    success.write(&layout.success(epoch)).unwrap();
+}
+
+#[test]
+fn the_summary_tells_what_is_there_beside_what_was_asked() {
+    let dir = prepared("");
+    let text = dir.inspect("shards").succeeds().stdout;
+    for line in [
+        "webp, 64 px, preset paper, seed 0",
+        "10 found, 3 classes of 3 to 4",
+        "2 of 2 planned",
+        "blur        100.00 %",
+    ] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+    assert!(!text.contains("unlike"), "{text}");
+}
+
+#[test]
+fn the_numbers_come_as_json_too() {
+    let dir = prepared("--views recipe");
+    let text = dir.inspect("--json --epoch 1 shards").succeeds().stdout;
+    let numbers: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(numbers["found"]["rows"], 10);
+    assert_eq!(numbers["epochs"], serde_json::json!([1]));
+    assert_eq!(numbers["augmentations"]["blur"]["view1"]["share"], 1.0);
+    assert_eq!(numbers["manifest"]["options"]["views"], "recipe");
+    let boxes: u64 =
+        numbers["found"]["rows_by_boxes"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(boxes, 10);
+}
+
+#[test]
+fn what_was_prepared_is_right_in_every_encoding() {
+    for (options, says) in [
+        ("", "the pictures of 20 rows"),
+        ("--views jpeg --preset reference --box-jitter 0.1", "the pictures of 20 rows"),
+        ("--views recipe", "10 sources decode"),
+    ] {
+        let output = prepared(options).inspect("--verify shards").succeeds();
+        assert!(output.stdout.contains("20 rows are those of seed 0"), "{}", output.stdout);
+        assert!(output.stdout.contains(says), "{}", output.stdout);
+        assert_eq!(output.stderr, "");
+    }
+}
+
+#[test]
+fn a_flipped_byte_is_found_and_its_part_named() {
+    let dir = prepared("");
+    let part = "shards/epoch=00001/part-00001.parquet";
+    let mut bytes = dir.read(part);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(dir.path(part), bytes).unwrap();
+    let output = dir.inspect("--verify shards").fails(1);
+    output.says(&["epoch=00001/part-00001.parquet", "checksum"]);
+    output.says(&["shards: 1 fault"]);
+    assert_eq!(output.stderr.lines().count(), 2, "{}", output.stderr);
+}
+
+#[test]
+fn a_part_of_another_size_or_none_is_named() {
+    let dir = prepared("");
+    let part = "shards/epoch=00000/part-00002.parquet";
+    let bytes = dir.read(part);
+    fs::write(dir.path(part), &bytes[..bytes.len() - 1]).unwrap();
+    dir.remove("shards/epoch=00001/part-00000.parquet");
+    let output = dir.inspect("--verify shards").fails(1);
+    output.says(&["epoch=00000/part-00002.parquet", "bytes, _SUCCESS says"]);
+    output.says(&["epoch=00001/part-00000.parquet", "No such file"]);
+    output.says(&["2 faults", "remove the epochs named"]);
+}
+
+#[test]
+fn a_changed_row_is_found_under_a_right_checksum() {
+    type Change = fn(&mut Vec<Row>);
+    let changes: [(&str, Change); 8] = [
+        ("view1.flip", |rows| rows[1].view1.params.flip ^= true),
+        ("view2.crop", |rows| rows[1].view2.params.crop.x += 1),
+        ("view1.blur", |rows| rows[1].view1.params.blur = None),
+        ("label", |rows| rows[1].label = None),
+        ("view2.image", |rows| rows[1].view2.image = rows[2].view2.image.clone()),
+        ("view1.image", |rows| rows[1].view1.image = None),
+        ("where the seed's order has image", |rows| rows.swap(0, 1)),
+        ("the readable sources give 4", |rows| drop(rows.pop())),
+    ];
+    let dir = prepared("");
+    let whole = dir.read("shards/epoch=00000/part-00000.parquet");
+    let success = dir.read("shards/epoch=00000/_SUCCESS");
+    for (says, change) in changes {
+        rewrite(&dir, 0, 0, change);
+        dir.inspect("--verify shards").fails(1).says(&["epoch=00000/part-00000.parquet: ", says]);
+        fs::write(dir.path("shards/epoch=00000/part-00000.parquet"), &whole).unwrap();
+        fs::write(dir.path("shards/epoch=00000/_SUCCESS"), &success).unwrap();
+    }
+    dir.inspect("--verify shards").succeeds();
+}
+
+#[test]
+fn a_changed_box_is_found() {
+    let dir = prepared("");
+    let mut of = None;
+    for part in 0..3 {
+        rewrite(&dir, 1, part, |rows| {
+            if let Some(row) = rows.iter_mut().find(|row| of.is_none() && !row.boxes.is_empty()) {
+                row.boxes[0].view2.x1 -= 1.0;
+                of = Some(part);
+            }
+        });
+    }
+    let part = format!("epoch=00001/part-{:05}.parquet", of.expect("a row with boxes"));
+    dir.inspect("--verify --no-pixels shards").fails(1).says(&[&part, "boxes[1]"]);
+}
+
+#[test]
+fn parts_that_success_does_not_know_are_named() {
+    let dir = prepared("");
+    let part = dir.read("shards/epoch=00000/part-00000.parquet");
+    let dir =
+        dir.file("shards/epoch=00000/part-00007.parquet", part).file("shards/epoch=00001/_SUCCESS", "{");
+    let output = dir.inspect("--verify shards").fails(1);
+    output.says(&["epoch=00000/part-00007.parquet", "not in _SUCCESS"]);
+    output.says(&["epoch=00001/_SUCCESS"]);
+    dir.inspect("shards").fails(1).says(&["epoch=00001", "run the same scrl-prep command again"]);
+}
+
+#[test]
+fn epochs_that_are_not_there_are_no_fault() {
+    let dir = Dir::new().photos(10);
+    dir.prep(&format!("{SMALL} --only 1..2 photos shards")).succeeds();
+    dir.inspect("--verify shards").succeeds();
+    assert!(dir.inspect("shards").succeeds().stdout.contains("1 of 2 planned"));
+    dir.inspect("--epoch 0 shards").fails(1).says(&["shards", "no finished epoch 0"]);
+    let dir = dir.folder("shards/epoch=00000");
+    dir.inspect("--verify shards").succeeds().says(&["1 unfinished"]);
+    dir.remove("shards/epoch=00001/_SUCCESS");
+    dir.inspect("shards").fails(1).says(&["no finished epoch yet"]);
+}
+
+#[test]
+fn moved_photos_are_asked_for_and_changed_ones_named() {
+    let dir = prepared("--views recipe");
+    fs::rename(dir.path("photos"), dir.path("moved")).unwrap();
+    let output = dir.inspect("--verify shards").succeeds();
+    output.says(&["pixels not compared", "photos is not there", "--images"]);
+    dir.inspect("--verify --images moved shards").succeeds();
+    dir.inspect("--html page.html shards").fails(1).says(&["--images"]);
+    fs::copy(dir.path("moved/class1/001.png"), dir.path("moved/class0/000.jpg")).unwrap();
+    dir.remove("moved/class2/002.jpg");
+    let output = dir.inspect("--verify --images moved shards").fails(1);
+    output.says(&["class0/000.jpg", "pixels, sources.parquet says"]);
+    output.says(&["class2/002.jpg", "No such file"]);
+    output.says(&["2 faults; bring the photos named back"]);
+}
+
+#[test]
+fn lossless_shards_are_compared_with_the_photos_that_are_left() {
+    let dir = prepared("");
+    dir.remove("photos/class0/000.jpg");
+    let output = dir.inspect("--verify shards").succeeds();
+    output.says(&["pixels of some rows not compared", "class0/000.jpg"]);
+    assert!(output.stdout.contains("the pictures of 18 rows"), "{}", output.stdout);
+}
+
+#[test]
+fn unreadable_images_are_told_and_change_nothing_else() {
+    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
+    dir.prep(&format!("{SMALL} --max-bad 0.1 photos shards")).succeeds();
+    assert!(dir.inspect("shards").succeeds().stdout.contains("1 unreadable"));
+    dir.inspect("--verify shards").succeeds();
+}
+
+#[test]
+fn the_sheet_is_a_picture_of_pairs() {
+    let dir = prepared("");
+    let output = dir.inspect("--png sheet.png --rows 4 shards").succeeds();
+    output.says(&["sheet.png"]);
+    assert_eq!(output.stdout, "");
+    let sheet = image::open(dir.path("sheet.png")).unwrap().into_rgb8();
+    // Two by two pairs of views of 192 pixels.
+    assert!(sheet.width() > 4 * 192 && sheet.height() > 2 * 192, "{:?}", sheet.dimensions());
+    dir.inspect("--png again.png --rows 4 shards").succeeds();
+    dir.inspect("--png other.png --rows 4 --seed 1 shards").succeeds();
+    assert!(dir.read("sheet.png") == dir.read("again.png") && dir.read("sheet.png") != dir.read("other.png"));
+}
+
+#[test]
+fn a_recipe_s_pictures_are_those_of_lossless_shards() {
+    let dir = prepared("");
+    dir.prep(&format!("{SMALL} --views recipe photos recipes")).succeeds();
+    let line = |shards: &str| format!("--png {shards}.png --epoch 1 --rows 10 {shards}");
+    dir.inspect(&line("shards")).succeeds();
+    dir.inspect(&line("recipes")).succeeds();
+    assert!(dir.read("shards.png") == dir.read("recipes.png"));
+}
+
+#[test]
+fn the_page_needs_nothing_else_and_takes_names_as_text() {
+    let dir = Dir::new().photos(4);
+    fs::create_dir(dir.path("photos/<b>&")).unwrap();
+    fs::rename(dir.path("photos/class0/000.jpg"), dir.path("photos/<b>&/\"x'.jpg")).unwrap();
+    dir.prep(&format!("{SMALL} photos shards")).succeeds();
+    let output = dir.inspect("--html page.html --rows 100 shards").succeeds();
+    assert_eq!(output.stdout, "");
+    let page = dir.text("page.html");
+    assert_eq!(page.matches("<article").count(), 8);
+    assert!(page.contains("&lt;b&gt;&amp;/&quot;x&#39;.jpg") && !page.contains("<b>&"));
+    for outside in ["http:", "https:", "src=\"/", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    for part in
+        ["prefers-color-scheme: dark", "Crop area, view 1", "data-solarized", "data:image/jpeg;base64,"]
+    {
+        assert!(page.contains(part), "no {part}");
+    }
+}
+
+#[test]
+fn the_page_works_in_a_browser() {
+    let programs = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().display().to_string();
+    let output = Dir::new().script("test_inspect_page.py", &format!("--bin {programs}")).succeeds();
+    assert!(output.stdout.contains(" 0 failed") || output.stdout.contains("skipped"), "{}", output.stdout);
+    println!("{}", output.stdout);
+}
+
+#[test]
+fn what_is_no_folder_of_shards_is_named() {
+    let dir = Dir::new().photos(1).file("shards/notes.txt", "");
+    dir.inspect("nowhere").fails(1).says(&["nowhere", "scrl-prep"]);
+    dir.inspect("photos").fails(1).says(&["photos", "dataset.toml"]);
+    dir.inspect("--rows 3 shards").fails(2).says(&["--rows"]);
+    dir.inspect("--verfy shards").fails(2).says(&["--verify"]);
+}
+
+#[test]
+fn help_version_and_completions_answer() {
+    let dir = Dir::new();
+    assert!(dir.inspect("--help").succeeds().stdout.contains("Examples:"));
+    assert!(dir.inspect("--version").succeeds().stdout.starts_with("scrl-inspect 0."));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(dir.inspect(&format!("--completions {shell}")).succeeds().stdout.contains("no-pixels"));
+    }
+}
