@@ -8,6 +8,7 @@ struct Batch {
     float inverse_labels;  // 1 / labelled views of the global batch; 0 without any
     float learning_rate;
     float tau;
+    int vectors;           // those that count in all micro-batches of the step
 };
 
 // What a step's kernels tell the host, summed over the micro-batches.
@@ -151,9 +152,10 @@ COOPERATIVE(unit_moments, const scalar *vectors, const double *inverses, const B
     moments[width + column] = square + (accumulate ? moments[width + column] : 0.0);
 }
 
-// One block: the mean over the columns of their standard deviation over `count` vectors.
-COOPERATIVE(unit_spread, const double *moments, int width, int count, float *spread) {
+// One block: the mean over the columns of their standard deviation over the step's vectors.
+COOPERATIVE(unit_spread, const double *moments, int width, const Batch *batch, float *spread) {
     __shared__ double scratch[THREADS];
+    const double count = batch->vectors;
     double sum = 0.0;
     for (int column = threadIdx.x; column < width; column += THREADS) {
         const double mean = moments[column] / count;

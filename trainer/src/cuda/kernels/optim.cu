@@ -44,18 +44,19 @@ COOPERATIVE(lars_norms, const Chunk *chunks, const float *parameters, const floa
     }
 }
 
-// trust·‖p‖ / (‖g‖ + decay·‖p‖ + ε) of each tensor, 1 where a norm is zero.
-KERNEL(lars_ratios, const Span *spans, const double *sums, float *ratios, int tensors, float decay) {
-    const int tensor = blockIdx.x * blockDim.x + threadIdx.x;
-    if (tensor >= tensors) return;
+// trust·‖p‖ / (‖g‖ + decay·‖p‖ + ε) of each tensor, 1 where a norm is zero. A block a tensor.
+COOPERATIVE(lars_ratios, const Span *spans, const double *sums, float *ratios, float decay) {
+    __shared__ double scratch[THREADS];
+    const Span span = spans[blockIdx.x];
     double parameter = 0.0, gradient = 0.0;
-    for (int i = 0; i < spans[tensor].count; ++i) {
-        parameter += sums[2 * (spans[tensor].first + i)];
-        gradient += sums[2 * (spans[tensor].first + i) + 1];
+    for (int i = span.first + threadIdx.x; i < span.first + span.count; i += THREADS) {
+        parameter += sums[2 * i];
+        gradient += sums[2 * i + 1];
     }
-    const double length = sqrt(parameter), slope = sqrt(gradient);
+    const double length = sqrt(block_sum(parameter, scratch)), slope = sqrt(block_sum(gradient, scratch));
+    if (threadIdx.x != 0) return;
     const double adapted = TRUST * length / (slope + decay * length + LARS_EPSILON);
-    ratios[tensor] = length > 0.0 && slope > 0.0 ? (float)adapted : 1.0f;
+    ratios[blockIdx.x] = length > 0.0 && slope > 0.0 ? (float)adapted : 1.0f;
 }
 
 // A number of the network that learns moves, and one of the network that follows.

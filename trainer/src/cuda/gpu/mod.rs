@@ -1,0 +1,5 @@
+//! CUDA.
+/// Stub.
+pub struct Gpu;
+/// Stub.
+pub fn find_gpu() {}
