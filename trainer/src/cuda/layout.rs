@@ -10,8 +10,8 @@ use super::program::{Numbers, Operand, aligned};
 use crate::learner::Learner;
 use crate::model::{Parameter, Role};
 
-/// The boundary, in numbers, at which tensors begin.
-const TENSOR_ALIGNMENT: usize = 64;
+/// The boundary, in numbers, at which tensors begin: 256 bytes of bfloat16, as matrix products expect.
+const TENSOR_ALIGNMENT: usize = 128;
 
 /// Numbers of a chunk, the unit of the optimiser's work.
 const CHUNK: usize = 1 << 15;

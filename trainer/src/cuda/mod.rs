@@ -30,7 +30,7 @@ mod program;
 mod schedule;
 
 pub use backend::{Backend, Outcome, Places};
-pub use gpu::{Gpu, find_gpu};
+pub use gpu::{Gpu, Part, why_not};
 pub use kernels::{Arrays, MapShape, Mask, NormPlaces, Rows, SOURCES, Table, source};
 pub use learner::{CudaConfig, CudaLearner, MicroBatch, StepScalars};
 pub use program::{

@@ -219,7 +219,8 @@ pub struct Op {
 }
 
 impl Op {
-    fn operands(&self) -> Vec<Operand> {
+    /// The places it reads and writes.
+    pub fn operands(&self) -> Vec<Operand> {
         match &self.work {
             Work::Launch(launch) => launch
                 .arguments
