@@ -58,6 +58,11 @@ impl Case {
 
     /// The device's learner.
     pub fn on<B: Backend>(&self, backend: B) -> CudaLearner<B> {
+        self.try_on(backend).unwrap()
+    }
+
+    /// The device's learner, if there can be one.
+    pub fn try_on<B: Backend>(&self, backend: B) -> scrl_trainer::Result<CudaLearner<B>> {
         let config = CudaConfig {
             method: self.method,
             precision: self.precision,
@@ -65,7 +70,7 @@ impl Case {
             size: self.size,
             boxes: BOXES,
         };
-        CudaLearner::new(self.learner(), config, backend).unwrap()
+        CudaLearner::new(self.learner(), config, backend)
     }
 
     /// The micro-batches of a step. Views are patterns, and pairs have 0 to [`BOXES`] boxes, at least one in all.
@@ -171,6 +176,20 @@ impl Case {
         (outcome, computed.spread().unwrap())
     }
 
+    /// Takes all steps on a device: the outcomes, and the bits of every tensor.
+    pub fn run<B: Backend>(&self, backend: B) -> (Vec<Outcome>, Vec<Vec<u32>>) {
+        let mut device = self.on(backend);
+        let mut outcomes = Vec::new();
+        for step in 0..self.steps {
+            self.step_on(&mut device, step);
+            outcomes.extend(device.outcomes(false).unwrap());
+        }
+        outcomes.extend(device.outcomes(true).unwrap());
+        let bits = |tensor: &Tensor| numbers(tensor).into_iter().map(f32::to_bits).collect();
+        let state = device.settle().unwrap().state().map(|parameter| bits(&parameter.tensor)).collect();
+        (outcomes, state)
+    }
+
     /// Takes all steps on both, and compares the outcomes and in the end every tensor's movement.
     pub fn compare<B: Backend>(&self, backend: B, loss_tolerance: f32, movement_tolerance: f64) {
         let mut cpu = self.learner();
@@ -208,7 +227,6 @@ fn compare_movement(found: &Learner, expected: &Learner, before: &[Vec<f32>], to
             continue;
         }
         let error = movement_error(&numbers(&found.tensor), &numbers(&expected.tensor), before);
-        if std::env::var("SHOW").is_ok() && found.layer.starts_with("momentum") { println!("{} {:?} {error:.1e}", found.layer, found.role); }
         if error > worst.0 {
             worst = (error, format!("{} {:?}", found.layer, found.role));
         }

@@ -15,7 +15,6 @@ mod staging;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::fmt::Display;
 use std::sync::Arc;
 
 use cudarc::cublaslt::sys as cublaslt;
@@ -40,12 +39,7 @@ const RUNS_BEFORE_RECORDING: usize = 2;
 /// Programs of fewer pieces of work are not worth recording.
 const LEAST_RECORDED: usize = 3;
 
-/// Any failure of CUDA's libraries, with what was being done.
-fn failed<E: Display>(what: &str) -> impl Fn(E) -> Error {
-    move |error| Error::Device(format!("{what}: {error}"))
-}
-
-/// The same for errors that only show themselves to programmers.
+/// A failure of CUDA's libraries, with what was being done.
 fn failed_with<E: std::fmt::Debug>(what: &str) -> impl Fn(E) -> Error {
     move |error| Error::Device(format!("{what}: {error:?}"))
 }

@@ -49,11 +49,6 @@ impl StepShape {
         self.views() * self.size * self.size
     }
 
-    /// Bytes of all views of a micro-batch.
-    pub fn pixel_bytes(&self) -> usize {
-        3 * self.pixels()
-    }
-
     fn roi_bytes(&self) -> usize {
         aligned(4 * ROI_NUMBERS * self.vectors())
     }
