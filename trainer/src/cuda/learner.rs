@@ -138,6 +138,11 @@ impl<B: Backend> CudaLearner<B> {
         [self.layout.bytes, self.programs.buffer_bytes()]
     }
 
+    /// Floating-point operations of a micro-batch's convolutions and matrix products.
+    pub fn operations(&self) -> f64 {
+        self.programs.compute.operations()
+    }
+
     /// Begins a step: loss and gradients of the micro-batches, summed, then the update. With `spread` the outcome says how
     /// much the vectors differ. Without micro-batches only the target moves, and there is no outcome.
     ///

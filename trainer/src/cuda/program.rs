@@ -237,6 +237,22 @@ impl Op {
     }
 }
 
+impl Work {
+    /// Floating-point operations of a convolution or a matrix product, two for each term of its sums; 0 for other work.
+    fn operations(&self) -> f64 {
+        let terms = match self {
+            Self::Convolve(Convolve { shape, .. }) => [
+                shape.n * shape.out_side() * shape.out_side(),
+                shape.outputs * shape.kernel * shape.kernel,
+                shape.inputs,
+            ],
+            Self::Multiply(Multiply { shape, .. }) => [shape.rows, shape.columns, shape.inner],
+            _ => return 0.0,
+        };
+        2.0 * terms.iter().map(|count| *count as f64).product::<f64>()
+    }
+}
+
 /// A list of work and the places of its buffers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
@@ -248,6 +264,13 @@ pub struct Program {
     pub offsets: Vec<usize>,
     /// Bytes that hold all buffers.
     pub bytes: usize,
+}
+
+impl Program {
+    /// Floating-point operations of its convolutions and matrix products.
+    pub fn operations(&self) -> f64 {
+        self.ops.iter().map(|op| op.work.operations()).sum()
+    }
 }
 
 /// Writes a program down.
