@@ -55,8 +55,14 @@ fn whole_views_and_one_pair_in_float32() {
 #[test]
 fn bottlenecks_in_float32() {
     let Some(gpu) = gpu(Precision::F32) else { return };
-    let case =
-        Case { arch: Arch::Resnet50, pairs: 4, size: 96, classes: None, steps: 1, ..Case::small(Precision::F32) };
+    let case = Case {
+        arch: Arch::Resnet50,
+        pairs: 4,
+        size: 96,
+        classes: None,
+        steps: 1,
+        ..Case::small(Precision::F32)
+    };
     case.compare(gpu, 1e-3, 5e-2);
 }
 

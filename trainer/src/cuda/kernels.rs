@@ -350,16 +350,7 @@ impl Recorder {
         self.launch(
             "max_pool",
             line(pooled.count() / numbers.lanes()),
-            [
-                Place(x),
-                Place(scale),
-                Place(y),
-                Place(winners),
-                int(n),
-                int(side),
-                int(side),
-                int(channels),
-            ],
+            [Place(x), Place(scale), Place(y), Place(winners), int(n), int(side), int(side), int(channels)],
         );
     }
 
@@ -372,8 +363,7 @@ impl Recorder {
         (shape, numbers): (MapShape, Numbers),
     ) {
         let MapShape { n, side, channels } = shape;
-        let arguments =
-            [Place(dy), Place(winners), Place(dx), int(n), int(side), int(side), int(channels)];
+        let arguments = [Place(dy), Place(winners), Place(dx), int(n), int(side), int(side), int(channels)];
         self.launch("max_pool_backward", line(shape.count() / numbers.lanes()), arguments);
     }
 
@@ -448,14 +438,8 @@ impl Recorder {
         (rows, width): (usize, usize),
     ) {
         let losses = self.buffer(8 * rows);
-        let arguments = [
-            Place(predictions),
-            Place(targets),
-            Place(gradient),
-            Place(losses),
-            Place(batch),
-            int(width),
-        ];
+        let arguments =
+            [Place(predictions), Place(targets), Place(gradient), Place(losses), Place(batch), int(width)];
         self.launch("cosine_loss", blocks(rows), arguments);
         self.sum_rows(losses, rows, sum, accumulate);
     }
@@ -519,7 +503,13 @@ impl Recorder {
     }
 
     /// The norms of all tensors of a table, as LARS's ratios.
-    pub fn lars_ratios(&mut self, table: Table, parameters: Operand, gradients: Operand, decay: f32) -> Operand {
+    pub fn lars_ratios(
+        &mut self,
+        table: Table,
+        parameters: Operand,
+        gradients: Operand,
+        decay: f32,
+    ) -> Operand {
         let sums = self.buffer(16 * table.chunk_count);
         let ratios = self.buffer(4 * table.span_count);
         self.launch(

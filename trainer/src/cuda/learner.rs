@@ -16,6 +16,9 @@ use crate::learner::Learner;
 use crate::run::{Method, Precision};
 use crate::{Error, Result};
 
+/// Bytes left to the libraries, such as convolutions that need room beside their tensors.
+const BESIDE: usize = 3 << 29;
+
 /// Pixels of a view for one of the map, one way.
 const STRIDE: usize = 32;
 
@@ -80,15 +83,11 @@ impl<B: Backend> CudaLearner<B> {
         check(&shape)?;
         let layout = Layout::new(&learner, shape.numbers, shape.kept());
         let programs = Programs::new(&layout, &shape);
-        let memory = [layout.bytes, programs.buffer_bytes()];
-        let [kept, buffers] = match allocate(&mut backend, memory) {
-            Err(Error::OutOfMemory { free, .. }) => {
-                return Err(out_of_memory(&learner, &shape, memory, free));
-            }
+        let [kept, buffers] = match allocate(&mut backend, &layout, &programs) {
+            Err(Error::OutOfMemory { free, .. }) => return Err(out_of_memory(&learner, &shape, free)),
             places => places?,
         };
         let places = Places { kept, buffers, staged: [0; 2] };
-        programs.all().into_iter().try_for_each(|program| backend.prepare(program))?;
         let outcomes = VecDeque::new();
         let mut new = Self { learner, backend, shape, layout, programs, places, under_way: 0, outcomes };
         new.upload()?;
@@ -302,23 +301,29 @@ fn check(shape: &StepShape) -> Result<()> {
     Ok(())
 }
 
-fn allocate(backend: &mut impl Backend, [kept, buffers]: [usize; 2]) -> Result<[u64; 2]> {
-    // The larger piece first, so that nothing is taken when it does not fit.
-    let buffers = backend.allocate(buffers)?;
-    Ok([backend.allocate(kept)?, buffers])
+/// All memory that steps need, and whatever else can be decided ahead.
+fn allocate(backend: &mut impl Backend, layout: &Layout, programs: &Programs) -> Result<[u64; 2]> {
+    // The larger piece first, so that little is taken when it does not fit.
+    let buffers = backend.allocate(programs.buffer_bytes())?;
+    let kept = backend.allocate(layout.bytes)?;
+    programs.all().into_iter().try_for_each(|program| backend.prepare(program))?;
+    Ok([kept, buffers])
+}
+
+/// Bytes that steps of a shape need.
+fn needs(learner: &Learner, shape: &StepShape) -> usize {
+    let layout = Layout::new(learner, shape.numbers, shape.kept());
+    let staged = 2 * (shape.description_bytes() + shape.pixel_bytes());
+    layout.bytes + Programs::new(&layout, shape).buffer_bytes() + staged + BESIDE
 }
 
 /// Names the largest batch whose memory is within `free` bytes.
-fn out_of_memory(learner: &Learner, shape: &StepShape, memory: [usize; 2], free: usize) -> Error {
-    let needs = |pairs: usize| {
-        let shape = StepShape { pairs, ..*shape };
-        let layout = Layout::new(learner, shape.numbers, shape.kept());
-        layout.bytes + Programs::new(&layout, &shape).buffer_bytes()
-    };
+fn out_of_memory(learner: &Learner, shape: &StepShape, free: usize) -> Error {
     let (mut fits, mut fails) = (0, shape.pairs);
     while fails - fits > 1 {
         let middle = (fits + fails) / 2;
-        if needs(middle) <= free { fits = middle } else { fails = middle }
+        let in_free = needs(learner, &StepShape { pairs: middle, ..*shape }) <= free;
+        if in_free { fits = middle } else { fails = middle }
     }
-    Error::OutOfMemory { needed: memory.iter().sum(), free, fits }
+    Error::OutOfMemory { needed: needs(learner, shape), free, fits }
 }

@@ -34,6 +34,6 @@ pub use gpu::{Gpu, Part, why_not};
 pub use kernels::{Arrays, MapShape, Mask, NormPlaces, Rows, SOURCES, Table, source};
 pub use learner::{CudaConfig, CudaLearner, MicroBatch, StepScalars};
 pub use program::{
-    Argument, ConvolutionShape, Convolve, Launch, Multiply, Numbers, Op, Operand, Pass, ProductShape, Program,
-    Recorder, Work,
+    Argument, ConvolutionShape, Convolve, Launch, Multiply, Numbers, Op, Operand, Pass, ProductShape,
+    Program, Recorder, Work,
 };

@@ -138,7 +138,9 @@ impl BlockShape {
         let shape = |inputs, outputs, kernel, stride| ConvShape { inputs, outputs, kernel, stride };
         match arch.expansion() {
             1 => vec![shape(inputs, width, 3, stride), shape(width, width, 3, 1)],
-            _ => vec![shape(inputs, width, 1, 1), shape(width, width, 3, stride), shape(width, outputs, 1, 1)],
+            _ => {
+                vec![shape(inputs, width, 1, 1), shape(width, width, 3, stride), shape(width, outputs, 1, 1)]
+            }
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) struct Engine {
 enum Place {
     Cpu(Cpu),
     #[cfg(feature = "cuda")]
-    Cuda(Cuda),
+    Cuda(Box<Cuda>),
 }
 
 impl Engine {
@@ -70,11 +70,8 @@ impl Engine {
     /// Begins a step; its outcome comes with [`Engine::outcomes`]. Micro-batches with nothing to compare are left out; if none
     /// is left only the target moves, there is no outcome, and the answer is false.
     pub fn step(&mut self, task: &Task) -> Result<bool> {
-        let compared: Vec<&Batch> = task
-            .batches
-            .iter()
-            .filter(|batch| self.method == Method::Byol || batch.matches() > 0)
-            .collect();
+        let compared: Vec<&Batch> =
+            task.batches.iter().filter(|batch| self.method == Method::Byol || batch.matches() > 0).collect();
         let classes = self.classes.as_ref();
         match &mut self.device {
             Place::Cpu(cpu) => cpu.step(task, &compared, self.method, classes)?,
@@ -125,7 +122,8 @@ fn place(learner: Learner, config: &TrainConfig, views: &PrepOptions) -> Result<
         boxes: views.boxes as usize,
     };
     let gpu = Gpu::open(number, config.precision.into())?;
-    Ok(Place::Cuda(Cuda { learner: CudaLearner::new(learner, shape, gpu)?, under_way: VecDeque::new() }))
+    let learner = CudaLearner::new(learner, shape, gpu)?;
+    Ok(Place::Cuda(Box::new(Cuda { learner, under_way: VecDeque::new() })))
 }
 
 /// The CPU: a step is done when it returns.

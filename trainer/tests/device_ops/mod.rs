@@ -6,8 +6,8 @@
 use candle_core::{CustomOp2, DType, Device, Tensor};
 use scrl_preprocess::rng::{Purpose, Stream};
 use scrl_trainer::cuda::{
-    Backend, ConvolutionShape, Convolve, MapShape, Mask, Multiply, NormPlaces, Numbers, Operand, Pass, Places,
-    ProductShape, Recorder, Rows, Work,
+    Backend, ConvolutionShape, Convolve, MapShape, Mask, Multiply, NormPlaces, Numbers, Operand, Pass,
+    Places, ProductShape, Recorder, Rows, Work,
 };
 use scrl_trainer::ops::{
     BatchNorm, BatchStatistics, Conv2d, CosineLoss, CountRight, CrossEntropy, GlobalAveragePool, MaxPool,
@@ -114,8 +114,7 @@ impl<B: Backend> Bench<B> {
         let tolerance = if self.numbers == Numbers::Bf16 { 1e-2 } else { 2e-5 };
         assert_eq!(found.len(), expected.len(), "{what}");
         let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        let difference =
-            square(&mut found.iter().zip(expected).map(|(f, e)| f64::from(*f) - f64::from(*e)));
+        let difference = square(&mut found.iter().zip(expected).map(|(f, e)| f64::from(*f) - f64::from(*e)));
         let length = square(&mut expected.iter().map(|e| f64::from(*e)));
         // Written so that NaN fails.
         let near = difference <= tolerance * length.max(1e-6);
@@ -403,7 +402,8 @@ fn loss<B: Backend>(bench: &mut Bench<B>, rows: usize) {
     let (most, width, numbers) = (10, 24, bench.numbers);
     let (q, z) = (bench.numbers(most * width), bench.numbers(most * width));
     let matches = (rows / 2).max(1);
-    let batch = words(&[int(rows as i32), float(1.0 / matches as f32), float(0.0), float(0.0), float(0.0), int(0)]);
+    let batch =
+        words(&[int(rows as i32), float(1.0 / matches as f32), float(0.0), float(0.0), float(0.0), int(0)]);
     let given = [bench.map(&q), bench.map(&z), batch];
     let results = [(most * width, numbers), (1, Numbers::F32)];
     let [gradient, sum] = bench.run(given, results, |recorder, [q, z, batch], [gradient, sum]| {
@@ -436,12 +436,13 @@ fn classifier<B: Backend>(bench: &mut Bench<B>) {
     let class_words = classes.map(|class| int(class as i32));
     let given = [Data::Numbers(logits.clone(), Numbers::F32), words(&class_words), batch];
     let results = [(1, Numbers::F32), (1, Numbers::F32), (width, Numbers::F32), (rows * width, Numbers::F32)];
-    let [loss, right, sums, gradient] = bench.run(given, results, |recorder, [logits, classes, batch], results| {
-        let [loss, right, sums, gradient] = results;
-        recorder.cross_entropy([logits, classes, batch], ([loss, right], false), (rows, width));
-        recorder.column_sums(logits, (rows, width), sums, false);
-        recorder.add(Work::Copy { from: logits, to: gradient, bytes: 4 * rows * width });
-    });
+    let [loss, right, sums, gradient] =
+        bench.run(given, results, |recorder, [logits, classes, batch], results| {
+            let [loss, right, sums, gradient] = results;
+            recorder.cross_entropy([logits, classes, batch], ([loss, right], false), (rows, width));
+            recorder.column_sums(logits, (rows, width), sums, false);
+            recorder.add(Work::Copy { from: logits, to: gradient, bytes: 4 * rows * width });
+        });
     let (logits, classes) = (tensor(&logits, &[rows, width]), Tensor::new(&classes, &Device::Cpu).unwrap());
     let op = CrossEntropy { labelled: f64::from(labelled) };
     let expected = logits.apply_op2_no_bwd(&classes, &op).unwrap();

@@ -87,7 +87,8 @@ impl Case {
             for y in 0..self.size {
                 for x in 0..self.size {
                     let wave = |phase: f64| {
-                        let angle = a * x as f64 + b * y as f64 + phase + c * (x * y) as f64 / self.size as f64;
+                        let angle =
+                            a * x as f64 + b * y as f64 + phase + c * (x * y) as f64 / self.size as f64;
                         (127.0 + 100.0 * angle.sin()) as u8
                     };
                     pixels.extend([wave(0.0), wave(1.5), wave(4.0 * c)]);
@@ -202,7 +203,10 @@ impl Case {
             println!("step {step}: {found:?}, expected {expected:?} {spread:?}");
             let close = |found: f32, expected: f32, what: &str| {
                 let error = (found - expected).abs() / expected.abs().max(1e-3);
-                assert!(error <= loss_tolerance, "{what} of step {step}: {found} where {expected} is expected");
+                assert!(
+                    error <= loss_tolerance,
+                    "{what} of step {step}: {found} where {expected} is expected"
+                );
             };
             close(found.loss, expected.loss, "loss");
             if self.classes.is_some() {
@@ -242,10 +246,10 @@ pub fn numbers(tensor: &Tensor) -> Vec<f32> {
 
 /// ‖found − expected‖ / ‖expected − before‖.
 fn movement_error(found: &[f32], expected: &[f32], before: &[f32]) -> f64 {
-    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-    let differences = |a: &[f32], b: &[f32]| {
-        length(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)))
-    };
+    let length =
+        |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let differences =
+        |a: &[f32], b: &[f32]| length(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
     let (difference, moved) = (differences(found, expected), differences(expected, before));
     if difference == 0.0 { 0.0 } else { difference / moved }
 }

@@ -27,10 +27,7 @@ fn names() -> Vec<&'static str> {
 }
 
 /// Every kernel for maps of such numbers, ready to be started.
-pub fn kernels(
-    context: &Arc<CudaContext>,
-    numbers: Numbers,
-) -> Result<HashMap<&'static str, CudaFunction>> {
+pub fn kernels(context: &Arc<CudaContext>, numbers: Numbers) -> Result<HashMap<&'static str, CudaFunction>> {
     let (major, minor) = context.compute_capability().map_err(failed_with("asking for its kind"))?;
     let image = compile(numbers, &format!("sm_{major}{minor}"))?;
     let module = context.load_module(Ptx::from_binary(image)).map_err(failed_with("loading the kernels"))?;

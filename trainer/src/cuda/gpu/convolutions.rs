@@ -136,18 +136,18 @@ struct Ranked<A> {
     workspace: usize,
 }
 
-/// The first that works, repeats its bits, computes as asked, and does not need too much memory.
-fn choose<A>(ranked: impl Iterator<Item = Ranked<A>>, numbers: Numbers) -> Option<(A, usize)> {
-    let mut fit = ranked.filter(|ranked| {
-        ranked.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS
-            && ranked.determinism == cudnnDeterminism_t::CUDNN_DETERMINISTIC
-            && (numbers == Numbers::Bf16 || ranked.math == math(numbers))
-            && ranked.workspace <= MOST_WORKSPACE
-    });
-    fit.next().map(|ranked| (ranked.algorithm, ranked.workspace))
+impl<A> Ranked<A> {
+    /// Whether it works, repeats its bits, computes as asked, and does not need too much memory.
+    fn fits(&self, numbers: Numbers) -> bool {
+        use cudnnMathType_t::{CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH};
+        self.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS
+            && self.determinism == cudnnDeterminism_t::CUDNN_DETERMINISTIC
+            && (numbers == Numbers::Bf16 || matches!(self.math, CUDNN_DEFAULT_MATH | CUDNN_FMA_MATH))
+            && self.workspace <= MOST_WORKSPACE
+    }
 }
 
-/// Asks cuDNN for its ranking of one computation and chooses from it.
+/// Asks cuDNN for its ranking of one computation: the first that fits, and the kind of arithmetic that it was ranked for.
 macro_rules! rank {
     ($ask:path, $kind:ty, $numbers:expr, ($($description:expr),+)) => {{
         let mut found = [const { std::mem::MaybeUninit::<$kind>::zeroed() }; RANKED];
@@ -155,7 +155,7 @@ macro_rules! rank {
         // SAFETY: the descriptions are whole, and there is room for as many answers as are asked for.
         unsafe { $ask($($description),+, RANKED as c_int, &mut count, found.as_mut_ptr().cast()) }
             .map_err(failed_with("ranking a convolution's algorithms"))?;
-        let ranked = found.iter().take(count as usize).map(|answer| {
+        let mut ranked = found.iter().take(count as usize).map(|answer| {
             // SAFETY: cuDNN has written as many answers as it says.
             let answer = unsafe { answer.assume_init_ref() };
             Ranked {
@@ -166,41 +166,93 @@ macro_rules! rank {
                 workspace: answer.memory,
             }
         });
-        choose(ranked, $numbers)
+        ranked.find(|ranked| ranked.fits($numbers)).map(|ranked| (ranked.algorithm, ranked.math))
     }};
 }
 
 impl Plan {
     fn new(handle: sys::cudnnHandle_t, shape: &ConvolutionShape, pass: Pass) -> Result<Self> {
         let descriptions = Descriptions::new(shape)?;
-        let &Descriptions { input, filter, output, convolution } = &descriptions;
-        let numbers = shape.numbers;
-        let chosen = match pass {
+        let none = || {
+            Error::Device(format!("cuDNN has no algorithm that repeats its bits for {pass:?} of {shape:?}"))
+        };
+        let (algorithm, math) = descriptions.choose(handle, pass, shape.numbers)?.ok_or_else(none)?;
+        if shape.numbers == Numbers::Bf16 {
+            // SAFETY: the description was made above.
+            unsafe { result::set_convolution_math_type(descriptions.convolution, math) }
+                .map_err(failed_with("planning a convolution"))?;
+        }
+        let workspace = descriptions.workspace(handle, algorithm)?;
+        Ok(Self { descriptions, algorithm, workspace })
+    }
+}
+
+impl Descriptions {
+    fn choose(
+        &self,
+        handle: sys::cudnnHandle_t,
+        pass: Pass,
+        numbers: Numbers,
+    ) -> Result<Option<(Algorithm, cudnnMathType_t)>> {
+        let &Self { input, filter, output, convolution } = self;
+        Ok(match pass {
             Pass::Forward => rank!(
                 result::get_convolution_forward_algorithm,
                 sys::cudnnConvolutionFwdAlgoPerf_t,
                 numbers,
                 (handle, input, filter, convolution, output)
             )
-            .map(|(algorithm, workspace)| (Algorithm::Forward(algorithm), workspace)),
+            .map(|(algorithm, math)| (Algorithm::Forward(algorithm), math)),
             Pass::Data => rank!(
                 result::get_convolution_backward_data_algorithm,
                 sys::cudnnConvolutionBwdDataAlgoPerf_t,
                 numbers,
                 (handle, filter, output, convolution, input)
             )
-            .map(|(algorithm, workspace)| (Algorithm::Data(algorithm), workspace)),
+            .map(|(algorithm, math)| (Algorithm::Data(algorithm), math)),
             Pass::Filter => rank!(
                 result::get_convolution_backward_filter_algorithm,
                 sys::cudnnConvolutionBwdFilterAlgoPerf_t,
                 numbers,
                 (handle, input, output, convolution, filter)
             )
-            .map(|(algorithm, workspace)| (Algorithm::Filter(algorithm), workspace)),
-        };
-        let none = || Error::Device(format!("cuDNN has no algorithm that repeats its bits for {pass:?} of {shape:?}"));
-        let (algorithm, workspace) = chosen.ok_or_else(none)?;
-        Ok(Self { descriptions, algorithm, workspace })
+            .map(|(algorithm, math)| (Algorithm::Filter(algorithm), math)),
+        })
+    }
+
+    /// Bytes that an algorithm needs beside the tensors.
+    fn workspace(&self, handle: sys::cudnnHandle_t, algorithm: Algorithm) -> Result<usize> {
+        let &Self { input, filter, output, convolution } = self;
+        // SAFETY: the descriptions are whole.
+        unsafe {
+            match algorithm {
+                Algorithm::Forward(algorithm) => result::get_convolution_forward_workspace_size(
+                    handle,
+                    input,
+                    filter,
+                    convolution,
+                    output,
+                    algorithm,
+                ),
+                Algorithm::Data(algorithm) => result::get_convolution_backward_data_workspace_size(
+                    handle,
+                    filter,
+                    output,
+                    convolution,
+                    input,
+                    algorithm,
+                ),
+                Algorithm::Filter(algorithm) => result::get_convolution_backward_filter_workspace_size(
+                    handle,
+                    input,
+                    output,
+                    convolution,
+                    filter,
+                    algorithm,
+                ),
+            }
+        }
+        .map_err(failed_with("planning a convolution"))
     }
 }
 
@@ -208,7 +260,8 @@ impl Convolutions {
     pub fn new(stream: &CudaStream) -> Result<Self> {
         let handle = result::create_handle().map_err(failed_with("starting cuDNN"))?;
         // SAFETY: both are valid; the stream lives as long as the GPU that owns this.
-        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }.map_err(failed_with("starting cuDNN"))?;
+        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
+            .map_err(failed_with("starting cuDNN"))?;
         Ok(Self { handle, plans: HashMap::new() })
     }
 
@@ -237,13 +290,49 @@ impl Convolutions {
         let started = unsafe {
             match plan.algorithm {
                 Algorithm::Forward(algorithm) => result::convolution_forward(
-                    handle, one, *input, x, *filter, w, *convolution, algorithm, space, bytes, kept, *output, y,
+                    handle,
+                    one,
+                    *input,
+                    x,
+                    *filter,
+                    w,
+                    *convolution,
+                    algorithm,
+                    space,
+                    bytes,
+                    kept,
+                    *output,
+                    y,
                 ),
                 Algorithm::Data(algorithm) => result::convolution_backward_data(
-                    handle, one, *filter, w, *output, y, *convolution, algorithm, space, bytes, kept, *input, x,
+                    handle,
+                    one,
+                    *filter,
+                    w,
+                    *output,
+                    y,
+                    *convolution,
+                    algorithm,
+                    space,
+                    bytes,
+                    kept,
+                    *input,
+                    x,
                 ),
                 Algorithm::Filter(algorithm) => result::convolution_backward_filter(
-                    handle, one, *input, x, *output, y, *convolution, algorithm, space, bytes, kept, *filter, w,
+                    handle,
+                    one,
+                    *input,
+                    x,
+                    *output,
+                    y,
+                    *convolution,
+                    algorithm,
+                    space,
+                    bytes,
+                    kept,
+                    *filter,
+                    w,
                 ),
             }
         };

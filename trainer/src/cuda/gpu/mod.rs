@@ -153,6 +153,17 @@ impl Gpu {
         self.stream.synchronize().map_err(failed_with("waiting for it"))
     }
 
+    /// Counts what was allocated as free: it goes back when a learner cannot be made.
+    fn with_allocated(&self, error: Error) -> Error {
+        match error {
+            Error::OutOfMemory { needed, free, fits } => {
+                let allocated: usize = self.allocated.iter().map(Memory::bytes).sum();
+                Error::OutOfMemory { needed, free: free + allocated, fits }
+            }
+            other => other,
+        }
+    }
+
     fn run_op(&self, op: &Op, program: &Program, places: &Places) -> Result<()> {
         let address = |operand| places.address(program, operand);
         match &op.work {
@@ -250,14 +261,7 @@ fn is_fixed(program: &Program) -> bool {
 
 impl Backend for Gpu {
     fn allocate(&mut self, bytes: usize) -> Result<u64> {
-        let memory = Memory::zeros(&self.context, bytes).map_err(|error| match error {
-            // What was allocated before goes back with the rest.
-            Error::OutOfMemory { needed, free, fits } => {
-                let before: usize = self.allocated.iter().map(Memory::bytes).sum();
-                Error::OutOfMemory { needed, free: free + before, fits }
-            }
-            other => other,
-        })?;
+        let memory = Memory::zeros(&self.context, bytes).map_err(|error| self.with_allocated(error))?;
         let address = memory.address();
         self.allocated.push(memory);
         Ok(address)
@@ -274,7 +278,8 @@ impl Backend for Gpu {
         }
         if needed > self.workspace.bytes() {
             self.workspace = Memory::none(&self.context);
-            self.workspace = Memory::zeros(&self.context, needed)?;
+            let workspace = Memory::zeros(&self.context, needed);
+            self.workspace = workspace.map_err(|error| self.with_allocated(error))?;
         }
         Ok(())
     }
@@ -282,7 +287,9 @@ impl Backend for Gpu {
     fn upload(&mut self, bytes: &[u8], to: u64) -> Result<()> {
         self.synchronize()?;
         // SAFETY: `to` lies in allocated memory that holds so many bytes.
-        unsafe { result::memcpy_htod_sync(to, bytes) }.map_err(failed_with("copying to it"))
+        unsafe { result::memcpy_htod_sync(to, bytes) }.map_err(failed_with("copying to it"))?;
+        // The call may return before the last bytes have arrived, and no stream of ours waits for them.
+        self.context.synchronize().map_err(failed_with("copying to it"))
     }
 
     fn download(&mut self, from: u64, bytes: &mut [u8]) -> Result<()> {
@@ -297,10 +304,9 @@ impl Backend for Gpu {
 
     fn run(&mut self, program: &Program, places: &Places) -> Result<()> {
         self.context.bind_to_thread().map_err(failed_with("turning to it"))?;
-        if self.record && self.profile.is_none() && is_fixed(program) {
-            if let Recording::Graph(graph) = self.recording(program, places) {
-                return graph.launch().map_err(failed_with("replaying a graph"));
-            }
+        let records = self.record && self.profile.is_none() && is_fixed(program);
+        if records && let Recording::Graph(graph) = self.recording(program, places) {
+            return graph.launch().map_err(failed_with("replaying a graph"));
         }
         self.run_all(program, places)
     }

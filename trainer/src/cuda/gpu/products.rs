@@ -79,8 +79,7 @@ impl Plan {
         let result = layout(shape.result, shape.rows, shape.columns, false)?;
         let preference = result::create_matmul_pref().map_err(failed_with(what))?;
         let most = MOST_WORKSPACE;
-        let attribute =
-            sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        let attribute = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         // SAFETY: the attribute is of this type; everything below was made above.
         let found = unsafe {
             result::set_matmul_pref_attribute(

@@ -62,10 +62,8 @@ impl Staging {
         copy_bytes(&mut host[description.len()..][..pixels.len()], pixels);
         self.copies.wait(&slot.used).map_err(failed_with("ordering streams"))?;
         // SAFETY: both sides hold so many bytes; the host's are left alone until `copied`.
-        unsafe {
-            result::memcpy_htod_async(slot.device.address(), &host[..bytes], self.copies.cu_stream())
-        }
-        .map_err(failed_with("copying a batch"))?;
+        unsafe { result::memcpy_htod_async(slot.device.address(), &host[..bytes], self.copies.cu_stream()) }
+            .map_err(failed_with("copying a batch"))?;
         slot.copied.record(&self.copies).map_err(failed_with("noting an event"))?;
         stream.wait(&slot.copied).map_err(failed_with("ordering streams"))?;
         let begin = slot.device.address();

@@ -151,11 +151,7 @@ impl Schedule<'_> {
     fn layer(&mut self, branch: Branch, names: [String; 2], conv: ConvShape, input: Map) -> Layer {
         self.begin(branch, CONVOLVE);
         let shape = self.convolution_shape(conv, input);
-        let raw = self.new_map(MapShape {
-            n: input.shape.n,
-            side: shape.out_side(),
-            channels: conv.outputs,
-        });
+        let raw = self.new_map(MapShape { n: input.shape.n, side: shape.out_side(), channels: conv.outputs });
         let filter = self.layout.weight(branch, &names[0], Role::Filter);
         self.convolve(Pass::Forward, shape, [input.at, filter, raw.at], false);
         let scale = self.statistics(branch, &names[1], raw);

@@ -94,8 +94,7 @@ impl Schedule<'_> {
         self.begin(Branch::Online, HEADS);
         let HeadShape { inputs, hidden, outputs } = head.sizes;
         let layer = |part: u32| format!("{}.{part}", head.name);
-        let dhidden =
-            self.linear_backward(&layer(3), [head.hidden, doutput], [hidden, outputs]);
+        let dhidden = self.linear_backward(&layer(3), [head.hidden, doutput], [hidden, outputs]);
         let rows = self.vectors(hidden);
         let affine = (self.layout.gradient(&layer(1), Role::Affine), self.accumulate);
         let normed = (head.raw, head.scale);
@@ -146,7 +145,12 @@ impl Schedule<'_> {
         let shape = float(self.product([classes, channels, views], [true, false]));
         let shape = ProductShape { accumulate: self.accumulate, ..shape };
         let gradient = self.layout.gradient("classifier", Role::Weight);
-        self.recorder.add(Work::Multiply(Multiply { shape, left: logits, right: features, result: gradient }));
+        self.recorder.add(Work::Multiply(Multiply {
+            shape,
+            left: logits,
+            right: features,
+            result: gradient,
+        }));
         let gradient = self.layout.gradient("classifier", Role::Bias);
         self.recorder.column_sums(logits, (views, classes), gradient, self.accumulate);
     }

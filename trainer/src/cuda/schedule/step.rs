@@ -49,6 +49,11 @@ impl StepShape {
         self.views() * self.size * self.size
     }
 
+    /// Bytes of the views of a micro-batch as the host hands them over.
+    pub fn pixel_bytes(&self) -> usize {
+        3 * self.pixels()
+    }
+
     fn roi_bytes(&self) -> usize {
         aligned(4 * ROI_NUMBERS * self.vectors())
     }
@@ -285,8 +290,7 @@ fn update(layout: &Layout, shape: &StepShape) -> Program {
     schedule.recorder.begin("optimiser");
     let (table, arrays) = (layout.table(), arrays(layout, shape));
     let LarsConfig { momentum, weight_decay } = shape.lars;
-    let ratios =
-        schedule.recorder.lars_ratios(table, arrays.parameters, arrays.gradients, weight_decay);
+    let ratios = schedule.recorder.lars_ratios(table, arrays.parameters, arrays.gradients, weight_decay);
     schedule.recorder.lars_update(table, arrays, ratios, momentum, weight_decay);
     schedule.recorder.finish()
 }
