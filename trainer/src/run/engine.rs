@@ -47,7 +47,7 @@ pub(super) struct Engine {
 }
 
 enum Place {
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     #[cfg(feature = "cuda")]
     Cuda(Box<Cuda>),
 }
@@ -106,13 +106,13 @@ impl Engine {
 
 #[cfg(not(feature = "cuda"))]
 fn place(learner: Learner, _config: &TrainConfig, _views: &PrepOptions) -> Result<Place> {
-    Ok(Place::Cpu(Cpu { learner, outcomes: VecDeque::new() }))
+    Ok(Place::Cpu(Box::new(Cpu { learner, outcomes: VecDeque::new() })))
 }
 
 #[cfg(feature = "cuda")]
 fn place(learner: Learner, config: &TrainConfig, views: &PrepOptions) -> Result<Place> {
     let Some(number) = config.gpu() else {
-        return Ok(Place::Cpu(Cpu { learner, outcomes: VecDeque::new() }));
+        return Ok(Place::Cpu(Box::new(Cpu { learner, outcomes: VecDeque::new() })));
     };
     let shape = CudaConfig {
         method: config.method,
