@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything a change must pass: format, lints, documentation, the quickstart in small, and every test.
 #
-# Needs Rust with the toolchain of rust-toolchain.toml, a C compiler and Python 3 with venv, into which pip fetches the
-# packages that read Parquet. With a Chromium the page of scrl-inspect is tried in it as well.
+# Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with venv, into which pip fetches the
+# packages that read Parquet; no CUDA. With a Chromium the page of scrl-inspect is tried in it as well.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,8 +23,11 @@ PYTHON
 step "clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
+step "clippy, with CUDA"
+cargo clippy --workspace --all-targets --features scrl-trainer/cuda --locked -- -D warnings
+
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features scrl-trainer/cuda --locked
 
 step "build"
 cargo test --workspace --no-run --locked
@@ -38,3 +41,11 @@ cargo test --workspace --locked
 step "readers of Parquet"
 python=$(scripts/readers_python.sh)
 "$python" scripts/test_readers.py --bin "${CARGO_TARGET_DIR:-target}/debug"
+
+# Compiled and linked without CUDA's libraries, which are looked for when the programs run. Tests that need a GPU say that
+# they are skipped where there is none; an emulator runs the kernels on the CPU.
+step "CUDA"
+cuda=(--workspace --features scrl-trainer/cuda --locked)
+cargo build "${cuda[@]}" --bins --example bench_gpu
+cargo test "${cuda[@]}" --lib -- cuda::
+cargo test "${cuda[@]}" --test cuda_emulated --test cuda_gpu

@@ -63,6 +63,24 @@ pub enum Error {
         /// The last step taken.
         step: u64,
     },
+    /// The GPU, or what drives it, cannot be used or failed.
+    #[error("GPU: {0}")]
+    Device(String),
+    /// The GPU's memory does not hold a batch.
+    #[error(
+        "--batch-size: a step needs {} MiB of the GPU's memory, of which {} MiB are free; {fits} pairs should fit, and \
+         --accumulate makes up for fewer",
+        needed >> 20,
+        free >> 20
+    )]
+    OutOfMemory {
+        /// Bytes that a step needs.
+        needed: usize,
+        /// Bytes that are free.
+        free: usize,
+        /// The most pairs that should fit.
+        fits: usize,
+    },
     /// Threads could not be started.
     #[error("starting threads: {0}")]
     Threads(String),

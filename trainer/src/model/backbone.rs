@@ -49,7 +49,27 @@ impl Arch {
     pub fn channels(self) -> usize {
         512 * self.expansion()
     }
+
+    /// The blocks in their order, each with torchvision's name, such as `layer1.0`.
+    pub fn block_shapes(self) -> Vec<(String, BlockShape)> {
+        let mut shapes = Vec::new();
+        let mut inputs = STEM_CHANNELS;
+        for (stage, count) in self.blocks().into_iter().enumerate() {
+            for index in 0..count {
+                let width = STEM_CHANNELS << stage;
+                let outputs = width * self.expansion();
+                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
+                let name = format!("layer{}.{index}", stage + 1);
+                shapes.push((name, BlockShape { inputs, width, outputs, stride }));
+                inputs = outputs;
+            }
+        }
+        shapes
+    }
 }
+
+/// Channels behind the stem.
+pub const STEM_CHANNELS: usize = 64;
 
 /// A ResNet up to its last map.
 pub struct Backbone {
@@ -61,23 +81,13 @@ pub struct Backbone {
 impl Backbone {
     /// Builds the layers of `arch` under torchvision's names.
     pub fn new(arch: Arch, builder: &mut Builder) -> Result<Self> {
-        let stem = builder.below("conv1").filter(3, 64, 7)?;
-        let stem_norm = BatchNormLayer::new(64, &mut builder.below("bn1"))?;
-        let mut blocks = Vec::new();
-        let mut inputs = 64;
-        for (stage, count) in arch.blocks().into_iter().enumerate() {
-            let mut builder = builder.below(format_args!("layer{}", stage + 1));
-            for index in 0..count {
-                let shape = BlockShape {
-                    inputs,
-                    width: 64 << stage,
-                    outputs: (64 << stage) * arch.expansion(),
-                    stride: if stage > 0 && index == 0 { 2 } else { 1 },
-                };
-                blocks.push(Block::new(arch, shape, &mut builder.below(index))?);
-                inputs = shape.outputs;
-            }
-        }
+        let stem = builder.below("conv1").filter(3, STEM_CHANNELS, 7)?;
+        let stem_norm = BatchNormLayer::new(STEM_CHANNELS, &mut builder.below("bn1"))?;
+        let blocks = arch
+            .block_shapes()
+            .into_iter()
+            .map(|(name, shape)| Block::new(arch, shape, &mut builder.below(name)))
+            .collect::<Result<_>>()?;
         Ok(Self { stem, stem_norm, blocks })
     }
 
@@ -107,6 +117,40 @@ pub struct BlockShape {
     pub stride: usize,
 }
 
+/// A convolution of a block by its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Channels in.
+    pub inputs: usize,
+    /// Channels out.
+    pub outputs: usize,
+    /// Side of the filter; as many zeros surround the input as keep its size where the stride is 1.
+    pub kernel: usize,
+    /// Step between neighbouring output pixels.
+    pub stride: usize,
+}
+
+impl BlockShape {
+    /// The convolutions one behind the other, named `conv1` and `bn1` and so on: two of 3×3, or 1×1, 3×3, 1×1 for a
+    /// bottleneck.
+    pub fn convolutions(&self, arch: Arch) -> Vec<ConvShape> {
+        let &Self { inputs, width, outputs, stride } = self;
+        let shape = |inputs, outputs, kernel, stride| ConvShape { inputs, outputs, kernel, stride };
+        match arch.expansion() {
+            1 => vec![shape(inputs, width, 3, stride), shape(width, width, 3, 1)],
+            _ => {
+                vec![shape(inputs, width, 1, 1), shape(width, width, 3, stride), shape(width, outputs, 1, 1)]
+            }
+        }
+    }
+
+    /// The 1×1 convolution of the shortcut, named `downsample.0` and `downsample.1`, where the shape changes.
+    pub fn downsample(&self) -> Option<ConvShape> {
+        let &Self { inputs, outputs, stride, .. } = self;
+        (stride != 1 || inputs != outputs).then_some(ConvShape { inputs, outputs, kernel: 1, stride })
+    }
+}
+
 /// A convolution and the batch norm behind it.
 struct ConvNorm {
     filter: Tensor,
@@ -115,14 +159,8 @@ struct ConvNorm {
 }
 
 impl ConvNorm {
-    fn new(
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        stride: usize,
-        names: [&str; 2],
-        b: &mut Builder,
-    ) -> Result<Self> {
+    fn new(shape: ConvShape, names: [&str; 2], b: &mut Builder) -> Result<Self> {
+        let ConvShape { inputs, outputs, kernel, stride } = shape;
         let filter = b.below(names[0]).filter(inputs, outputs, kernel)?;
         Ok(Self { filter, stride, norm: BatchNormLayer::new(outputs, &mut b.below(names[1]))? })
     }
@@ -143,23 +181,15 @@ impl Block {
     /// A block of the kind that `arch` uses, with torchvision's names below `builder`'s; a shortcut that changes shape
     /// gets a 1×1 convolution.
     pub fn new(arch: Arch, shape: BlockShape, builder: &mut Builder) -> Result<Self> {
-        let BlockShape { inputs, width, outputs, stride } = shape;
-        // (inputs, outputs, kernel, stride) of each convolution.
-        let plan = match arch.expansion() {
-            1 => vec![(inputs, width, 3, stride), (width, width, 3, 1)],
-            _ => vec![(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)],
-        };
         let mut layers = Vec::new();
-        for (index, (inputs, outputs, kernel, stride)) in plan.into_iter().enumerate() {
+        for (index, conv) in shape.convolutions(arch).into_iter().enumerate() {
             let names = [format!("conv{}", index + 1), format!("bn{}", index + 1)];
-            layers.push(ConvNorm::new(inputs, outputs, kernel, stride, [&names[0], &names[1]], builder)?);
+            layers.push(ConvNorm::new(conv, [&names[0], &names[1]], builder)?);
         }
-        let downsample = if stride != 1 || inputs != outputs {
-            let mut builder = builder.below("downsample");
-            Some(ConvNorm::new(inputs, outputs, 1, stride, ["0", "1"], &mut builder)?)
-        } else {
-            None
-        };
+        let downsample = shape
+            .downsample()
+            .map(|conv| ConvNorm::new(conv, ["0", "1"], &mut builder.below("downsample")))
+            .transpose()?;
         Ok(Self { layers, downsample })
     }
 

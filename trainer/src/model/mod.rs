@@ -8,7 +8,7 @@ mod head;
 mod network;
 mod parameters;
 
-pub use backbone::{Arch, Backbone, Block, BlockShape};
+pub use backbone::{Arch, Backbone, Block, BlockShape, ConvShape, STEM_CHANNELS};
 pub use batch_norm::BatchNormLayer;
 pub use classifier::Classifier;
 pub use head::Head;

@@ -235,22 +235,53 @@ fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T> {
     Err(Error::Option { option, reason: reason.into() })
 }
 
+/// The resolved name of the CPU.
+const CPU: &str = "cpu";
+
+/// What a resolved GPU's name begins with.
+const CUDA: &str = "cuda:";
+
+#[cfg(feature = "cuda")]
+fn resolve_device(choice: DeviceChoice) -> Result<String> {
+    let why_not = crate::cuda::why_not;
+    match choice {
+        DeviceChoice::Auto if why_not(0).is_none() => Ok(format!("{CUDA}0")),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(CPU.to_owned()),
+        DeviceChoice::Cuda(number) => match why_not(number) {
+            None => Ok(format!("{CUDA}{number}")),
+            Some(reason) => refuse("device", format!("{reason}; or use --device cpu")),
+        },
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn resolve_device(choice: DeviceChoice) -> Result<String> {
+    match choice {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(CPU.to_owned()),
+        DeviceChoice::Cuda(_) => {
+            refuse("device", "this program was built without --features cuda; use --device cpu")
+        }
+    }
+}
+
 impl TrainConfig {
+    /// The number of the GPU, where one computes.
+    pub fn gpu(&self) -> Option<usize> {
+        self.device.strip_prefix(CUDA)?.parse().ok()
+    }
+
     /// Fills in defaults and checks what does not fit the dataset. `default_out` is used where no `--out` is given.
     pub fn resolve(given: Options, dataset: &Dataset, default_out: PathBuf) -> Result<Self> {
         let manifest = dataset.manifest();
         let preset = given.preset.unwrap_or(Preset::Paper);
         let values = preset.values();
-        let device = given.device.as_deref().unwrap_or("auto").parse::<DeviceChoice>();
-        let device = match device {
-            Ok(DeviceChoice::Auto | DeviceChoice::Cpu) => "cpu".to_owned(),
-            Ok(DeviceChoice::Cuda(_)) => {
-                return refuse("device", "this program was built without CUDA; use --device cpu");
-            }
+        let device = match given.device.as_deref().unwrap_or("auto").parse() {
+            Ok(choice) => resolve_device(choice)?,
             Err(reason) => return refuse("device", reason),
         };
-        let precision = given.precision.unwrap_or(Precision::F32);
-        if precision == Precision::Bf16 {
+        let usual = if device == CPU { Precision::F32 } else { Precision::Bf16 };
+        let precision = given.precision.unwrap_or(usual);
+        if precision == Precision::Bf16 && device == CPU {
             return refuse("precision", "bf16 needs a GPU; on the CPU it is f32");
         }
         let batch_size = given.batch_size.unwrap_or(256);

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::learner::Evaluated;
 use crate::{Error, Result};
 
 /// What is logged of a step.
@@ -77,11 +76,10 @@ impl Interval {
         Self { start: Instant::now(), waited: Duration::ZERO, pairs: 0, labelled: 0, right: 0.0 }
     }
 
-    /// Takes in how the online evaluation of a step went.
-    pub fn add(&mut self, evaluated: &Evaluated) -> Result<()> {
-        self.labelled += evaluated.labelled;
-        self.right += f64::from(evaluated.right.to_scalar::<f32>()?);
-        Ok(())
+    /// Takes in how the online evaluation of a step went: labelled views, and those whose class it named.
+    pub fn add(&mut self, labelled: usize, right: f64) {
+        self.labelled += labelled;
+        self.right += right;
     }
 
     /// Completes the metrics of the step that ends the interval.

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod config;
+mod engine;
 mod guard;
 mod metrics;
 mod output;

@@ -1,5 +1,6 @@
 //! The loop: batch after batch through the learner, and what it leaves on the way.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use std::time::Instant;
 use candle_core::Device;
 use scrl_schemas::{Consumed, Encoding, Epoch};
 
+use super::engine::{Engine, StepOutcome, Task};
 use super::guard::{explain_full_disk, is_collapsed};
 use super::metrics::{Interval, MetricsLog};
 use super::tensorboard::EventFile;
@@ -15,8 +17,8 @@ use super::{
     Checkpoint, CheckpointInfo, Method, Metrics, OnlineEval, Output, Resume, TargetInit, TrainConfig,
 };
 use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
-use crate::learner::{Computed, Labels, Learner, LearnerConfig, Spread};
-use crate::model::{HeadSizes, Regions};
+use crate::learner::{Learner, LearnerConfig, Spread};
+use crate::model::HeadSizes;
 use crate::optim::{LarsConfig, Schedule, ScheduleConfig};
 use crate::weights::{Initialized, Weights};
 use crate::{Error, Result};
@@ -122,7 +124,7 @@ fn train_on_any_disk(
         sources.check(&list)?;
     }
     let classes = (config.online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
-    let mut learner = Learner::new(&learner_config(config, classes.as_ref()), &Device::Cpu)?;
+    let learner = Learner::new(&learner_config(config, classes.as_ref()), &Device::Cpu)?;
     match (&resumed, &config.init) {
         (Some((checkpoint, _)), init) => {
             checkpoint.load(&learner, config)?;
@@ -133,30 +135,31 @@ fn train_on_any_disk(
         (None, Some(init)) => report(Progress::Initialized(&Weights::read(init)?.initialize(&learner)?)),
         (None, None) => {}
     }
+    let mut engine = Engine::new(learner, config, &dataset.manifest().options, classes)?;
     output.create()?;
     output.write_config(config)?;
     let mut run = Run {
         config,
         dataset,
         sources,
-        classes,
         plan,
         schedule: schedule(config, plan),
         log: MetricsLog::open(&output.metrics(), plan.done)?,
         events: EventFile::open(output.root(), plan.done)?,
         output,
         since_log: Interval::new(),
+        under_way: VecDeque::new(),
         collapsed: false,
     };
     // A checkpoint from elsewhere is copied before its epochs are given away: a restart looks in this folder.
     if resumed.is_none() || (config.consume && matches!(resume, Resume::From(_))) {
-        run.checkpoint(&learner, plan.done)?;
+        run.checkpoint(engine.learner()?, plan.done)?;
     }
     // The last run may have ended between its checkpoint and this note.
     run.note_consumed(plan.done)?;
     report(Progress::Start(plan));
-    run.steps(&mut learner, stop, report)?;
-    run.output.write_backbone(&learner, config)
+    run.steps(&mut engine, stop, report)?;
+    run.output.write_backbone(engine.learner()?, config)
 }
 
 fn learner_config(config: &TrainConfig, classes: Option<&Classes>) -> LearnerConfig {
@@ -192,21 +195,29 @@ struct Run<'a> {
     config: &'a TrainConfig,
     dataset: &'a Dataset,
     sources: Arc<SourceImages>,
-    classes: Option<Classes>,
     plan: Plan,
     schedule: Schedule,
     output: Output,
     log: MetricsLog,
     events: EventFile,
     since_log: Interval,
+    /// Steps whose outcome is not known yet.
+    under_way: VecDeque<UnderWay>,
     /// Whether a collapse was told of.
     collapsed: bool,
+}
+
+/// A step whose outcome is not known yet.
+struct UnderWay {
+    step: u64,
+    /// The `image_id`s of its batch.
+    images: Vec<i64>,
 }
 
 impl Run<'_> {
     fn steps(
         &mut self,
-        learner: &mut Learner,
+        engine: &mut Engine,
         stop: &AtomicBool,
         report: &mut dyn FnMut(Progress),
     ) -> Result<()> {
@@ -235,7 +246,8 @@ impl Run<'_> {
             };
             let batches = match self.next_batches(&loader, &mut idle) {
                 Err(error @ Error::Interrupted { .. }) => {
-                    self.save(learner, step - 1)?;
+                    self.conclude(engine, true, report)?;
+                    self.save(engine.learner()?, step - 1)?;
                     return Err(error);
                 }
                 batches => batches?,
@@ -244,25 +256,24 @@ impl Run<'_> {
             let matches = batches.iter().map(|batch| self.matches(batch)).sum();
             let last = step == self.plan.steps;
             let logged = step % config.log_every == 0 || last;
-            let mut spread = None;
-            let loss = match compute(learner, config.method, &batches, matches, self.classes.as_ref())? {
-                Some(computed) => {
-                    let loss = computed.loss.to_scalar::<f32>()?;
-                    if !loss.is_finite() {
-                        return Err(self.not_finite(step, loss, &batches)?);
-                    }
-                    learner.apply(&computed, lr, ema)?;
-                    computed.online.as_ref().map_or(Ok(()), |online| self.since_log.add(online))?;
-                    spread = logged.then(|| computed.spread()).transpose()?;
-                    loss
-                }
-                None => {
-                    learner.advance_target(ema)?;
-                    report(Progress::NoBoxes { step });
-                    0.0
-                }
+            let task = Task { batches: &batches, matches, lr, tau: ema, spread: logged };
+            let compared = engine.step(&task)?;
+            let stopped = stop.load(Ordering::Relaxed);
+            let consumed = config.consume && self.plan.is_epoch_end(step);
+            let saved = step % config.checkpoint_every == 0 || last || stopped || consumed;
+            if compared {
+                let images = batches.iter().flat_map(|batch| batch.image_ids.clone()).collect();
+                self.under_way.push_back(UnderWay { step, images });
+            }
+            let known = self.conclude(engine, logged || saved || !compared, report)?;
+            let (loss, spread) = match known.filter(|_| compared) {
+                Some(outcome) => (outcome.loss, outcome.spread),
+                None => (0.0, None),
             };
-            report(Progress::Step { step, loss });
+            if !compared {
+                report(Progress::NoBoxes { step });
+                report(Progress::Step { step, loss });
+            }
             if logged {
                 let epoch = batches[0].epoch.0;
                 let metrics = self.log(Metrics {
@@ -287,16 +298,36 @@ impl Run<'_> {
                 }
             }
             batches.into_iter().for_each(|batch| loader.recycle(batch));
-            let stopped = stop.load(Ordering::Relaxed);
-            let consumed = config.consume && self.plan.is_epoch_end(step);
-            if step % config.checkpoint_every == 0 || last || stopped || consumed {
-                self.save(learner, step)?;
+            if saved {
+                self.save(engine.learner()?, step)?;
             }
             if stopped && !last {
                 return Err(Error::Interrupted { step });
             }
         }
         Ok(())
+    }
+
+    /// Takes in what steps gave, of all of them or of those that are known already, and returns the last.
+    fn conclude(
+        &mut self,
+        engine: &mut Engine,
+        all: bool,
+        report: &mut dyn FnMut(Progress),
+    ) -> Result<Option<StepOutcome>> {
+        let mut last = None;
+        for outcome in engine.outcomes(all)? {
+            let UnderWay { step, images } = self.under_way.pop_front().expect("a step for each outcome");
+            if !outcome.loss.is_finite() {
+                return Err(self.not_finite(step, outcome.loss, images)?);
+            }
+            if let Some((labelled, right)) = outcome.online {
+                self.since_log.add(labelled, right);
+            }
+            report(Progress::Step { step, loss: outcome.loss });
+            last = Some(outcome);
+        }
+        Ok(last)
     }
 
     /// The micro-batches of one step; `idle` as in [`Loader::next_batch_or`].
@@ -366,42 +397,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn not_finite(&self, step: u64, loss: f32, batches: &[Batch]) -> Result<Error> {
-        let images = batches.iter().flat_map(|batch| batch.image_ids.clone()).collect();
+    fn not_finite(&self, step: u64, loss: f32, images: Vec<i64>) -> Result<Error> {
         let checkpoint = match Checkpoint::list(&self.output.checkpoints())?.pop() {
             Some(checkpoint) => format!("the last checkpoint is {}", checkpoint.path.display()),
             None => "there is no checkpoint".to_owned(),
         };
         Ok(Error::NotFinite { step, loss, images, checkpoint })
     }
-}
-
-/// Loss and gradients of a step, summed over its micro-batches; `None` if there is nothing to compare.
-fn compute(
-    learner: &Learner,
-    method: Method,
-    batches: &[Batch],
-    matches: usize,
-    classes: Option<&Classes>,
-) -> Result<Option<Computed>> {
-    let mut sum: Option<Computed> = None;
-    let compared = || batches.iter().filter(|batch| method == Method::Byol || batch.matches() > 0);
-    let labelled = 2 * compared().map(Batch::labelled).sum::<usize>();
-    for batch in compared() {
-        let regions = match method {
-            Method::Scrl => Regions::Boxes(batch.roi_tensor(learner.device())?),
-            Method::Byol => Regions::Whole,
-        };
-        let labels = |classes: &Classes| -> Result<Labels> {
-            Ok(Labels { classes: classes.of_views(batch, learner.device())?, labelled })
-        };
-        let labels = classes.map(labels).transpose()?;
-        let pixels = batch.pixel_tensor(learner.device())?;
-        let computed = learner.compute(&pixels, &regions, matches, labels.as_ref())?;
-        sum = Some(match sum {
-            None => computed,
-            Some(sum) => sum.plus(computed)?,
-        });
-    }
-    Ok(sum)
 }

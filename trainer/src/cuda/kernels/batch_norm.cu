@@ -1,0 +1,317 @@
+// Batch norm in training mode on matrices of `rows` pixels by `channels`, with what surrounds it in a ResNet.
+//
+// A block is threadIdx.x packs of channels wide and walks `rows_per_block` rows in steps of blockDim.y, so that each
+// thread keeps its channels' factors in registers. Rows from `valid` on are no data: they do not enter the sums and
+// come out as zeros.
+//
+// `scale` holds four rows of `channels` numbers: mean, inverse deviation, factor, summand, with
+// x·factor + summand = (x − mean) / √(variance + ε) · weight + bias.
+
+// What a thread works on.
+struct Tile {
+    int channel;
+    int begin;
+    int end;
+    bool inside;
+};
+
+__device__ inline Tile tile_of(int rows, int channels, int rows_per_block) {
+    Tile tile;
+    const int pack = blockIdx.x * blockDim.x + threadIdx.x;
+    tile.inside = pack * LANES < channels;
+    tile.channel = tile.inside ? pack * LANES : 0;
+    tile.begin = blockIdx.y * rows_per_block;
+    tile.end = min(rows, tile.begin + rows_per_block);
+    return tile;
+}
+
+__device__ inline long long at(int row, int channels, int channel) {
+    return (long long)row * channels + channel;
+}
+
+// Joins mean and sum of squared differences of `count` rows with those of `other_count` rows (Chan, Golub, LeVeque).
+__device__ inline void join_moments(float &mean, float &m2, float count, float other_mean, float other_m2,
+                                    float other_count) {
+    if (other_count == 0.0f) return;
+    const float total = count + other_count;
+    const float delta = other_mean - mean;
+    mean += delta * (other_count / total);
+    m2 += other_m2 + delta * delta * (count * other_count / total);
+}
+
+// Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.y, 2, channels].
+COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, const int *valid, int channels,
+            int rows_per_block) {
+    __shared__ float means[THREADS][LANES];
+    __shared__ float squares[THREADS][LANES];
+    __shared__ float counts[THREADS];
+    const Tile tile = tile_of(counted_rows(rows, valid), channels, rows_per_block);
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    const int first = tile.begin + threadIdx.y;
+    float shift[LANES] = {}, sum[LANES] = {}, square[LANES] = {};
+    float count = 0.0f;
+    // Differences from the first row keep a large mean from costing precision.
+    if (first < tile.end) load_pack(x + at(first, channels, tile.channel), shift);
+#pragma unroll 4
+    for (int row = first; row < tile.end; row += blockDim.y) {
+        float value[LANES];
+        load_pack(x + at(row, channels, tile.channel), value);
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            const float difference = value[lane] - shift[lane];
+            sum[lane] += difference;
+            square[lane] += difference * difference;
+        }
+        count += 1.0f;
+    }
+    counts[thread] = count;
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        const float drift = count > 0.0f ? sum[lane] / count : 0.0f;
+        means[thread][lane] = shift[lane] + drift;
+        squares[thread][lane] = square[lane] - drift * sum[lane];
+    }
+    for (int active = blockDim.y; active > 1;) {
+        const int half = (active + 1) / 2;
+        const int other = thread + half * blockDim.x;
+        __syncthreads();
+        if ((int)threadIdx.y + half < active) {
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                join_moments(means[thread][lane], squares[thread][lane], counts[thread], means[other][lane],
+                             squares[other][lane], counts[other]);
+            }
+            counts[thread] += counts[other];
+        }
+        active = half;
+    }
+    if (threadIdx.y == 0 && tile.inside) {
+        float *mean = pieces + (long long)blockIdx.y * 2 * channels + tile.channel;
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            mean[lane] = means[thread][lane];
+            mean[channels + lane] = squares[thread][lane];
+        }
+    }
+}
+
+// Channels and pieces that a block of the two kernels below takes at a time.
+#define COLUMNS 32
+#define SHARERS 32
+
+// The sum over threadIdx.y of a COLUMNS by SHARERS block, for each threadIdx.x.
+__device__ inline double sum_of_sharers(double value, double (*scratch)[COLUMNS]) {
+    __syncthreads();
+    scratch[threadIdx.y][threadIdx.x] = value;
+    __syncthreads();
+    for (int half = SHARERS / 2; half > 0; half /= 2) {
+        if ((int)threadIdx.y < half) scratch[threadIdx.y][threadIdx.x] += scratch[threadIdx.y + half][threadIdx.x];
+        __syncthreads();
+    }
+    return scratch[0][threadIdx.x];
+}
+
+__device__ inline double rows_of_piece(int piece, int rows, int rows_per_block) {
+    return (double)max(0, min(rows_per_block, rows - piece * rows_per_block));
+}
+
+// The pieces of batch_moments become `scale` and enter the running statistics [2, channels]. `bias`, where there is one,
+// was left out of x, as batch norm takes it away again; the running mean has it.
+GATHERING(batch_statistics, const float *pieces, int piece_count, int rows, const int *valid, int channels,
+          int rows_per_block, const float *affine, const float *bias, float *running, float *scale) {
+    __shared__ double scratch[SHARERS][COLUMNS];
+    const int channel = blockIdx.x * COLUMNS + threadIdx.x;
+    const bool inside = channel < channels;
+    const int counted = counted_rows(rows, valid);
+    double sum = 0.0;
+    for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
+        const double count = rows_of_piece(piece, counted, rows_per_block);
+        if (count > 0.0) sum += count * pieces[(long long)piece * 2 * channels + channel];
+    }
+    const double total = counted > 0 ? counted : 1;
+    const double mean = sum_of_sharers(sum, scratch) / total;
+    sum = 0.0;
+    for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
+        const float *moments = pieces + (long long)piece * 2 * channels + channel;
+        const double count = rows_of_piece(piece, counted, rows_per_block);
+        const double drift = moments[0] - mean;
+        if (count > 0.0) sum += moments[channels] + count * drift * drift;
+    }
+    const double variance = sum_of_sharers(sum, scratch) / total;
+    if (!inside || threadIdx.y != 0) return;
+    const float inverse = 1.0f / sqrtf((float)variance + BATCH_NORM_EPSILON);
+    const float factor = inverse * affine[channel];
+    scale[channel] = (float)mean;
+    scale[channels + channel] = inverse;
+    scale[2 * channels + channel] = factor;
+    scale[3 * channels + channel] = affine[channels + channel] - (float)mean * factor;
+    const float with_bias = (float)mean + (bias == nullptr ? 0.0f : bias[channel]);
+    const float unbiased = (float)variance * (float)(total / (total > 1.0 ? total - 1.0 : 1.0));
+    running[channel] += RUNNING_MOMENTUM * (with_bias - running[channel]);
+    running[channels + channel] += RUNNING_MOMENTUM * (unbiased - running[channels + channel]);
+}
+
+// y = x·factor + summand, plus the residual where there is one, then ReLU where asked for. A residual with a scale of its
+// own is another map before its batch norm.
+KERNEL(batch_norm, const scalar *x, const float *scale, const scalar *residual, const float *residual_scale,
+       scalar *y, int rows, const int *valid, int channels, int rows_per_block, int relu) {
+    const Tile tile = tile_of(rows, channels, rows_per_block);
+    if (!tile.inside) return;
+    const int counted = counted_rows(rows, valid);
+    float factor[LANES], summand[LANES], residual_factor[LANES] = {};
+    load_floats(scale + 2 * channels + tile.channel, factor);
+    load_floats(scale + 3 * channels + tile.channel, summand);
+    if (residual_scale != nullptr) {
+        float more[LANES];
+        load_floats(residual_scale + 2 * channels + tile.channel, residual_factor);
+        load_floats(residual_scale + 3 * channels + tile.channel, more);
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) summand[lane] += more[lane];
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) residual_factor[lane] = 1.0f;
+    }
+#pragma unroll 4
+    for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
+        const long long place = at(row, channels, tile.channel);
+        float value[LANES], other[LANES] = {};
+        load_pack(x + place, value);
+        if (residual != nullptr) load_pack(residual + place, other);
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            float result = value[lane] * factor[lane] + summand[lane];
+            if (residual != nullptr) result += other[lane] * residual_factor[lane];
+            // Not by fmaxf, which would turn NaN into zero and hide it.
+            if (relu && result < 0.0f) result = 0.0f;
+            value[lane] = row < counted ? result : 0.0f;
+        }
+        store_pack(y + place, value);
+    }
+}
+
+// Where the gradient of a batch norm's result is let through.
+#define MASK_NONE 0    // everywhere
+#define MASK_OWN 1     // where x·factor + summand > 0: ReLU followed directly
+#define MASK_RESULT 2  // where the result of ReLU, given as a map, is positive
+
+// dy behind ReLU, for a pack of one row.
+__device__ inline void masked_gradient(float (&gradient)[LANES], const float (&value)[LANES],
+                                       const float (&factor)[LANES], const float (&summand)[LANES],
+                                       const scalar *result, int mask) {
+    if (mask == MASK_NONE) return;
+    float positive[LANES];
+    if (mask == MASK_RESULT) load_pack(result, positive);
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        if (mask == MASK_OWN) positive[lane] = value[lane] * factor[lane] + summand[lane];
+        if (!(positive[lane] > 0.0f)) gradient[lane] = 0.0f;
+    }
+}
+
+// Σ dy·(x − mean) and Σ dy of each channel over a block's rows: pieces [gridDim.y, 2, channels]. The masked gradient is
+// written to `masked` where that is given, which may be dy itself.
+COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *result, int mask, const float *scale,
+            float *pieces, scalar *masked, int rows, const int *valid, int channels, int rows_per_block) {
+    __shared__ float products[THREADS][LANES];
+    __shared__ float plain[THREADS][LANES];
+    const Tile tile = tile_of(counted_rows(rows, valid), channels, rows_per_block);
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    float mean[LANES], factor[LANES], summand[LANES], product[LANES] = {}, sum[LANES] = {};
+    load_floats(scale + tile.channel, mean);
+    load_floats(scale + 2 * channels + tile.channel, factor);
+    load_floats(scale + 3 * channels + tile.channel, summand);
+#pragma unroll 2
+    for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
+        const long long place = at(row, channels, tile.channel);
+        float value[LANES], gradient[LANES];
+        load_pack(x + place, value);
+        load_pack(dy + place, gradient);
+        masked_gradient(gradient, value, factor, summand, result + place, mask);
+        if (masked != nullptr && tile.inside) store_pack(masked + place, gradient);
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            product[lane] += (value[lane] - mean[lane]) * gradient[lane];
+            sum[lane] += gradient[lane];
+        }
+    }
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        products[thread][lane] = product[lane];
+        plain[thread][lane] = sum[lane];
+    }
+    for (int active = blockDim.y; active > 1;) {
+        const int half = (active + 1) / 2;
+        const int other = thread + half * blockDim.x;
+        __syncthreads();
+        if ((int)threadIdx.y + half < active) {
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                products[thread][lane] += products[other][lane];
+                plain[thread][lane] += plain[other][lane];
+            }
+        }
+        active = half;
+    }
+    if (threadIdx.y == 0 && tile.inside) {
+        float *to = pieces + (long long)blockIdx.y * 2 * channels + tile.channel;
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            to[lane] = products[thread][lane];
+            to[channels + lane] = plain[thread][lane];
+        }
+    }
+}
+
+// The pieces of batch_norm_sums become the gradient of the affine parameters [2, channels], and the coefficients
+// [2, channels] of dx = dy·factor + x·slope + offset.
+GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, int rows, const int *valid, int channels,
+          const float *scale, float *affine_gradient, int accumulate, float *coefficients) {
+    __shared__ double scratch[SHARERS][COLUMNS];
+    const int channel = blockIdx.x * COLUMNS + threadIdx.x;
+    const bool inside = channel < channels;
+    double product = 0.0, plain = 0.0;
+    for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
+        const float *sums = pieces + (long long)piece * 2 * channels + channel;
+        product += sums[0];
+        plain += sums[channels];
+    }
+    product = sum_of_sharers(product, scratch);
+    plain = sum_of_sharers(plain, scratch);
+    if (!inside || threadIdx.y != 0) return;
+    const float mean = scale[channel], inverse = scale[channels + channel], factor = scale[2 * channels + channel];
+    const float weight_sum = (float)(product * inverse), bias_sum = (float)plain;
+    const int counted = counted_rows(rows, valid);
+    const float n = (float)(counted > 0 ? counted : 1);
+    const float slope = -factor * inverse * weight_sum / n;
+    coefficients[channel] = slope;
+    coefficients[channels + channel] = -factor * bias_sum / n - slope * mean;
+    affine_gradient[channel] = weight_sum + (accumulate ? affine_gradient[channel] : 0.0f);
+    affine_gradient[channels + channel] = bias_sum + (accumulate ? affine_gradient[channels + channel] : 0.0f);
+}
+
+// dx = dy·factor + x·slope + offset, dy masked as in batch_norm_sums. dx may be dy itself.
+KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const float *scale,
+       const float *coefficients, scalar *dx, int rows, const int *valid, int channels, int rows_per_block) {
+    const Tile tile = tile_of(rows, channels, rows_per_block);
+    if (!tile.inside) return;
+    const int counted = counted_rows(rows, valid);
+    float factor[LANES], summand[LANES], slope[LANES], offset[LANES];
+    load_floats(scale + 2 * channels + tile.channel, factor);
+    load_floats(scale + 3 * channels + tile.channel, summand);
+    load_floats(coefficients + tile.channel, slope);
+    load_floats(coefficients + channels + tile.channel, offset);
+#pragma unroll 4
+    for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
+        const long long place = at(row, channels, tile.channel);
+        float value[LANES], gradient[LANES];
+        load_pack(x + place, value);
+        load_pack(dy + place, gradient);
+        masked_gradient(gradient, value, factor, summand, nullptr, mask);
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            const float result = gradient[lane] * factor[lane] + value[lane] * slope[lane] + offset[lane];
+            gradient[lane] = row < counted ? result : 0.0f;
+        }
+        store_pack(dx + place, gradient);
+    }
+}
