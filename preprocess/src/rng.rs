@@ -53,6 +53,8 @@ pub enum Purpose {
     WeightInit = 7,
     /// The drawing of synthetic scenes.
     SceneDrawing = 8,
+    /// Mirroring and order of the examples of an evaluation.
+    Evaluation = 9,
 }
 
 /// A sequence of random numbers for one purpose.

@@ -8,13 +8,14 @@
 //!        → optim (LARS, moving average, schedules) → run (checkpoints, metrics)
 //! ```
 //!
-//! [`learner`] puts one step together; [`run::train`] repeats it. [`weights`] reads and writes the files of other
-//! programs.
+//! [`learner`] puts one step together; [`run::train`] repeats it. [`evaluate`] judges a backbone; [`weights`]
+//! reads and writes the files of other programs.
 
 #![deny(missing_docs)]
 
 pub mod data;
 mod error;
+pub mod evaluate;
 pub mod learner;
 pub mod model;
 pub mod ops;
