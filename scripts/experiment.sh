@@ -101,7 +101,7 @@ if [ "$what" != ablations ]; then
         for name in random byol scrl; do evaluate $name "$seed"; done
     done
 fi
-if [ "$what" != main ] || [ $smoke = yes ]; then
+if [ "$what" != main ]; then
     for seed in $ABLATION_SEEDS; do
         pretrain boxes-1 "$seed" scrl --boxes 1
         pretrain boxes-5 "$seed" scrl --boxes 5

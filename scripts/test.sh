@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything a change must pass: format, lints, documentation, the quickstart in small, and every test.
 #
-# Needs Rust with the toolchain of rust-toolchain.toml, a C compiler and Python 3; no Python packages.
+# Needs Rust with the toolchain of rust-toolchain.toml, a C compiler and Python 3; no Python packages. With a Python that has
+# PyTorch, torchvision, NumPy, Pillow, safetensors and pycocotools, named in SCRL_PYTHON, also the comparisons with those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,5 +32,15 @@ cargo test --workspace --no-run --locked
 step "quickstart, in small"
 scripts/quickstart.sh --smoke
 
+step "experiment, in small"
+scripts/experiment.sh --smoke
+
 step "tests"
 cargo test --workspace --locked
+
+if [ -n "${SCRL_PYTHON:-}" ]; then
+    step "against PyTorch"
+    "$SCRL_PYTHON" scripts/test_export.py
+    "$SCRL_PYTHON" scripts/test_eval.py
+    "$SCRL_PYTHON" scripts/finetune_detection.py --smoke
+fi

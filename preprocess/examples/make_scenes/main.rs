@@ -2,7 +2,7 @@
 //! evaluate with where no photos are at hand. The same seed and size give the same bytes.
 //!
 //! ```text
-//! cargo run --release -p scrl-preprocess --example make_scenes -- OUT [--images 96] [--val 32] [--size 320x240] [--seed 0] [--single]
+//! cargo run --release -p scrl-preprocess --example make_scenes -- OUT [--images 96] [--val 32] [--size 320x240] [--seed 0] [--single] [--hues]
 //! OUT/train2017/000000000001.jpg …   OUT/instances_train2017.json
 //! OUT/val2017/000000000001.jpg …     OUT/instances_val2017.json
 //! OUT/train2017/striped-disc/000000000001.jpg …   with --single
@@ -50,10 +50,13 @@ struct Arguments {
     /// One object a scene, which lies in a folder named after the object's class
     #[arg(long)]
     single: bool,
+    /// Each class has a hue of its own; otherwise colors tell nothing of it
+    #[arg(long)]
+    hues: bool,
 }
 
 fn main() -> Result<()> {
-    let Arguments { out, images, val, size, seed, single } = Arguments::parse();
+    let Arguments { out, images, val, size, seed, single, hues } = Arguments::parse();
     for (number, (split, count)) in [("train2017", images), ("val2017", val)].into_iter().enumerate() {
         let folder = out.join(split);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -61,7 +64,7 @@ fn main() -> Result<()> {
             .into_par_iter()
             .map(|id| {
                 let mut random = Stream::new(seed, number as u32, u64::from(id), Purpose::SceneDrawing);
-                let scene = Scene::draw(size, if single { [1, 1] } else { OBJECTS }, &mut random);
+                let scene = Scene::draw(size, if single { [1, 1] } else { OBJECTS }, hues, &mut random);
                 let name = coco::file_name(id, scene.objects.first().filter(|_| single));
                 write_jpeg(&folder.join(&name), &scene)?;
                 Ok((name, scene.objects))

@@ -98,8 +98,8 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Draws a scene of `fewest` to `most` objects.
-    pub fn draw(size: Size, [fewest, most]: [u64; 2], random: &mut Stream) -> Self {
+    /// Draws a scene of `fewest` to `most` objects; with `hues` each in the hue of its class.
+    pub fn draw(size: Size, [fewest, most]: [u64; 2], hues: bool, random: &mut Stream) -> Self {
         let mut canvas = background::draw(size, random);
         let count = fewest + random.below(most - fewest + 1);
         let mut placed: Vec<Object> = Vec::new();
@@ -108,7 +108,7 @@ impl Scene {
         for _ in 0..count {
             let share = random.uniform_f64();
             let pixels = OBJECT_PIXELS[0] + (largest - OBJECT_PIXELS[0]) * share * share;
-            let mut object = Object::new(pixels, random);
+            let mut object = Object::new(pixels, hues, random);
             for _ in 0..PLACES {
                 object.center =
                     [random.uniform(0.0, f64::from(size.width)), random.uniform(0.0, f64::from(size.height))];

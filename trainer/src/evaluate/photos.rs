@@ -62,10 +62,10 @@ impl Photos {
 
     /// Every fifth photo of each class, for validation, and the others, to train on.
     pub fn hold_back(&self) -> [Vec<(u32, usize)>; 2] {
-        let mut seen = vec![0; self.names.len()];
+        let mut seen = vec![0usize; self.names.len()];
         let (held, others) = self.photos.iter().partition(|(_, class)| {
             seen[*class] += 1;
-            seen[*class] % HELD_BACK == 0
+            seen[*class].is_multiple_of(HELD_BACK)
         });
         [others, held]
     }
