@@ -212,17 +212,12 @@ impl BoxedImages {
 
     fn take(&mut self, looked: Looked, boxes: LeftOut, count: usize, watch: &mut Watch) {
         let all = &mut self.left_out;
+        all.crowds += boxes.crowds;
+        all.outside += boxes.outside;
+        all.tiny += boxes.tiny;
         match looked {
-            Looked::Usable(image) => {
-                self.images.push(image);
-                (all.crowds, all.outside, all.tiny) =
-                    (all.crowds + boxes.crowds, all.outside + boxes.outside, all.tiny + boxes.tiny);
-            }
-            Looked::WithoutBoxes => {
-                all.images_without_boxes += 1;
-                (all.crowds, all.outside, all.tiny) =
-                    (all.crowds + boxes.crowds, all.outside + boxes.outside, all.tiny + boxes.tiny);
-            }
+            Looked::Usable(image) => self.images.push(image),
+            Looked::WithoutBoxes => all.images_without_boxes += 1,
             Looked::Missing(reason) => {
                 all.images_missing += 1;
                 all.of_unusable_images += count;

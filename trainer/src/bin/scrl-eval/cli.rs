@@ -16,11 +16,11 @@ use crate::{out, shared};
 
 const EXAMPLES: &str = "\
 Examples:
-  scrl-eval roi --train-images coco/train2017 --train-boxes coco/instances_train2017.json \\
-      --val-images coco/val2017 --val-boxes coco/instances_val2017.json --checkpoint run/backbone.safetensors
-  scrl-eval roi --config coco.toml --checkpoint random --arch resnet18     lists and folders from a file
-  scrl-eval linear --images imagenet/train --val imagenet/val --checkpoint resnet50.pth --out eval/resnet50
-  scrl-eval linear --images photos/ --crops 4 --checkpoint run/checkpoints/step-00001000.safetensors --network target
+  scrl-eval roi --train-images train2017 --train-boxes instances_train2017.json \\
+      --val-images val2017 --val-boxes instances_val2017.json --checkpoint run/backbone.safetensors
+  scrl-eval roi --config coco.toml --checkpoint random --arch resnet18     folders and lists from a file
+  scrl-eval linear --images train --val val --checkpoint resnet50.pth --out eval/resnet50
+  scrl-eval linear --images photos --crops 4 --network target --checkpoint step-00001000.safetensors
 
 The same command goes on where an earlier one stopped, as long as --out is the same.";
 
