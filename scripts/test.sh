@@ -2,7 +2,8 @@
 # Everything a change must pass: format, lints, documentation, the quickstart in small, and every test.
 #
 # Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with venv, into which pip fetches the
-# packages that read Parquet; no CUDA. With a Chromium the page of scrl-inspect is tried in it as well.
+# packages that read Parquet; no CUDA. With a Chromium the page of scrl-inspect is tried in it as well. With a Python that has
+# PyTorch, torchvision, NumPy, Pillow, safetensors and pycocotools, named in SCRL_PYTHON, also the comparisons with those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,6 +36,9 @@ cargo test --workspace --no-run --locked
 step "quickstart, in small"
 scripts/quickstart.sh --smoke
 
+step "experiment, in small"
+scripts/experiment.sh --smoke
+
 step "tests"
 cargo test --workspace --locked
 
@@ -49,3 +53,10 @@ cuda=(--workspace --features scrl-trainer/cuda --locked)
 cargo build "${cuda[@]}" --bins --example bench_gpu
 cargo test "${cuda[@]}" --lib -- cuda::
 cargo test "${cuda[@]}" --test cuda_emulated --test cuda_gpu
+
+if [ -n "${SCRL_PYTHON:-}" ]; then
+    step "against PyTorch"
+    "$SCRL_PYTHON" scripts/test_export.py
+    "$SCRL_PYTHON" scripts/test_eval.py
+    "$SCRL_PYTHON" scripts/finetune_detection.py --smoke
+fi

@@ -53,8 +53,10 @@ pub enum Purpose {
     WeightInit = 7,
     /// The drawing of synthetic scenes.
     SceneDrawing = 8,
+    /// Mirroring and order of the examples of an evaluation.
+    Evaluation = 9,
     /// Which pairs are shown by who looks into shards.
-    PairsToShow = 9,
+    PairsToShow = 10,
 }
 
 /// A sequence of random numbers for one purpose.

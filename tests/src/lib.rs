@@ -127,6 +127,11 @@ impl Dir {
         self.command("scrl-export", arguments)
     }
 
+    /// `scrl-eval` with these arguments, blanks between them.
+    pub fn eval(&self, arguments: &str) -> Command<'_> {
+        self.command("scrl-eval", arguments)
+    }
+
     /// The example `make_scenes` with these arguments, blanks between them.
     pub fn make_scenes(&self, arguments: &str) -> Command<'_> {
         self.command("examples/make_scenes", arguments)

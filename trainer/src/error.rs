@@ -81,6 +81,12 @@ pub enum Error {
         /// The most pairs that should fit.
         fits: usize,
     },
+    /// The images to evaluate with cannot be used.
+    #[error(transparent)]
+    Images(#[from] scrl_preprocess::Error),
+    /// An evaluation was asked to stop and did.
+    #[error("stopped; the same command goes on from the features that are done")]
+    Stopped,
     /// Threads could not be started.
     #[error("starting threads: {0}")]
     Threads(String),

@@ -8,8 +8,8 @@
 //!        → optim (LARS, moving average, schedules) → run (checkpoints, metrics)
 //! ```
 //!
-//! [`learner`] puts one step together; [`run::train`] repeats it. [`weights`] reads and writes the files of other
-//! programs.
+//! [`learner`] puts one step together; [`run::train`] repeats it. [`evaluate`] judges a backbone; [`weights`]
+//! reads and writes the files of other programs.
 
 #![deny(missing_docs)]
 
@@ -17,6 +17,7 @@
 pub mod cuda;
 pub mod data;
 mod error;
+pub mod evaluate;
 pub mod learner;
 pub mod model;
 pub mod ops;

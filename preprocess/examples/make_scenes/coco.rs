@@ -46,14 +46,19 @@ struct Category {
     supercategory: &'static str,
 }
 
-/// The name of an image's file: twelve digits, as COCO's.
-pub fn file_name(id: u32) -> String {
-    format!("{id:012}.jpg")
+/// The name of an image's file: twelve digits, as COCO's; below a folder named after the class of its one object, where
+/// images are sorted by it.
+pub fn file_name(id: u32, sorted_by: Option<&Visible>) -> String {
+    match sorted_by {
+        Some(object) => format!("{}/{id:012}.jpg", CLASSES[object.class].name().replace(' ', "-")),
+        None => format!("{id:012}.jpg"),
+    }
 }
 
 impl Dataset {
-    /// The lists for scenes numbered from 1. Categories count from 1 as well: 0 is left to the background.
-    pub fn new(size: Size, scenes: &[Vec<Visible>]) -> Self {
+    /// The lists for scenes numbered from 1, given by their files' names and their objects. Categories count from 1 as
+    /// well: 0 is left to the background.
+    pub fn new(size: Size, scenes: &[(String, Vec<Visible>)]) -> Self {
         let mut dataset = Self {
             info: Info { description: "drawn scenes of textured shapes" },
             images: Vec::new(),
@@ -63,9 +68,9 @@ impl Dataset {
                 .map(|(id, class)| Category { id, name: class.name(), supercategory: class.shape.name() })
                 .collect(),
         };
-        for (image_id, objects) in (1..).zip(scenes) {
+        for (image_id, (file_name, objects)) in (1..).zip(scenes) {
             let Size { width, height } = size;
-            dataset.images.push(Image { id: image_id, file_name: file_name(image_id), width, height });
+            dataset.images.push(Image { id: image_id, file_name: file_name.clone(), width, height });
             for object in objects {
                 dataset.annotations.push(Annotation {
                     id: dataset.annotations.len() as u32 + 1,

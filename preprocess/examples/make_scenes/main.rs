@@ -2,9 +2,10 @@
 //! evaluate with where no photos are at hand. The same seed and size give the same bytes.
 //!
 //! ```text
-//! cargo run --release -p scrl-preprocess --example make_scenes -- OUT [--images 96] [--val 32] [--size 320x240] [--seed 0]
+//! cargo run --release -p scrl-preprocess --example make_scenes -- OUT [--images 96] [--val 32] [--size 320x240] [--seed 0] [--single] [--hues]
 //! OUT/train2017/000000000001.jpg …   OUT/instances_train2017.json
 //! OUT/val2017/000000000001.jpg …     OUT/instances_val2017.json
+//! OUT/train2017/striped-disc/000000000001.jpg …   with --single
 //! ```
 
 mod background;
@@ -23,7 +24,7 @@ use rayon::prelude::*;
 use scrl_preprocess::rng::{Purpose, Stream};
 
 use coco::Dataset;
-use scene::{Scene, Size};
+use scene::{OBJECTS, Scene, Size};
 
 /// As much as photos from a camera have.
 const JPEG_QUALITY: u8 = 92;
@@ -46,10 +47,16 @@ struct Arguments {
     /// Seed of every random number
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// One object a scene, which lies in a folder named after the object's class
+    #[arg(long)]
+    single: bool,
+    /// Each class has a hue of its own; otherwise colors tell nothing of it
+    #[arg(long)]
+    hues: bool,
 }
 
 fn main() -> Result<()> {
-    let Arguments { out, images, val, size, seed } = Arguments::parse();
+    let Arguments { out, images, val, size, seed, single, hues } = Arguments::parse();
     for (number, (split, count)) in [("train2017", images), ("val2017", val)].into_iter().enumerate() {
         let folder = out.join(split);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -57,12 +64,13 @@ fn main() -> Result<()> {
             .into_par_iter()
             .map(|id| {
                 let mut random = Stream::new(seed, number as u32, u64::from(id), Purpose::SceneDrawing);
-                let scene = Scene::draw(size, &mut random);
-                write_jpeg(&folder.join(coco::file_name(id)), &scene)?;
-                Ok(scene.objects)
+                let scene = Scene::draw(size, if single { [1, 1] } else { OBJECTS }, hues, &mut random);
+                let name = coco::file_name(id, scene.objects.first().filter(|_| single));
+                write_jpeg(&folder.join(&name), &scene)?;
+                Ok((name, scene.objects))
             })
             .collect::<Result<Vec<_>>>()?;
-        let boxes: usize = scenes.iter().map(Vec::len).sum();
+        let boxes: usize = scenes.iter().map(|(_, objects)| objects.len()).sum();
         let list = out.join(format!("instances_{split}.json"));
         let json = serde_json::to_string(&Dataset::new(size, &scenes))?;
         fs::write(&list, json + "\n").with_context(|| list.display().to_string())?;
@@ -74,5 +82,6 @@ fn main() -> Result<()> {
 fn write_jpeg(path: &Path, scene: &Scene) -> Result<()> {
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).encode_image(&scene.to_image())?;
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
     fs::write(path, bytes).with_context(|| path.display().to_string())
 }

@@ -10,15 +10,35 @@ pub fn mix(a: Rgb, b: Rgb, t: f64) -> Rgb {
     std::array::from_fn(|c| a[c] + (b[c] - a[c]) * t)
 }
 
+/// A color by its hue from 0 to 6, once round, its saturation and its value.
+#[derive(Clone, Copy)]
+pub struct Hsv {
+    pub hue: f64,
+    pub saturation: f64,
+    pub value: f64,
+}
+
+impl Hsv {
+    /// Of random hue, with saturation and value between the limits.
+    pub fn draw(random: &mut Stream, saturation: [f64; 2], value: [f64; 2]) -> Self {
+        Self {
+            hue: random.uniform(0.0, 6.0),
+            saturation: random.uniform(saturation[0], saturation[1]),
+            value: random.uniform(value[0], value[1]),
+        }
+    }
+
+    pub fn to_rgb(self) -> Rgb {
+        [5.0, 3.0, 1.0].map(|offset| {
+            let k = (offset + self.hue) % 6.0;
+            self.value * (1.0 - self.saturation * k.min(4.0 - k).clamp(0.0, 1.0))
+        })
+    }
+}
+
 /// A color of random hue with saturation and value between the limits.
 pub fn random_color(random: &mut Stream, saturation: [f64; 2], value: [f64; 2]) -> Rgb {
-    let hue = random.uniform(0.0, 6.0);
-    let saturation = random.uniform(saturation[0], saturation[1]);
-    let value = random.uniform(value[0], value[1]);
-    [5.0, 3.0, 1.0].map(|offset| {
-        let k = (offset + hue) % 6.0;
-        value * (1.0 - saturation * k.min(4.0 - k).clamp(0.0, 1.0))
-    })
+    Hsv::draw(random, saturation, value).to_rgb()
 }
 
 /// 0 below `low`, 1 above `high`, smooth between.

@@ -5,7 +5,7 @@ use std::f64::consts::{PI, TAU};
 use libm::{atan2, cos, sin};
 use scrl_preprocess::rng::Stream;
 
-use crate::noise::{Noise, Rgb, mix, random_color, smoothstep};
+use crate::noise::{Hsv, Noise, Rgb, mix, smoothstep};
 
 /// An outline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,14 +122,19 @@ pub struct Object {
 }
 
 impl Object {
-    /// A random object of so many pixels, to be placed.
-    pub fn new(pixels: f64, random: &mut Stream) -> Self {
+    /// A random object of so many pixels, to be placed; with `hues` its colors have the hue of its class.
+    pub fn new(pixels: f64, hues: bool, random: &mut Stream) -> Self {
         let angle = random.uniform(0.0, TAU);
         let light = random.uniform(0.0, TAU);
-        let bright = random_color(random, [0.15, 0.9], [0.65, 1.0]);
-        let dark = random_color(random, [0.3, 1.0], [0.05, 0.45]);
+        let bright = Hsv::draw(random, [0.15, 0.9], [0.65, 1.0]);
+        let dark = Hsv::draw(random, [0.3, 1.0], [0.05, 0.45]);
+        let class = random.below(CLASSES.len() as u64) as usize;
+        // The drawn hue moves within the class's share of the circle, of which a fifth is left free.
+        let share = 6.0 / CLASSES.len() as f64;
+        let of_class = |color: Hsv| Hsv { hue: (class as f64 + 0.8 * color.hue / 6.0) * share, ..color };
+        let [bright, dark] = [bright, dark].map(|color| if hues { of_class(color) } else { color }.to_rgb());
         Self {
-            class: random.below(CLASSES.len() as u64) as usize,
+            class,
             center: [0.0; 2],
             radius: pixels / 2.0,
             turn: [cos(angle), sin(angle)],

@@ -9,8 +9,8 @@ use crate::background;
 use crate::noise::{Rgb, mix};
 use crate::objects::Object;
 
-/// Objects a scene.
-const OBJECTS: [u64; 2] = [2, 8];
+/// The fewest and the most objects of a scene.
+pub const OBJECTS: [u64; 2] = [2, 8];
 /// Sizes of objects in pixels; small ones are more frequent, as in photos.
 const OBJECT_PIXELS: [f64; 2] = [24.0, 140.0];
 /// No object is larger than this share of the scene's shorter side.
@@ -98,17 +98,17 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Draws a scene.
-    pub fn draw(size: Size, random: &mut Stream) -> Self {
+    /// Draws a scene of `fewest` to `most` objects; with `hues` each in the hue of its class.
+    pub fn draw(size: Size, [fewest, most]: [u64; 2], hues: bool, random: &mut Stream) -> Self {
         let mut canvas = background::draw(size, random);
-        let count = OBJECTS[0] + random.below(OBJECTS[1] - OBJECTS[0] + 1);
+        let count = fewest + random.below(most - fewest + 1);
         let mut placed: Vec<Object> = Vec::new();
         let mut owners = Owners::new(size);
         let largest = OBJECT_PIXELS[1].min(LARGEST_SHARE * f64::from(size.width.min(size.height)));
         for _ in 0..count {
             let share = random.uniform_f64();
             let pixels = OBJECT_PIXELS[0] + (largest - OBJECT_PIXELS[0]) * share * share;
-            let mut object = Object::new(pixels, random);
+            let mut object = Object::new(pixels, hues, random);
             for _ in 0..PLACES {
                 object.center =
                     [random.uniform(0.0, f64::from(size.width)), random.uniform(0.0, f64::from(size.height))];

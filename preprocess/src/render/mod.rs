@@ -12,9 +12,10 @@ mod color;
 mod resize;
 
 use pulp::{Arch, Simd, WithSimd};
-use scrl_schemas::{BlurKind, PrepOptions, ViewParams};
+use scrl_schemas::{BlurKind, Crop, PrepOptions, ViewParams};
 
 use crate::decode::RgbImage;
+use crate::draw::ImageSize;
 use crate::method::SOLARIZE_THRESHOLD;
 use blur::GaussianBlur;
 use resize::Resize;
@@ -83,7 +84,7 @@ impl Renderer {
     ) {
         let size = options.size as usize;
         view.resize(size * size * 3, 0);
-        self.resize.crop(source, params.crop, options.size, view);
+        self.resize.crop(source, params.crop, [options.size; 2], view);
         let gaussian = params.blur.filter(|_| options.blur == BlurKind::Gaussian);
         let factor = params.blur.filter(|_| options.blur == BlurKind::Resize);
         let on_bytes = params.jitter.is_none() && !params.grayscale && gaussian.is_none();
@@ -100,6 +101,15 @@ impl Renderer {
         if params.solarize && (on_bytes || factor.is_some()) {
             solarize_bytes(view);
         }
+    }
+
+    /// Resizes a whole image to `size`, bicubic as Pillow, and does nothing else.
+    pub fn resize(&mut self, source: &RgbImage, size: ImageSize) -> RgbImage {
+        let ImageSize { width, height } = source.size;
+        let mut pixels = vec![0; size.width as usize * size.height as usize * 3];
+        let whole = Crop { x: 0, y: 0, width, height };
+        self.resize.crop(source, whole, [size.width as u32, size.height as u32], &mut pixels);
+        RgbImage { size, pixels }
     }
 
     /// The steps between bytes and bytes.
@@ -224,10 +234,7 @@ fn solarize_bytes(view: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use scrl_schemas::Crop;
-
     use super::*;
-    use crate::draw::ImageSize;
 
     fn source() -> RgbImage {
         let size = ImageSize { width: 40, height: 30 };

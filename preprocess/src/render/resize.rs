@@ -20,16 +20,22 @@ fn bicubic() -> ResizeOptions {
 }
 
 impl Resize {
-    /// Resizes the crop, and nothing outside it, to `size` × `size` pixels.
-    pub(super) fn crop(&mut self, source: &RgbImage, crop: Crop, size: u32, view: &mut [u8]) {
+    /// Resizes the crop, and nothing outside it, to `into_width` × `into_height` pixels.
+    pub(super) fn crop(
+        &mut self,
+        source: &RgbImage,
+        crop: Crop,
+        [into_width, into_height]: [u32; 2],
+        view: &mut [u8],
+    ) {
         let (width, height) = (source.size.width as u32, source.size.height as u32);
         let whole = TypedImageRef::<U8x3>::from_buffer(width, height, &source.pixels)
             .expect("an image has three bytes a pixel");
         let [x, y, w, h] = [crop.x, crop.y, crop.width, crop.height]
             .map(|side| u32::try_from(side).expect("a crop lies within its source"));
         let cut = TypedCroppedImage::new(whole, x, y, w, h).expect("a crop lies within its source");
-        let mut view =
-            TypedImage::<U8x3>::from_buffer(size, size, view).expect("a view has three bytes a pixel");
+        let mut view = TypedImage::<U8x3>::from_buffer(into_width, into_height, view)
+            .expect("a view has three bytes a pixel");
         self.resizer.resize_typed(&cut, &mut view, &bicubic()).expect("both images have pixels");
     }
 

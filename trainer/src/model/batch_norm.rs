@@ -3,12 +3,10 @@
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
 use super::Builder;
-use crate::ops::{BatchNorm, BatchStatistics, Tape, f32s, f32s_mut};
+use crate::ops::{BatchNorm, BatchStatistics, Normalization, Tape, f32s, f32s_mut};
 
-/// How much of a batch's statistics goes into the running ones, PyTorch's default.
-const MOMENTUM: f32 = 0.1;
-
-/// Normalises with the statistics of the batch and keeps a running mean of them.
+/// Normalises with the statistics of the batch and keeps a running mean of them, or, where the pass is
+/// [`Normalization::Running`], with that mean.
 pub struct BatchNormLayer {
     affine: Tensor,
     running: Tensor,
@@ -23,21 +21,25 @@ impl BatchNormLayer {
 
     /// Normalises a map `[…, C]`; ReLU follows if asked for.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor, relu: bool) -> Result<Tensor> {
-        let op = BatchNorm { statistics: self.statistics(x)?, relu };
+        let op = BatchNorm { statistics: self.statistics(tape, x)?, relu };
         tape.two(op, x, &self.affine)
     }
 
     /// Normalises a map, adds the shortcut, and applies ReLU.
     pub fn forward_add_relu(&self, tape: &mut Tape, x: &Tensor, shortcut: &Tensor) -> Result<Tensor> {
-        let op = BatchNorm { statistics: self.statistics(x)?, relu: true };
+        let op = BatchNorm { statistics: self.statistics(tape, x)?, relu: true };
         tape.three(op, x, &self.affine, shortcut)
     }
 
-    /// The batch's statistics, after they have entered the running ones.
-    fn statistics(&self, x: &Tensor) -> Result<Tensor> {
+    /// The running statistics, or those of the batch after they have entered the running ones.
+    fn statistics(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        let momentum = match tape.normalization() {
+            Normalization::Running => return Ok(self.running.clone()),
+            Normalization::Batch { momentum } => momentum,
+        };
         let statistics = x.apply_op1_no_bwd(&BatchStatistics)?;
         let rows = x.elem_count() / statistics.dim(1)?;
-        self.running.inplace_op2(&statistics, &UpdateRunning { rows })?;
+        self.running.inplace_op2(&statistics, &UpdateRunning { rows, momentum })?;
         Ok(statistics)
     }
 }
@@ -45,6 +47,7 @@ impl BatchNormLayer {
 /// Running statistics move towards those of a batch of so many rows; its variance is made unbiased first, as in PyTorch.
 struct UpdateRunning {
     rows: usize,
+    momentum: f32,
 }
 
 impl InplaceOp2 for UpdateRunning {
@@ -64,7 +67,7 @@ impl InplaceOp2 for UpdateRunning {
         let channels = running.len() / 2;
         for (index, (running, batch)) in running.iter_mut().zip(batch).enumerate() {
             let value = if index < channels { *batch } else { *batch * unbiased };
-            *running += MOMENTUM * (value - *running);
+            *running += self.momentum * (value - *running);
         }
         Ok(())
     }

@@ -32,5 +32,5 @@ pub use linear::Linear;
 pub use max_pool::MaxPool;
 pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, NormalizePixels};
 pub use roi_align::RoiAlign;
-pub use tape::{Gradients, Tape};
+pub use tape::{Gradients, Normalization, Tape};
 pub use unit_spread::UnitSpread;

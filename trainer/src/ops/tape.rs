@@ -20,7 +20,23 @@ use super::{CHUNK, f32s, f32s_mut};
 pub struct Tape {
     steps: Vec<Step>,
     recording: bool,
+    normalization: Normalization,
 }
+
+/// With which mean and variance batch norms normalise in a pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Normalization {
+    /// Those of the batch, which enter the running ones with this weight.
+    Batch {
+        /// From 0, the running ones stay, to 1, the batch's take their place.
+        momentum: f32,
+    },
+    /// The running ones, which stay as they are.
+    Running,
+}
+
+/// How much of a batch's statistics goes into the running ones, PyTorch's default.
+const MOMENTUM: f32 = 0.1;
 
 enum Step {
     One { op: Box<dyn CustomOp1>, x: Tensor, y: Tensor },
@@ -68,12 +84,22 @@ impl FromIterator<(Tensor, Tensor)> for Gradients {
 impl Tape {
     /// A tape that remembers every step for [`Tape::backward`].
     pub fn recording() -> Self {
-        Self { steps: Vec::new(), recording: true }
+        Self { recording: true, ..Self::forward_only() }
     }
 
     /// A tape that remembers nothing: a forward pass alone.
     pub fn forward_only() -> Self {
-        Self { steps: Vec::new(), recording: false }
+        Self::normalizing(Normalization::Batch { momentum: MOMENTUM })
+    }
+
+    /// A forward pass alone in which batch norms do this.
+    pub fn normalizing(normalization: Normalization) -> Self {
+        Self { steps: Vec::new(), recording: false, normalization }
+    }
+
+    /// What batch norms do in this pass.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization
     }
 
     /// Applies `op` to `x`.

@@ -1,14 +1,15 @@
 //! `scrl-train`: from shards to a backbone.
 
 mod cli;
+#[path = "../shared/out.rs"]
+mod out;
 mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -35,7 +36,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let options = arguments.options()?;
     let resume = cli::resume(&options);
     let mut report = Report::new(options.quiet.unwrap_or(false));
-    let out = options.out.clone().unwrap_or_else(default_out);
+    let out = options.out.clone().unwrap_or_else(out::default_out);
     let dataset = open(&shards, &options, &out, &resume, &report)?;
     let config = TrainConfig::resolve(options, &dataset, out)?;
     report.outline(&config, dataset.rows_per_epoch());
@@ -63,11 +64,4 @@ fn open(shards: &Path, options: &Options, out: &Path, resume: &Resume, report: &
         if STOP.load(Ordering::Relaxed) { Err(Error::Interrupted { step }) } else { Ok(()) }
     });
     Ok(dataset?)
-}
-
-/// `runs/<time>`, the time in UTC.
-fn default_out() -> PathBuf {
-    // Colons are no part of a file's name everywhere.
-    let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "-");
-    PathBuf::from("runs").join(time)
 }

@@ -23,7 +23,7 @@ pub fn fail(program: &str, error: &anyhow::Error) -> ExitCode {
         None => eprintln!("{program}: {error:#}"),
     }
     match ours {
-        Some(Error::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
+        Some(Error::Interrupted { .. } | Error::Stopped) => ExitCode::from(INTERRUPTED),
         Some(Error::Option { .. }) => ExitCode::from(BAD_USAGE),
         _ => ExitCode::FAILURE,
     }

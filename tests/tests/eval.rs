@@ -1,0 +1,146 @@
+//! `scrl-eval`: how good a backbone is, by both protocols.
+
+use scrl_tests::{Dir, Output};
+use serde_json::Value;
+
+const ROI: &str = "roi --train-images scenes/train2017 --train-boxes scenes/instances_train2017.json \
+                   --val-images scenes/val2017 --val-boxes scenes/instances_val2017.json --size 64 --epochs 12";
+
+const RANDOM: &str = "--checkpoint random --arch resnet18";
+
+/// Ten scenes to learn from and four to validate with.
+fn scenes() -> Dir {
+    let dir = Dir::new();
+    dir.make_scenes("scenes --images 10 --val 4 --size 96x80").succeeds();
+    dir
+}
+
+fn json(dir: &Dir, name: &str) -> Value {
+    serde_json::from_str(&dir.text(name)).unwrap()
+}
+
+fn sum(counts: &Value) -> u64 {
+    counts
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|row| row.as_array().unwrap())
+        .map(|n| n.as_u64().unwrap())
+        .sum()
+}
+
+/// Expects one line from the program's end, with all of these words.
+#[track_caller]
+fn ends_with(output: &Output, words: &[&str]) {
+    let lines: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("scrl-eval: ")).collect();
+    assert!(lines.len() == 1 && output.stderr.trim_end().ends_with(lines[0]), "{}", output.stderr);
+    output.says(words);
+}
+
+#[test]
+fn every_box_is_judged_the_same_on_any_number_of_threads() {
+    let dir = scenes();
+    let output = dir.eval(&format!("{ROI} {RANDOM} --out a --threads 2")).succeeds();
+    let results = json(&dir, "a/results.json");
+    for (side, list) in [("train", "instances_train2017"), ("val", "instances_val2017")] {
+        let boxes = json(&dir, &format!("scenes/{list}.json"))["annotations"].as_array().unwrap().len();
+        assert_eq!(results[format!("{side}_examples")], boxes);
+    }
+    assert_eq!(sum(&results["confusion"]), results["val_examples"].as_u64().unwrap());
+    let top1 = results["top1"].as_f64().unwrap();
+    for words in ["striped disc".to_owned(), format!("top-1 {:.2} %", 100.0 * top1), "confusion.png".into()] {
+        assert!(output.stdout.contains(&words), "no {words} in\n{}", output.stdout);
+    }
+    let drawing = image::load_from_memory(&dir.read("a/confusion.png")).unwrap();
+    assert_eq!((drawing.width(), drawing.height()), (32 + 12 * 40 + 8, 32 + 12 * 40 + 8));
+
+    dir.eval(&format!("{ROI} {RANDOM} --out b --threads 1 --quiet")).succeeds();
+    dir.assert_same("a", "b");
+}
+
+#[test]
+fn random_weights_are_those_a_run_begins_with_and_others_are_never_judged_by_their_features() {
+    let dir = scenes();
+    dir.prep("--size 64 --min-box 16 scenes/train2017 shards").succeeds();
+    let train =
+        "--arch resnet18 --batch-size 4 --hidden 32 --projection 16 --lr 16 --warmup-epochs 1 --max-steps 2";
+    dir.train(&format!("{train} --seed 5 --out run shards")).succeeds();
+    dir.eval(&format!("{ROI} {RANDOM} --seed 5 --out random")).succeeds();
+    let first = "run/checkpoints/step-00000000.safetensors";
+    dir.eval(&format!("{ROI} --checkpoint {first} --seed 5 --out first")).succeeds();
+    let [random, first] = ["random", "first"].map(|name| json(&dir, &format!("{name}/results.json")));
+    assert_eq!((&random["confusion"], &random["train_loss"]), (&first["confusion"], &first["train_loss"]));
+
+    // Into the folder of other weights' features, and into one of its own.
+    for out in ["random", "fresh"] {
+        dir.eval(&format!("{ROI} --checkpoint run/backbone.safetensors --seed 5 --out {out}")).succeeds();
+    }
+    dir.assert_same("random", "fresh");
+    assert_ne!(json(&dir, "fresh/results.json")["train_loss"], random["train_loss"]);
+}
+
+#[test]
+fn photos_are_judged_by_their_folders() {
+    let dir = Dir::new().photos(30).file("photos/class1/broken.png", "no picture");
+    let linear = format!("linear --images photos --size 32 --epochs 6 {RANDOM}");
+    let output = dir.eval(&format!("{linear} --crops 2 --out held")).succeeds();
+    output.says(&["left out: photos/class1/broken.png"]);
+    output.says(&["no --val: 6 of 30 photos are held back"]);
+    let results = json(&dir, "held/results.json");
+    assert_eq!((&results["train_examples"], &results["val_examples"]), (&24.into(), &6.into()));
+    assert_eq!(results["classes"][2]["name"], "class2");
+    assert!(dir.path("held/features/train-00001-00000.safetensors").exists());
+
+    dir.eval(&format!("{linear} --val photos --out given")).succeeds();
+    assert_eq!(json(&dir, "given/results.json")["val_examples"], 30);
+    // New crops every epoch are not kept.
+    assert!(!dir.path("given/features/train-00000-00000.safetensors").exists());
+}
+
+#[test]
+#[cfg(unix)]
+fn an_evaluation_that_was_stopped_ends_as_one_that_was_not() {
+    let dir = Dir::new().photos(30);
+    let linear = format!("linear --images photos --size 64 --epochs 12 {RANDOM}");
+    dir.eval(&format!("{linear} --out whole")).succeeds();
+    let noted = dir.path("stopped/features/probe.safetensors");
+    let output = dir.eval(&format!("{linear} --out stopped")).interrupted_once(|| noted.exists());
+    ends_with(&output, &["stopped; the same command goes on"]);
+    assert!(!dir.path("stopped/results.json").exists());
+    dir.eval(&format!("{linear} --out stopped")).succeeds();
+    dir.assert_same("whole", "stopped");
+}
+
+#[test]
+fn options_stand_in_a_file_and_the_command_line_wins() {
+    let options = "images = \"photos\"\nsize = 32\nepochs = 2\ncrops = 1\nlr = 0.5\nout = \"from-file\"\n";
+    let dir = Dir::new().photos(15).file("eval.toml", options).file("wrong.toml", "crop = 3\n");
+    dir.eval(&format!("linear --config eval.toml {RANDOM} --epochs 3")).succeeds();
+    let probe = &json(&dir, "from-file/results.json")["probe"];
+    assert_eq!((&probe["epochs"], &probe["lr"]), (&3.into(), &0.5.into()));
+    let output = dir.eval(&format!("linear --config wrong.toml {RANDOM}")).fails(1);
+    ends_with(&output, &["wrong.toml", "no option of this protocol is named crop"]);
+}
+
+#[test]
+fn what_cannot_be_judged_is_told_in_a_line() {
+    let dir = scenes().file("list.json", "[]").folder("empty");
+    let refused =
+        |arguments: &str, code: i32, words: &[&str]| ends_with(&dir.eval(arguments).fails(code), words);
+    refused(ROI, 2, &["--checkpoint: missing", "or random"]);
+    refused("roi --checkpoint random", 2, &["--train-images: missing"]);
+    refused(&format!("{} {RANDOM}", ROI.replace("--size 64", "--size 8")), 2, &["--size: must be from 32"]);
+    refused(&format!("{ROI} --checkpoint a.pth --arch resnet18"), 2, &["--arch: is for random weights"]);
+    refused(&format!("{ROI} --checkpoint gone.pth"), 1, &["gone.pth: No such file"]);
+    refused(&format!("{ROI} --checkpoint list.json"), 1, &["list.json: neither a safetensors file"]);
+    let list = ROI.replace("scenes/instances_val2017.json", "list.json");
+    refused(&format!("{list} {RANDOM}"), 1, &["list.json: no list of boxes in COCO's format"]);
+    let images = ROI.replace("scenes/val2017", "empty");
+    refused(
+        &format!("{images} {RANDOM}"),
+        1,
+        &["instances_val2017.json", "4 images missing", "do they lie in empty?"],
+    );
+    refused(&format!("linear --images scenes/train2017 {RANDOM}"), 1, &["scenes/train2017: has 0 classes"]);
+    refused(&format!("linear --images empty {RANDOM}"), 1, &["empty: holds no images"]);
+}

@@ -1,0 +1,43 @@
+//! Stochastic gradient descent with Nesterov's momentum, as PyTorch's `SGD(momentum=…, nesterov=True)`.
+
+use candle_core::{Result, Tensor};
+
+use crate::model::{Parameter, Parameters};
+use crate::ops::Gradients;
+
+/// The optimiser and its velocities.
+pub struct Sgd {
+    momentum: f64,
+    parameters: Vec<Parameter>,
+    velocities: Vec<Parameter>,
+}
+
+impl Sgd {
+    /// For those of `parameters` that are optimised, with zero velocities.
+    pub fn new(momentum: f64, parameters: &Parameters) -> Result<Self> {
+        let parameters: Vec<Parameter> = parameters.optimized().cloned().collect();
+        let velocity = |parameter: &Parameter| -> Result<Parameter> {
+            let layer = format!("momentum.{}", parameter.layer);
+            Ok(Parameter { layer, role: parameter.role, tensor: parameter.tensor.zeros_like()? })
+        };
+        let velocities = parameters.iter().map(velocity).collect::<Result<_>>()?;
+        Ok(Self { momentum, parameters, velocities })
+    }
+
+    /// Parameters and velocities: what a later run needs to go on.
+    pub fn state(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().chain(&self.velocities)
+    }
+
+    /// `v ← μ·v + g; p ← p − lr·(g + μ·v)`. Without a gradient a parameter stays, and its velocity too.
+    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+        for (parameter, velocity) in self.parameters.iter().zip(&self.velocities) {
+            let Some(gradient) = gradients.get(&parameter.tensor) else { continue };
+            let moved: Tensor = ((&velocity.tensor * self.momentum)? + gradient)?;
+            velocity.set(&moved)?;
+            let step = ((moved * self.momentum)? + gradient)?;
+            parameter.set(&(&parameter.tensor - (step * lr)?)?)?;
+        }
+        Ok(())
+    }
+}
