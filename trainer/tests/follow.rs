@@ -27,8 +27,8 @@ fn prepared() -> (Prepared, PathBuf) {
 /// Steps of two accumulated batches, with both options on.
 fn following(options: &mut Options) {
     plain(options);
-    options.follow = Some(true);
-    options.consume = Some(true);
+    options.follow = true;
+    options.consume = true;
 }
 
 fn plain(options: &mut Options) {
@@ -220,7 +220,7 @@ fn a_run_that_waits_can_be_stopped_and_leaves_a_checkpoint() {
     let stop = AtomicBool::new(false);
     let (config, dataset) = prepared.config(&shards, "out", |options| {
         plain(options);
-        options.follow = Some(true);
+        options.follow = true;
     });
     let mut waits = Vec::new();
     let stopped = train(&config, &dataset, &Resume::Auto, &stop, &mut |progress| {

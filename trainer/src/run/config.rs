@@ -132,9 +132,8 @@ impl std::str::FromStr for Resume {
     }
 }
 
-/// Every option that a command line or a file may give; what is missing gets its default.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+/// Every option that may be given; what is missing gets its default.
+#[derive(Clone, Debug, Default)]
 #[allow(missing_docs)] // Named as on the command line, whose help says what each is.
 pub struct Options {
     pub out: Option<PathBuf>,
@@ -157,14 +156,13 @@ pub struct Options {
     pub precision: Option<Precision>,
     pub images: Option<PathBuf>,
     pub init: Option<PathBuf>,
-    pub follow: Option<bool>,
-    pub consume: Option<bool>,
+    pub follow: bool,
+    pub consume: bool,
     pub resume: Option<String>,
     pub checkpoint_every: Option<u64>,
     pub log_every: Option<u64>,
     pub online_eval: Option<OnlineEval>,
     pub threads: Option<usize>,
-    pub quiet: Option<bool>,
 }
 
 /// A run, resolved: the content of `config.toml`.
@@ -340,8 +338,8 @@ impl TrainConfig {
             precision,
             images: given.images.unwrap_or_else(|| manifest.images.clone().into()),
             init: given.init,
-            follow: given.follow.unwrap_or(false),
-            consume: given.consume.unwrap_or(false),
+            follow: given.follow,
+            consume: given.consume,
             checkpoint_every: given.checkpoint_every.unwrap_or(steps_per_epoch),
             log_every: given.log_every.unwrap_or(10),
             online_eval,

@@ -4,11 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
-use clap_complete::Shell;
+use clap::{CommandFactory, Parser};
+use scrl_cli::Everywhere;
 use scrl_schemas::Epoch;
-
-use crate::shared;
 
 /// Pairs on a contact sheet, by default: what fits a screen.
 const SHEET_ROWS: u64 = 12;
@@ -106,13 +104,8 @@ struct Arguments {
     #[arg(long)]
     quiet: bool,
 
-    /// Read options from a TOML file, such as `rows = 24`; the command line wins
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Print a completion script for a shell, and stop
-    #[arg(long, value_name = "SHELL", exclusive = true)]
-    completions: Option<Shell>,
+    #[command(flatten)]
+    _everywhere: Everywhere,
 }
 
 const EXAMPLES: &str = "\
@@ -131,12 +124,7 @@ pub fn parse() -> Command {
 }
 
 fn read(line: Vec<OsString>) -> Result<Command, clap::Error> {
-    let matches = shared::matches(&Arguments::command(), line)?;
-    if let Some(&shell) = matches.get_one::<Shell>("completions") {
-        clap_complete::generate(shell, &mut Arguments::command(), "scrl-inspect", &mut std::io::stdout());
-        std::process::exit(0);
-    }
-    let arguments = Arguments::from_arg_matches(&matches)?;
+    let arguments: Arguments = scrl_cli::read(line)?;
     if arguments.rows.is_some() && arguments.png.is_none() && arguments.html.is_none() {
         let message = "--rows is of use with --png or --html only";
         return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));

@@ -24,12 +24,12 @@ fn main() -> ExitCode {
     let command = cli::parse();
     match inspect(&command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => shared::fail("scrl-inspect", &error),
+        Err(error) => scrl_cli::fail("scrl-inspect", &error, shared::ending),
     }
 }
 
 fn inspect(command: &Command) -> anyhow::Result<()> {
-    shared::watch_for_interruption()?;
+    scrl_cli::watch_for_interruption()?;
     let pool = ThreadPoolBuilder::new().num_threads(command.threads).build()?;
     let report = Report::new(command.quiet);
     pool.install(|| {

@@ -7,7 +7,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progres
 use scrl_preprocess::inspect::verify::Verdict;
 use scrl_preprocess::inspect::{Progress, Shards};
 
-use crate::shared::STOP;
+use scrl_cli::STOP;
 
 /// Tells how a look is getting on: a bar on a terminal, nothing elsewhere, as results follow soon.
 pub struct Report {

@@ -4,14 +4,13 @@ use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use scrl_cli::Everywhere;
 use scrl_preprocess::config::{Config, Overrides, Share, resolve};
 use scrl_schemas::{BlurKind, BoxSampler, Encoding, Exif, Preset};
 
 use crate::ranks::find_share;
-use crate::shared;
 
 /// A command line that makes sense.
 pub struct Command {
@@ -134,9 +133,8 @@ struct Arguments {
     #[arg(long)]
     quiet: bool,
 
-    /// Read options from a TOML file, such as `epochs = 200`; the command line wins
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    _everywhere: Everywhere,
 }
 
 const EXAMPLES: &str = "\
@@ -192,11 +190,11 @@ pub fn parse() -> Command {
 }
 
 fn read(line: Vec<OsString>) -> Result<Command, clap::Error> {
-    resolve_arguments(Arguments::from_arg_matches(&shared::matches(&Arguments::command(), line)?)?)
+    resolve_arguments(scrl_cli::read(line)?)
 }
 
 fn usage_error(message: impl std::fmt::Display) -> clap::Error {
-    Arguments::command().error(ErrorKind::ValueValidation, message)
+    scrl_cli::usage_error::<Arguments>(message)
 }
 
 fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {

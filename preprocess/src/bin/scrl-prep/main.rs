@@ -9,23 +9,23 @@ mod shared;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use scrl_cli::STOP;
 use scrl_preprocess::prepare::Job;
 
 use cli::Command;
 use report::Report;
-use shared::STOP;
 
 fn main() -> ExitCode {
     // Wrong usage ends here, with exit code 2.
     let command = cli::parse();
     match prepare(command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => shared::fail("scrl-prep", &error),
+        Err(error) => scrl_cli::fail("scrl-prep", &error, shared::ending),
     }
 }
 
 fn prepare(Command { config, starter, dry_run, quiet }: Command) -> anyhow::Result<()> {
-    shared::watch_for_interruption()?;
+    scrl_cli::watch_for_interruption()?;
     let (shards, max_bad, views) = (config.shards.clone(), config.max_bad, config.options.views);
     let report = Report::new(quiet);
     report.share(config.share, starter);

@@ -1,18 +1,15 @@
 //! The command line, and how it becomes the configuration of a protocol.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use scrl_cli::Everywhere;
 use scrl_trainer::Error;
 use scrl_trainer::evaluate::{LinearConfig, ProbeConfig, RoiConfig, Start, Subject};
 use scrl_trainer::model::Arch;
 use scrl_trainer::weights::Branch;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use crate::{out, shared};
+use crate::out;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,8 +51,7 @@ pub enum Protocol {
 }
 
 /// Options of both protocols.
-#[derive(Args, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[derive(Args)]
 pub struct Common {
     /// A checkpoint of scrl-train, a backbone.safetensors, weights of torchvision or of the paper's authors; or random
     #[arg(long, value_name = "FILE|random")]
@@ -110,15 +106,12 @@ pub struct Common {
     #[arg(long)]
     pub quiet: bool,
 
-    /// Options from a TOML file, named as here; the command line wins
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    _everywhere: Everywhere,
 }
 
 /// Options of the RoI protocol.
-#[derive(Args, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[derive(Args)]
 pub struct RoiOptions {
     /// Folder of the images to train on
     #[arg(long, value_name = "DIR")]
@@ -137,17 +130,11 @@ pub struct RoiOptions {
     val_boxes: Option<PathBuf>,
 
     #[command(flatten)]
-    #[serde(flatten)]
     pub common: Common,
-
-    #[arg(skip)]
-    #[serde(flatten)]
-    unknown: BTreeMap<String, toml::Value>,
 }
 
 /// Options of the global protocol.
-#[derive(Args, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[derive(Args)]
 pub struct LinearOptions {
     /// Photos in a folder for each class, or whatever else scrl-prep takes classes from
     #[arg(long, value_name = "DIR")]
@@ -163,50 +150,14 @@ pub struct LinearOptions {
     crops: Option<u32>,
 
     #[command(flatten)]
-    #[serde(flatten)]
     pub common: Common,
-
-    #[arg(skip)]
-    #[serde(flatten)]
-    unknown: BTreeMap<String, toml::Value>,
 }
 
 fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T, Error> {
     Err(Error::Option { option, reason: reason.into() })
 }
 
-/// The options of the file that `--config` names.
-fn in_file<Options: DeserializeOwned + Default>(
-    config: Option<&PathBuf>,
-    unknown: impl Fn(&Options) -> Option<&String>,
-) -> Result<Options> {
-    let options: Options = shared::options_in(config.map(PathBuf::as_path))?;
-    if let (Some(name), Some(path)) = (unknown(&options), config) {
-        anyhow::bail!("{}: no option of this protocol is named {name}; --help lists them", path.display());
-    }
-    Ok(options)
-}
-
 impl Common {
-    fn or(self, file: Self) -> Self {
-        Self {
-            checkpoint: self.checkpoint.or(file.checkpoint),
-            network: self.network.or(file.network),
-            arch: self.arch.or(file.arch),
-            out: self.out.or(file.out),
-            size: self.size.or(file.size),
-            images_per_batch: self.images_per_batch.or(file.images_per_batch),
-            epochs: self.epochs.or(file.epochs),
-            warmup_epochs: self.warmup_epochs.or(file.warmup_epochs),
-            batch_size: self.batch_size.or(file.batch_size),
-            lr: self.lr.or(file.lr),
-            seed: self.seed.or(file.seed),
-            threads: self.threads.or(file.threads),
-            quiet: self.quiet || file.quiet,
-            config: self.config,
-        }
-    }
-
     fn subject(&self, defaults: &Defaults) -> Result<Subject, Error> {
         let seed = self.seed.unwrap_or(0);
         let start = match self.checkpoint.as_deref() {
@@ -252,21 +203,8 @@ impl Common {
 }
 
 impl RoiOptions {
-    /// With the options of the file where the command line has none.
-    pub fn completed(self) -> Result<Self> {
-        let file: Self = in_file(self.common.config.as_ref(), |file: &Self| file.unknown.keys().next())?;
-        Ok(Self {
-            train_images: self.train_images.or(file.train_images),
-            train_boxes: self.train_boxes.or(file.train_boxes),
-            val_images: self.val_images.or(file.val_images),
-            val_boxes: self.val_boxes.or(file.val_boxes),
-            common: self.common.or(file.common),
-            unknown: BTreeMap::new(),
-        })
-    }
-
     /// The configuration.
-    pub fn resolve(&self) -> Result<RoiConfig> {
+    pub fn resolve(&self) -> Result<RoiConfig, Error> {
         let given = |option, path: &Option<PathBuf>, what: &str| match path {
             Some(path) => Ok(path.clone()),
             None => refuse(option, format!("missing; {what}")),
@@ -283,26 +221,14 @@ impl RoiOptions {
 }
 
 impl LinearOptions {
-    /// With the options of the file where the command line has none.
-    pub fn completed(self) -> Result<Self> {
-        let file: Self = in_file(self.common.config.as_ref(), |file: &Self| file.unknown.keys().next())?;
-        Ok(Self {
-            images: self.images.or(file.images),
-            val: self.val.or(file.val),
-            crops: self.crops.or(file.crops),
-            common: self.common.or(file.common),
-            unknown: BTreeMap::new(),
-        })
-    }
-
     /// The configuration.
-    pub fn resolve(&self) -> Result<LinearConfig> {
+    pub fn resolve(&self) -> Result<LinearConfig, Error> {
         let subject = self.common.subject(&LINEAR_DEFAULTS)?;
         let Some(images) = self.images.clone() else {
-            return Ok(refuse("images", "missing; photos in a folder for each class")?);
+            return refuse("images", "missing; photos in a folder for each class");
         };
         if self.crops == Some(0) {
-            return Ok(refuse("crops", "must be at least 1")?);
+            return refuse("crops", "must be at least 1");
         }
         let crops = self.crops.unwrap_or(subject.probe.epochs);
         Ok(LinearConfig { subject, images, val: self.val.clone(), crops })

@@ -8,36 +8,31 @@ mod report;
 mod shared;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
-use clap::Parser;
+use anyhow::Result;
+use scrl_cli::STOP;
 use scrl_trainer::Error;
 use scrl_trainer::evaluate::{Results, Subject, Watch, evaluate_boxes, evaluate_photos};
 
 use cli::{Arguments, Common, Protocol};
 use report::Report;
 
-/// Set by Ctrl-C; the evaluation looks at it after each batch.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    // Wrong usage ends here, with exit code 2.
+    match run(scrl_cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => shared::fail("scrl-eval", &error),
+        Err(error) => scrl_cli::fail("scrl-eval", &error, shared::ending),
     }
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("watching for Ctrl-C")?;
+    scrl_cli::watch_for_interruption()?;
     match arguments.protocol {
         Protocol::Roi(options) => {
-            let options = options.completed()?;
             let config = options.resolve()?;
             judge(&options.common, &config.subject, |watch| evaluate_boxes(&config, watch))
         }
         Protocol::Linear(options) => {
-            let options = options.completed()?;
             let config = options.resolve()?;
             judge(&options.common, &config.subject, |watch| evaluate_photos(&config, watch))
         }

@@ -1,13 +1,10 @@
-//! The command line, and how it becomes [`Options`].
+//! The command line.
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Parser;
+use scrl_cli::Everywhere;
 use scrl_trainer::weights::{Branch, ExportFormat};
-use serde::Deserialize;
-
-use crate::shared;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,44 +25,20 @@ pub struct Arguments {
 
     /// torchvision or detectron2
     #[arg(long, value_name = "FORMAT")]
-    to: Option<ExportFormat>,
+    pub to: ExportFormat,
 
     /// A checkpoint, a backbone.safetensors, or any other file that scrl-train --init reads
     #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
+    pub checkpoint: PathBuf,
 
-    /// Whose backbone: online or target [default: online]
-    #[arg(long, value_name = "NAME")]
-    network: Option<Branch>,
+    /// Whose backbone: online or target
+    #[arg(long, value_name = "NAME", default_value = "online")]
+    pub network: Branch,
 
     /// Say nothing but errors
     #[arg(long)]
-    quiet: bool,
+    pub quiet: bool,
 
-    /// Options from a TOML file, named as here; the command line wins
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-/// Every option; what is missing gets its default.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Options {
-    pub to: Option<ExportFormat>,
-    pub checkpoint: Option<PathBuf>,
-    pub network: Option<Branch>,
-    pub quiet: Option<bool>,
-}
-
-impl Arguments {
-    /// The options of the command line, completed by those of the file.
-    pub fn options(self) -> Result<Options> {
-        let file: Options = shared::options_in(self.config.as_deref())?;
-        Ok(Options {
-            to: self.to.or(file.to),
-            checkpoint: self.checkpoint.or(file.checkpoint),
-            network: self.network.or(file.network),
-            quiet: Some(self.quiet || file.quiet.unwrap_or(false)),
-        })
-    }
+    #[command(flatten)]
+    _everywhere: Everywhere,
 }

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Parser;
+use scrl_cli::Everywhere;
 use scrl_trainer::model::Arch;
 use scrl_trainer::run::{Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit};
-
-use crate::shared;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -140,36 +138,44 @@ pub struct Arguments {
 
     /// Say nothing but errors
     #[arg(long)]
-    quiet: bool,
+    pub quiet: bool,
 
-    /// Options from a TOML file, named as here; the command line wins
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-/// Takes each option from the command line, or else from the file.
-macro_rules! first_given {
-    ($command_line:expr, $file:expr; $($option:ident),+ $(,)?) => {
-        Options { $($option: $command_line.$option.or($file.$option)),+ , ..Options::default() }
-    };
+    #[command(flatten)]
+    _everywhere: Everywhere,
 }
 
 impl Arguments {
-    /// The options of the command line, completed by those of the file.
-    pub fn options(self) -> Result<Options> {
-        let file: Options = shared::options_in(self.config.as_deref())?;
-        let options = first_given!(
-            self, file; out, preset, arch, method, batch_size, accumulate, epochs, max_steps, warmup_epochs, lr,
-            weight_decay, ema, hidden, projection, target_init, seed, device, precision, images, init, resume,
-            checkpoint_every, log_every, online_eval, threads,
-        );
-        let set = |flag: bool, in_file: Option<bool>| Some(flag || in_file.unwrap_or(false));
-        Ok(Options {
-            quiet: set(self.quiet, file.quiet),
-            follow: set(self.follow, file.follow),
-            consume: set(self.consume, file.consume),
-            ..options
-        })
+    /// The options as given.
+    pub fn options(self) -> Options {
+        Options {
+            out: self.out,
+            preset: self.preset,
+            arch: self.arch,
+            method: self.method,
+            batch_size: self.batch_size,
+            accumulate: self.accumulate,
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            warmup_epochs: self.warmup_epochs,
+            lr: self.lr,
+            weight_decay: self.weight_decay,
+            ema: self.ema,
+            hidden: self.hidden,
+            projection: self.projection,
+            target_init: self.target_init,
+            seed: self.seed,
+            device: self.device,
+            precision: self.precision,
+            images: self.images,
+            init: self.init,
+            follow: self.follow,
+            consume: self.consume,
+            resume: self.resume,
+            checkpoint_every: self.checkpoint_every,
+            log_every: self.log_every,
+            online_eval: self.online_eval,
+            threads: self.threads,
+        }
     }
 }
 

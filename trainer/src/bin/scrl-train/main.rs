@@ -9,10 +9,10 @@ mod shared;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result};
-use clap::Parser;
+use anyhow::Result;
+use scrl_cli::STOP;
 use scrl_trainer::Error;
 use scrl_trainer::data::{Begin, Dataset};
 use scrl_trainer::run::{CheckpointInfo, Options, Output, Resume, TrainConfig, train};
@@ -20,22 +20,20 @@ use scrl_trainer::run::{CheckpointInfo, Options, Output, Resume, TrainConfig, tr
 use cli::Arguments;
 use report::Report;
 
-/// Set by Ctrl-C; the run looks at it after each step.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    // Wrong usage ends here, with exit code 2.
+    match run(scrl_cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => shared::fail("scrl-train", &error),
+        Err(error) => scrl_cli::fail("scrl-train", &error, shared::ending),
     }
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("watching for Ctrl-C")?;
+    scrl_cli::watch_for_interruption()?;
     let shards = arguments.shards.clone();
-    let options = arguments.options()?;
+    let mut report = Report::new(arguments.quiet);
+    let options = arguments.options();
     let resume = cli::resume(&options);
-    let mut report = Report::new(options.quiet.unwrap_or(false));
     let out = options.out.clone().unwrap_or_else(out::default_out);
     let dataset = open(&shards, &options, &out, &resume, &report)?;
     let config = TrainConfig::resolve(options, &dataset, out)?;
@@ -52,7 +50,7 @@ fn open(shards: &Path, options: &Options, out: &Path, resume: &Resume, report: &
     // The training says which checkpoints are damaged.
     let resumed = Output::new(out).checkpoint_to_resume(resume, &mut |_| ())?.map(|(_, info)| info);
     let begin = resumed.as_ref().map_or_else(Begin::default, CheckpointInfo::begin);
-    if !options.follow.unwrap_or(false) {
+    if !options.follow {
         return Ok(Dataset::open_at(shards, begin)?);
     }
     let mut told = None;

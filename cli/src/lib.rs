@@ -1,0 +1,206 @@
+//! What the command lines of all programs have in common: options from a file, completion scripts, Ctrl-C, and how a
+//! program ends.
+//!
+//! A program flattens [`Everywhere`] into its arguments, takes them from [`parse`], calls [`watch_for_interruption`], and ends
+//! with [`fail`] where something went wrong.
+
+#![deny(missing_docs)]
+
+mod file;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::anyhow;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches};
+use clap_complete::Shell;
+
+/// How a program ends that does not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    /// What it was asked to do did not work.
+    Failed = 1,
+    /// Options that make no sense, as where clap refuses them.
+    BadUsage = 2,
+    /// Ctrl-C, as a shell reports a process that the signal ended.
+    Interrupted = 130,
+}
+
+impl From<Ending> for ExitCode {
+    fn from(ending: Ending) -> Self {
+        Self::from(ending as u8)
+    }
+}
+
+/// Options of every program.
+#[derive(Args)]
+pub struct Everywhere {
+    /// Read options from a TOML file, named as here, such as `quiet = true`; the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print a completion script for a shell, and stop
+    #[arg(long, value_name = "SHELL", exclusive = true)]
+    pub completions: Option<Shell>,
+}
+
+/// Set by Ctrl-C; whatever takes long looks at it now and then.
+pub static STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C sets [`STOP`].
+///
+/// # Errors
+/// Where the system refuses.
+pub fn watch_for_interruption() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
+        .map_err(|error| anyhow!("watching for Ctrl-C: {error}"))
+}
+
+/// Reads the program's command line and the file that `--config` names. Ends the program with exit code 2 where they make no
+/// sense, and with 0 after `--help`, `--version` and `--completions`.
+pub fn parse<A: CommandFactory + FromArgMatches>() -> A {
+    read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
+}
+
+/// Reads a command line, the program's name first, and the file that `--config` names.
+///
+/// # Errors
+/// What clap finds wrong with either. `--help`, `--version` and `--completions` are among its errors, with the text to print.
+pub fn read<A: CommandFactory + FromArgMatches>(mut line: Vec<OsString>) -> Result<A, clap::Error> {
+    let command = A::command();
+    let mut matches = command.clone().try_get_matches_from(&line)?;
+    if let Some(shell) = matches.get_one::<Shell>("completions") {
+        return Err(completions(command, *shell));
+    }
+    if let Some(options) = file::options(&command, &matches)? {
+        // Behind the program's name, and that of a protocol.
+        let depth = 1 + usize::from(matches.subcommand().is_some());
+        line.splice(depth..depth, options);
+        matches = command.clone().try_get_matches_from(&line)?;
+    }
+    A::from_arg_matches(&matches)
+}
+
+/// A usage error of the program.
+pub fn usage_error<A: CommandFactory>(message: impl std::fmt::Display) -> clap::Error {
+    A::command().error(ErrorKind::ValueValidation, message)
+}
+
+fn completions(mut command: clap::Command, shell: Shell) -> clap::Error {
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    clap::Error::raw(ErrorKind::DisplayHelp, String::from_utf8_lossy(&script))
+}
+
+/// Tells in a line why `program` failed, and with which code it ends: with that of `ending` for the program's own errors, which
+/// tell their causes themselves, and as failed for all others.
+pub fn fail<E: std::error::Error + Send + Sync + 'static>(
+    program: &str,
+    error: &anyhow::Error,
+    ending: impl FnOnce(&E) -> Ending,
+) -> ExitCode {
+    match error.downcast_ref::<E>() {
+        Some(own) => {
+            eprintln!("{program}: {own}");
+            ending(own).into()
+        }
+        None => {
+            eprintln!("{program}: {error:#}");
+            Ending::Failed.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::{Parser, Subcommand};
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(name = "plain")]
+    struct Plain {
+        folder: PathBuf,
+        #[arg(long)]
+        epochs: Option<u32>,
+        #[arg(long, value_delimiter = ',')]
+        scale: Vec<f32>,
+        #[arg(long)]
+        quiet: bool,
+        #[command(flatten)]
+        everywhere: Everywhere,
+    }
+
+    #[derive(Parser)]
+    #[command(name = "nested")]
+    struct Nested {
+        #[command(subcommand)]
+        protocol: Protocol,
+    }
+
+    #[derive(Subcommand)]
+    enum Protocol {
+        One {
+            #[arg(long)]
+            size: Option<u32>,
+            #[command(flatten)]
+            everywhere: Everywhere,
+        },
+    }
+
+    fn read_words<A: CommandFactory + FromArgMatches>(line: &str) -> Result<A, String> {
+        read(line.split(' ').map(OsString::from).collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "epochs = 5\nscale = [0.3, 1.0]\nquiet = true\n").unwrap();
+        let config = file.display();
+        let read: Plain = read_words(&format!("plain --epochs 6 --config {config} -- photos")).unwrap();
+        assert_eq!((read.epochs, read.scale, read.quiet), (Some(6), vec![0.3, 1.0], true));
+        assert_eq!(read.folder, PathBuf::from("photos"));
+        fs::write(&file, "size = 7\n").unwrap();
+        let nested: Nested = read_words(&format!("nested one --config {config}")).unwrap();
+        let Protocol::One { size, .. } = nested.protocol;
+        assert_eq!(size, Some(7));
+    }
+
+    #[test]
+    fn nonsense_in_the_file_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        for (text, expected) in [
+            ("epoch = 5", "epoch is no option"),
+            ("quiet = 1", "neither true nor false"),
+            ("epochs = ", "--config"),
+            ("config = \"b.toml\"", "config is no option"),
+            ("epochs = \"many\"", "--epochs"),
+        ] {
+            fs::write(&file, text).unwrap();
+            let message = read_words::<Plain>(&format!("plain --config {} s", file.display())).err().unwrap();
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+        assert!(read_words::<Plain>("plain --config /none.toml s").err().unwrap().contains("/none.toml"));
+    }
+
+    #[test]
+    fn scripts_complete_the_options() {
+        for shell in ["bash", "zsh", "fish"] {
+            for script in [
+                read_words::<Plain>(&format!("plain --completions {shell}")).err().unwrap(),
+                read_words::<Nested>(&format!("nested one --completions {shell}")).err().unwrap(),
+            ] {
+                assert!(script.contains("quiet") || script.contains("size"), "{shell}: {script}");
+            }
+        }
+    }
+}
