@@ -82,7 +82,7 @@ pub struct Verdict {
 /// Checks every finished epoch on all threads of the current pool. `progress` hears of rows, and for recipes of sources.
 ///
 /// # Errors
-/// [`Error::Stopped`] after a stop. What is wrong with the folder is no error but part of the verdict.
+/// [`crate::Error::Stopped`] after a stop. What is wrong with the folder is no error but part of the verdict.
 pub fn verify(shards: &Shards, pixels: &Pixels, progress: &Progress) -> Result<Verdict> {
     let check = Check::new(shards, pixels, progress);
     check.folder();

@@ -1,7 +1,7 @@
 //! One self-contained page: pairs with their boxes and sources, and the distributions against what was asked for.
 //!
 //! The page is whole without its script, which adds filters, the lighting of twins and the choice of colors; nothing is
-//! loaded from anywhere. Every text that comes from the shards goes through [`escape`].
+//! loaded from anywhere. Every text that comes from the shards goes through `escape`.
 
 mod chart;
 mod distributions;
