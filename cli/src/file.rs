@@ -11,10 +11,6 @@ use clap::{ArgAction, ArgMatches, Command};
 /// The options of the file that `--config` names, as command-line arguments, without those that the command line gives
 /// itself; `None` without a file.
 pub(crate) fn options(command: &Command, given: &ArgMatches) -> Result<Option<Vec<OsString>>, clap::Error> {
-    let (command, given) = match given.subcommand() {
-        Some((name, given)) => (command.find_subcommand(name).unwrap_or(command), given),
-        None => (command, given),
-    };
     given.get_one::<PathBuf>("config").map(|file| options_of(command, given, file)).transpose()
 }
 

@@ -1,7 +1,7 @@
 //! What the command lines of all programs have in common: options from a file, completion scripts, Ctrl-C, and how a
 //! program ends.
 //!
-//! A program flattens [`Everywhere`] into its arguments, takes them from [`parse`], calls [`watch_for_interruption`], and ends
+//! A program flattens [`Everywhere`], or its parts, into its arguments, takes them from [`parse`], calls [`watch_for_interruption`], and ends
 //! with [`fail`] where something went wrong.
 
 #![deny(missing_docs)]
@@ -36,13 +36,27 @@ impl From<Ending> for ExitCode {
     }
 }
 
-/// Options of every program.
+/// Options of every program without subcommands.
 #[derive(Args)]
+#[allow(missing_docs)]
 pub struct Everywhere {
+    #[command(flatten)]
+    pub file: OptionsFile,
+    #[command(flatten)]
+    pub script: CompletionScript,
+}
+
+/// An option of every program, or of each of its subcommands.
+#[derive(Args)]
+pub struct OptionsFile {
     /// Read options from a TOML file, named as here, such as `quiet = true`; the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
 
+/// An option of every program.
+#[derive(Args)]
+pub struct CompletionScript {
     /// Print a completion script for a shell, and stop
     #[arg(long, value_name = "SHELL", exclusive = true)]
     pub completions: Option<Shell>,
@@ -72,17 +86,21 @@ pub fn parse<A: CommandFactory + FromArgMatches>() -> A {
 /// What clap finds wrong with either. `--help`, `--version` and `--completions` are among its errors, with the text to print.
 pub fn read<A: CommandFactory + FromArgMatches>(mut line: Vec<OsString>) -> Result<A, clap::Error> {
     let command = A::command();
-    let mut matches = command.clone().try_get_matches_from(&line)?;
-    if let Some(shell) = matches.get_one::<Shell>("completions") {
+    // What is missing here may stand in the file.
+    let given = command.clone().ignore_errors(true).try_get_matches_from(&line)?;
+    let (asked, protocol) = match given.subcommand() {
+        Some((name, asked)) => (asked, command.find_subcommand(name)),
+        None => (&given, None),
+    };
+    if let Some(shell) = given.get_one::<Shell>("completions") {
         return Err(completions(command, *shell));
     }
-    if let Some(options) = file::options(&command, &matches)? {
+    if let Some(options) = file::options(protocol.unwrap_or(&command), asked)? {
         // Behind the program's name, and that of a protocol.
-        let depth = 1 + usize::from(matches.subcommand().is_some());
-        line.splice(depth..depth, options);
-        matches = command.clone().try_get_matches_from(&line)?;
+        let place = 1 + usize::from(protocol.is_some());
+        line.splice(place..place, options);
     }
-    A::from_arg_matches(&matches)
+    A::from_arg_matches(&command.try_get_matches_from(&line)?)
 }
 
 /// A usage error of the program.
@@ -129,7 +147,7 @@ mod tests {
     struct Plain {
         folder: PathBuf,
         #[arg(long)]
-        epochs: Option<u32>,
+        epochs: u32,
         #[arg(long, value_delimiter = ',')]
         scale: Vec<f32>,
         #[arg(long)]
@@ -143,6 +161,8 @@ mod tests {
     struct Nested {
         #[command(subcommand)]
         protocol: Protocol,
+        #[command(flatten)]
+        script: CompletionScript,
     }
 
     #[derive(Subcommand)]
@@ -151,7 +171,7 @@ mod tests {
             #[arg(long)]
             size: Option<u32>,
             #[command(flatten)]
-            everywhere: Everywhere,
+            file: OptionsFile,
         },
     }
 
@@ -166,7 +186,9 @@ mod tests {
         fs::write(&file, "epochs = 5\nscale = [0.3, 1.0]\nquiet = true\n").unwrap();
         let config = file.display();
         let read: Plain = read_words(&format!("plain --epochs 6 --config {config} -- photos")).unwrap();
-        assert_eq!((read.epochs, read.scale, read.quiet), (Some(6), vec![0.3, 1.0], true));
+        assert_eq!((read.epochs, read.scale, read.quiet), (6, vec![0.3, 1.0], true));
+        let read: Plain = read_words(&format!("plain --config {config} photos")).unwrap();
+        assert_eq!(read.epochs, 5);
         assert_eq!(read.folder, PathBuf::from("photos"));
         fs::write(&file, "size = 7\n").unwrap();
         let nested: Nested = read_words(&format!("nested one --config {config}")).unwrap();
@@ -179,6 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.toml");
         for (text, expected) in [
+            ("quiet = true", "--epochs"),
             ("epoch = 5", "epoch is no option"),
             ("quiet = 1", "neither true nor false"),
             ("epochs = ", "--config"),
@@ -197,7 +220,7 @@ mod tests {
         for shell in ["bash", "zsh", "fish"] {
             for script in [
                 read_words::<Plain>(&format!("plain --completions {shell}")).err().unwrap(),
-                read_words::<Nested>(&format!("nested one --completions {shell}")).err().unwrap(),
+                read_words::<Nested>(&format!("nested --completions {shell}")).err().unwrap(),
             ] {
                 assert!(script.contains("quiet") || script.contains("size"), "{shell}: {script}");
             }

@@ -251,6 +251,8 @@ fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
 mod tests {
     use std::fs;
 
+    use clap::CommandFactory;
+
     use super::*;
 
     fn command(line: &str) -> Result<Command, String> {

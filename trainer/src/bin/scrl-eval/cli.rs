@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use scrl_cli::Everywhere;
+use scrl_cli::{CompletionScript, OptionsFile};
 use scrl_trainer::Error;
 use scrl_trainer::evaluate::{LinearConfig, ProbeConfig, RoiConfig, Start, Subject};
 use scrl_trainer::model::Arch;
@@ -38,6 +38,9 @@ struct Defaults {
 pub struct Arguments {
     #[command(subcommand)]
     pub protocol: Protocol,
+
+    #[command(flatten)]
+    _script: CompletionScript,
 }
 
 #[derive(Subcommand)]
@@ -107,7 +110,7 @@ pub struct Common {
     pub quiet: bool,
 
     #[command(flatten)]
-    _everywhere: Everywhere,
+    _file: OptionsFile,
 }
 
 /// Options of the RoI protocol.
