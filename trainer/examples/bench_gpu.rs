@@ -12,8 +12,11 @@ fn main() {
 }
 
 #[cfg(feature = "cuda")]
-fn main() -> scrl_trainer::Result<()> {
-    on_gpu::main()
+fn main() {
+    if let Err(error) = on_gpu::main() {
+        eprintln!("bench_gpu: {error}");
+        std::process::exit(1);
+    }
 }
 
 #[cfg(feature = "cuda")]

@@ -35,6 +35,13 @@ fn micro_batches_of_whole_views_in_float32() {
 }
 
 #[test]
+fn one_pair_with_one_box() {
+    let Some(emulator) = emulator(Precision::F32) else { return };
+    let case = Case { pairs: 1, steps: 1, ..Case::small(Precision::F32) };
+    case.compare(emulator, 1e-3, f64::INFINITY);
+}
+
+#[test]
 fn bottlenecks_and_micro_batches_in_float32() {
     let Some(emulator) = emulator(Precision::F32) else { return };
     let case = Case {

@@ -83,7 +83,7 @@ impl Rows {
         let across = packs.div_ceil(wide);
         let rows_per_block = rows_per_block(across, high).max(1);
         let down = self.rows.div_ceil(rows_per_block);
-        Tiles { grid: [across as u32, down as u32], block: [wide as u32, high as u32], rows_per_block }
+        Tiles { grid: [down as u32, across as u32], block: [wide as u32, high as u32], rows_per_block }
     }
 
     /// Tiles whose sums become one piece each: as many as fill the device.
@@ -98,7 +98,7 @@ impl Rows {
 
     /// Bytes of the pieces of a sum over the rows: two numbers a channel each.
     fn piece_bytes(&self) -> usize {
-        self.summed().grid[1] as usize * 2 * self.channels * 4
+        self.summed().grid[0] as usize * 2 * self.channels * 4
     }
 }
 
@@ -195,7 +195,7 @@ impl Recorder {
             Self::gathering(shape.channels),
             [
                 Place(pieces),
-                Int(tiles.grid[1] as i32),
+                Int(tiles.grid[0] as i32),
                 rows,
                 Place(shape.valid),
                 channels,
@@ -279,7 +279,7 @@ impl Recorder {
             Self::gathering(shape.channels),
             [
                 Place(pieces),
-                Int(tiles.grid[1] as i32),
+                Int(tiles.grid[0] as i32),
                 rows,
                 Place(shape.valid),
                 channels,

@@ -13,6 +13,7 @@ use super::layout::Layout;
 use super::schedule::{Programs, StepShape};
 use crate::data::Batch;
 use crate::learner::Learner;
+use crate::model::STEM_CHANNELS;
 use crate::run::{Method, Precision};
 use crate::{Error, Result};
 
@@ -294,7 +295,8 @@ fn check(shape: &StepShape) -> Result<()> {
         let reason = format!("the GPU takes at most {MOST_ROIS} boxes in a pair and views of 2048 pixels");
         return refuse("device", reason);
     }
-    let largest = shape.views() * shape.size.div_ceil(2).pow(2);
+    // Threads of the kernels on the stem's map, the largest, are counted in 32 bits.
+    let largest = shape.views() * shape.size.div_ceil(2).pow(2) * STEM_CHANNELS / lanes;
     if i32::try_from(largest.max(shape.vectors() * shape.sizes.hidden)).is_err() {
         return refuse("batch-size", format!("{} pairs are too many for the GPU's kernels", shape.pairs));
     }

@@ -1,8 +1,8 @@
 // Batch norm in training mode on matrices of `rows` pixels by `channels`, with what surrounds it in a ResNet.
 //
-// A block is threadIdx.x packs of channels wide and walks `rows_per_block` rows in steps of blockDim.y, so that each
-// thread keeps its channels' factors in registers. Rows from `valid` on are no data: they do not enter the sums and
-// come out as zeros.
+// A block is blockDim.x packs of channels wide and walks `rows_per_block` rows in steps of blockDim.y, so that each
+// thread keeps its channels' factors in registers. Rows go along blockIdx.x, which may be long, channels along
+// blockIdx.y. Rows from `valid` on are no data: they do not enter the sums and come out as zeros.
 //
 // `scale` holds four rows of `channels` numbers: mean, inverse deviation, factor, summand, with
 // x·factor + summand = (x − mean) / √(variance + ε) · weight + bias.
@@ -17,10 +17,10 @@ struct Tile {
 
 __device__ inline Tile tile_of(int rows, int channels, int rows_per_block) {
     Tile tile;
-    const int pack = blockIdx.x * blockDim.x + threadIdx.x;
+    const int pack = blockIdx.y * blockDim.x + threadIdx.x;
     tile.inside = pack * LANES < channels;
     tile.channel = tile.inside ? pack * LANES : 0;
-    tile.begin = blockIdx.y * rows_per_block;
+    tile.begin = blockIdx.x * rows_per_block;
     tile.end = min(rows, tile.begin + rows_per_block);
     return tile;
 }
@@ -39,7 +39,7 @@ __device__ inline void join_moments(float &mean, float &m2, float count, float o
     m2 += other_m2 + delta * delta * (count * other_count / total);
 }
 
-// Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.y, 2, channels].
+// Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.x, 2, channels].
 COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, const int *valid, int channels,
             int rows_per_block) {
     __shared__ float means[THREADS][LANES];
@@ -86,7 +86,7 @@ COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, const int *
         active = half;
     }
     if (threadIdx.y == 0 && tile.inside) {
-        float *mean = pieces + (long long)blockIdx.y * 2 * channels + tile.channel;
+        float *mean = pieces + (long long)blockIdx.x * 2 * channels + tile.channel;
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {
             mean[lane] = means[thread][lane];
@@ -208,7 +208,7 @@ __device__ inline void masked_gradient(float (&gradient)[LANES], const float (&v
     }
 }
 
-// Σ dy·(x − mean) and Σ dy of each channel over a block's rows: pieces [gridDim.y, 2, channels]. The masked gradient is
+// Σ dy·(x − mean) and Σ dy of each channel over a block's rows: pieces [gridDim.x, 2, channels]. The masked gradient is
 // written to `masked` where that is given, which may be dy itself.
 COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *result, int mask, const float *scale,
             float *pieces, scalar *masked, int rows, const int *valid, int channels, int rows_per_block) {
@@ -253,7 +253,7 @@ COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *re
         active = half;
     }
     if (threadIdx.y == 0 && tile.inside) {
-        float *to = pieces + (long long)blockIdx.y * 2 * channels + tile.channel;
+        float *to = pieces + (long long)blockIdx.x * 2 * channels + tile.channel;
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {
             to[lane] = products[thread][lane];

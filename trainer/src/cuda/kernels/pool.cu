@@ -47,6 +47,8 @@ KERNEL(unpad_gradient, const scalar *padded, float *gradient, int taps, int accu
     gradient[index] = value + (accumulate ? gradient[index] : 0.0f);
 }
 
+// Winners are packed into words of four, the first in the lowest byte. Threads of both kernels are counted in 32 bits.
+//
 // Sizes of a max-pool with windows of 3 by 3, stride 2, one pixel outside.
 struct Pool {
     int height, width, packs, out_height, out_width;
@@ -68,13 +70,12 @@ __device__ inline Pool pool_of(int height, int width, int channels) {
 KERNEL(max_pool, const scalar *x, const float *scale, scalar *y, unsigned char *winners, int images, int height,
        int width, int channels) {
     const Pool pool = pool_of(height, width, channels);
-    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= (long long)images * pool.out_height * pool.out_width * pool.packs) return;
-    const int channel = (int)(index % pool.packs) * LANES;
-    const long long pixel = index / pool.packs;
-    const int out_x = (int)(pixel % pool.out_width);
-    const int out_y = (int)(pixel / pool.out_width % pool.out_height);
-    const long long image = pixel / pool.out_width / pool.out_height;
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= (unsigned)images * pool.out_height * pool.out_width * pool.packs) return;
+    const int channel = index % pool.packs * LANES;
+    const unsigned pixel = index / pool.packs, row = pixel / pool.out_width;
+    const int out_x = pixel % pool.out_width, out_y = row % pool.out_height;
+    const long long image = row / pool.out_height;
     float factor[LANES], summand[LANES], best[LANES];
     unsigned char winner[LANES];
     load_floats(scale + 2 * channels + channel, factor);
@@ -96,37 +97,42 @@ KERNEL(max_pool, const scalar *x, const float *scale, scalar *y, unsigned char *
         }
         found = true;
     }
-    store_pack(y + index * LANES, best);
+    store_pack(y + (long long)index * LANES, best);
     if (winners == nullptr) return;
+    unsigned *words = reinterpret_cast<unsigned *>(winners + (long long)index * LANES);
 #pragma unroll
-    for (int lane = 0; lane < LANES; ++lane) winners[index * LANES + lane] = winner[lane];
+    for (int lane = 0; lane < LANES; lane += 4) {
+        words[lane / 4] =
+            winner[lane] | winner[lane + 1] << 8 | winner[lane + 2] << 16 | (unsigned)winner[lane + 3] << 24;
+    }
 }
 
 // The gradient of max_pool's activations: each pixel gathers from the up to four windows in which it won.
 KERNEL(max_pool_backward, const scalar *dy, const unsigned char *winners, scalar *dx, int images, int height,
        int width, int channels) {
     const Pool pool = pool_of(height, width, channels);
-    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= (long long)images * height * width * pool.packs) return;
-    const int channel = (int)(index % pool.packs) * LANES;
-    const long long pixel = index / pool.packs;
-    const int in_x = (int)(pixel % width);
-    const int in_y = (int)(pixel / width % height);
-    const long long image = pixel / width / height;
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= (unsigned)images * height * width * pool.packs) return;
+    const int channel = index % pool.packs * LANES;
+    const unsigned pixel = index / pool.packs, row = pixel / width;
+    const int in_x = pixel % width, in_y = row % height;
+    const long long image = row / height;
     float gradient[LANES] = {};
     for (int out_y = in_y / 2; out_y <= (in_y + 1) / 2 && out_y < pool.out_height; ++out_y) {
         for (int out_x = in_x / 2; out_x <= (in_x + 1) / 2 && out_x < pool.out_width; ++out_x) {
             const int tap = (in_y - (2 * out_y - 1)) * 3 + in_x - (2 * out_x - 1);
             const long long from = ((image * pool.out_height + out_y) * pool.out_width + out_x) * channels + channel;
+            const unsigned *words = reinterpret_cast<const unsigned *>(winners + from);
             float value[LANES];
             load_pack(dy + from, value);
 #pragma unroll
             for (int lane = 0; lane < LANES; ++lane) {
-                if (winners[from + lane] == tap) gradient[lane] += value[lane];
+                const int winner = words[lane / 4] >> (8 * (lane % 4)) & 0xffu;
+                if (winner == tap) gradient[lane] += value[lane];
             }
         }
     }
-    store_pack(dx + index * LANES, gradient);
+    store_pack(dx + (long long)index * LANES, gradient);
 }
 
 // The mean of each channel over an image's pixels.
