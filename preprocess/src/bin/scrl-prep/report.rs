@@ -73,9 +73,10 @@ impl Report {
 
     /// Tells what is about to be done.
     pub fn outline(&self, outline: &Outline, views: Encoding) {
-        let images = HumanCount(outline.images);
+        let images = counted(outline.images, "image");
         let classes = match outline.classes {
             0 => String::new(),
+            1 => " in 1 class".to_owned(),
             count => format!(" in {} classes", HumanCount(count)),
         };
         let mut odd = Vec::new();
@@ -83,10 +84,10 @@ impl Report {
             odd.push(format!("{} unreadable", HumanCount(outline.unreadable)));
         }
         if outline.ignored > 0 {
-            odd.push(format!("{} other files ignored", HumanCount(outline.ignored)));
+            odd.push(format!("{} ignored", counted(outline.ignored, "other file")));
         }
         let odd = if odd.is_empty() { String::new() } else { format!(" ({})", odd.join(", ")) };
-        self.say(format_args!("{images} images{classes}{odd}"));
+        self.say(format_args!("{images}{classes}{odd}"));
         let finished = match outline.parts_finished {
             0 => String::new(),
             count => format!(", {count} of them finished"),
@@ -173,9 +174,10 @@ impl Watch for Report {
 }
 
 /// A number and what it counts, in the plural where it is not one.
-fn counted(count: u32, of: &str) -> String {
+fn counted(count: impl Into<u64>, of: &str) -> String {
+    let count = count.into();
     let plural = if count == 1 { "" } else { "s" };
-    format!("{} {of}{plural}", HumanCount(u64::from(count)))
+    format!("{} {of}{plural}", HumanCount(count))
 }
 
 /// Refuses a run that the disk has no room for.
