@@ -19,9 +19,9 @@ pub(super) fn write_rgb(y: &[u8], cb: &[u8], cr: &[u8], pixels: &mut [u8]) {
     let (pixels, _) = pixels.as_chunks_mut::<3>();
     for (((pixel, y), cb), cr) in pixels.iter_mut().zip(y).zip(cb).zip(cr) {
         let (y, cb, cr) = (i32::from(*y), i32::from(*cb) - 128, i32::from(*cr) - 128);
-        let red = y + (RED_OF_CR * cr + HALF >> SCALE);
-        let green = y + (HALF - GREEN_OF_CB * cb - GREEN_OF_CR * cr >> SCALE);
-        let blue = y + (BLUE_OF_CB * cb + HALF >> SCALE);
+        let red = y + ((RED_OF_CR * cr + HALF) >> SCALE);
+        let green = y + ((HALF - GREEN_OF_CB * cb - GREEN_OF_CR * cr) >> SCALE);
+        let blue = y + ((BLUE_OF_CB * cb + HALF) >> SCALE);
         *pixel = [red, green, blue].map(|level| level.clamp(0, 255) as u8);
     }
 }

@@ -69,17 +69,19 @@ fn inverse_eight<L: Lanes>(lanes: L, at: [L::Ints; SIDE]) -> [L::Ints; SIDE] {
 /// Writes the samples of the blocks side by side, `[8, BLOCKS * 8]`, its lines `stride` apart.
 #[inline(always)]
 pub(super) fn inverse<L: Lanes>(lanes: L, coefficients: &Coefficients, samples: &mut [u8], stride: usize) {
-    let mut half = [[lanes.ints([0; INTS]); SIDE]; SIDE];
-    for column in 0..SIDE {
-        let from = [0, 1, 2, 3, 4, 5, 6, 7].map(|row| lanes.ints(coefficients.0[row * SIDE + column]));
-        let rounding = lanes.ints([1 << (FIRST_SHIFT - 1); INTS]);
-        let to = inverse_eight(lanes, from);
-        for row in 0..SIDE {
-            half[row][column] = lanes.shift_right::<FIRST_SHIFT>(lanes.add(to[row], rounding));
+    // Loops and arrays of eight places: longer chains of closures are not compiled for what the processor has.
+    const EIGHT: [usize; SIDE] = [0, 1, 2, 3, 4, 5, 6, 7];
+    let rounding = lanes.ints([1 << (FIRST_SHIFT - 1); INTS]);
+    let mut columns = [[lanes.ints([0; INTS]); SIDE]; SIDE];
+    for (column, halfway) in columns.iter_mut().enumerate() {
+        let to = inverse_eight(lanes, EIGHT.map(|row| lanes.ints(coefficients.0[row * SIDE + column])));
+        for (halfway, value) in halfway.iter_mut().zip(to) {
+            *halfway = lanes.shift_right::<FIRST_SHIFT>(lanes.add(value, rounding));
         }
     }
-    for (row, from) in half.into_iter().enumerate() {
-        let rounding = lanes.ints([(MIDDLE << SECOND_SHIFT) + (1 << (SECOND_SHIFT - 1)); INTS]);
+    let rounding = lanes.ints([(MIDDLE << SECOND_SHIFT) + (1 << (SECOND_SHIFT - 1)); INTS]);
+    for row in 0..SIDE {
+        let from = EIGHT.map(|column| columns[column][row]);
         let levels = inverse_eight(lanes, from)
             .map(|level| lanes.bytes(lanes.shift_right::<SECOND_SHIFT>(lanes.add(level, rounding))));
         let (blocks, _) = samples[row * stride..][..BLOCKS * SIDE].as_chunks_mut();
