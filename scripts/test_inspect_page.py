@@ -267,7 +267,7 @@ def main():
     signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(LIMIT)
     check = Checks()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = given.page or make_page(given.bin, pathlib.Path(folder))
         browser = Browser(program, f"{folder}/profile")
         try:

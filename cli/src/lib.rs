@@ -77,13 +77,29 @@ pub fn watch_for_interruption() -> anyhow::Result<()> {
 /// Reads the program's command line and the file that `--config` names. Ends the program with exit code 2 where they make no
 /// sense, and with 0 after `--help`, `--version` and `--completions`.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> A {
-    read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
+    let line: Vec<OsString> = std::env::args_os().collect();
+    if let Some(script) = completion_script(A::command(), &line) {
+        print!("{script}");
+        std::process::exit(0);
+    }
+    read(line).unwrap_or_else(|error| error.exit())
+}
+
+/// The script that `--completions` asks for.
+fn completion_script(mut command: clap::Command, line: &[OsString]) -> Option<String> {
+    // Without what the program needs otherwise.
+    let given = command.clone().ignore_errors(true).try_get_matches_from(line).ok()?;
+    let shell = *given.get_one::<Shell>("completions")?;
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    Some(String::from_utf8_lossy(&script).into_owned())
 }
 
 /// Reads a command line, the program's name first, and the file that `--config` names.
 ///
 /// # Errors
-/// What clap finds wrong with either. `--help`, `--version` and `--completions` are among its errors, with the text to print.
+/// What clap finds wrong with either. `--help` and `--version` are among its errors, with the text to print.
 pub fn read<A: CommandFactory + FromArgMatches>(mut line: Vec<OsString>) -> Result<A, clap::Error> {
     let command = A::command();
     // What is missing here may stand in the file.
@@ -92,9 +108,6 @@ pub fn read<A: CommandFactory + FromArgMatches>(mut line: Vec<OsString>) -> Resu
         Some((name, asked)) => (asked, command.find_subcommand(name)),
         None => (&given, None),
     };
-    if let Some(shell) = given.get_one::<Shell>("completions") {
-        return Err(completions(command, *shell));
-    }
     if let Some(options) = file::options(protocol.unwrap_or(&command), asked)? {
         // Behind the program's name, and that of a protocol.
         let place = 1 + usize::from(protocol.is_some());
@@ -106,13 +119,6 @@ pub fn read<A: CommandFactory + FromArgMatches>(mut line: Vec<OsString>) -> Resu
 /// A usage error of the program.
 pub fn usage_error<A: CommandFactory>(message: impl std::fmt::Display) -> clap::Error {
     A::command().error(ErrorKind::ValueValidation, message)
-}
-
-fn completions(mut command: clap::Command, shell: Shell) -> clap::Error {
-    let name = command.get_name().to_owned();
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    clap::Error::raw(ErrorKind::DisplayHelp, String::from_utf8_lossy(&script))
 }
 
 /// Tells in a line why `program` failed, and with which code it ends: with that of `ending` for the program's own errors, which
@@ -217,13 +223,13 @@ mod tests {
 
     #[test]
     fn scripts_complete_the_options() {
-        for shell in ["bash", "zsh", "fish"] {
-            for script in [
-                read_words::<Plain>(&format!("plain --completions {shell}")).err().unwrap(),
-                read_words::<Nested>(&format!("nested --completions {shell}")).err().unwrap(),
-            ] {
-                assert!(script.contains("quiet") || script.contains("size"), "{shell}: {script}");
+        for (shell, begin) in [("bash", "_"), ("zsh", "#compdef"), ("fish", "")] {
+            for (command, option) in [(Plain::command(), "quiet"), (Nested::command(), "size")] {
+                let line = [command.get_name(), "--completions", shell].map(OsString::from);
+                let script = completion_script(command, &line).unwrap();
+                assert!(script.starts_with(begin) && script.contains(option), "{shell}: {script}");
             }
         }
+        assert_eq!(completion_script(Plain::command(), &["plain", "photos"].map(OsString::from)), None);
     }
 }

@@ -249,3 +249,18 @@ fn help_and_version_answer() {
     assert!(dir.train("--help").succeeds().stdout.contains("Examples:"));
     assert!(dir.train("--version").succeeds().stdout.starts_with("scrl-train 0."));
 }
+
+#[test]
+fn every_program_completes_its_options_in_a_shell() {
+    let dir = Dir::new();
+    let programs = [Dir::prep, Dir::inspect, Dir::train, Dir::eval, Dir::export];
+    for program in programs {
+        let output = program(&dir, "--completions bash").succeeds();
+        assert!(
+            output.stdout.starts_with("_scrl") && output.stdout.contains("--config"),
+            "{}",
+            output.stdout
+        );
+        assert_eq!(output.stderr, "");
+    }
+}

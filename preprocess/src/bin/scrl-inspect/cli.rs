@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -120,11 +119,10 @@ Examples:
 /// Reads the command line and the file it may name. Ends the program with exit code 2 where they make no sense, and
 /// with 0 after `--help`, `--version` and `--completions`.
 pub fn parse() -> Command {
-    read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
+    resolve_arguments(scrl_cli::parse()).unwrap_or_else(|error| error.exit())
 }
 
-fn read(line: Vec<OsString>) -> Result<Command, clap::Error> {
-    let arguments: Arguments = scrl_cli::read(line)?;
+fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
     if arguments.rows.is_some() && arguments.png.is_none() && arguments.html.is_none() {
         let message = "--rows is of use with --png or --html only";
         return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
@@ -149,11 +147,14 @@ fn read(line: Vec<OsString>) -> Result<Command, clap::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     fn command(line: &str) -> Result<Command, String> {
         let words = std::iter::once("scrl-inspect").chain(line.split(' ')).map(OsString::from);
-        read(words.collect()).map_err(|error| error.to_string())
+        let command = scrl_cli::read(words.collect()).and_then(resolve_arguments);
+        command.map_err(|error| error.to_string())
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The command line, and how it becomes a [`Config`].
 
-use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -184,13 +183,9 @@ fn parse_epochs(text: &str) -> Result<Range<u32>, String> {
 }
 
 /// Reads the command line and the file it may name. Ends the program with exit code 2 where they make no sense, and
-/// with 0 after `--help` and `--version`.
+/// with 0 after `--help`, `--version` and `--completions`.
 pub fn parse() -> Command {
-    read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
-}
-
-fn read(line: Vec<OsString>) -> Result<Command, clap::Error> {
-    resolve_arguments(scrl_cli::read(line)?)
+    resolve_arguments(scrl_cli::parse()).unwrap_or_else(|error| error.exit())
 }
 
 fn usage_error(message: impl std::fmt::Display) -> clap::Error {
@@ -249,6 +244,7 @@ fn resolve_arguments(arguments: Arguments) -> Result<Command, clap::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
     use std::fs;
 
     use clap::CommandFactory;
@@ -257,7 +253,8 @@ mod tests {
 
     fn command(line: &str) -> Result<Command, String> {
         let words = std::iter::once("scrl-prep").chain(line.split(' ')).map(OsString::from);
-        read(words.collect()).map_err(|error| error.to_string())
+        let command = scrl_cli::read(words.collect()).and_then(resolve_arguments);
+        command.map_err(|error| error.to_string())
     }
 
     #[test]
