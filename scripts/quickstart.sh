@@ -36,20 +36,23 @@ view_options=(--size 96 --min-box 16)
 # The learning rate is that of 256 pairs a step and scales with the batch: 16 · 16/256 = 1 at its peak. LARS multiplies
 # each step by a thousandth of a tensor's norm, so that the paper's 0.45, made for 8192 pairs, would hardly move anything here.
 train_options=(--device cpu --arch resnet18 --hidden 1024 --lr 16 --warmup-epochs 1)
+programs=(scrl-prep scrl-inspect scrl-train examples/make_scenes)
+build=(--workspace --bin scrl-prep --bin scrl-inspect --bin scrl-train --example make_scenes)
 if [ $smoke = yes ]; then
     # What cargo test has built; nothing is compiled twice.
     bin=$target/debug
     out=$target/quickstart-smoke
     rm -rf "$out"
     scenes=8 val_scenes=2 batch=4 pairs=16 log_every=1
-    [ -x "$bin/scrl-prep" ] && [ -x "$bin/scrl-train" ] && [ -x "$bin/examples/make_scenes" ] ||
-        cargo build --workspace --bins --examples
+    for program in "${programs[@]}"; do
+        [ -x "$bin/$program" ] || { cargo build --locked "${build[@]}"; break; }
+    done
 else
     bin=$target/release
     out=quickstart
     scenes=96 val_scenes=32 batch=16 pairs=1536 log_every=4
     step "Building; for the first time this takes several minutes"
-    cargo build --release --locked --workspace --bins --examples
+    cargo build --release --locked "${build[@]}"
 fi
 
 # Shards and runs of other images or options go beside each other.
@@ -90,6 +93,10 @@ epochs=$(((pairs + count - 1) / count))
 step "Making shards: $epochs epochs of $count images"
 "$bin/scrl-prep" --epochs $epochs "${view_options[@]}" "$images" "$shards"
 
+step "Drawing the pairs"
+"$bin/scrl-inspect" --quiet --html "$out/$name-pairs.html" "$shards"
+echo "$out/$name-pairs.html shows them in a browser"
+
 step "Training a ResNet-18 on the CPU"
 "$bin/scrl-train" "${train_options[@]}" --batch-size "$batch" --log-every $log_every --out "$run" "$shards"
 
@@ -98,6 +105,8 @@ step "Done"
 cat <<EOF_DONE
 The loss began at $(head -n 1 "$run/metrics.jsonl" | loss) and ended at $(tail -n 4 "$run/metrics.jsonl" | loss); for vectors that have nothing to do with each other it is 4.
 
+  $out/$name-pairs.html
+      pairs of views with their matched boxes, to look at in a browser
   $shards/
       every pair of views with its matched boxes, as Parquet; in DuckDB for instance
       SELECT path, view1.crop.width, len(boxes) FROM '$shards/epoch=00000/*.parquet' LIMIT 5;

@@ -35,17 +35,20 @@ pub(crate) trait Lanes: Copy {
 
 /// Work that is done with any [`Lanes`].
 pub(crate) trait Work {
+    /// What it gives.
+    type Output;
+
     /// Must be `inline(always)`, and all that it calls, so that it is compiled for what the processor has.
-    fn run(self, lanes: impl Lanes);
+    fn run(self, lanes: impl Lanes) -> Self::Output;
 }
 
 /// Does the work with the best lanes that the processor has.
-pub(crate) fn dispatch(work: impl Work) {
+pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new() {
         return Simd::vectorize(simd, With { lanes: simd, work });
     }
-    Arch::new().dispatch(With { lanes: Portable, work });
+    Arch::new().dispatch(With { lanes: Portable, work })
 }
 
 struct With<L, W> {
@@ -54,11 +57,11 @@ struct With<L, W> {
 }
 
 impl<L: Lanes, W: Work> WithSimd for With<L, W> {
-    type Output = ();
+    type Output = W::Output;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        self.work.run(self.lanes);
+    fn with_simd<S: Simd>(self, _: S) -> W::Output {
+        self.work.run(self.lanes)
     }
 }
 
@@ -192,13 +195,14 @@ mod tests {
     use super::*;
 
     /// Differences of random pixels.
-    struct Differences<'a> {
-        found: &'a mut Vec<i64>,
-    }
+    struct Differences;
 
-    impl Work for Differences<'_> {
+    impl Work for Differences {
+        type Output = Vec<i64>;
+
         #[inline(always)]
-        fn run(self, lanes: impl Lanes) {
+        fn run(self, lanes: impl Lanes) -> Vec<i64> {
+            let mut found = Vec::new();
             let mut noise = 1u32;
             for _ in 0..1000 {
                 let mut random = || {
@@ -207,7 +211,7 @@ mod tests {
                 };
                 let bytes: [u8; PIXEL_BYTES] = std::array::from_fn(|_| random() as u8);
                 let others: [u8; PIXEL_BYTES] = std::array::from_fn(|_| random() as u8);
-                self.found.extend(lanes.residuals(&bytes, &others).map(i64::from));
+                found.extend(lanes.residuals(&bytes, &others).map(i64::from));
                 let [left, right] = [0, 1].map(|_| {
                     let values = std::array::from_fn(|_| (random() << 16 | random()) as i32);
                     lanes.ints(values)
@@ -219,18 +223,15 @@ mod tests {
                     lanes.shift_right::<11>(left),
                 ] {
                     let small = lanes.shift_right::<22>(ints);
-                    self.found
-                        .extend([0, 8, 16, 24].into_iter().flat_map(|_| lanes.bytes(small)).map(i64::from));
+                    found.extend([0, 8, 16, 24].into_iter().flat_map(|_| lanes.bytes(small)).map(i64::from));
                 }
             }
+            found
         }
     }
 
     #[test]
     fn every_processor_computes_the_same() {
-        let (mut portable, mut best) = (Vec::new(), Vec::new());
-        Differences { found: &mut portable }.run(Portable);
-        dispatch(Differences { found: &mut best });
-        assert_eq!(portable, best);
+        assert_eq!(Differences.run(Portable), dispatch(Differences));
     }
 }

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::{
     ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, ListArray,
     RecordBatch, StringArray, StructArray,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_schema::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -159,7 +160,7 @@ impl ShardWriter {
     }
 }
 
-fn to_record_batch(rows: &[Row]) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+fn to_record_batch(rows: &[Row]) -> std::result::Result<RecordBatch, ArrowError> {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|row| row.image_id).collect::<Int64Array>()),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.path))),

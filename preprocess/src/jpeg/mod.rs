@@ -24,9 +24,7 @@ pub(crate) fn decode(file: &[u8], width: usize, pixels: &mut [u8]) -> Option<()>
     let height = pixels.len() / (width * 3);
     let header = Header::read(file, width, height)?;
     let bytes = unstuffed(header.scan)?;
-    let mut whole = None;
-    dispatch(Picture { header: &header, bytes: &bytes, width, pixels, whole: &mut whole });
-    whole
+    dispatch(Picture { header: &header, bytes: &bytes, width, pixels })
 }
 
 /// The pixels of a scan.
@@ -35,14 +33,15 @@ struct Picture<'a> {
     bytes: &'a [u8],
     width: usize,
     pixels: &'a mut [u8],
-    /// Set where nothing was found damaged.
-    whole: &'a mut Option<()>,
 }
 
 impl Work for Picture<'_> {
+    /// `None` if it is damaged.
+    type Output = Option<()>;
+
     #[inline(always)]
-    fn run(self, lanes: impl Lanes) {
-        *self.whole = decode_scan(lanes, self.header, self.bytes, self.width, self.pixels);
+    fn run(self, lanes: impl Lanes) -> Option<()> {
+        decode_scan(lanes, self.header, self.bytes, self.width, self.pixels)
     }
 }
 

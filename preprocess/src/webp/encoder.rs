@@ -173,6 +173,8 @@ struct Encode<'a> {
 }
 
 impl Work for Encode<'_> {
+    type Output = ();
+
     #[inline(always)]
     fn run(self, lanes: impl Lanes) {
         let Self { encoder, pixels, width, height, file } = self;
