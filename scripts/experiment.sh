@@ -28,18 +28,18 @@ done
 [ $smoke = no ] || out=${CARGO_TARGET_DIR:-target}/experiment-smoke
 
 # Scenes to pretrain on, and how long and on how large views.
-: "${SCENES:=1200}" "${EPOCHS:=6}" "${SEEDS:=0 1 2}" "${ABLATION_SEEDS:=0}"
+: "${SCENES:=1200}" "${EPOCHS:=8}" "${SEEDS:=0 1 2}" "${ABLATION_SEEDS:=${SEEDS%% *}}"
 : "${SCENE_SIZE:=160x120}" "${VIEW:=64}" "${MIN_BOX:=16}"
-# The learning rate is that of 256 pairs: 16 · 32/256 = 2 at its peak. BYOL and SCRL get the same.
-: "${TRAIN:=--arch resnet18 --batch-size 32 --hidden 512 --projection 128 --lr 16 --warmup-epochs 1}"
+# The learning rate is that of 256 pairs: 4 · 32/256 = 0.5 at its peak. BYOL and SCRL get the same.
+: "${TRAIN:=--arch resnet18 --batch-size 32 --hidden 512 --projection 128 --lr 4 --warmup-epochs 1}"
 # Other scenes, with boxes and, one object each, with classes, to fit and to judge the linear layers. In these each class has a
 # hue; EVAL_LOOK= leaves shape and texture alone to tell it, which takes longer pretraining to see.
-: "${EVAL_SCENES:=300}" "${EVAL_VAL:=150}" "${SINGLE_SCENES:=360}" "${SINGLE_VAL:=180}" "${EVAL_LOOK=--hues}"
+: "${EVAL_SCENES:=600}" "${EVAL_VAL:=600}" "${SINGLE_SCENES:=600}" "${SINGLE_VAL:=600}" "${EVAL_LOOK=--hues}"
 : "${ROI:=--size 128}" "${LINEAR:=--size 64 --crops 4}"
 if [ $smoke = yes ]; then
     rm -rf "$out"
     SCENES=16 EPOCHS=2 SEEDS="0 1" EVAL_SCENES=8 EVAL_VAL=8 SINGLE_SCENES=48 SINGLE_VAL=24
-    TRAIN="--arch resnet18 --batch-size 8 --hidden 32 --projection 16 --lr 16 --warmup-epochs 1"
+    TRAIN="--arch resnet18 --batch-size 8 --hidden 32 --projection 16 --lr 4 --warmup-epochs 1"
     ROI="--size 64 --epochs 4" LINEAR="--size 64 --crops 1 --epochs 4"
 fi
 
