@@ -57,8 +57,10 @@ def read(out):
     return found
 
 
-def tops(found, name, protocol):
-    return [100 * results["top1"] for results in found.get(name, {}).get(protocol, {}).values()]
+def tops(found, name, protocol, seeds=None):
+    """Top-1 in percent of each seed, or of those of `seeds`."""
+    every = found.get(name, {}).get(protocol, {})
+    return [100 * results["top1"] for seed, results in every.items() if seeds is None or seed in seeds]
 
 
 def cell(values):
@@ -73,7 +75,10 @@ def cell(values):
 
 def tables(found):
     parts = []
-    for names in (MAIN, ["scrl", *(name for name in TITLES if name not in MAIN)]):
+    ablations = [name for name in TITLES if name not in MAIN]
+    # Beside them SCRL of the same seeds.
+    ablated = {seed for name in ablations for of_name in found.get(name, {}).values() for seed in of_name}
+    for names, seeds in ((MAIN, None), (["scrl", *ablations], ablated)):
         rows = [name for name in names if name in found]
         if len(rows) < 2:
             continue
@@ -81,7 +86,7 @@ def tables(found):
         parts.append("\n".join([
             "| backbone | " + " | ".join(head) + " |",
             "|---|---|---|",
-            *(f"| {TITLES[n]} | " + " | ".join(cell(tops(found, n, p)) for p in PROTOCOLS) + " |" for n in rows),
+            *(f"| {TITLES[n]} | " + " | ".join(cell(tops(found, n, p, seeds)) for p in PROTOCOLS) + " |" for n in rows),
         ]))
     return "\n\n".join(parts) + "\n"
 
