@@ -37,7 +37,7 @@ def main():
         sys.exit(f"experiment_table: {out}: no results.json below it; scripts/experiment.sh makes them")
     (out / "results.md").write_text(tables(found))
     (out / "results.svg").write_text(draw(found))
-    firsts = [next(iter(sorted(out.glob(f"{name}/*/metrics.jsonl"))), None) for name in MAIN]
+    firsts = [min(out.glob(f"{name}/*/metrics.jsonl"), default=None) for name in MAIN]
     runs = [plot_metrics.Run(first.parent) for first in firsts if first]
     for run in runs:
         run.name = TITLES[run.folder.parent.name]
