@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
 use scrl_trainer::model::Arch;
-use scrl_trainer::ops::{BatchNorm, BatchStatistics, Conv2d, Tape};
+use scrl_trainer::ops::{BatchNorm, Conv2d, Op, Tape, batch_statistics};
 
 const RUNS: usize = 5;
 
@@ -79,27 +79,28 @@ fn main() -> Result<()> {
     let mut shapes = shapes(arch, size);
     shapes.retain(|shape, _| arguments.len() < 5 || shape.0 == number(4, 0));
     for ((side, inputs, outputs, kernel, stride), count) in shapes {
-        let conv = Conv2d { stride, padding: kernel / 2, input_gradient: inputs > 3 };
+        let mut conv = Conv2d { stride, padding: kernel / 2, input_gradient: inputs > 3 };
         let x = Tensor::randn(0f32, 1.0, (2 * pairs, side, side, inputs), &device)?;
         let filter = Tensor::randn(0f32, 0.05, (outputs, kernel, kernel, inputs), &device)?;
-        let y = x.apply_op2_no_bwd(&filter, &conv)?;
+        let y = conv.forward([&x, &filter])?;
         let grad = Tensor::randn(0f32, 1.0, y.dims(), &device)?;
-        let forward = time(|| x.apply_op2_no_bwd(&filter, &conv).map(drop))?;
+        let forward = time(|| conv.forward([&x, &filter]).map(drop))?;
         let backward = |input_gradient: bool| {
             let conv = Conv2d { input_gradient, ..conv };
             time(|| {
                 let mut tape = Tape::recording();
-                let y = tape.two(conv, &x, &filter)?;
+                let y = tape.apply(conv, [&x, &filter])?;
                 tape.backward(&y, grad.clone()).map(drop)
             })
         };
         let of_filter = (backward(false)? - forward).max(0.0);
         let of_input = if inputs > 3 { (backward(true)? - forward - of_filter).max(0.0) } else { 0.0 };
-        let affine = Tensor::ones((2, outputs), candle_core::DType::F32, &device)?;
+        let [weight, bias] = [1.0, 0.0].map(|value| Tensor::full(value, outputs, &device));
+        let (weight, bias) = (weight?, bias?);
         let norm = time(|| {
-            let statistics = y.apply_op1_no_bwd(&BatchStatistics)?;
+            let statistics = batch_statistics(&y)?;
             let mut tape = Tape::recording();
-            let y = tape.two(BatchNorm { statistics, relu: true }, &y, &affine)?;
+            let y = tape.apply(BatchNorm { statistics, relu: true }, [&y, &weight, &bias])?;
             tape.backward(&y, grad.clone()).map(drop)
         })?;
         let gflop = 2e-9 * (y.elem_count() * kernel * kernel * inputs) as f64;

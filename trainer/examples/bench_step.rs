@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use scrl_preprocess::rng::{Purpose, Stream};
 use scrl_trainer::learner::{Learner, LearnerConfig};
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
@@ -32,6 +32,7 @@ fn main() -> Result<()> {
         sizes: HeadSizes { hidden: 4096, projection: 256 },
         seed: 0,
         copy_online: false,
+        dtype: DType::F32,
         lars: LarsConfig { momentum: 0.9, weight_decay: 1e-6 },
         classes: None,
     };

@@ -35,7 +35,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// An option has no sense.
+    /// An option is wrong.
     #[error("--{option}: {reason}")]
     Option {
         /// The option's long name.
@@ -43,7 +43,7 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// The loss is no number any more.
+    /// The loss is NaN or infinite.
     #[error(
         "the loss of step {step} is {loss}; images {images:?}; {checkpoint}; try a smaller --lr or a longer warm-up"
     )]
@@ -66,20 +66,14 @@ pub enum Error {
     /// The GPU, or what drives it, cannot be used or failed.
     #[error("GPU: {0}")]
     Device(String),
-    /// The GPU's memory does not hold a batch.
+    /// The GPU's memory does not hold a step.
     #[error(
-        "--batch-size: a step needs {} MiB of the GPU's memory, of which {} MiB are free; {fits} pairs should fit, and \
-         --accumulate makes up for fewer",
-        needed >> 20,
-        free >> 20
+        "--batch-size: the GPU's memory does not hold a step of {pairs} pairs; use fewer, with --accumulate to make up \
+         for it"
     )]
     OutOfMemory {
-        /// Bytes that a step needs.
-        needed: usize,
-        /// Bytes that are free.
-        free: usize,
-        /// The most pairs that should fit.
-        fits: usize,
+        /// Pairs of a micro-batch.
+        pairs: usize,
     },
     /// The images to evaluate with cannot be used.
     #[error(transparent)]

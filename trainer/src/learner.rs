@@ -3,8 +3,10 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::model::{Arch, Classifier, Encoding, HeadSizes, Network, Parameter, Parameters, Regions};
-use crate::ops::{CosineLoss, CountRight, CrossEntropy, Gradients, NormalizePixels, Tape, UnitSpread};
-use crate::optim::{Lars, LarsConfig, follow};
+use crate::ops::{
+    CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, normalize_pixels,
+};
+use crate::optim::{Lars, LarsConfig, update_ema};
 
 /// What is learnt and how.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,13 +19,15 @@ pub struct LearnerConfig {
     pub seed: u64,
     /// Whether the target starts as a copy of the online network; otherwise from its own random values.
     pub copy_online: bool,
-    /// Of the optimiser.
+    /// Of the feature maps: float32, or on a GPU also bfloat16.
+    pub dtype: DType,
+    /// Of the optimizer.
     pub lars: LarsConfig,
     /// Classes of the online evaluation; `None` without it.
     pub classes: Option<usize>,
 }
 
-/// Online and target network, and the optimiser of the former.
+/// Online and target network, and the optimizer of the former.
 pub struct Learner {
     config: LearnerConfig,
     online: Network,
@@ -50,8 +54,8 @@ pub struct Computed {
     pub loss: Tensor,
     /// How the online evaluation went, where there is one.
     pub online: Option<Evaluated>,
-    /// The online network's and the target's vectors, a tensor a micro-batch.
-    vectors: Vec<[Tensor; 2]>,
+    /// The online network's projections and the targets, a tensor a micro-batch.
+    embeddings: Vec<[Tensor; 2]>,
     gradients: Gradients,
 }
 
@@ -60,45 +64,38 @@ pub struct Evaluated {
     /// Mean cross-entropy over the labelled views, a scalar.
     pub loss: Tensor,
     /// Labelled views whose class it named, a scalar.
-    pub right: Tensor,
+    pub correct: Tensor,
     /// Labelled views of the whole global batch.
     pub labelled: usize,
-}
-
-/// How much the vectors of a step differ among each other, see [`UnitSpread`]: near 0 after a collapse.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// Of the online network's projections.
-    pub projections: f64,
-    /// Of the target network's.
-    pub targets: f64,
-    /// Over how many vectors.
-    pub vectors: usize,
 }
 
 impl Computed {
     /// The sum with what another micro-batch of the same step gave.
     pub fn plus(mut self, other: Self) -> Result<Self> {
         self.gradients.accumulate(other.gradients)?;
-        self.vectors.extend(other.vectors);
+        self.embeddings.extend(other.embeddings);
         let online = match (self.online, other.online) {
             (Some(a), Some(b)) => {
-                Some(Evaluated { loss: (a.loss + b.loss)?, right: (a.right + b.right)?, ..a })
+                Some(Evaluated { loss: (a.loss + b.loss)?, correct: (a.correct + b.correct)?, ..a })
             }
             (a, b) => a.or(b),
         };
-        Ok(Self { loss: (self.loss + other.loss)?, online, vectors: self.vectors, gradients: self.gradients })
+        let loss = (self.loss + other.loss)?;
+        Ok(Self { loss, online, embeddings: self.embeddings, gradients: self.gradients })
     }
 
-    /// How much the step's vectors differ.
-    pub fn spread(&self) -> Result<Spread> {
-        let [projections, targets] = [0, 1].map(|network| -> Result<f64> {
-            let vectors: Vec<&Tensor> = self.vectors.iter().map(|both| &both[network]).collect();
-            let spread = Tensor::cat(&vectors, 0)?.apply_op1_no_bwd(&UnitSpread)?;
-            Ok(spread.to_scalar::<f32>()?.into())
-        });
-        let vectors = self.vectors.iter().map(|[projections, _]| projections.dim(0)).sum::<Result<_>>()?;
-        Ok(Spread { projections: projections?, targets: targets?, vectors })
+    /// Embeddings of each network in the step.
+    pub fn embeddings(&self) -> usize {
+        self.embeddings.iter().map(|[projections, _]| projections.dims()[0]).sum()
+    }
+
+    /// How much the projections and the targets of the step differ among each other: two scalars, see [`embedding_std`].
+    pub fn embedding_std(&self) -> Result<[Tensor; 2]> {
+        let of = |network: usize| {
+            let embeddings: Vec<&Tensor> = self.embeddings.iter().map(|both| &both[network]).collect();
+            embedding_std(&Tensor::cat(&embeddings, 0)?)
+        };
+        Ok([of(0)?, of(1)?])
     }
 }
 
@@ -138,7 +135,7 @@ impl Learner {
     pub fn copy_online(&self) -> Result<()> {
         // The online parameters begin with those that the target has as well.
         for (target, online) in self.target_parameters.0.iter().zip(&self.online_parameters.0) {
-            target.set(&online.tensor)?;
+            target.set(online.tensor())?;
         }
         Ok(())
     }
@@ -182,14 +179,14 @@ impl Learner {
         matches: usize,
         labels: Option<&Labels>,
     ) -> Result<Computed> {
-        let views = pixels.apply_op1_no_bwd(&NormalizePixels)?;
-        let targets = self.target.forward(&mut Tape::forward_only(), &views, regions)?.compared;
+        let views = normalize_pixels(pixels, self.config.dtype)?;
+        let targets = self.target.forward(&mut Tape::forward_only(), &views, regions)?.predictions;
         let mut tape = Tape::recording();
-        let Encoding { map, projections, compared } = self.online.forward(&mut tape, &views, regions)?;
+        let Encoding { map, projections, predictions } = self.online.forward(&mut tape, &views, regions)?;
         let watched = self.watch(&map, labels)?;
         // The walk back frees each map when it has passed it.
         drop(map);
-        let loss = tape.two(CosineLoss { boxes: matches as f64 }, &compared, &targets)?;
+        let loss = tape.apply(CosineLoss::new(matches), [&predictions, &targets])?;
         let mut gradients = tape.backward(&loss, self.one()?)?;
         let online = match watched {
             Some((evaluated, of_classifier)) => {
@@ -198,7 +195,7 @@ impl Learner {
             }
             None => None,
         };
-        Ok(Computed { loss, online, vectors: vec![[projections, targets]], gradients })
+        Ok(Computed { loss, online, embeddings: vec![[projections, targets]], gradients })
     }
 
     /// Lets the classifier tell the classes of the views from the online map: how well it does, and its gradients.
@@ -210,25 +207,25 @@ impl Learner {
         let features = Classifier::features(map)?;
         let mut tape = Tape::recording();
         let logits = classifier.forward(&mut tape, &features)?;
-        let right = logits.apply_op2_no_bwd(&labels.classes, &CountRight)?;
-        let loss = tape.two(CrossEntropy { labelled: labels.labelled as f64 }, &logits, &labels.classes)?;
+        let correct = count_correct(&logits, &labels.classes)?;
+        let loss = tape.apply(CrossEntropy::new(labels.labelled), [&logits, &labels.classes])?;
         let mut gradients = tape.backward(&loss, self.one()?)?;
         gradients.forget(&features);
-        Ok(Some((Evaluated { loss, right, labelled: labels.labelled }, gradients)))
+        Ok(Some((Evaluated { loss, correct, labelled: labels.labelled }, gradients)))
     }
 
     fn one(&self) -> Result<Tensor> {
         Tensor::ones((), DType::F32, &self.device)
     }
 
-    /// Moves the online network down the gradients and the target towards it.
+    /// Moves the online network down the gradients and the target towards it; nothing while the loss is NaN or infinite.
     pub fn apply(&mut self, computed: &Computed, lr: f64, tau: f64) -> Result<()> {
-        self.lars.step(&computed.gradients, lr)?;
-        self.advance_target(tau)
+        self.lars.step(&computed.gradients, &computed.loss, lr)?;
+        update_ema(&self.target_parameters, &self.online_parameters, tau, Some(&computed.loss))
     }
 
     /// The target's part of a step alone, for a batch without a single matched box.
-    pub fn advance_target(&self, tau: f64) -> Result<()> {
-        follow(&self.target_parameters, &self.online_parameters, tau)
+    pub fn update_target(&self, tau: f64) -> Result<()> {
+        update_ema(&self.target_parameters, &self.online_parameters, tau, None)
     }
 }

@@ -13,8 +13,6 @@
 
 #![deny(missing_docs)]
 
-#[cfg(feature = "cuda")]
-pub mod cuda;
 pub mod data;
 mod error;
 pub mod evaluate;

@@ -4,10 +4,10 @@ mod golden;
 
 use candle_core::{DType, Device, Tensor};
 use golden::{Golden, assert_close, numbers};
-use scrl_trainer::model::{BatchNormLayer, Builder, Parameters, Role};
+use scrl_trainer::model::{BatchNormLayer, Parameter, Parameters};
 use scrl_trainer::ops::{
-    Conv2d, CosineLoss, CountRight, CrossEntropy, GlobalAveragePool, IMAGENET_MEAN, IMAGENET_STD, Linear,
-    MaxPool, NormalizePixels, RoiAlign, Tape, UNKNOWN_CLASS, UnitSpread,
+    Conv2d, CosineLoss, CrossEntropy, GlobalAveragePool, IMAGENET_MEAN, IMAGENET_STD, Linear, MaxPool, Op,
+    RoiAlign, Tape, UNKNOWN_CLASS, batch_statistics, count_correct, embedding_std, normalize_pixels,
 };
 
 const TIGHT: f64 = 2e-6;
@@ -29,7 +29,7 @@ fn conv2d() {
         };
         let weight = filter(get("weight"));
         let mut tape = Tape::recording();
-        let y = tape.two(conv, get("x"), &weight).unwrap();
+        let y = tape.apply(conv, [get("x"), &weight]).unwrap();
         assert_close(&y, get("y"), TIGHT, case);
         let gradients = tape.backward(&y, get("grad_y").clone()).unwrap();
         assert_close(gradients.get(get("x")).unwrap(), get("grad_x"), TIGHT, case);
@@ -65,7 +65,7 @@ fn conv2d_of_many_shapes() {
         let (x, filter) = (random(&[n, h, w, i]), random(&[o, k, k, i]));
         let conv = Conv2d { stride, padding, input_gradient: true };
         let mut tape = Tape::recording();
-        let y = tape.two(conv, &x, &filter).unwrap();
+        let y = tape.apply(conv, [&x, &filter]).unwrap();
         let (_, out_h, out_w, _) = y.dims4().unwrap();
         let grad = random(&[n, out_h, out_w, o]);
         let gradients = tape.backward(&y, grad.clone()).unwrap();
@@ -103,11 +103,11 @@ fn conv2d_of_many_shapes() {
 #[test]
 fn conv2d_refuses_what_does_not_fit() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    let conv = Conv2d { stride: 1, padding: 0, input_gradient: true };
+    let conv = || Conv2d { stride: 1, padding: 0, input_gradient: true };
     for (x, w) in
         [(&[1, 4, 4, 3][..], &[8, 3, 3, 4][..]), (&[1, 2, 2, 3], &[8, 3, 3, 3]), (&[4, 4, 3], &[8, 1, 1, 3])]
     {
-        let message = zeros(x).apply_op2_no_bwd(&zeros(w), &conv).unwrap_err().to_string();
+        let message = conv().forward([&zeros(x), &zeros(w)]).unwrap_err().to_string();
         assert!(message.contains("conv2d"), "{message}");
     }
 }
@@ -118,7 +118,7 @@ fn max_pool() {
     for case in golden.cases() {
         let get = |name: &str| golden.get(format!("{case}.{name}"));
         let mut tape = Tape::recording();
-        let y = tape.one(MaxPool { kernel: 3, stride: 2, padding: 1 }, get("x")).unwrap();
+        let y = tape.apply(MaxPool::new(3, 2, 1), [get("x")]).unwrap();
         assert_close(&y, get("y"), 0.0, case);
         let gradients = tape.backward(&y, get("grad_y").clone()).unwrap();
         assert_close(gradients.get(get("x")).unwrap(), get("grad_x"), TIGHT, case);
@@ -131,7 +131,7 @@ fn roi_align() {
     for case in golden.cases() {
         let get = |name: &str| golden.get(format!("{case}.{name}"));
         let mut tape = Tape::recording();
-        let out = tape.two(RoiAlign, get("map"), get("rois")).unwrap();
+        let out = tape.apply(RoiAlign, [get("map"), get("rois")]).unwrap();
         // 2e-6 over the whole; single boxes may lie where interpolation cancels.
         assert_close(&out, get("out"), TIGHT, case);
         let gradients = tape.backward(&out, get("grad_out").clone()).unwrap();
@@ -143,7 +143,11 @@ fn roi_align() {
 fn roi_align_refuses_a_box_of_no_image() {
     let map = Tensor::zeros((2, 3, 3, 1), DType::F32, &Device::Cpu).unwrap();
     let rois = Tensor::new(&[[2.0f32, 0.0, 0.0, 9.0, 9.0]], &Device::Cpu).unwrap();
-    assert!(map.apply_op2_no_bwd(&rois, &RoiAlign).is_err());
+    assert!(RoiAlign.forward([&map, &rois]).is_err());
+}
+
+fn batch_norm_layer(channels: usize) -> (BatchNormLayer, Parameters) {
+    Parameters::build(None, &Device::Cpu, |vb| BatchNormLayer::new(channels, &vb.pp("bn"))).unwrap()
 }
 
 #[test]
@@ -151,15 +155,13 @@ fn batch_norm() {
     let golden = Golden::read("batch_norm");
     for case in golden.cases() {
         let get = |name: &str| golden.get(format!("{case}.{name}"));
-        let mut made = Parameters::default();
         let channels = *get("x").dims().last().unwrap();
-        let layer =
-            BatchNormLayer::new(channels, &mut Builder::new("bn", 0, &Device::Cpu, &mut made)).unwrap();
-        let parameter = |role: Role| made.0.iter().find(|parameter| parameter.role == role).unwrap();
-        let (affine, running) = (parameter(Role::Affine), parameter(Role::RunningStatistics));
-        let pair = |a: &str, b: &str| [get(a).clone(), get(b).clone()];
-        affine.set_from_checkpoint(&pair("weight", "bias")).unwrap();
-        running.set_from_checkpoint(&pair("running_mean_before", "running_var_before")).unwrap();
+        let (layer, parameters) = batch_norm_layer(channels);
+        let parameter = |name: &str| parameters.0.iter().find(|p| p.name.ends_with(name)).unwrap();
+        parameter("weight").set(get("weight")).unwrap();
+        parameter("bias").set(get("bias")).unwrap();
+        parameter("mean").set(get("running_mean_before")).unwrap();
+        parameter("var").set(get("running_var_before")).unwrap();
 
         let mut tape = Tape::recording();
         let has_residual = golden.has(&format!("{case}.r"));
@@ -169,15 +171,14 @@ fn batch_norm() {
             layer.forward(&mut tape, get("x"), case.starts_with("relu")).unwrap()
         };
         assert_close(&y, get("y"), TIGHT, case);
-        let after = running.to_checkpoint().unwrap();
-        assert_close(&after[0].1, get("running_mean_after"), TIGHT, case);
-        assert_close(&after[1].1, get("running_var_after"), TIGHT, case);
+        assert_close(parameter("mean").tensor(), get("running_mean_after"), TIGHT, case);
+        assert_close(parameter("var").tensor(), get("running_var_after"), TIGHT, case);
 
         let gradients = tape.backward(&y, get("grad_y").clone()).unwrap();
         assert_close(gradients.get(get("x")).unwrap(), get("grad_x"), 1e-5, case);
-        let affine_gradient = gradients.get(&affine.tensor).unwrap();
-        assert_close(&affine_gradient.get(0).unwrap(), get("grad_weight"), TIGHT, case);
-        assert_close(&affine_gradient.get(1).unwrap(), get("grad_bias"), TIGHT, case);
+        let gradient = |parameter: &Parameter| gradients.get(parameter.tensor()).unwrap();
+        assert_close(gradient(parameter("weight")), get("grad_weight"), TIGHT, case);
+        assert_close(gradient(parameter("bias")), get("grad_bias"), TIGHT, case);
         if has_residual {
             assert_close(gradients.get(get("r")).unwrap(), get("grad_r"), TIGHT, case);
         }
@@ -190,7 +191,7 @@ fn batch_norm_keeps_its_precision_far_from_zero() {
     let rows = 40_000;
     let x: Vec<f32> = (0..rows).map(|i| 1000.0 + (i * 7919 % rows) as f32 / rows as f32).collect();
     let x = Tensor::from_vec(x, (rows, 1), &Device::Cpu).unwrap();
-    let statistics = numbers(&x.apply_op1_no_bwd(&scrl_trainer::ops::BatchStatistics).unwrap());
+    let statistics = numbers(&batch_statistics(&x).unwrap());
     assert!((statistics[0] - 1000.5).abs() < 1e-3, "{statistics:?}");
     assert!((statistics[1] - 1.0 / 12.0).abs() < 1e-4, "{statistics:?}");
 }
@@ -198,8 +199,7 @@ fn batch_norm_keeps_its_precision_far_from_zero() {
 #[test]
 fn not_a_number_is_not_hidden_by_relu() {
     let x = Tensor::new(&[[f32::NAN], [1.0], [2.0]], &Device::Cpu).unwrap();
-    let mut made = Parameters::default();
-    let layer = BatchNormLayer::new(1, &mut Builder::new("bn", 0, &Device::Cpu, &mut made)).unwrap();
+    let (layer, _) = batch_norm_layer(1);
     let y = layer.forward(&mut Tape::forward_only(), &x, true).unwrap();
     assert!(numbers(&y).iter().all(|value| value.is_nan()));
 }
@@ -233,13 +233,13 @@ fn linear_gradients_by_differences() {
     let weights = wave(8, 0.9);
     let value = |x: &[f32], w: &[f32], b: &[f32]| -> f64 {
         let y = Tape::forward_only()
-            .three(Linear, &tensor(x, &[2, 3]), &tensor(w, &[4, 3]), &tensor(b, &[4]))
+            .apply(Linear, [&tensor(x, &[2, 3]), &tensor(w, &[4, 3]), &tensor(b, &[4])])
             .unwrap();
         numbers(&y).iter().zip(&weights).map(|(y, w)| f64::from(*y) * f64::from(*w)).sum()
     };
     let (xt, wt, bt) = (tensor(&x, &[2, 3]), tensor(&w, &[4, 3]), tensor(&b, &[4]));
     let mut tape = Tape::recording();
-    let y = tape.three(Linear, &xt, &wt, &bt).unwrap();
+    let y = tape.apply(Linear, [&xt, &wt, &bt]).unwrap();
     let gradients = tape.backward(&y, tensor(&weights, &[2, 4])).unwrap();
     let check = |leaf: &Tensor, numeric: Vec<f32>, what: &str| {
         assert_close(gradients.get(leaf).unwrap(), &tensor(&numeric, leaf.dims()), 1e-3, what);
@@ -254,7 +254,7 @@ fn cosine_loss_is_zero_for_equal_vectors_and_four_for_opposite_ones() {
     // Two matched boxes; views' halves crossed: z₂ = q₁ and z₁ = −q₂.
     let q = tensor(&[1.0, 2.0, -3.0, 0.5, 2.0, 0.0, 0.0, 3.0], &[4, 2]);
     let z = tensor(&[-2.0, 0.0, 0.0, -9.0, 0.1, 0.2, -6.0, 1.0], &[4, 2]);
-    let loss = q.apply_op2_no_bwd(&z, &CosineLoss { boxes: 2.0 }).unwrap();
+    let loss = CosineLoss::new(2).forward([&q, &z]).unwrap();
     let loss = loss.to_scalar::<f32>().unwrap();
     assert!((loss - 4.0).abs() < 1e-6, "{loss}");
 }
@@ -264,12 +264,12 @@ fn cosine_loss_gradient_by_differences() {
     let (q, z) = (wave(24, 0.0), wave(24, 5.0));
     let shape = [6, 4];
     let loss = |q: &[f32]| -> f64 {
-        let loss = tensor(q, &shape).apply_op2_no_bwd(&tensor(&z, &shape), &CosineLoss { boxes: 3.0 });
+        let loss = CosineLoss::new(3).forward([&tensor(q, &shape), &tensor(&z, &shape)]);
         loss.unwrap().to_scalar::<f32>().unwrap().into()
     };
     let (qt, zt) = (tensor(&q, &shape), tensor(&z, &shape));
     let mut tape = Tape::recording();
-    let y = tape.two(CosineLoss { boxes: 3.0 }, &qt, &zt).unwrap();
+    let y = tape.apply(CosineLoss::new(3), [&qt, &zt]).unwrap();
     let gradients = tape.backward(&y, Tensor::new(1.0f32, &Device::Cpu).unwrap()).unwrap();
     assert!(gradients.get(&zt).is_none());
     assert_close(gradients.get(&qt).unwrap(), &tensor(&numeric_gradient(&q, loss), &shape), 1e-3, "q");
@@ -279,7 +279,7 @@ fn cosine_loss_gradient_by_differences() {
 fn global_average_pool() {
     let x = tensor(&[1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 6.0, 60.0], &[1, 2, 2, 2]);
     let mut tape = Tape::recording();
-    let y = tape.one(GlobalAveragePool, &x).unwrap();
+    let y = tape.apply(GlobalAveragePool, [&x]).unwrap();
     assert_eq!(numbers(&y), [3.0, 30.0]);
     let gradients = tape.backward(&y, tensor(&[4.0, 8.0], &[1, 2])).unwrap();
     assert_eq!(numbers(gradients.get(&x).unwrap()), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
@@ -288,7 +288,7 @@ fn global_average_pool() {
 #[test]
 fn pixels_are_normalized() {
     let pixels = Tensor::from_vec(vec![0u8, 128, 255, 255, 0, 7], (1, 1, 2, 3), &Device::Cpu).unwrap();
-    let found = numbers(&pixels.apply_op1_no_bwd(&NormalizePixels).unwrap());
+    let found = numbers(&normalize_pixels(&pixels, DType::F32).unwrap());
     for (index, value) in [0.0f32, 128.0, 255.0, 255.0, 0.0, 7.0].into_iter().enumerate() {
         let expected = (value / 255.0 - IMAGENET_MEAN[index % 3]) / IMAGENET_STD[index % 3];
         assert!((found[index] - expected).abs() < 1e-6);
@@ -301,7 +301,7 @@ fn cross_entropy() {
     let logits = Tensor::new(&logits, &Device::Cpu).unwrap();
     let classes = Tensor::new(&[2i64, 1, UNKNOWN_CLASS, 0], &Device::Cpu).unwrap();
     let mut tape = Tape::recording();
-    let loss = tape.two(CrossEntropy { labelled: 3.0 }, &logits, &classes).unwrap();
+    let loss = tape.apply(CrossEntropy::new(3), [&logits, &classes]).unwrap();
     // −log of e³/(e + e² + e³), of a third, and of a third.
     let expected = (0.407_606 + 2.0 * 3.0f32.ln()) / 3.0;
     assert!((loss.to_scalar::<f32>().unwrap() - expected).abs() < 1e-6);
@@ -318,7 +318,7 @@ fn cross_entropy() {
         (Tensor::new(&expected, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap() / 3.0).unwrap();
     assert_close(gradients.get(&logits).unwrap(), &expected, TIGHT, "gradient");
     // The first of equal logits is the answer.
-    let right = logits.apply_op2_no_bwd(&classes, &CountRight).unwrap();
+    let right = count_correct(&logits, &classes).unwrap();
     assert_eq!(right.to_scalar::<f32>().unwrap(), 2.0);
 }
 
@@ -327,7 +327,7 @@ fn cross_entropy_of_extreme_logits_is_finite_and_of_no_class_an_error() {
     let logits = Tensor::new(&[[500.0f32, -500.0, 0.0]], &Device::Cpu).unwrap();
     let with = |class: i64| {
         let class = Tensor::new(&[class], &Device::Cpu).unwrap();
-        logits.apply_op2_no_bwd(&class, &CrossEntropy { labelled: 1.0 })
+        CrossEntropy::new(1).forward([&logits, &class])
     };
     assert_eq!(with(1).unwrap().to_scalar::<f32>().unwrap(), 1000.0);
     assert!(with(3).unwrap_err().to_string().contains("class 3 of 3"));
@@ -336,11 +336,11 @@ fn cross_entropy_of_extreme_logits_is_finite_and_of_no_class_an_error() {
 
 #[test]
 fn unit_spread_is_zero_for_one_direction_and_healthy_for_all() {
-    let spread = |vectors: Tensor| vectors.apply_op1_no_bwd(&UnitSpread).unwrap().to_scalar::<f32>().unwrap();
+    let std = |embeddings: Tensor| embedding_std(&embeddings).unwrap().to_scalar::<f32>().unwrap();
     let alike = Tensor::new(&[[3.0f32, 4.0], [0.3, 0.4], [30.0, 40.0]], &Device::Cpu).unwrap();
-    assert!(spread(alike) < 1e-7);
+    assert!(std(alike) < 1e-7);
     let axes = Tensor::new(&[[2.0f32, 0.0], [-1.0, 0.0], [0.0, 5.0], [0.0, -0.1]], &Device::Cpu).unwrap();
-    assert!((spread(axes) - 0.5f32.sqrt()).abs() < 1e-6);
+    assert!((std(axes) - 0.5f32.sqrt()).abs() < 1e-6);
     let random = Tensor::randn(0.0f32, 1.0, (2000, 64), &Device::Cpu).unwrap();
-    assert!((spread(random) * 8.0 - 1.0).abs() < 0.01);
+    assert!((std(random) * 8.0 - 1.0).abs() < 0.01);
 }

@@ -207,14 +207,14 @@ fn a_collapse_is_told_of_once() {
     let (config, dataset) = still(4);
     let mut told = Vec::new();
     train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
-        if let Progress::Collapsed { step, spread } = progress {
-            told.push((step, spread.projections));
+        if let Progress::Collapsed { step, std } = progress {
+            told.push((step, std.projections));
         }
     })
     .unwrap();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].0 == 2 && told[0].1 < 1e-6, "{told:?}");
-    let spreads: Vec<f64> =
+    let stds: Vec<f64> =
         metrics(&prepared.path("out")).iter().map(|line| line.projection_std.unwrap()).collect();
-    assert!(spreads[0] > 0.1 && spreads[1..].iter().all(|spread| *spread < 1e-6), "{spreads:?}");
+    assert!(stds[0] > 0.1 && stds[1..].iter().all(|std| *std < 1e-6), "{stds:?}");
 }

@@ -3,7 +3,7 @@
 
 mod golden;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use golden::{Golden, numbers, relative_error};
 use scrl_trainer::learner::{Labels, Learner, LearnerConfig};
 use scrl_trainer::model::{Arch, HeadSizes, Parameter, Regions};
@@ -73,23 +73,23 @@ fn learner(golden: &Golden, arch: Arch, classes: Option<usize>) -> (Learner, Vec
         sizes: HeadSizes { hidden: golden.count("hidden"), projection: golden.count("projection") },
         seed: 0,
         copy_online: false,
+        dtype: DType::F32,
         lars: LarsConfig { momentum: 0.9, weight_decay: golden.number("weight_decay") as f32 },
         classes,
     };
     let learner = Learner::new(&config, &Device::Cpu).unwrap();
     let mut before = Vec::new();
     for parameter in moving(&learner) {
-        let parts: Vec<_> = parameter.to_checkpoint().unwrap();
-        let parts: Vec<_> = parts.iter().map(|(name, part)| initial_value(arch, name, part.dims())).collect();
-        parameter.set_from_checkpoint(&parts).unwrap();
-        before.extend(parts);
+        let value = initial_value(arch, &parameter.name, &parameter.checkpoint_shape());
+        parameter.set_from_checkpoint(&value).unwrap();
+        before.push(value);
     }
     (learner, before)
 }
 
 /// All but the velocities.
 fn moving(learner: &Learner) -> Vec<Parameter> {
-    learner.state().filter(|p| !p.layer.starts_with("momentum.")).cloned().collect()
+    learner.state().filter(|p| !p.name.starts_with("momentum.")).cloned().collect()
 }
 
 /// The regions of a step, and how many of them match.
@@ -118,9 +118,9 @@ fn compare(arch: Arch, method: &str) {
         assert!(error < LOSS_TOLERANCE, "loss {loss} where PyTorch has {expected}");
         learner.apply(&computed, at("lr"), at("tau")).unwrap();
     }
-    let after = moving(&learner).into_iter().flat_map(|parameter| parameter.to_checkpoint().unwrap());
     let (mut worst, mut compared) = ((0.0, String::new()), 0);
-    for ((name, after), before) in after.zip(before) {
+    for (parameter, before) in moving(&learner).into_iter().zip(before) {
+        let (name, after) = (parameter.name.clone(), parameter.to_checkpoint().unwrap());
         let moved = numbers(&(after - before).unwrap());
         let expected = numbers(golden.get(format!("moved.{name}")));
         let samples: Vec<f32> =
@@ -166,7 +166,7 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
         assert!(alone.online.is_none());
         assert_eq!(scalar(&alone.loss), scalar(&computed.loss));
         let online = computed.online.as_ref().unwrap();
-        let (loss, right) = (scalar(&online.loss), scalar(&online.right));
+        let (loss, right) = (scalar(&online.loss), scalar(&online.correct));
         let [expected_loss, expected_right] =
             ["online_loss", "right"].map(|name| numbers(expected.get(name))[step]);
         println!("step {step}: {loss} and {right} right, PyTorch {expected_loss} and {expected_right}");
@@ -176,12 +176,12 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
         watched.apply(&computed, at("lr"), at("tau")).unwrap();
     }
     let mut compared = 0;
-    let of_classifier = |p: &&Parameter| p.layer.ends_with("classifier");
+    let of_classifier = |p: &&Parameter| p.name.contains("classifier.");
     for (parameter, before) in watched.state().filter(of_classifier).zip(&before[before.len() - 2..]) {
-        if parameter.layer.starts_with("momentum.") {
+        if parameter.name.starts_with("momentum.") {
             continue;
         }
-        let (name, after) = parameter.to_checkpoint().unwrap().remove(0);
+        let (name, after) = (&parameter.name, parameter.to_checkpoint().unwrap());
         let moved = numbers(&(after - before).unwrap());
         let error = relative_error(&moved, &numbers(expected.get(format!("moved.{name}"))));
         println!("{name}: movement {error:.1e} off");
@@ -191,7 +191,7 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
     assert_eq!(compared, 2);
     let others = watched.state().filter(|p| !of_classifier(p));
     for (one, other) in plain.state().zip(others) {
-        assert!(numbers(&one.tensor) == numbers(&other.tensor), "{} differs", one.layer);
+        assert!(numbers(one.tensor()) == numbers(other.tensor()), "{} differs", one.name);
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor};
 
 use crate::Result;
-use crate::model::{Arch, Backbone, Builder, Parameter, Parameters, Role};
+use crate::model::{Arch, Backbone, Parameter, Parameters};
 use crate::ops::{Normalization, Tape};
 use crate::weights::{Branch, Weights, checksum};
 
@@ -43,25 +43,19 @@ impl FrozenBackbone {
     /// # Errors
     /// If the file cannot be read or holds no whole backbone.
     pub fn new(start: &Start) -> Result<Self> {
-        let mut parameters = Parameters::default();
-        match start {
+        let (arch, seed, tensors) = match start {
             Start::File(path, branch) => {
                 let (arch, tensors) = Weights::read(path)?.backbone(*branch)?;
-                let mut builder = Builder::blank("backbone", &Device::Cpu, &mut parameters);
-                let backbone = Backbone::new(arch, &mut builder)?;
-                let mut tensors = tensors.into_iter().map(|(_, tensor)| tensor);
-                for parameter in &parameters.0 {
-                    let parts = tensors.by_ref().take(parameter.checkpoint_names().len());
-                    parameter.set_from_checkpoint(&parts.collect::<Vec<_>>())?;
-                }
-                Ok(Self { arch, backbone, parameters })
+                (arch, None, tensors)
             }
-            Start::Random(arch, seed) => {
-                let mut builder = Builder::new("online", *seed, &Device::Cpu, &mut parameters);
-                let backbone = Backbone::new(*arch, &mut builder.below("backbone"))?;
-                Ok(Self { arch: *arch, backbone, parameters })
-            }
+            Start::Random(arch, seed) => (*arch, Some(*seed), Vec::new()),
+        };
+        let (backbone, parameters) =
+            Parameters::build(seed, &Device::Cpu, |vb| Backbone::new(arch, &vb.pp("online").pp("backbone")))?;
+        for (parameter, (_, tensor)) in parameters.0.iter().zip(tensors) {
+            parameter.set_from_checkpoint(&tensor)?;
         }
+        Ok(Self { arch, backbone, parameters })
     }
 
     /// Its architecture.
@@ -76,21 +70,21 @@ impl FrozenBackbone {
             .0
             .iter()
             .enumerate()
-            .map(|(i, p)| (format!("{i:04}"), p.tensor.clone()))
+            .map(|(i, p)| (format!("{i:04}"), p.tensor().clone()))
             .collect();
         checksum(&tensors)
     }
 
-    /// The running statistics of its batch norms, `[2, C]` each, by the layers' order.
+    /// The running means and variances of its batch norms, by the layers' order.
     pub fn statistics(&self) -> BTreeMap<String, Tensor> {
-        self.tracked().map(|(name, parameter)| (name, parameter.tensor.clone())).collect()
+        self.tracked().map(|(name, parameter)| (name, parameter.tensor().clone())).collect()
     }
 
     /// Takes over [`FrozenBackbone::statistics`] of earlier; false if they are not those of such a backbone.
     pub fn set_statistics(&self, statistics: &BTreeMap<String, Tensor>) -> Result<bool> {
         for (name, parameter) in self.tracked() {
             match statistics.get(&name) {
-                Some(tensor) if tensor.dims() == parameter.tensor.dims() => parameter.set(tensor)?,
+                Some(tensor) if tensor.dims() == parameter.tensor().dims() => parameter.set(tensor)?,
                 _ => return Ok(false),
             }
         }
@@ -98,7 +92,7 @@ impl FrozenBackbone {
     }
 
     fn tracked(&self) -> impl Iterator<Item = (String, &Parameter)> {
-        let layers = self.parameters.0.iter().filter(|parameter| parameter.role == Role::RunningStatistics);
+        let layers = self.parameters.0.iter().filter(|parameter| !parameter.is_optimized());
         layers.enumerate().map(|(number, parameter)| (format!("{number:04}"), parameter))
     }
 

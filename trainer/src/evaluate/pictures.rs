@@ -1,13 +1,13 @@
 //! A picture's pixels on their way into a backbone.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use scrl_preprocess::decode::{RgbImage, Unreadable, decode};
 use scrl_preprocess::draw::ImageSize;
 use scrl_preprocess::render::Renderer;
 use scrl_schemas::Exif;
 
-use crate::ops::NormalizePixels;
+use crate::ops::normalize_pixels;
 use crate::{Error, Result};
 
 /// Decodes an image as it lies in its file: the boxes of COCO's lists are those of the image before any turning.
@@ -57,7 +57,7 @@ pub(super) fn batch<T: Sync>(
     let side = size as usize;
     let pixels: Vec<u8> = pictures.into_iter().flat_map(|picture| picture.pixels).collect();
     let bytes = Tensor::from_vec(pixels, (which.len(), side, side, 3), &Device::Cpu)?;
-    bytes.apply_op1_no_bwd(&NormalizePixels).map_err(Error::from)
+    normalize_pixels(&bytes, DType::F32).map_err(Error::from)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::cache::{Cache, Part};
 use super::{Confusion, Watch};
 use crate::Result;
 use crate::model::{Classifier, Parameter, Parameters};
-use crate::ops::{CountRight, CrossEntropy, Tape};
+use crate::ops::{CrossEntropy, Tape, count_correct};
 use crate::optim::{Schedule, ScheduleConfig, Sgd};
 
 /// Of SGD, Nesterov's way.
@@ -86,8 +86,7 @@ impl Probe {
 
     /// What is noted after an epoch.
     fn state(&self, training: &Training, epoch: u32) -> Result<Part> {
-        let named =
-            |parameter: &Parameter| (parameter.checkpoint_names()[0].clone(), parameter.tensor.clone());
+        let named = |parameter: &Parameter| (parameter.name.clone(), parameter.tensor().clone());
         let mut state: Part = training.sgd.state().map(named).collect();
         let done = [epoch as f32 + 1.0, self.loss as f32, self.accuracy as f32];
         state.insert("done".to_owned(), Tensor::new(&done, &Device::Cpu)?);
@@ -97,7 +96,7 @@ impl Probe {
     /// Takes up what was noted; returns the next epoch.
     fn go_on(&mut self, training: &Training, state: &Part) -> Result<u32> {
         for parameter in training.sgd.state() {
-            parameter.set_from_checkpoint(&[state[&parameter.checkpoint_names()[0]].clone()])?;
+            parameter.set_from_checkpoint(&state[&parameter.name])?;
         }
         let done = state["done"].to_vec1::<f32>()?;
         (self.loss, self.accuracy) = (f64::from(done[1]), f64::from(done[2]));
@@ -169,8 +168,8 @@ impl<'a> Training<'a> {
     fn step(&mut self, probe: &Probe, features: &Tensor, classes: &Tensor) -> Result<(f64, f64)> {
         let mut tape = Tape::recording();
         let logits = probe.classifier.forward(&mut tape, features)?;
-        let right = logits.apply_op2_no_bwd(classes, &CountRight)?;
-        let loss = tape.two(CrossEntropy { labelled: classes.dim(0)? as f64 }, &logits, classes)?;
+        let right = count_correct(&logits, classes)?;
+        let loss = tape.apply(CrossEntropy::new(classes.dim(0)?), [&logits, classes])?;
         let one = Tensor::ones((), DType::F32, &Device::Cpu)?;
         let gradients = tape.backward(&loss, one)?;
         self.sgd.step(&gradients, self.schedule.lr(self.step))?;

@@ -18,7 +18,7 @@ use super::pictures::{batch, decode_upright, mirror, squeeze};
 use super::probe::{Examples, Probe};
 use super::results::Counted;
 use super::{FrozenBackbone, Results, Subject, Watch};
-use crate::ops::RoiAlign;
+use crate::ops::{Op, RoiAlign};
 use crate::{Error, Result};
 
 /// Batches over which the batch norms' statistics are averaged at most, evenly spread over the pictures.
@@ -175,7 +175,7 @@ impl Pass<'_> {
         for images in images.chunks(self.subject.images_per_batch) {
             let pictures = batch(images, self.subject.size, |image| self.picture(image, side))?;
             let map = self.backbone.map(&pictures)?;
-            vectors.push(map.apply_op2_no_bwd(&rois(images, self.subject.size, side)?, &RoiAlign)?);
+            vectors.push(RoiAlign.forward([&map, &rois(images, self.subject.size, side)?])?);
             watch.advance(images.len())?;
         }
         part_of(vectors)

@@ -2,9 +2,10 @@
 //! its 3×3 convolution). A view `[N, S, S, 3]` becomes a map `[N, S/32, S/32, C]`.
 
 use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
 use scrl_schemas::named_choice;
 
-use super::{BatchNormLayer, Builder};
+use super::BatchNormLayer;
 use crate::ops::{Conv2d, MaxPool, Tape};
 
 named_choice! {
@@ -49,105 +50,44 @@ impl Arch {
     pub fn channels(self) -> usize {
         512 * self.expansion()
     }
-
-    /// The blocks in their order, each with torchvision's name, such as `layer1.0`.
-    pub fn block_shapes(self) -> Vec<(String, BlockShape)> {
-        let mut shapes = Vec::new();
-        let mut inputs = STEM_CHANNELS;
-        for (stage, count) in self.blocks().into_iter().enumerate() {
-            for index in 0..count {
-                let width = STEM_CHANNELS << stage;
-                let outputs = width * self.expansion();
-                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-                let name = format!("layer{}.{index}", stage + 1);
-                shapes.push((name, BlockShape { inputs, width, outputs, stride }));
-                inputs = outputs;
-            }
-        }
-        shapes
-    }
 }
 
 /// Channels behind the stem.
-pub const STEM_CHANNELS: usize = 64;
+const STEM_CHANNELS: usize = 64;
 
 /// A ResNet up to its last map.
 pub struct Backbone {
-    stem: Tensor,
-    stem_norm: BatchNormLayer,
+    stem: ConvNorm,
     blocks: Vec<Block>,
 }
 
 impl Backbone {
     /// Builds the layers of `arch` under torchvision's names.
-    pub fn new(arch: Arch, builder: &mut Builder) -> Result<Self> {
-        let stem = builder.below("conv1").filter(3, STEM_CHANNELS, 7)?;
-        let stem_norm = BatchNormLayer::new(STEM_CHANNELS, &mut builder.below("bn1"))?;
-        let blocks = arch
-            .block_shapes()
-            .into_iter()
-            .map(|(name, shape)| Block::new(arch, shape, &mut builder.below(name)))
-            .collect::<Result<_>>()?;
-        Ok(Self { stem, stem_norm, blocks })
+    pub fn new(arch: Arch, vb: &VarBuilder) -> Result<Self> {
+        let stem = ConvNorm::new([3, STEM_CHANNELS], 7, 2, [vb.pp("conv1"), vb.pp("bn1")])?;
+        let mut blocks = Vec::new();
+        let mut inputs = STEM_CHANNELS;
+        for (stage, count) in arch.blocks().into_iter().enumerate() {
+            for index in 0..count {
+                let width = STEM_CHANNELS << stage;
+                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
+                let vb = vb.pp(format!("layer{}.{index}", stage + 1));
+                blocks.push(Block::new(arch, [inputs, width], stride, &vb)?);
+                inputs = width * arch.expansion();
+            }
+        }
+        Ok(Self { stem, blocks })
     }
 
-    /// `[N, S, S, 3]`, normalised, → `[N, S/32, S/32, C]`.
+    /// `[N, S, S, 3]`, normalized, → `[N, S/32, S/32, C]`.
     pub fn forward(&self, tape: &mut Tape, views: &Tensor) -> Result<Tensor> {
-        let stem = Conv2d { stride: 2, padding: 3, input_gradient: false };
-        let x = tape.two(stem, views, &self.stem)?;
-        let x = self.stem_norm.forward(tape, &x, true)?;
-        let mut x = tape.one(MaxPool { kernel: 3, stride: 2, padding: 1 }, &x)?;
+        let x = self.stem.convolve(tape, views, false)?;
+        let x = self.stem.norm.forward(tape, &x, true)?;
+        let mut x = tape.apply(MaxPool::new(3, 2, 1), [&x])?;
         for block in &self.blocks {
             x = block.forward(tape, &x)?;
         }
         Ok(x)
-    }
-}
-
-/// The channels of a block and its stride.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockShape {
-    /// Channels in.
-    pub inputs: usize,
-    /// Channels of the 3×3 convolutions.
-    pub width: usize,
-    /// Channels out.
-    pub outputs: usize,
-    /// Step of the block.
-    pub stride: usize,
-}
-
-/// A convolution of a block by its sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvShape {
-    /// Channels in.
-    pub inputs: usize,
-    /// Channels out.
-    pub outputs: usize,
-    /// Side of the filter; as many zeros surround the input as keep its size where the stride is 1.
-    pub kernel: usize,
-    /// Step between neighbouring output pixels.
-    pub stride: usize,
-}
-
-impl BlockShape {
-    /// The convolutions one behind the other, named `conv1` and `bn1` and so on: two of 3×3, or 1×1, 3×3, 1×1 for a
-    /// bottleneck.
-    pub fn convolutions(&self, arch: Arch) -> Vec<ConvShape> {
-        let &Self { inputs, width, outputs, stride } = self;
-        let shape = |inputs, outputs, kernel, stride| ConvShape { inputs, outputs, kernel, stride };
-        match arch.expansion() {
-            1 => vec![shape(inputs, width, 3, stride), shape(width, width, 3, 1)],
-            _ => {
-                vec![shape(inputs, width, 1, 1), shape(width, width, 3, stride), shape(width, outputs, 1, 1)]
-            }
-        }
-    }
-
-    /// The 1×1 convolution of the shortcut, named `downsample.0` and `downsample.1`, where the shape changes.
-    pub fn downsample(&self) -> Option<ConvShape> {
-        let &Self { inputs, outputs, stride, .. } = self;
-        (stride != 1 || inputs != outputs).then_some(ConvShape { inputs, outputs, kernel: 1, stride })
     }
 }
 
@@ -159,15 +99,22 @@ struct ConvNorm {
 }
 
 impl ConvNorm {
-    fn new(shape: ConvShape, names: [&str; 2], b: &mut Builder) -> Result<Self> {
-        let ConvShape { inputs, outputs, kernel, stride } = shape;
-        let filter = b.below(names[0]).filter(inputs, outputs, kernel)?;
-        Ok(Self { filter, stride, norm: BatchNormLayer::new(outputs, &mut b.below(names[1]))? })
+    /// A filter of `kernel` pixels a side; Kaiming normal, fan-out.
+    fn new(
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+        [conv, norm]: [VarBuilder; 2],
+    ) -> Result<Self> {
+        let stdev = (2.0 / (outputs * kernel * kernel) as f64).sqrt();
+        let init = Init::Randn { mean: 0.0, stdev };
+        let filter = conv.get_with_hints((outputs, kernel, kernel, inputs), "weight", init)?;
+        Ok(Self { filter, stride, norm: BatchNormLayer::new(outputs, &norm)? })
     }
 
-    fn convolve(&self, tape: &mut Tape, x: &Tensor) -> Result<Tensor> {
+    fn convolve(&self, tape: &mut Tape, x: &Tensor, input_gradient: bool) -> Result<Tensor> {
         let padding = self.filter.dim(1)? / 2;
-        tape.two(Conv2d { stride: self.stride, padding, input_gradient: true }, x, &self.filter)
+        tape.apply(Conv2d { stride: self.stride, padding, input_gradient }, [x, &self.filter])
     }
 }
 
@@ -178,18 +125,26 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block of the kind that `arch` uses, with torchvision's names below `builder`'s; a shortcut that changes shape
-    /// gets a 1×1 convolution.
-    pub fn new(arch: Arch, shape: BlockShape, builder: &mut Builder) -> Result<Self> {
-        let mut layers = Vec::new();
-        for (index, conv) in shape.convolutions(arch).into_iter().enumerate() {
-            let names = [format!("conv{}", index + 1), format!("bn{}", index + 1)];
-            layers.push(ConvNorm::new(conv, [&names[0], &names[1]], builder)?);
-        }
-        let downsample = shape
-            .downsample()
-            .map(|conv| ConvNorm::new(conv, ["0", "1"], &mut builder.below("downsample")))
-            .transpose()?;
+    /// A block of the kind that `arch` uses, whose 3×3 convolutions have `width` channels; a shortcut that changes shape gets
+    /// a 1×1 convolution.
+    pub fn new(arch: Arch, [inputs, width]: [usize; 2], stride: usize, vb: &VarBuilder) -> Result<Self> {
+        let outputs = width * arch.expansion();
+        // Channels, kernel, stride.
+        let convolutions = match arch.expansion() {
+            1 => vec![([inputs, width], 3, stride), ([width, width], 3, 1)],
+            _ => vec![([inputs, width], 1, 1), ([width, width], 3, stride), ([width, outputs], 1, 1)],
+        };
+        let layer = |(index, (channels, kernel, stride)): (usize, ([usize; 2], usize, usize))| {
+            let names = ["conv", "bn"].map(|name| vb.pp(format!("{name}{}", index + 1)));
+            ConvNorm::new(channels, kernel, stride, names)
+        };
+        let layers = convolutions.into_iter().enumerate().map(layer).collect::<Result<_>>()?;
+        let downsample = if stride != 1 || inputs != outputs {
+            let vb = vb.pp("downsample");
+            Some(ConvNorm::new([inputs, outputs], 1, stride, [vb.pp(0), vb.pp(1)])?)
+        } else {
+            None
+        };
         Ok(Self { layers, downsample })
     }
 
@@ -197,7 +152,7 @@ impl Block {
     pub fn forward(&self, tape: &mut Tape, input: &Tensor) -> Result<Tensor> {
         let shortcut = match &self.downsample {
             Some(layer) => {
-                let x = layer.convolve(tape, input)?;
+                let x = layer.convolve(tape, input, true)?;
                 layer.norm.forward(tape, &x, false)?
             }
             None => input.clone(),
@@ -205,10 +160,10 @@ impl Block {
         let mut x = input.clone();
         let last = self.layers.len() - 1;
         for layer in &self.layers[..last] {
-            x = layer.convolve(tape, &x)?;
+            x = layer.convolve(tape, &x, true)?;
             x = layer.norm.forward(tape, &x, true)?;
         }
-        x = self.layers[last].convolve(tape, &x)?;
+        x = self.layers[last].convolve(tape, &x, true)?;
         self.layers[last].norm.forward_add_relu(tape, &x, &shortcut)
     }
 }

@@ -1,8 +1,9 @@
 //! g and q: the projector and the predictor, two-layer perceptrons.
 
 use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
 
-use super::{BatchNormLayer, Builder};
+use super::BatchNormLayer;
 use crate::ops::{Linear, Tape};
 
 /// Linear with bias → batch norm → ReLU → linear without bias; layers named as in `nn.Sequential`: 0, 1, 3.
@@ -13,21 +14,27 @@ pub struct Head {
     output_weight: Tensor,
 }
 
+/// PyTorch's initial values of a linear layer of so many inputs: U(±1/√inputs).
+pub(super) fn linear_init(inputs: usize) -> Init {
+    let bound = 1.0 / (inputs as f64).sqrt();
+    Init::Uniform { lo: -bound, up: bound }
+}
+
 impl Head {
     /// From `inputs` through `hidden` to `outputs` numbers.
-    pub fn new(inputs: usize, hidden: usize, outputs: usize, builder: &mut Builder) -> Result<Self> {
-        let mut first = builder.below(0);
-        let hidden_weight = first.weight(inputs, hidden)?;
-        let hidden_bias = first.bias(inputs, hidden)?;
-        let norm = BatchNormLayer::new(hidden, &mut builder.below(1))?;
-        let output_weight = builder.below(3).weight(hidden, outputs)?;
+    pub fn new(inputs: usize, hidden: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        let first = vb.pp(0);
+        let hidden_weight = first.get_with_hints((hidden, inputs), "weight", linear_init(inputs))?;
+        let hidden_bias = first.get_with_hints(hidden, "bias", linear_init(inputs))?;
+        let norm = BatchNormLayer::new(hidden, &vb.pp(1))?;
+        let output_weight = vb.pp(3).get_with_hints((outputs, hidden), "weight", linear_init(hidden))?;
         Ok(Self { hidden_weight, hidden_bias, norm, output_weight })
     }
 
     /// `[R, inputs]` → `[R, outputs]`.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Result<Tensor> {
-        let x = tape.three(Linear, x, &self.hidden_weight, &self.hidden_bias)?;
+        let x = tape.apply(Linear, [x, &self.hidden_weight, &self.hidden_bias])?;
         let x = self.norm.forward(tape, &x, true)?;
-        tape.two(Linear, &x, &self.output_weight)
+        tape.apply(Linear, [&x, &self.output_weight])
     }
 }

@@ -8,9 +8,9 @@ mod head;
 mod network;
 mod parameters;
 
-pub use backbone::{Arch, Backbone, Block, BlockShape, ConvShape, STEM_CHANNELS};
+pub use backbone::{Arch, Backbone, Block};
 pub use batch_norm::BatchNormLayer;
 pub use classifier::Classifier;
 pub use head::Head;
 pub use network::{Encoding, HeadSizes, Network, Regions};
-pub use parameters::{Builder, Parameter, Parameters, Role};
+pub use parameters::{Parameter, Parameters};

@@ -1,8 +1,9 @@
 //! The online and the target network: the same backbone, regions and projector; the online one predicts as well.
 
 use candle_core::{Device, Result, Tensor};
+use candle_nn::VarBuilder;
 
-use super::{Arch, Backbone, Builder, Head, Parameters};
+use super::{Arch, Backbone, Head, Parameters};
 use crate::ops::{GlobalAveragePool, RoiAlign, Tape};
 
 /// Widths of projector and predictor.
@@ -29,8 +30,8 @@ pub struct Encoding {
     pub map: Tensor,
     /// g: a vector for each region, `[R, projection]`.
     pub projections: Tensor,
-    /// q: what of the online network is compared, `[R, projection]`; of the target network, the projections.
-    pub compared: Tensor,
+    /// q: the online network's predictions, `[R, projection]`; of the target network, the projections.
+    pub predictions: Tensor,
 }
 
 /// f and g, and q for the online network.
@@ -43,47 +44,38 @@ pub struct Network {
 impl Network {
     /// The network that learns; its parameters are named `online.…` and `predictor.…`.
     pub fn online(arch: Arch, sizes: HeadSizes, seed: u64, device: &Device) -> Result<(Self, Parameters)> {
-        let mut made = Parameters::default();
-        let mut network = Self::new("online", arch, sizes, seed, device, &mut made)?;
-        let mut builder = Builder::new("predictor", seed, device, &mut made);
-        network.predictor = Some(Head::new(sizes.projection, sizes.hidden, sizes.projection, &mut builder)?);
-        Ok((network, made))
+        Parameters::build(Some(seed), device, |vb| {
+            let HeadSizes { hidden, projection } = sizes;
+            let network = Self::new(arch, sizes, &vb.pp("online"))?;
+            let predictor = Head::new(projection, hidden, projection, &vb.pp("predictor"))?;
+            Ok(Self { predictor: Some(predictor), ..network })
+        })
     }
 
-    /// The network that follows; its parameters are named `target.…`, in the order of the online ones.
+    /// Its EMA; its parameters are named `target.…`, in the order of the online ones.
     pub fn target(arch: Arch, sizes: HeadSizes, seed: u64, device: &Device) -> Result<(Self, Parameters)> {
-        let mut made = Parameters::default();
-        let network = Self::new("target", arch, sizes, seed, device, &mut made)?;
-        Ok((network, made))
+        Parameters::build(Some(seed), device, |vb| Self::new(arch, sizes, &vb.pp("target")))
     }
 
-    fn new(
-        name: &str,
-        arch: Arch,
-        sizes: HeadSizes,
-        seed: u64,
-        device: &Device,
-        made: &mut Parameters,
-    ) -> Result<Self> {
-        let mut builder = Builder::new(name, seed, device, made);
-        let backbone = Backbone::new(arch, &mut builder.below("backbone"))?;
-        let mut projector = builder.below("projector");
-        let projector = Head::new(arch.channels(), sizes.hidden, sizes.projection, &mut projector)?;
+    fn new(arch: Arch, sizes: HeadSizes, vb: &VarBuilder) -> Result<Self> {
+        let backbone = Backbone::new(arch, &vb.pp("backbone"))?;
+        let HeadSizes { hidden, projection } = sizes;
+        let projector = Head::new(arch.channels(), hidden, projection, &vb.pp("projector"))?;
         Ok(Self { backbone, projector, predictor: None })
     }
 
-    /// Both views of a batch, `[2B, S, S, 3]` normalised, → a vector for each region, and what lies before it.
+    /// Both views of a batch, `[2B, S, S, 3]` normalized, → a vector for each region, and what lies before it.
     pub fn forward(&self, tape: &mut Tape, views: &Tensor, regions: &Regions) -> Result<Encoding> {
         let map = self.backbone.forward(tape, views)?;
         let vectors = match regions {
-            Regions::Boxes(rois) => tape.two(RoiAlign, &map, rois)?,
-            Regions::Whole => tape.one(GlobalAveragePool, &map)?,
+            Regions::Boxes(rois) => tape.apply(RoiAlign, [&map, rois])?,
+            Regions::Whole => tape.apply(GlobalAveragePool, [&map])?,
         };
         let projections = self.projector.forward(tape, &vectors)?;
-        let compared = match &self.predictor {
+        let predictions = match &self.predictor {
             Some(predictor) => predictor.forward(tape, &projections)?,
             None => projections.clone(),
         };
-        Ok(Encoding { map, projections, compared })
+        Ok(Encoding { map, projections, predictions })
     }
 }

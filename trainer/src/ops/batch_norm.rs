@@ -1,14 +1,16 @@
-//! Batch normalisation in training mode, fused with what follows it in a ResNet: the addition of the shortcut and ReLU.
+//! Batch normalization in training mode, fused with what follows it in a ResNet: the addition of the shortcut and ReLU.
 //!
-//! Maps are matrices of `rows` pixels by `C` channels, whatever their rank. Statistics are a tensor of their own,
-//! `[2, C]`, so that a device never has to report them to the host, and so that several processes can combine theirs
-//! between the two passes. The affine parameters are one tensor `[2, C]` too: weights, then biases.
+//! Maps are matrices of `rows` pixels by `C` channels, whatever their rank. Statistics are computed apart, as a tensor
+//! `[2, C]` of means and biased variances, so that a device never has to report them to the host, and so that several
+//! processes can combine theirs before they are applied.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{CHUNK, f32s};
+use super::autograd::Op;
+use super::gpu::{Arg, Gpu, grid};
+use super::{CHUNK, change, f32s};
 
 /// ε of the variance, PyTorch's default.
 pub const EPSILON: f32 = 1e-5;
@@ -18,10 +20,11 @@ fn piece(channels: usize) -> usize {
     (CHUNK / channels).max(1)
 }
 
-fn channels(layout: &Layout) -> Result<usize> {
-    match layout.dims().last() {
-        Some(&channels) if channels > 0 => Ok(channels),
-        _ => bail!("batch norm of a tensor of shape {:?}", layout.dims()),
+/// Rows and channels of a map that is not empty.
+fn sizes(x: &Tensor) -> Result<(usize, usize)> {
+    match x.dims().last() {
+        Some(&channels) if x.elem_count() > 0 => Ok((x.elem_count() / channels, channels)),
+        _ => bail!("batch norm of a tensor of shape {:?}", x.dims()),
     }
 }
 
@@ -29,37 +32,38 @@ fn channels(layout: &Layout) -> Result<usize> {
 ///
 /// Each piece of rows is reduced in two passes while it lies in the cache; the pieces are combined in float64 by Chan,
 /// Golub and LeVeque's formula, so that a large mean costs no precision.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchStatistics;
-
-impl CustomOp1 for BatchStatistics {
-    fn name(&self) -> &'static str {
-        "batch-statistics"
+pub fn batch_statistics(x: &Tensor) -> Result<Tensor> {
+    let (rows, c) = sizes(x)?;
+    if let Some(gpu) = Gpu::of(x) {
+        let tiles = grid::Tiles::summed(rows, c, x.dtype())?;
+        let statistics = gpu.empty((2, c), DType::F32)?;
+        let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
+        let [count, rows, channels, per_block] =
+            [tiles.count(), rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
+        let arguments = [Arg::Tensor(x), Arg::Tensor(&pieces), rows, channels, per_block];
+        gpu.launch("batch_moments", x.dtype(), tiles.grid, &arguments)?;
+        let arguments = [Arg::Tensor(&pieces), count, Arg::Tensor(&statistics), rows, channels, per_block];
+        gpu.launch("batch_statistics", x.dtype(), grid::columns(c), &arguments)?;
+        return Ok(statistics);
     }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let c = channels(layout)?;
-        let x = f32s(x, layout)?;
-        if x.is_empty() {
-            bail!("batch norm of an empty batch");
+    let numbers = f32s(x)?;
+    let size = piece(c) * c;
+    let moments: Vec<Vec<f32>> = numbers.par_chunks(size).map(|x| moments(x, c)).collect();
+    let (mut mean, mut m2, mut rows) = (vec![0.0f64; c], vec![0.0f64; c], 0.0f64);
+    for (moments, piece) in moments.iter().zip(numbers.chunks(size)) {
+        let n = (piece.len() / c) as f64;
+        let total = rows + n;
+        let (piece_mean, piece_m2) = moments.split_at(c);
+        for i in 0..c {
+            let delta = f64::from(piece_mean[i]) - mean[i];
+            mean[i] += delta * n / total;
+            m2[i] += f64::from(piece_m2[i]) + delta * delta * rows * n / total;
         }
-        let moments: Vec<Vec<f32>> = x.par_chunks(piece(c) * c).map(|x| moments(x, c)).collect();
-        let (mut mean, mut m2, mut rows) = (vec![0.0f64; c], vec![0.0f64; c], 0.0f64);
-        for (moments, piece) in moments.iter().zip(x.chunks(piece(c) * c)) {
-            let n = (piece.len() / c) as f64;
-            let total = rows + n;
-            let (piece_mean, piece_m2) = moments.split_at(c);
-            for i in 0..c {
-                let delta = f64::from(piece_mean[i]) - mean[i];
-                mean[i] += delta * n / total;
-                m2[i] += f64::from(piece_m2[i]) + delta * delta * rows * n / total;
-            }
-            rows = total;
-        }
-        let variance = m2.into_iter().map(|m2| (m2 / rows) as f32);
-        let statistics = mean.into_iter().map(|mean| mean as f32).chain(variance).collect();
-        Ok((CpuStorage::F32(statistics), (2, c).into()))
+        rows = total;
     }
+    let variance = m2.into_iter().map(|m2| (m2 / rows) as f32);
+    let statistics: Vec<f32> = mean.into_iter().map(|mean| mean as f32).chain(variance).collect();
+    Tensor::from_vec(statistics, (2, c), x.device())
 }
 
 /// The mean of each channel over the rows of `x`, then the sum of squared differences from it. The second pass corrects
@@ -89,18 +93,51 @@ fn moments(x: &[f32], c: usize) -> Vec<f32> {
     sums
 }
 
-/// `y = (x − mean) / √(variance + ε) · weight + bias`, then the sum with a residual (as the third argument), then ReLU
-/// where asked for. Arguments: the map `[…, C]`, the affine parameters `[2, C]`, the residual like the map.
-#[derive(Clone, Debug)]
+/// Moves running mean and variance `[C]` each towards those of a batch of so many rows, whose variance is made unbiased
+/// first, as in PyTorch.
+pub fn update_running(
+    [mean, variance]: [&Tensor; 2],
+    statistics: &Tensor,
+    rows: usize,
+    momentum: f32,
+) -> Result<()> {
+    let c = statistics.dim(1)?;
+    let unbiased = rows as f32 / (rows as f32 - 1.0).max(1.0);
+    if let Some(gpu) = Gpu::of(statistics) {
+        let tensors = [statistics, mean, variance].map(Arg::Tensor);
+        let numbers = [Arg::int(c)?, Arg::Float(unbiased), Arg::Float(momentum)];
+        let arguments: Vec<Arg> = tensors.into_iter().chain(numbers).collect();
+        return gpu.launch("update_running", DType::F32, grid::line(c)?, &arguments);
+    }
+    let statistics = f32s(statistics)?;
+    for (running, batch, factor) in [(mean, &statistics[..c], 1.0), (variance, &statistics[c..], unbiased)] {
+        change(running, |running| {
+            for (running, batch) in running.iter_mut().zip(batch) {
+                *running += momentum * (*batch * factor - *running);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// `y = (x − mean) / √(variance + ε) · weight + bias`, then the sum with a residual (as the fourth input), then ReLU
+/// where asked for. Inputs: the map `[…, C]`, weight and bias `[C]`, the residual like the map.
+#[derive(Debug)]
 pub struct BatchNorm {
-    /// The mean and variance to normalise with: of this very batch ([`BatchStatistics`]), which the gradient takes into
-    /// account.
+    /// The mean and variance `[2, C]` to normalize with: of this very batch ([`batch_statistics`]), which the gradient takes
+    /// into account.
     pub statistics: Tensor,
     /// Whether ReLU follows.
     pub relu: bool,
 }
 
-/// Normalisation and affine parameters as one factor and one summand for each channel.
+/// Where the gradient of a result is let through (`MASK_…` of `batch_norm.cuh`): everywhere, where ReLU directly behind
+/// let the value through, or where a result that is given as a map is positive.
+const MASK_NONE: i32 = 0;
+const MASK_OWN: i32 = 1;
+const MASK_RESULT: i32 = 2;
+
+/// Normalization and affine parameters as one factor and one summand for each channel.
 struct Scale {
     factor: Vec<f32>,
     summand: Vec<f32>,
@@ -108,10 +145,9 @@ struct Scale {
 }
 
 impl Scale {
-    fn new(statistics: &[f32], affine: &[f32]) -> Self {
+    fn new(statistics: &[f32], weight: &[f32], bias: &[f32]) -> Self {
         let c = statistics.len() / 2;
         let (mean, variance) = statistics.split_at(c);
-        let (weight, bias) = affine.split_at(c);
         let inverse_deviation: Vec<f32> =
             variance.iter().map(|variance| 1.0 / (variance + EPSILON).sqrt()).collect();
         let factor: Vec<f32> = inverse_deviation.iter().zip(weight).map(|(d, w)| d * w).collect();
@@ -120,40 +156,215 @@ impl Scale {
     }
 }
 
+/// The gradients of a batch norm's inputs; the residual's where it was asked for.
+struct InputGradients {
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Option<Tensor>,
+}
+
 impl BatchNorm {
-    fn normalize(&self, x: &[f32], affine: &[f32], residual: Option<&[f32]>, c: usize) -> Result<Vec<f32>> {
-        let (storage, layout) = self.statistics.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else { bail!("statistics on another device") };
-        let statistics = f32s(storage, layout)?;
-        if statistics.len() != 2 * c || affine.len() != 2 * c {
-            bail!("batch norm over {c} channels with parameters for {}", affine.len() / 2);
+    fn normalize(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (rows, c) = sizes(x)?;
+        if [weight.dims(), bias.dims(), &self.statistics.dims()[1..]] != [&[c]; 3] {
+            bail!("batch norm over {c} channels with parameters for {:?}", weight.dims());
         }
-        let scale = Scale::new(statistics, affine);
+        if residual.is_some_and(|residual| residual.dims() != x.dims()) {
+            bail!("the residual differs in shape from the map");
+        }
+        if let Some(gpu) = Gpu::of(x) {
+            let y = gpu.empty(x.shape(), x.dtype())?;
+            let tiles = grid::Tiles::mapped(rows, c, x.dtype())?;
+            let [x_, statistics, weight, bias, y_] = [x, &self.statistics, weight, bias, &y].map(Arg::Tensor);
+            let residual = residual.map_or(Arg::Null, Arg::Tensor);
+            let [rows, channels, per_block] = [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
+            let relu = Arg::Int(self.relu.into());
+            let arguments = [x_, statistics, weight, bias, residual, y_, rows, channels, per_block, relu];
+            gpu.launch("batch_norm", x.dtype(), tiles.grid, &arguments)?;
+            return Ok(y);
+        }
+        let scale = Scale::new(&f32s(&self.statistics)?, &f32s(weight)?, &f32s(bias)?);
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        let mut y = vec![0.0; x.len()];
+        let mut y = vec![0.0; x.elem_count()];
         let size = piece(c) * c;
+        let numbers = f32s(x)?;
         match residual {
             None => y
                 .par_chunks_mut(size)
-                .zip(x.par_chunks(size))
+                .zip(numbers.par_chunks(size))
                 .for_each(|(y, x)| scale_rows(y, x, &scale.factor, &scale.summand, floor)),
-            Some(residual) if residual.len() == x.len() => y
+            Some(residual) => y
                 .par_chunks_mut(size)
-                .zip(x.par_chunks(size))
-                .zip(residual.par_chunks(size))
+                .zip(numbers.par_chunks(size))
+                .zip(f32s(residual)?.par_chunks(size))
                 .for_each(|((y, x), r)| scale_and_add_rows(y, x, r, &scale.factor, &scale.summand, floor)),
-            Some(_) => bail!("the residual differs in size from the map"),
         }
-        Ok(y)
+        Tensor::from_vec(y, x.shape(), x.device())
     }
 
-    /// Gradients of the map and the affine parameters from that of `normalize`'s result before ReLU.
-    fn map_gradient(&self, x: &Tensor, affine: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
-        let statistics = self.statistics.clone();
-        let sums = x.apply_op3_no_bwd(grad, &statistics, &AffineGradient)?;
-        let op = MapGradient { statistics, affine: affine.clone() };
-        Ok((x.apply_op3_no_bwd(grad, &sums, &op)?, sums))
+    /// `dx = weight / σ · (dy − Σdy / n − x̂ · Σ(dy·x̂) / n)`, with dy behind ReLU, which is the residual's gradient too.
+    fn gradients(
+        &self,
+        [x, weight, bias]: [&Tensor; 3],
+        y: &Tensor,
+        grad: &Tensor,
+        has_residual: bool,
+    ) -> Result<InputGradients> {
+        match Gpu::of(x) {
+            Some(gpu) => self.gradients_on(&gpu, [x, weight, bias], y, grad, has_residual),
+            None => self.gradients_on_cpu([x, weight, bias], y, grad, has_residual),
+        }
     }
+
+    fn gradients_on_cpu(
+        &self,
+        [x, weight, bias]: [&Tensor; 3],
+        y: &Tensor,
+        grad: &Tensor,
+        has_residual: bool,
+    ) -> Result<InputGradients> {
+        let (_, c) = sizes(x)?;
+        let device = x.device();
+        // Before ReLU; a residual's gradient must be a tensor of its own even without.
+        let before_relu = match (self.relu, has_residual) {
+            (true, _) => Some(relu_gradient(y, grad)?),
+            (false, true) => Some(grad.copy()?),
+            (false, false) => None,
+        };
+        let dy = before_relu.as_ref().unwrap_or(grad);
+        let statistics = f32s(&self.statistics)?;
+        let scale = Scale::new(&statistics, &f32s(weight)?, &f32s(bias)?);
+        let (numbers, dy) = (f32s(x)?, f32s(dy)?);
+        let (dweight, dbias) = affine_gradient(&numbers, &dy, &statistics);
+        // dx = factor·dy + slope·x + offset, with x̂ = (x − mean)·inverse_deviation multiplied out.
+        let n = (numbers.len() / c) as f32;
+        let slope: Vec<f32> =
+            (0..c).map(|i| -scale.factor[i] * scale.inverse_deviation[i] * dweight[i] / n).collect();
+        let offset: Vec<f32> =
+            (0..c).map(|i| -scale.factor[i] * dbias[i] / n - slope[i] * statistics[i]).collect();
+        let mut dx = vec![0.0; numbers.len()];
+        let size = piece(c) * c;
+        dx.par_chunks_mut(size)
+            .zip(numbers.par_chunks(size))
+            .zip(dy.par_chunks(size))
+            .for_each(|((dx, x), dy)| combine_rows(dx, x, dy, &scale.factor, &slope, &offset));
+        drop(dy);
+        Ok(InputGradients {
+            x: Tensor::from_vec(dx, x.shape(), device)?,
+            weight: Tensor::from_vec(dweight, c, device)?,
+            bias: Tensor::from_vec(dbias, c, device)?,
+            residual: before_relu.filter(|_| has_residual),
+        })
+    }
+
+    fn gradients_on(
+        &self,
+        gpu: &Gpu,
+        [x, weight, bias]: [&Tensor; 3],
+        y: &Tensor,
+        grad: &Tensor,
+        has_residual: bool,
+    ) -> Result<InputGradients> {
+        let (rows, c) = sizes(x)?;
+        let dtype = x.dtype();
+        let mask = match (self.relu, has_residual) {
+            (false, _) => MASK_NONE,
+            (true, false) => MASK_OWN,
+            (true, true) => MASK_RESULT,
+        };
+        let tiles = grid::Tiles::summed(rows, c, dtype)?;
+        let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
+        let residual = if has_residual { Some(gpu.empty(x.shape(), dtype)?) } else { None };
+        let [x_, dy, y, statistics, weight_, bias_] = [x, grad, y, &self.statistics, weight, bias].map(Arg::Tensor);
+        let masked = residual.as_ref().map_or(Arg::Null, Arg::Tensor);
+        let [rows_, channels, per_block] = [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
+        let pieces_ = Arg::Tensor(&pieces);
+        let given = [x_, dy, y, Arg::Int(mask), statistics, weight_, bias_];
+        let arguments = [&given[..], &[pieces_, masked, rows_, channels, per_block]].concat();
+        gpu.launch("batch_norm_sums", dtype, tiles.grid, &arguments)?;
+
+        let (dweight, dbias) = (gpu.empty(c, DType::F32)?, gpu.empty(c, DType::F32)?);
+        let coefficients = gpu.empty((2, c), DType::F32)?;
+        let [to_weight, to_bias, coefficients_] = [&dweight, &dbias, &coefficients].map(Arg::Tensor);
+        let given = [pieces_, Arg::int(tiles.count())?, statistics, weight_];
+        let arguments = [&given[..], &[to_weight, to_bias, coefficients_, rows_, channels]].concat();
+        gpu.launch("batch_norm_coefficients", dtype, grid::columns(c), &arguments)?;
+
+        let dx = gpu.empty(x.shape(), dtype)?;
+        let tiles = grid::Tiles::mapped(rows, c, dtype)?;
+        // A residual's gradient is masked already.
+        let (dy, mask) = residual.as_ref().map_or((dy, mask), |masked| (Arg::Tensor(masked), MASK_NONE));
+        let given = [x_, dy, Arg::Int(mask), statistics, weight_, bias_, coefficients_];
+        let arguments = [&given[..], &[Arg::Tensor(&dx), rows_, channels, Arg::int(tiles.rows_per_block)?]].concat();
+        gpu.launch("batch_norm_backward", dtype, tiles.grid, &arguments)?;
+        Ok(InputGradients { x: dx, weight: dweight, bias: dbias, residual })
+    }
+}
+
+impl Op<3> for BatchNorm {
+    fn forward(&mut self, [x, weight, bias]: [&Tensor; 3]) -> Result<Tensor> {
+        self.normalize(x, weight, bias, None)
+    }
+
+    fn backward(&self, inputs: [&Tensor; 3], y: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let InputGradients { x, weight, bias, .. } = self.gradients(inputs, y, grad, false)?;
+        Ok([Some(x), Some(weight), Some(bias)])
+    }
+}
+
+impl Op<4> for BatchNorm {
+    fn forward(&mut self, [x, weight, bias, residual]: [&Tensor; 4]) -> Result<Tensor> {
+        self.normalize(x, weight, bias, Some(residual))
+    }
+
+    fn backward(
+        &self,
+        [x, weight, bias, _]: [&Tensor; 4],
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 4]> {
+        let InputGradients { x, weight, bias, residual } = self.gradients([x, weight, bias], y, grad, true)?;
+        Ok([Some(x), Some(weight), Some(bias), residual])
+    }
+}
+
+/// The gradient of what went into ReLU, whose result is `y`: kept where that is positive.
+fn relu_gradient(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let (numbers, grad) = (f32s(y)?, f32s(grad)?);
+    let mut result = vec![0.0; numbers.len()];
+    result
+        .par_chunks_mut(CHUNK)
+        .zip(numbers.par_chunks(CHUNK))
+        .zip(grad.par_chunks(CHUNK))
+        .for_each(|((result, y), grad)| keep_where_positive(result, y, grad));
+    Tensor::from_vec(result, y.shape(), y.device())
+}
+
+/// The gradients of weight, Σ dy·x̂, and bias, Σ dy.
+fn affine_gradient(x: &[f32], dy: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let c = statistics.len() / 2;
+    let size = piece(c) * c;
+    let (mean, variance) = statistics.split_at(c);
+    let pieces: Vec<Vec<f32>> = x
+        .par_chunks(size)
+        .zip(dy.par_chunks(size))
+        .map(|(x, dy)| centered_products(x, dy, mean))
+        .collect();
+    let mut sums = vec![0.0f64; 2 * c];
+    for piece in pieces {
+        sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += f64::from(value));
+    }
+    let (products, plain) = sums.split_at(c);
+    let scaled = products.iter().zip(variance);
+    let dweight = scaled.map(|(sum, variance)| (sum / f64::from(variance + EPSILON).sqrt()) as f32).collect();
+    (dweight, plain.iter().map(|sum| *sum as f32).collect())
 }
 
 /// `y = x·factor + summand`, raised to `floor`. Not by `max`, which would turn NaN into the floor and hide it.
@@ -180,145 +391,10 @@ fn scale_and_add_rows(y: &mut [f32], x: &[f32], r: &[f32], factor: &[f32], summa
     }
 }
 
-impl CustomOp2 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        affine: &CpuStorage,
-        affine_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let c = channels(x_layout)?;
-        let y = self.normalize(f32s(x, x_layout)?, f32s(affine, affine_layout)?, None, c)?;
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        affine: &Tensor,
-        y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x_grad, affine_grad) = match self.relu {
-            true => self.map_gradient(x, affine, &y.apply_op2_no_bwd(grad, &ReluGradient)?)?,
-            false => self.map_gradient(x, affine, grad)?,
-        };
-        Ok((Some(x_grad), Some(affine_grad)))
-    }
-}
-
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch-norm-add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        affine: &CpuStorage,
-        affine_layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let c = channels(x_layout)?;
-        let residual = f32s(residual, residual_layout)?;
-        let y = self.normalize(f32s(x, x_layout)?, f32s(affine, affine_layout)?, Some(residual), c)?;
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        affine: &Tensor,
-        _residual: &Tensor,
-        y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        // The gradient before ReLU is the residual's; it must be a tensor of its own even without ReLU.
-        let residual_grad = match self.relu {
-            true => y.apply_op2_no_bwd(grad, &ReluGradient)?,
-            false => grad.copy()?,
-        };
-        let (x_grad, affine_grad) = self.map_gradient(x, affine, &residual_grad)?;
-        Ok((Some(x_grad), Some(affine_grad), Some(residual_grad)))
-    }
-}
-
-/// (result of ReLU, its gradient) → gradient of what went into ReLU: kept where the result is positive.
-struct ReluGradient;
-
-impl CustomOp2 for ReluGradient {
-    fn name(&self) -> &'static str {
-        "relu-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &CpuStorage,
-        y_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (y, grad) = (f32s(y, y_layout)?, f32s(grad, grad_layout)?);
-        let mut result = vec![0.0; y.len()];
-        result
-            .par_chunks_mut(CHUNK)
-            .zip(y.par_chunks(CHUNK))
-            .zip(grad.par_chunks(CHUNK))
-            .for_each(|((result, y), grad)| keep_where_positive(result, y, grad));
-        Ok((CpuStorage::F32(result), y_layout.shape().clone()))
-    }
-}
-
 #[multiversion(targets = "simd")]
 fn keep_where_positive(result: &mut [f32], y: &[f32], grad: &[f32]) {
     for ((result, y), grad) in result.iter_mut().zip(y).zip(grad) {
         *result = if *y > 0.0 { *grad } else { 0.0 };
-    }
-}
-
-/// (map, gradient of the result, statistics) → `[2, C]`: gradients of the weights, Σ dy·x̂, and of the biases, Σ dy.
-struct AffineGradient;
-
-impl CustomOp3 for AffineGradient {
-    fn name(&self) -> &'static str {
-        "batch-norm-affine-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-        statistics: &CpuStorage,
-        statistics_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let c = channels(x_layout)?;
-        let size = piece(c) * c;
-        let statistics = f32s(statistics, statistics_layout)?;
-        let (mean, variance) = statistics.split_at(c);
-        let (x, grad) = (f32s(x, x_layout)?, f32s(grad, grad_layout)?);
-        let pieces: Vec<Vec<f32>> = x
-            .par_chunks(size)
-            .zip(grad.par_chunks(size))
-            .map(|(x, grad)| centered_products(x, grad, mean))
-            .collect();
-        let mut sums = vec![0.0f64; 2 * c];
-        for piece in pieces {
-            sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += f64::from(value));
-        }
-        for (sum, variance) in sums.iter_mut().zip(variance) {
-            *sum /= f64::from(variance + EPSILON).sqrt();
-        }
-        let sums = sums.into_iter().map(|sum| sum as f32).collect();
-        Ok((CpuStorage::F32(sums), (2, c).into()))
     }
 }
 
@@ -336,50 +412,6 @@ fn centered_products(x: &[f32], grad: &[f32], mean: &[f32]) -> Vec<f32> {
         }
     }
     sums
-}
-
-/// (map, gradient of the result, [`AffineGradient`]) → gradient of the map:
-/// `dx = weight / σ · (dy − Σdy / n − x̂ · Σ(dy·x̂) / n)`.
-struct MapGradient {
-    statistics: Tensor,
-    affine: Tensor,
-}
-
-impl CustomOp3 for MapGradient {
-    fn name(&self) -> &'static str {
-        "batch-norm-map-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-        sums: &CpuStorage,
-        sums_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let c = channels(x_layout)?;
-        let (x, grad) = (f32s(x, x_layout)?, f32s(grad, grad_layout)?);
-        let (weight_sums, bias_sums) = f32s(sums, sums_layout)?.split_at(c);
-        let (statistics, affine) = (self.statistics.flatten_all()?, self.affine.flatten_all()?);
-        let (statistics, affine) = (statistics.to_vec1::<f32>()?, affine.to_vec1::<f32>()?);
-        let scale = Scale::new(&statistics, &affine);
-        let n = (x.len() / c) as f32;
-        // dx = factor·dy + slope·x + offset, with x̂ = (x − mean)·inverse_deviation multiplied out.
-        let slope: Vec<f32> =
-            (0..c).map(|i| -scale.factor[i] * scale.inverse_deviation[i] * weight_sums[i] / n).collect();
-        let offset: Vec<f32> =
-            (0..c).map(|i| -scale.factor[i] * bias_sums[i] / n - slope[i] * statistics[i]).collect();
-        let mut result = vec![0.0; x.len()];
-        let size = piece(c) * c;
-        result
-            .par_chunks_mut(size)
-            .zip(x.par_chunks(size))
-            .zip(grad.par_chunks(size))
-            .for_each(|((result, x), grad)| combine_rows(result, x, grad, &scale.factor, &slope, &offset));
-        Ok((CpuStorage::F32(result), x_layout.shape().clone()))
-    }
 }
 
 /// `result = grad·factor + x·slope + offset`.

@@ -3,26 +3,62 @@
 //! Inner loops are functions of their own, marked `#[multiversion(targets = "simd")]`: compiled once for each set of vector
 //! instructions, the widest one that the processor has being called at run time.
 
-use candle_core::{CpuStorage, Layout, Result, bail};
+use std::cell::Cell;
+use std::ops::{Deref, Range};
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
 
 /// Numbers in a piece of element-wise work: large enough to outweigh handing it to a thread, small enough for the
 /// second-level cache.
 pub(crate) const CHUNK: usize = 1 << 15;
 
-/// The numbers of a contiguous float32 tensor.
-pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(numbers), Some((start, end))) => Ok(&numbers[start..end]),
-        (CpuStorage::F32(_), None) => bail!("expected a contiguous tensor, got {layout:?}"),
-        _ => bail!("expected float32 on the CPU"),
+/// The numbers of a tensor, which nobody changes meanwhile.
+pub(crate) struct F32s<'a> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+}
+
+impl Deref for F32s<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(numbers)) => &numbers[self.range.clone()],
+            _ => unreachable!("`f32s` looked"),
+        }
     }
 }
 
-/// The numbers of a contiguous float32 tensor, to be changed.
-pub(crate) fn f32s_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(numbers), Some((start, end))) => Ok(&mut numbers[start..end]),
-        (CpuStorage::F32(_), None) => bail!("expected a contiguous tensor, got {layout:?}"),
-        _ => bail!("expected float32 on the CPU"),
+/// The numbers of a contiguous float32 tensor on the CPU.
+pub(crate) fn f32s(tensor: &Tensor) -> Result<F32s<'_>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Ok(F32s { storage, range: start..end }),
+        (Storage::Cpu(CpuStorage::F32(_)), None) => bail!("expected a contiguous tensor, got {layout:?}"),
+        _ => bail!("expected float32 on the CPU, got {:?} on {:?}", tensor.dtype(), tensor.device()),
+    }
+}
+
+/// Lets `work` change the numbers of a contiguous float32 tensor on the CPU.
+pub(crate) fn change(tensor: &Tensor, work: impl FnOnce(&mut [f32])) -> Result<()> {
+    tensor.inplace_op1(&Change(Cell::new(Some(work))))
+}
+
+/// [`change`] as candle lets a storage be changed.
+struct Change<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Change<F> {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (storage, layout.contiguous_offsets(), self.0.take()) {
+            (CpuStorage::F32(numbers), Some((start, end)), Some(work)) => {
+                work(&mut numbers[start..end]);
+                Ok(())
+            }
+            _ => bail!("expected contiguous float32, got {layout:?}"),
+        }
     }
 }

@@ -1,38 +1,48 @@
 //! The loss of a classifier, −log softmax(logits)\[class\], and how many of its answers are right.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
+use super::autograd::Op;
 use super::f32s;
+use super::gpu::{Arg, Gpu, grid};
 
 /// Stands for an unknown class.
 pub const UNKNOWN_CLASS: i64 = -1;
 
 /// Logits `[N, C]` and classes `[N]` (int64, [`UNKNOWN_CLASS`] where not known) give the scalar Σ −log softmax over
-/// the rows whose class is known, divided by `labelled`.
-#[derive(Clone, Copy, Debug)]
+/// the rows whose class is known, divided by the labelled rows.
+#[derive(Debug)]
 pub struct CrossEntropy {
-    /// The rows of known class in the global batch.
-    pub labelled: f64,
+    labelled: f64,
+    /// The gradient of the logits, which the device computes with the loss.
+    gradient: Option<Tensor>,
 }
 
-/// The rows of logits whose class is known, with that class.
-fn labelled<'a>(
-    logits: (&'a CpuStorage, &Layout),
-    classes: (&'a CpuStorage, &Layout),
-) -> Result<Vec<(usize, &'a [f32], usize)>> {
-    let (&[rows, count], &[classes_rows]) = (logits.1.dims(), classes.1.dims()) else {
-        bail!("logits are [N, C] and classes [N], got {:?} and {:?}", logits.1.dims(), classes.1.dims());
-    };
-    let (CpuStorage::I64(numbers), Some((start, end))) = (classes.0, classes.1.contiguous_offsets()) else {
-        bail!("expected contiguous int64 classes on the CPU");
-    };
-    if rows != classes_rows || count == 0 {
-        bail!("{classes_rows} classes for {rows} rows of {count} logits");
+impl CrossEntropy {
+    /// The mean over so many rows of known class: those of the global batch.
+    pub fn new(labelled: usize) -> Self {
+        Self { labelled: labelled as f64, gradient: None }
     }
-    let rows = f32s(logits.0, logits.1)?.chunks_exact(count).zip(&numbers[start..end]).enumerate();
-    rows.filter(|(_, (_, class))| **class != UNKNOWN_CLASS)
-        .map(|(row, (logits, class))| match usize::try_from(*class) {
-            Ok(class) if class < count => Ok((row, logits, class)),
+}
+
+/// A row of logits whose class is known.
+struct Labelled<'a> {
+    row: usize,
+    logits: &'a [f32],
+    class: usize,
+}
+
+/// The rows of logits whose class is known.
+fn labelled<'a>(logits: &'a [f32], dims: &[usize], classes: &Tensor) -> Result<Vec<Labelled<'a>>> {
+    let &[rows, count] = dims else { bail!("logits are [N, C], got {dims:?}") };
+    let classes = classes.to_vec1::<i64>()?;
+    if rows != classes.len() || count == 0 {
+        bail!("{} classes for {rows} rows of {count} logits", classes.len());
+    }
+    let rows = logits.chunks_exact(count).zip(classes).enumerate();
+    rows.filter(|(_, (_, class))| *class != UNKNOWN_CLASS)
+        .map(|(row, (logits, class))| match usize::try_from(class) {
+            Ok(class) if class < count => Ok(Labelled { row, logits, class }),
             _ => bail!("class {class} of {count}"),
         })
         .collect()
@@ -44,87 +54,68 @@ fn log_sum_exp(logits: &[f32]) -> f64 {
     largest + logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum::<f64>().ln()
 }
 
-impl CustomOp2 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross-entropy"
-    }
-
-    fn cpu_fwd(
-        &self,
-        logits: &CpuStorage,
-        logits_layout: &Layout,
-        classes: &CpuStorage,
-        classes_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let rows = labelled((logits, logits_layout), (classes, classes_layout))?;
-        let sum: f64 =
-            rows.into_iter().map(|(_, logits, class)| log_sum_exp(logits) - f64::from(logits[class])).sum();
-        Ok((CpuStorage::F32(vec![(sum / self.labelled) as f32]), ().into()))
-    }
-
-    fn bwd(
-        &self,
-        logits: &Tensor,
-        classes: &Tensor,
-        _loss: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = logits.apply_op2_no_bwd(classes, &CrossEntropyGradient(*self))?;
-        Ok((Some(gradient.broadcast_mul(grad)?), None))
-    }
+/// What the kernel computes of logits and classes: each row's loss and whether it is correct, and the gradient.
+fn launch(gpu: &Gpu, logits: &Tensor, classes: &Tensor, labelled: f64) -> Result<[Tensor; 3]> {
+    let (rows, width) = logits.dims2()?;
+    let gradient = gpu.empty(logits.shape(), DType::F32)?;
+    let (losses, correct) = (gpu.empty(rows, DType::F64)?, gpu.empty(rows, DType::F64)?);
+    let tensors = [logits, classes, &gradient, &losses, &correct].map(Arg::Tensor);
+    let numbers = [Arg::int(width)?, Arg::Double(labelled)];
+    let arguments: Vec<Arg> = tensors.into_iter().chain(numbers).collect();
+    gpu.launch("cross_entropy", DType::F32, grid::blocks(rows)?, &arguments)?;
+    Ok([losses, correct, gradient])
 }
 
-/// (logits, classes) → gradient of the logits: (softmax − 1 at the class) / labelled; 0 in rows of unknown class.
-struct CrossEntropyGradient(CrossEntropy);
-
-impl CustomOp2 for CrossEntropyGradient {
-    fn name(&self) -> &'static str {
-        "cross-entropy-gradient"
+impl Op<2> for CrossEntropy {
+    fn forward(&mut self, [logits, classes]: [&Tensor; 2]) -> Result<Tensor> {
+        if let Some(gpu) = Gpu::of(logits) {
+            let [losses, _, gradient] = launch(&gpu, logits, classes, self.labelled)?;
+            self.gradient = Some(gradient);
+            return losses.sum_all()?.to_dtype(DType::F32);
+        }
+        let numbers = f32s(logits)?;
+        let rows = labelled(&numbers, logits.dims(), classes)?;
+        let losses = rows.into_iter().map(|row| log_sum_exp(row.logits) - f64::from(row.logits[row.class]));
+        Tensor::new((losses.sum::<f64>() / self.labelled) as f32, logits.device())
     }
 
-    fn cpu_fwd(
+    /// Of the logits: (softmax − 1 at the class) / labelled; 0 in rows of unknown class.
+    fn backward(
         &self,
-        logits: &CpuStorage,
-        logits_layout: &Layout,
-        classes: &CpuStorage,
-        classes_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let rows = labelled((logits, logits_layout), (classes, classes_layout))?;
-        let mut gradient = vec![0.0; logits_layout.shape().elem_count()];
-        for (row, logits, class) in rows {
+        [logits, classes]: [&Tensor; 2],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 2]> {
+        if let Some(gradient) = &self.gradient {
+            return Ok([Some(gradient.broadcast_mul(grad)?), None]);
+        }
+        let numbers = f32s(logits)?;
+        let mut gradient = vec![0.0; numbers.len()];
+        for Labelled { row, logits, class } in labelled(&numbers, logits.dims(), classes)? {
             let log_sum = log_sum_exp(logits);
             let row = &mut gradient[row * logits.len()..][..logits.len()];
             for (index, (gradient, logit)) in row.iter_mut().zip(logits).enumerate() {
                 let expected = if index == class { 1.0 } else { 0.0 };
-                *gradient = (((f64::from(*logit) - log_sum).exp() - expected) / self.0.labelled) as f32;
+                *gradient = (((f64::from(*logit) - log_sum).exp() - expected) / self.labelled) as f32;
             }
         }
-        Ok((CpuStorage::F32(gradient), logits_layout.shape().clone()))
+        let gradient = Tensor::from_vec(gradient, logits.shape(), logits.device())?;
+        Ok([Some(gradient.broadcast_mul(grad)?), None])
     }
 }
 
 /// Logits `[N, C]` and classes `[N]` as in [`CrossEntropy`] give the scalar number of rows whose largest logit, the
 /// first of equal ones, is at their class.
-#[derive(Clone, Copy, Debug)]
-pub struct CountRight;
-
-impl CustomOp2 for CountRight {
-    fn name(&self) -> &'static str {
-        "count-right"
+pub fn count_correct(logits: &Tensor, classes: &Tensor) -> Result<Tensor> {
+    if let Some(gpu) = Gpu::of(logits) {
+        let [_, correct, _] = launch(&gpu, logits, classes, 1.0)?;
+        return correct.sum_all()?.to_dtype(DType::F32);
     }
-
-    fn cpu_fwd(
-        &self,
-        logits: &CpuStorage,
-        logits_layout: &Layout,
-        classes: &CpuStorage,
-        classes_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let rows = labelled((logits, logits_layout), (classes, classes_layout))?;
-        let is_right = |(_, logits, class): &(usize, &[f32], usize)| {
-            let (before, after) = logits.split_at(*class);
-            before.iter().all(|logit| *logit < after[0]) && after.iter().all(|logit| *logit <= after[0])
-        };
-        Ok((CpuStorage::F32(vec![rows.iter().filter(|row| is_right(row)).count() as f32]), ().into()))
-    }
+    let is_correct = |row: &&Labelled| {
+        let (before, after) = row.logits.split_at(row.class);
+        before.iter().all(|logit| *logit < after[0]) && after.iter().all(|logit| *logit <= after[0])
+    };
+    let numbers = f32s(logits)?;
+    let rows = labelled(&numbers, logits.dims(), classes)?;
+    Tensor::new(rows.iter().filter(is_correct).count() as f32, logits.device())
 }

@@ -1,159 +1,184 @@
 //! The fully connected layer.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
+use gemm::Parallelism;
 
+use super::autograd::Op;
 use super::f32s;
-use super::matmul::{Matrix, Store, multiply};
+use super::gpu::{Arg, Gpu, grid};
 
-/// `[R, I]` with a weight `[O, I]` and, as the third argument, a bias `[O]` gives `[R, O]`.
+/// `[R, I]` with a weight `[O, I]` and, as the third input, a bias `[O]` gives `[R, O]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear;
 
-fn sizes(input: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
-    match (input.dims(), weight.dims()) {
+/// R, I and O.
+fn sizes(x: &Tensor, weight: &Tensor) -> Result<(usize, usize, usize)> {
+    match (x.dims(), weight.dims()) {
         (&[rows, i], &[o, weight_i]) if i == weight_i => Ok((rows, i, o)),
-        (input, weight) => bail!("linear takes [R, I] and [O, I], got {input:?} and {weight:?}"),
+        (x, weight) => bail!("linear takes [R, I] and [O, I], got {x:?} and {weight:?}"),
     }
 }
 
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, i, o) = sizes(x, weight)?;
+    if bias.is_some_and(|bias| bias.dims() != [o]) {
+        bail!("a bias {:?} for {o} outputs", bias.map(Tensor::dims));
     }
-
-    fn cpu_fwd(
-        &self,
-        input: &CpuStorage,
-        input_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, i, o) = sizes(input_layout, weight_layout)?;
-        let input = Matrix::new(f32s(input, input_layout)?, rows, i);
-        let weight = Matrix::new(f32s(weight, weight_layout)?, o, i).transposed();
-        let mut output = vec![0.0; rows * o];
-        multiply(&mut output, input, weight, Store::Replace);
-        Ok((CpuStorage::F32(output), (rows, o).into()))
-    }
-
-    fn bwd(
-        &self,
-        input: &Tensor,
-        weight: &Tensor,
-        _output: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let input_grad = grad.apply_op2_no_bwd(weight, &InputGradient)?;
-        let weight_grad = grad.apply_op2_no_bwd(input, &WeightGradient)?;
-        Ok((Some(input_grad), Some(weight_grad)))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear-bias"
-    }
-
-    fn cpu_fwd(
-        &self,
-        input: &CpuStorage,
-        input_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, i, o) = sizes(input_layout, weight_layout)?;
-        let bias = f32s(bias, bias_layout)?;
-        if bias.len() != o {
-            bail!("a bias of {} numbers for {o} outputs", bias.len());
+    if let Some(gpu) = Gpu::of(x) {
+        let y = x.matmul(&weight.detach().to_dtype(x.dtype())?.t()?)?;
+        if let Some(bias) = bias {
+            let arguments = [Arg::Tensor(&y), Arg::Tensor(bias), Arg::int(rows)?, Arg::int(o)?];
+            gpu.launch("add_bias", y.dtype(), grid::line(rows * o)?, &arguments)?;
         }
-        let input = Matrix::new(f32s(input, input_layout)?, rows, i);
-        let weight = Matrix::new(f32s(weight, weight_layout)?, o, i).transposed();
-        let mut output = bias.repeat(rows);
-        multiply(&mut output, input, weight, Store::Add);
-        Ok((CpuStorage::F32(output), (rows, o).into()))
+        return Ok(y);
+    }
+    let mut y = match bias {
+        Some(bias) => f32s(bias)?.repeat(rows),
+        None => vec![0.0; rows * o],
+    };
+    let store = if bias.is_some() { Store::Add } else { Store::Replace };
+    multiply(&mut y, Matrix::new(&f32s(x)?, rows, i), Matrix::new(&f32s(weight)?, o, i).transposed(), store);
+    Tensor::from_vec(y, (rows, o), x.device())
+}
+
+/// The gradients of input and weight.
+fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (rows, i, o) = sizes(x, weight)?;
+    if Gpu::of(x).is_some() {
+        let dx = grad.matmul(&weight.detach().to_dtype(grad.dtype())?)?;
+        return Ok((dx, grad.t()?.matmul(x)?.to_dtype(DType::F32)?));
+    }
+    let (mut dx, mut dweight) = (vec![0.0; rows * i], vec![0.0; o * i]);
+    let (x_numbers, weight, grad) = (f32s(x)?, f32s(weight)?, f32s(grad)?);
+    let grad = Matrix::new(&grad, rows, o);
+    multiply(&mut dx, grad, Matrix::new(&weight, o, i), Store::Replace);
+    multiply(&mut dweight, grad.transposed(), Matrix::new(&x_numbers, rows, i), Store::Replace);
+    Ok((Tensor::from_vec(dx, (rows, i), x.device())?, Tensor::from_vec(dweight, (o, i), x.device())?))
+}
+
+/// The sum of each column of `[R, O]`: the gradient of the bias.
+fn column_sums(grad: &Tensor) -> Result<Tensor> {
+    let (rows, columns) = grad.dims2()?;
+    if let Some(gpu) = Gpu::of(grad) {
+        let sums = gpu.empty(columns, DType::F32)?;
+        let arguments = [Arg::Tensor(grad), Arg::Tensor(&sums), Arg::int(rows)?, Arg::int(columns)?];
+        gpu.launch("column_sums", grad.dtype(), grid::columns(columns), &arguments)?;
+        return Ok(sums);
+    }
+    let mut sums = vec![0.0f64; columns];
+    for row in f32s(grad)?.chunks_exact(columns) {
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+    Tensor::from_vec(sums, columns, grad.device())
+}
+
+impl Op<2> for Linear {
+    fn forward(&mut self, [x, weight]: [&Tensor; 2]) -> Result<Tensor> {
+        forward(x, weight, None)
     }
 
-    fn bwd(
-        &self,
-        input: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        output: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (input_grad, weight_grad) = CustomOp2::bwd(self, input, weight, output, grad)?;
-        let bias_grad = grad.apply_op1_no_bwd(&SumRows)?;
-        Ok((input_grad, weight_grad, Some(bias_grad)))
+    fn backward(&self, [x, weight]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let (dx, dweight) = backward(x, weight, grad)?;
+        Ok([Some(dx), Some(dweight)])
     }
 }
 
-/// (gradient of the output, weight) → gradient of the input.
-struct InputGradient;
-
-impl CustomOp2 for InputGradient {
-    fn name(&self) -> &'static str {
-        "linear-input-gradient"
+impl Op<3> for Linear {
+    fn forward(&mut self, [x, weight, bias]: [&Tensor; 3]) -> Result<Tensor> {
+        forward(x, weight, Some(bias))
     }
 
-    fn cpu_fwd(
-        &self,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, o) = grad_layout.shape().dims2()?;
-        let (_, i) = weight_layout.shape().dims2()?;
-        let grad = Matrix::new(f32s(grad, grad_layout)?, rows, o);
-        let weight = Matrix::new(f32s(weight, weight_layout)?, o, i);
-        let mut result = vec![0.0; rows * i];
-        multiply(&mut result, grad, weight, Store::Replace);
-        Ok((CpuStorage::F32(result), (rows, i).into()))
+    fn backward(&self, [x, weight, _]: [&Tensor; 3], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let (dx, dweight) = backward(x, weight, grad)?;
+        Ok([Some(dx), Some(dweight), Some(column_sums(grad)?)])
     }
 }
 
-/// (gradient of the output, input) → gradient of the weight.
-struct WeightGradient;
-
-impl CustomOp2 for WeightGradient {
-    fn name(&self) -> &'static str {
-        "linear-weight-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-        input: &CpuStorage,
-        input_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, o) = grad_layout.shape().dims2()?;
-        let (_, i) = input_layout.shape().dims2()?;
-        let grad = Matrix::new(f32s(grad, grad_layout)?, rows, o).transposed();
-        let input = Matrix::new(f32s(input, input_layout)?, rows, i);
-        let mut result = vec![0.0; o * i];
-        multiply(&mut result, grad, input, Store::Replace);
-        Ok((CpuStorage::F32(result), (o, i).into()))
-    }
+/// A matrix that lies somewhere in a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
 }
 
-/// `[R, O]` → `[O]`: the gradient of the bias.
-struct SumRows;
-
-impl CustomOp1 for SumRows {
-    fn name(&self) -> &'static str {
-        "sum-rows"
+impl<'a> Matrix<'a> {
+    /// A row-major matrix without gaps.
+    fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "a {rows} by {cols} matrix");
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
-    fn cpu_fwd(&self, input: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, columns) = layout.shape().dims2()?;
-        let mut sums = vec![0.0f64; columns];
-        for row in f32s(input, layout)?.chunks_exact(columns) {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+    /// Its transpose, in place.
+    fn transposed(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
         }
-        let sums = sums.into_iter().map(|sum| sum as f32).collect();
-        Ok((CpuStorage::F32(sums), columns.into()))
+    }
+}
+
+/// What happens to the product.
+#[derive(Clone, Copy, PartialEq)]
+enum Store {
+    /// Replaces what was there.
+    Replace,
+    /// Is added to what was there.
+    Add,
+}
+
+/// `dst (rows of lhs × cols of rhs, row-major) = lhs · rhs`, or `+=`, on all threads. They share the rows and columns of
+/// the result, never a sum, so the result does not depend on their number.
+fn multiply(dst: &mut [f32], lhs: Matrix, rhs: Matrix, store: Store) {
+    let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
+    assert_eq!(k, rhs.rows, "inner dimensions");
+    assert_eq!(dst.len(), m * n, "size of the product");
+    let add = store == Store::Add;
+    // SAFETY: `Matrix::new` checked that each operand's data hold rows × cols numbers, transposing swaps the sides and
+    // strides together, the assertions above fix the result's size, and a `&mut` slice overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            n as isize,
+            add,
+            lhs.data.as_ptr(),
+            lhs.col_stride as isize,
+            lhs.row_stride as isize,
+            rhs.data.as_ptr(),
+            rhs.col_stride as isize,
+            rhs.row_stride as isize,
+            if add { 1.0 } else { 0.0 },
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::Rayon(0),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_transposes_and_sums() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // 2 × 3
+        let b = [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]; // 3 × 2
+        let mut c = [0.0; 4];
+        multiply(&mut c, Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2), Store::Replace);
+        assert_eq!(c, [5.0, 11.0, 14.0, 23.0]);
+        multiply(&mut c, Matrix::new(&b, 3, 2).transposed(), Matrix::new(&a, 2, 3).transposed(), Store::Add);
+        assert_eq!(c, [10.0, 25.0, 25.0, 46.0]);
     }
 }

@@ -1,21 +1,22 @@
 //! Max-pooling.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::autograd::Op;
 use super::f32s;
+use super::gpu::{Arg, Gpu, grid};
 
 /// The largest value of each channel in each window; `[N, H, W, C]` → `[N, H', W', C]`. What lies outside the map never
 /// wins; of equal values the first in reading order does, as in PyTorch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct MaxPool {
-    /// Side of the window in pixels.
-    pub kernel: usize,
-    /// Step between windows in pixels.
-    pub stride: usize,
-    /// Pixels by which the first window stands outside; at most half the kernel.
-    pub padding: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    /// Which pixel of each window won, on a device.
+    winners: Option<Tensor>,
 }
 
 #[derive(Clone, Copy)]
@@ -28,6 +29,12 @@ struct Geometry {
 }
 
 impl MaxPool {
+    /// Windows of `kernel` pixels, `stride` pixels apart, the first of which stands `padding` pixels outside: at most half
+    /// the kernel.
+    pub fn new(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self { kernel, stride, padding, winners: None }
+    }
+
     fn geometry(&self, dims: &[usize]) -> Result<Geometry> {
         let &[_, h, w, c] = dims else { bail!("max-pool takes [N, H, W, C], got {dims:?}") };
         let out = |side: usize| (side + 2 * self.padding - self.kernel) / self.stride + 1;
@@ -45,71 +52,67 @@ impl MaxPool {
     }
 }
 
-impl CustomOp1 for MaxPool {
-    fn name(&self) -> &'static str {
-        "max-pool"
-    }
-
-    fn cpu_fwd(&self, input: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let g = self.geometry(layout.dims())?;
-        let input = f32s(input, layout)?;
-        let n = layout.dims()[0];
-        let mut output = vec![f32::NEG_INFINITY; n * g.out_h * g.out_w * g.c];
-        output.par_chunks_mut(g.out_h * g.out_w * g.c).zip(input.par_chunks(g.h * g.w * g.c)).for_each(
-            |(output, input)| {
-                for (pixel, output) in output.chunks_exact_mut(g.c).enumerate() {
+impl Op<1> for MaxPool {
+    fn forward(&mut self, [x]: [&Tensor; 1]) -> Result<Tensor> {
+        let g = self.geometry(x.dims())?;
+        let (n, shape) = (x.dim(0)?, (x.dim(0)?, g.out_h, g.out_w, g.c));
+        if let Some(gpu) = Gpu::of(x) {
+            if (self.kernel, self.stride, self.padding) != (3, 2, 1) {
+                bail!("the max-pool kernel is for windows of 3, stride 2, padding 1, not {self:?}");
+            }
+            let y = gpu.empty(shape, x.dtype())?;
+            let winners = gpu.empty(shape, DType::U8)?;
+            let threads = grid::packs(y.elem_count(), g.c, x.dtype())?;
+            let [n, h, w, c] = [n, g.h, g.w, g.c].map(|size| Arg::Int(size as i32));
+            let arguments = [Arg::Tensor(x), Arg::Tensor(&y), Arg::Tensor(&winners), n, h, w, c];
+            gpu.launch("max_pool", x.dtype(), grid::line(threads)?, &arguments)?;
+            self.winners = Some(winners);
+            return Ok(y);
+        }
+        let mut y = vec![f32::NEG_INFINITY; n * g.out_h * g.out_w * g.c];
+        y.par_chunks_mut(g.out_h * g.out_w * g.c).zip(f32s(x)?.par_chunks(g.h * g.w * g.c)).for_each(
+            |(y, x)| {
+                for (pixel, y) in y.chunks_exact_mut(g.c).enumerate() {
                     for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
-                        raise(output, &input[from * g.c..][..g.c]);
+                        raise(y, &x[from * g.c..][..g.c]);
                     }
                 }
             },
         );
-        Ok((CpuStorage::F32(output), (n, g.out_h, g.out_w, g.c).into()))
+        Tensor::from_vec(y, shape, x.device())
     }
 
-    fn bwd(&self, input: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        input.apply_op2_no_bwd(grad, &MaxPoolGradient(*self)).map(Some)
-    }
-}
-
-/// (input, gradient of the output) → gradient of the input.
-struct MaxPoolGradient(MaxPool);
-
-impl CustomOp2 for MaxPoolGradient {
-    fn name(&self) -> &'static str {
-        "max-pool-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        input: &CpuStorage,
-        input_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let g = self.0.geometry(input_layout.dims())?;
-        let (input, grad) = (f32s(input, input_layout)?, f32s(grad, grad_layout)?);
-        let mut result = vec![0.0; input.len()];
+    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        let g = self.geometry(x.dims())?;
+        if let (Some(gpu), Some(winners)) = (Gpu::of(x), &self.winners) {
+            let dx = gpu.empty(x.shape(), x.dtype())?;
+            let threads = grid::packs(dx.elem_count(), g.c, x.dtype())?;
+            let [n, h, w, c] = [x.dim(0)?, g.h, g.w, g.c].map(|size| Arg::Int(size as i32));
+            let arguments = [Arg::Tensor(grad), Arg::Tensor(winners), Arg::Tensor(&dx), n, h, w, c];
+            gpu.launch("max_pool_backward", x.dtype(), grid::line(threads)?, &arguments)?;
+            return Ok([Some(dx)]);
+        }
+        let mut dx = vec![0.0; x.elem_count()];
+        let (numbers, grad) = (f32s(x)?, f32s(grad)?);
         let image = g.h * g.w * g.c;
-        result
-            .par_chunks_mut(image)
-            .zip(input.par_chunks(image))
+        dx.par_chunks_mut(image)
+            .zip(numbers.par_chunks(image))
             .zip(grad.par_chunks(g.out_h * g.out_w * g.c))
             .for_each_init(
                 || (vec![0.0; g.c], vec![0u32; g.c]),
-                |(best, winner), ((result, input), grad)| {
+                |(best, winner), ((dx, x), grad)| {
                     for (pixel, grad) in grad.chunks_exact(g.c).enumerate() {
                         best.fill(f32::NEG_INFINITY);
-                        for from in self.0.window(g, pixel / g.out_w, pixel % g.out_w) {
-                            raise_and_note(best, winner, &input[from * g.c..][..g.c], from as u32);
+                        for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
+                            raise_and_note(best, winner, &x[from * g.c..][..g.c], from as u32);
                         }
                         for (channel, (winner, grad)) in winner.iter().zip(grad).enumerate() {
-                            result[*winner as usize * g.c + channel] += grad;
+                            dx[*winner as usize * g.c + channel] += grad;
                         }
                     }
                 },
             );
-        Ok((CpuStorage::F32(result), input_layout.shape().clone()))
+        Ok([Some(Tensor::from_vec(dx, x.shape(), x.device())?)])
     }
 }
 

@@ -1,36 +1,37 @@
-//! The computations of a training step, one file each, forward and backward.
+//! The computations of a training step, one file each: forward and backward, on the CPU and on a CUDA device.
 //!
-//! Every computation is a candle custom op: `cpu_fwd` holds the CPU path, `bwd` composes the gradient of further
-//! custom ops, and a CUDA path is added by implementing `cuda_fwd` beside `cpu_fwd`; the model knows neither.
-//! [`Tape`] runs them and walks back. Feature maps are `[N, H, W, C]`, row-major, float32.
+//! A computation with a gradient is an [`Op`]; one without is a function. Either asks `Gpu::of` where its tensors lie:
+//! on the CPU it works on slices of float32, on a device it launches the kernels of `kernels/`, whose maps are float32
+//! or bfloat16. [`Tape`] runs ops and walks back. Feature maps are `[N, H, W, C]`, row-major; parameters, statistics and
+//! losses are float32 throughout. Matrix products on a device, casts and sums of small tensors are candle's.
 //!
 //! Results do not depend on the number of threads: work is cut into pieces by the shape alone, and sums over pieces
 //! are taken in the order of the pieces.
 
+mod autograd;
 mod avg_pool;
 mod batch_norm;
 mod conv2d;
 mod cosine_loss;
 mod cpu;
 mod cross_entropy;
+mod embedding_std;
+pub mod gpu;
 mod kernel;
 mod linear;
-mod matmul;
 mod max_pool;
 mod normalize;
 mod roi_align;
-mod tape;
-mod unit_spread;
 
+pub use autograd::{Gradients, Normalization, Op, Tape};
 pub use avg_pool::GlobalAveragePool;
-pub use batch_norm::{BatchNorm, BatchStatistics};
+pub use batch_norm::{BatchNorm, batch_statistics, update_running};
 pub use conv2d::Conv2d;
 pub use cosine_loss::CosineLoss;
-pub(crate) use cpu::{CHUNK, f32s, f32s_mut};
-pub use cross_entropy::{CountRight, CrossEntropy, UNKNOWN_CLASS};
+pub(crate) use cpu::{CHUNK, change, f32s};
+pub use cross_entropy::{CrossEntropy, UNKNOWN_CLASS, count_correct};
+pub use embedding_std::embedding_std;
 pub use linear::Linear;
 pub use max_pool::MaxPool;
-pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, NormalizePixels};
+pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, normalize_pixels};
 pub use roi_align::RoiAlign;
-pub use tape::{Gradients, Normalization, Tape};
-pub use unit_spread::UnitSpread;

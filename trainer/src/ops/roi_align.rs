@@ -5,15 +5,24 @@
 //! weight of a map cell in that mean is a product of one factor for its row and one for its column, so a box costs one
 //! pass over the cells it touches, forward and backward, however many points it has.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::autograd::Op;
 use super::f32s;
+use super::gpu::{Arg, Gpu, grid};
 
 /// The map's cells for one pixel of the view: ResNet's stride is 32.
 pub const SPATIAL_SCALE: f32 = 1.0 / 32.0;
 
+/// Cells of a map, one way, that the kernels take (`MOST_CELLS` of `roi_align.cuh`).
+pub(crate) const MOST_CELLS: usize = 64;
+
+/// RoIs of one image that the kernels take (`MOST_ROIS` of `roi_align.cuh`).
+pub(crate) const MOST_ROIS: usize = 64;
+
 /// A map `[N, H, W, C]` and RoIs `[R, 5]` (image number, x0, y0, x1, y1 in pixels of the view) give `[R, C]`.
+/// On a device RoIs are sorted by image, at most [`MOST_ROIS`] each.
 #[derive(Clone, Copy, Debug)]
 pub struct RoiAlign;
 
@@ -84,72 +93,57 @@ impl Roi {
     }
 }
 
-impl CustomOp2 for RoiAlign {
-    fn name(&self) -> &'static str {
-        "roi-align"
-    }
-
-    fn cpu_fwd(
-        &self,
-        map: &CpuStorage,
-        map_layout: &Layout,
-        boxes: &CpuStorage,
-        boxes_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, h, w, c) = map_layout.shape().dims4()?;
-        let map = f32s(map, map_layout)?;
-        let rois = rois(f32s(boxes, boxes_layout)?, map_layout.dims())?;
-        let mut output = vec![0.0; rois.len() * c];
-        output.par_chunks_mut(c).zip(&rois).for_each(|(output, roi)| {
-            let image = &map[roi.image * h * w * c..][..h * w * c];
+impl Op<2> for RoiAlign {
+    fn forward(&mut self, [map, boxes]: [&Tensor; 2]) -> Result<Tensor> {
+        let (_, h, w, c) = map.dims4()?;
+        let count = boxes.dim(0)?;
+        if let Some(gpu) = Gpu::of(map) {
+            check_sizes(h, w, c, map)?;
+            let vectors = gpu.empty((count, c), map.dtype())?;
+            let [h, w, c] = [h, w, c].map(|size| Arg::Int(size as i32));
+            let arguments = [Arg::Tensor(map), Arg::Tensor(boxes), Arg::Tensor(&vectors), h, w, c];
+            gpu.launch("roi_align", map.dtype(), grid::blocks(count)?, &arguments)?;
+            return Ok(vectors);
+        }
+        let (numbers, rois) = (f32s(map)?, rois(&f32s(boxes)?, map.dims())?);
+        let mut vectors = vec![0.0; count * c];
+        vectors.par_chunks_mut(c).zip(&rois).for_each(|(vector, roi)| {
+            let image = &numbers[roi.image * h * w * c..][..h * w * c];
             roi.cells(w, |cell, share| {
-                output.iter_mut().zip(&image[cell * c..][..c]).for_each(|(o, i)| *o += share * i);
+                vector.iter_mut().zip(&image[cell * c..][..c]).for_each(|(v, i)| *v += share * i);
             });
         });
-        Ok((CpuStorage::F32(output), (rois.len(), c).into()))
+        Tensor::from_vec(vectors, (count, c), map.device())
     }
 
-    fn bwd(
-        &self,
-        map: &Tensor,
-        boxes: &Tensor,
-        _output: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let op = RoiAlignGradient { map: map.dims().to_vec() };
-        Ok((Some(grad.apply_op2_no_bwd(boxes, &op)?), None))
-    }
-}
-
-/// (gradient of the output, RoIs) → gradient of the map. Each image's RoIs are added up in their order.
-struct RoiAlignGradient {
-    map: Vec<usize>,
-}
-
-impl CustomOp2 for RoiAlignGradient {
-    fn name(&self) -> &'static str {
-        "roi-align-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-        boxes: &CpuStorage,
-        boxes_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let shape = Shape::from(self.map.clone());
-        let (_, h, w, c) = shape.dims4()?;
-        let grad = f32s(grad, grad_layout)?;
-        let rois = rois(f32s(boxes, boxes_layout)?, &self.map)?;
-        let mut result = vec![0.0; shape.elem_count()];
-        result.par_chunks_mut(h * w * c).enumerate().for_each(|(image, result)| {
+    /// Each image's RoIs are added up in their order.
+    fn backward(&self, [map, boxes]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let (n, h, w, c) = map.dims4()?;
+        if let Some(gpu) = Gpu::of(map) {
+            let dmap = gpu.empty(map.shape(), map.dtype())?;
+            let [count, h, w, c] = [boxes.dim(0)?, h, w, c].map(|size| Arg::Int(size as i32));
+            let arguments = [Arg::Tensor(grad), Arg::Tensor(boxes), count, Arg::Tensor(&dmap), h, w, c];
+            gpu.launch("roi_align_backward", map.dtype(), grid::blocks(n)?, &arguments)?;
+            return Ok([Some(dmap), None]);
+        }
+        let (grad, rois) = (f32s(grad)?, rois(&f32s(boxes)?, map.dims())?);
+        let mut dmap = vec![0.0; map.elem_count()];
+        dmap.par_chunks_mut(h * w * c).enumerate().for_each(|(image, dmap)| {
             for (roi, grad) in rois.iter().zip(grad.chunks_exact(c)).filter(|(roi, _)| roi.image == image) {
                 roi.cells(w, |cell, share| {
-                    result[cell * c..][..c].iter_mut().zip(grad).for_each(|(r, g)| *r += share * g);
+                    dmap[cell * c..][..c].iter_mut().zip(grad).for_each(|(d, g)| *d += share * g);
                 });
             }
         });
-        Ok((CpuStorage::F32(result), shape))
+        Ok([Some(Tensor::from_vec(dmap, map.shape(), map.device())?), None])
     }
+}
+
+/// The kernels' shared memory has room for maps of [`MOST_CELLS`] cells each way.
+fn check_sizes(h: usize, w: usize, c: usize, map: &Tensor) -> Result<()> {
+    grid::packs(c, c, map.dtype())?;
+    if h.max(w) > MOST_CELLS {
+        bail!("RoIAlign on a device takes maps of at most {MOST_CELLS} cells each way, got {h} by {w}");
+    }
+    Ok(())
 }

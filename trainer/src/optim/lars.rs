@@ -1,12 +1,14 @@
 //! LARS (You, Gitman, Ginsburg, 2017) around SGD with momentum, as BYOL uses it: batch norm and biases are neither
 //! decayed nor adapted.
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{Result, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::multi_tensor::{self, Update};
 use crate::model::Parameter;
-use crate::ops::{CHUNK, Gradients, f32s, f32s_mut};
+use crate::ops::gpu::Gpu;
+use crate::ops::{CHUNK, Gradients, change, f32s};
 
 /// The factor between a tensor's norm and the length of its step.
 const TRUST: f64 = 0.001;
@@ -23,7 +25,7 @@ pub struct LarsConfig {
     pub weight_decay: f32,
 }
 
-/// The optimiser and its velocities.
+/// The optimizer and its velocities.
 pub struct Lars {
     config: LarsConfig,
     parameters: Vec<Parameter>,
@@ -33,11 +35,7 @@ pub struct Lars {
 impl Lars {
     /// For `parameters`, with zero velocities.
     pub fn new(config: LarsConfig, parameters: Vec<Parameter>) -> Result<Self> {
-        let velocity = |parameter: &Parameter| -> Result<Parameter> {
-            let layer = format!("momentum.{}", parameter.layer);
-            Ok(Parameter { layer, role: parameter.role, tensor: parameter.tensor.zeros_like()? })
-        };
-        let velocities = parameters.iter().map(velocity).collect::<Result<_>>()?;
+        let velocities = parameters.iter().map(Parameter::velocity).collect::<Result<_>>()?;
         Ok(Self { config, parameters, velocities })
     }
 
@@ -46,64 +44,59 @@ impl Lars {
         &self.velocities
     }
 
-    /// `v ← momentum·v + d; p ← p − lr·v`. Without a gradient a parameter stays, and its velocity too.
-    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
-        for (parameter, velocity) in self.parameters.iter().zip(&self.velocities) {
-            let Some(gradient) = gradients.get(&parameter.tensor) else { continue };
-            self.advance(parameter, &velocity.tensor, gradient, lr)?;
+    /// `v ← momentum·v + d; p ← p − lr·v`, where for tensors of rank above 1
+    /// `d = (∇ + wd·p) · trust·‖p‖ / (‖∇‖ + wd·‖p‖ + ε)` if both norms are positive, `∇ + wd·p` if not, and for any other
+    /// `d = ∇`. Without a gradient a parameter stays, and its velocity too; while `loss` is NaN or infinite, all do.
+    pub fn step(&mut self, gradients: &Gradients, loss: &Tensor, lr: f64) -> Result<()> {
+        let updates = self.parameters.iter().zip(&self.velocities).filter_map(|(parameter, velocity)| {
+            let gradient = gradients.get(parameter.tensor())?;
+            let (parameter, adapted) = (parameter.tensor(), parameter.is_adapted());
+            Some(Update { parameter, gradient, velocity: Some(velocity.tensor()), adapted })
+        });
+        let LarsConfig { momentum, weight_decay } = self.config;
+        if let Some(gpu) = Gpu::of(loss) {
+            let updates: Vec<Update> = updates.collect();
+            return multi_tensor::lars(&gpu, &updates, loss, lr as f32, momentum, weight_decay.into());
+        }
+        if !loss.to_scalar::<f32>()?.is_finite() {
+            return Ok(());
+        }
+        for Update { parameter, gradient, velocity, adapted } in updates {
+            let Some(velocity) = velocity else { continue };
+            update_velocity(velocity, &f32s(gradient)?, &f32s(parameter)?, self.config, adapted)?;
+            let velocity = f32s(velocity)?;
+            change(parameter, |parameter| {
+                let chunks = parameter.par_chunks_mut(CHUNK).zip(velocity.par_chunks(CHUNK));
+                chunks.for_each(|(p, v)| subtract(p, v, lr as f32));
+            })?;
         }
         Ok(())
     }
-
-    fn advance(&self, parameter: &Parameter, velocity: &Tensor, gradient: &Tensor, lr: f64) -> Result<()> {
-        let update = UpdateVelocity { config: self.config, adapt: parameter.role.is_adapted() };
-        velocity.inplace_op3(gradient, &parameter.tensor, &update)?;
-        parameter.tensor.inplace_op2(velocity, &Subtract { factor: lr as f32 })
-    }
 }
 
-/// `v ← momentum·v + d`, where for an adapted tensor `d = (∇ + wd·p) · trust·‖p‖ / (‖∇‖ + wd·‖p‖ + ε)` if both norms are
-/// positive, `∇ + wd·p` if not, and for any other `d = ∇`. Sources: gradient, parameter.
-struct UpdateVelocity {
+/// `v ← momentum·v + d`.
+fn update_velocity(
+    velocity: &Tensor,
+    gradient: &[f32],
+    parameter: &[f32],
     config: LarsConfig,
-    adapt: bool,
-}
-
-impl InplaceOp3 for UpdateVelocity {
-    fn name(&self) -> &'static str {
-        "lars-update-velocity"
-    }
-
-    fn cpu_fwd(
-        &self,
-        velocity: &mut CpuStorage,
-        velocity_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-        parameter: &CpuStorage,
-        parameter_layout: &Layout,
-    ) -> Result<()> {
-        let velocity = f32s_mut(velocity, velocity_layout)?;
-        let gradient = f32s(gradient, gradient_layout)?;
-        let parameter = f32s(parameter, parameter_layout)?;
-        let (decay, ratio) = if self.adapt {
-            let decay = f64::from(self.config.weight_decay);
-            let (length, slope) = (norm(parameter), norm(gradient));
-            let adapted = TRUST * length / (slope + decay * length + EPSILON);
-            (decay as f32, if length > 0.0 && slope > 0.0 { adapted as f32 } else { 1.0 })
-        } else {
-            (0.0, 1.0)
-        };
-        let momentum = self.config.momentum;
+    adapted: bool,
+) -> Result<()> {
+    let (decay, ratio) = if adapted {
+        let decay = f64::from(config.weight_decay);
+        let (length, slope) = (norm(parameter), norm(gradient));
+        let ratio = TRUST * length / (slope + decay * length + EPSILON);
+        (decay as f32, if length > 0.0 && slope > 0.0 { ratio as f32 } else { 1.0 })
+    } else {
+        (0.0, 1.0)
+    };
+    change(velocity, |velocity| {
         velocity
             .par_chunks_mut(CHUNK)
             .zip(gradient.par_chunks(CHUNK))
             .zip(parameter.par_chunks(CHUNK))
-            .for_each(|((velocity, gradient), parameter)| {
-                advance(velocity, gradient, parameter, momentum, decay, ratio);
-            });
-        Ok(())
-    }
+            .for_each(|((v, g), p)| advance(v, g, p, config.momentum, decay, ratio));
+    })
 }
 
 /// `v = momentum·v + (g + decay·p)·ratio`.
@@ -135,31 +128,4 @@ fn sum_of_squares(x: &[f32]) -> f64 {
 #[multiversion(targets = "simd")]
 fn subtract(p: &mut [f32], v: &[f32], factor: f32) {
     p.iter_mut().zip(v).for_each(|(p, v)| *p -= factor * v);
-}
-
-/// [`subtract`] as an op.
-struct Subtract {
-    factor: f32,
-}
-
-impl InplaceOp2 for Subtract {
-    fn name(&self) -> &'static str {
-        "lars-move"
-    }
-
-    fn cpu_fwd(
-        &self,
-        parameter: &mut CpuStorage,
-        parameter_layout: &Layout,
-        velocity: &CpuStorage,
-        velocity_layout: &Layout,
-    ) -> Result<()> {
-        let parameter = f32s_mut(parameter, parameter_layout)?;
-        let velocity = f32s(velocity, velocity_layout)?;
-        parameter
-            .par_chunks_mut(CHUNK)
-            .zip(velocity.par_chunks(CHUNK))
-            .for_each(|(p, v)| subtract(p, v, self.factor));
-        Ok(())
-    }
 }

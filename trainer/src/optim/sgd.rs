@@ -16,11 +16,7 @@ impl Sgd {
     /// For those of `parameters` that are optimised, with zero velocities.
     pub fn new(momentum: f64, parameters: &Parameters) -> Result<Self> {
         let parameters: Vec<Parameter> = parameters.optimized().cloned().collect();
-        let velocity = |parameter: &Parameter| -> Result<Parameter> {
-            let layer = format!("momentum.{}", parameter.layer);
-            Ok(Parameter { layer, role: parameter.role, tensor: parameter.tensor.zeros_like()? })
-        };
-        let velocities = parameters.iter().map(velocity).collect::<Result<_>>()?;
+        let velocities = parameters.iter().map(Parameter::velocity).collect::<Result<_>>()?;
         Ok(Self { momentum, parameters, velocities })
     }
 
@@ -32,11 +28,11 @@ impl Sgd {
     /// `v ← μ·v + g; p ← p − lr·(g + μ·v)`. Without a gradient a parameter stays, and its velocity too.
     pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         for (parameter, velocity) in self.parameters.iter().zip(&self.velocities) {
-            let Some(gradient) = gradients.get(&parameter.tensor) else { continue };
-            let moved: Tensor = ((&velocity.tensor * self.momentum)? + gradient)?;
+            let Some(gradient) = gradients.get(parameter.tensor()) else { continue };
+            let moved: Tensor = ((velocity.tensor() * self.momentum)? + gradient)?;
             velocity.set(&moved)?;
             let step = ((moved * self.momentum)? + gradient)?;
-            parameter.set(&(&parameter.tensor - (step * lr)?)?)?;
+            parameter.set(&(parameter.tensor() - (step * lr)?)?)?;
         }
         Ok(())
     }

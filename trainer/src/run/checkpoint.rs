@@ -61,15 +61,11 @@ pub struct Checkpoint {
     pub step: u64,
 }
 
-/// The parts of all `parameters` under their checkpoint names.
+/// All `parameters` as a checkpoint holds them.
 pub(super) fn checkpoint_tensors<'a>(
     parameters: impl Iterator<Item = &'a Parameter>,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let mut tensors = BTreeMap::new();
-    for parameter in parameters {
-        tensors.extend(parameter.to_checkpoint()?);
-    }
-    Ok(tensors)
+    parameters.map(|parameter| Ok((parameter.name.clone(), parameter.to_checkpoint()?))).collect()
 }
 
 impl Checkpoint {
@@ -213,12 +209,8 @@ impl Checkpoint {
         self.check_options(self.text(&metadata, "options")?, config)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| Error::damaged(&self.path, error))?;
         for parameter in learner.state() {
-            let parts: Vec<Tensor> = parameter
-                .checkpoint_names()
-                .iter()
-                .map(|name| self.tensor(&tensors, name, learner.device()))
-                .collect::<Result<_>>()?;
-            parameter.set_from_checkpoint(&parts).map_err(|error| Error::checkpoint(&self.path, error))?;
+            let value = self.tensor(&tensors, &parameter.name, &Device::Cpu)?;
+            parameter.set_from_checkpoint(&value).map_err(|error| Error::checkpoint(&self.path, error))?;
         }
         Ok(info)
     }

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
 use scrl_schemas::named_choice;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
 use crate::model::Arch;
+use crate::ops::gpu;
 use crate::{Error, Result};
 
 named_choice! {
@@ -206,6 +208,9 @@ pub struct TrainConfig {
     pub seed: u64,
     /// The device used: `cpu` or `cuda:N`.
     pub device: String,
+    /// Why a device that was left open is the CPU.
+    #[serde(skip)]
+    pub why_cpu: Option<String>,
     /// Numbers of the feature maps.
     pub precision: Precision,
     /// Where the sources of recipe shards lie.
@@ -239,33 +244,28 @@ const CPU: &str = "cpu";
 /// What a resolved GPU's name begins with.
 const CUDA: &str = "cuda:";
 
-#[cfg(feature = "cuda")]
-fn resolve_device(choice: DeviceChoice) -> Result<String> {
-    let why_not = crate::cuda::why_not;
+/// Where to compute, and if that is the CPU because no GPU can be used, why.
+fn resolve_device(choice: DeviceChoice) -> Result<(String, Option<String>)> {
     match choice {
-        DeviceChoice::Auto if why_not(0).is_none() => Ok(format!("{CUDA}0")),
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(CPU.to_owned()),
-        DeviceChoice::Cuda(number) => match why_not(number) {
-            None => Ok(format!("{CUDA}{number}")),
+        DeviceChoice::Cpu => Ok((CPU.to_owned(), None)),
+        DeviceChoice::Auto => match gpu::why_not(0) {
+            None => Ok((format!("{CUDA}0"), None)),
+            reason => Ok((CPU.to_owned(), reason)),
+        },
+        DeviceChoice::Cuda(number) => match gpu::why_not(number) {
+            None => Ok((format!("{CUDA}{number}"), None)),
             Some(reason) => refuse("device", format!("{reason}; or use --device cpu")),
         },
     }
 }
 
-#[cfg(not(feature = "cuda"))]
-fn resolve_device(choice: DeviceChoice) -> Result<String> {
-    match choice {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(CPU.to_owned()),
-        DeviceChoice::Cuda(_) => {
-            refuse("device", "this program was built without --features cuda; use --device cpu")
-        }
-    }
-}
-
 impl TrainConfig {
-    /// The number of the GPU, where one computes.
-    pub fn gpu(&self) -> Option<usize> {
-        self.device.strip_prefix(CUDA)?.parse().ok()
+    /// The device to compute on, ready for use.
+    pub fn open_device(&self) -> Result<Device> {
+        match self.device.strip_prefix(CUDA).and_then(|number| number.parse().ok()) {
+            Some(number) => gpu::open(number).map_err(|error| Error::Device(error.to_string())),
+            None => Ok(Device::Cpu),
+        }
     }
 
     /// Fills in defaults and checks what does not fit the dataset. `default_out` is used where no `--out` is given.
@@ -273,7 +273,7 @@ impl TrainConfig {
         let manifest = dataset.manifest();
         let preset = given.preset.unwrap_or(Preset::Paper);
         let values = preset.values();
-        let device = match given.device.as_deref().unwrap_or("auto").parse() {
+        let (device, why_cpu) = match given.device.as_deref().unwrap_or("auto").parse() {
             Ok(choice) => resolve_device(choice)?,
             Err(reason) => return refuse("device", reason),
         };
@@ -335,6 +335,7 @@ impl TrainConfig {
             target_init: given.target_init.unwrap_or(TargetInit::Random),
             seed: given.seed.unwrap_or(0),
             device,
+            why_cpu,
             precision,
             images: given.images.unwrap_or_else(|| manifest.images.clone().into()),
             init: given.init,

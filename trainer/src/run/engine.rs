@@ -1,246 +1,166 @@
-//! Where the steps of a run are computed: on the CPU, or on a GPU, which is given the next step while it is still at work on
-//! the last.
+//! The steps of a run: batches go to the learner's device, losses come back. A GPU is given the next step while it is still at
+//! work on the last.
 
 use std::collections::VecDeque;
 
-#[cfg(feature = "cuda")]
-use candle_core::Device;
-use scrl_schemas::PrepOptions;
+use candle_core::Tensor;
 
-use super::{Method, TrainConfig};
-use crate::Result;
-#[cfg(feature = "cuda")]
-use crate::cuda::{CudaConfig, CudaLearner, Gpu, MicroBatch, StepScalars};
+use super::Method;
 use crate::data::{Batch, Classes};
-use crate::learner::{Computed, Labels, Learner, Spread};
+use crate::learner::{Computed, Labels, Learner};
 use crate::model::Regions;
+use crate::ops::gpu::{Array, Fetch, Transfers};
+use crate::{Error, Result};
 
 /// A step to take.
-pub(super) struct Task<'a> {
+pub(super) struct Step<'a> {
     /// Its micro-batches.
     pub batches: &'a [Batch],
     /// Matched regions in them.
     pub matches: usize,
     /// Learning rate.
     pub lr: f64,
-    /// τ of the moving average.
+    /// τ of the EMA.
     pub tau: f64,
-    /// Whether it is asked how much the vectors differ.
-    pub spread: bool,
+    /// Whether the embedding std is requested.
+    pub embedding_std: bool,
 }
 
 /// What a step gave.
 pub(super) struct StepOutcome {
-    /// The loss. Where it is no number, nothing was moved.
+    /// The loss. Where it is NaN or infinite, nothing was moved.
     pub loss: f32,
     /// Labelled views shown to the online evaluation, and those whose class it named.
     pub online: Option<(usize, f64)>,
-    /// How much the vectors differ, if it was asked.
-    pub spread: Option<Spread>,
+    /// The embedding std, if it was requested.
+    pub embedding_std: Option<EmbeddingStd>,
 }
 
-/// A learner, and where it computes.
+/// How much the embeddings of a step differ among each other: near 0 after a collapse.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingStd {
+    /// Of the online network's projections.
+    pub projections: f64,
+    /// Of the target network's.
+    pub targets: f64,
+    /// Over how many embeddings.
+    pub embeddings: usize,
+}
+
+/// A step whose outcome is on its way.
+struct UnderWay {
+    /// The loss; the correct answers, if there is an online evaluation; the embedding stds, if they were requested.
+    numbers: Fetch,
+    labelled: Option<usize>,
+    embeddings: Option<usize>,
+}
+
+/// A learner, and the ways to and from its device.
 pub(super) struct Engine {
+    learner: Learner,
     method: Method,
     classes: Option<Classes>,
-    device: Place,
-}
-
-enum Place {
-    Cpu(Box<Cpu>),
-    #[cfg(feature = "cuda")]
-    Cuda(Box<Cuda>),
+    transfers: Transfers,
+    under_way: VecDeque<UnderWay>,
 }
 
 impl Engine {
-    /// Lets `learner` compute where `config` says, on views as `views` describes them.
-    ///
-    /// # Errors
-    /// If the device cannot be used, or its memory does not hold a batch.
-    pub fn new(
-        learner: Learner,
-        config: &TrainConfig,
-        views: &PrepOptions,
-        classes: Option<Classes>,
-    ) -> Result<Self> {
-        let device = place(learner, config, views)?;
-        Ok(Self { method: config.method, classes, device })
+    /// Lets `learner` learn by `method`, and from `classes` where there is an online evaluation.
+    pub fn new(learner: Learner, method: Method, classes: Option<Classes>) -> Result<Self> {
+        let transfers = Transfers::new(learner.device())?;
+        Ok(Self { learner, method, classes, transfers, under_way: VecDeque::new() })
     }
 
     /// Begins a step; its outcome comes with [`Engine::outcomes`]. Micro-batches with nothing to compare are left out; if none
     /// is left only the target moves, there is no outcome, and the answer is false.
-    pub fn step(&mut self, task: &Task) -> Result<bool> {
+    pub fn step(&mut self, step: &Step) -> Result<bool> {
         let compared: Vec<&Batch> =
-            task.batches.iter().filter(|batch| self.method == Method::Byol || batch.matches() > 0).collect();
-        let classes = self.classes.as_ref();
-        match &mut self.device {
-            Place::Cpu(cpu) => cpu.step(task, &compared, self.method, classes)?,
-            #[cfg(feature = "cuda")]
-            Place::Cuda(cuda) => cuda.step(task, &compared, classes)?,
+            step.batches.iter().filter(|batch| self.method == Method::Byol || batch.matches() > 0).collect();
+        let pairs = compared.first().map_or(0, |batch| batch.pairs());
+        self.begin(step, &compared).map_err(|error| explain_out_of_memory(error, pairs))
+    }
+
+    fn begin(&mut self, step: &Step, compared: &[&Batch]) -> Result<bool> {
+        let Some(computed) = self.compute(compared, step.matches)? else {
+            self.learner.update_target(step.tau)?;
+            return Ok(false);
+        };
+        self.learner.apply(&computed, step.lr, step.tau)?;
+        let mut numbers = vec![computed.loss.clone()];
+        let labelled = computed.online.as_ref().map(|online| {
+            numbers.push(online.correct.clone());
+            online.labelled
+        });
+        if step.embedding_std {
+            numbers.extend(computed.embedding_std()?);
         }
-        Ok(!compared.is_empty())
+        let embeddings = step.embedding_std.then(|| computed.embeddings());
+        let numbers = self.transfers.fetch(&Tensor::stack(&numbers, 0)?)?;
+        self.under_way.push_back(UnderWay { numbers, labelled, embeddings });
+        Ok(true)
+    }
+
+    /// Loss and gradients of a step, summed over its micro-batches; `None` if there is nothing to compare.
+    fn compute(&mut self, compared: &[&Batch], matches: usize) -> Result<Option<Computed>> {
+        let mut sum: Option<Computed> = None;
+        let labelled = 2 * compared.iter().map(|batch| batch.labelled()).sum::<usize>();
+        for batch in compared {
+            let views = 2 * batch.pairs();
+            let classes = self.classes.as_ref().map(|classes| classes.of_views(batch)).transpose()?;
+            let mut arrays = vec![
+                (Array::U8(&batch.pixels), (views, batch.size, batch.size, 3).into()),
+                (Array::F32(&batch.rois), (batch.rois.len() / 5, 5).into()),
+            ];
+            arrays.extend(classes.as_ref().map(|classes| (Array::I64(classes), views.into())));
+            let tensors = self.transfers.upload(&arrays)?;
+            let (pixels, rois) = (&tensors[0], tensors[1].clone());
+            let labels = tensors.get(2).map(|classes| Labels { classes: classes.clone(), labelled });
+            let regions = match self.method {
+                Method::Scrl => Regions::Boxes(rois),
+                Method::Byol => Regions::Whole,
+            };
+            let computed = self.learner.compute(pixels, &regions, matches, labels.as_ref())?;
+            sum = Some(match sum {
+                None => computed,
+                Some(sum) => sum.plus(computed)?,
+            });
+        }
+        Ok(sum)
     }
 
     /// What steps gave, in order: all of them, or those that are known without waiting for the newest.
     pub fn outcomes(&mut self, all: bool) -> Result<Vec<StepOutcome>> {
-        match &mut self.device {
-            Place::Cpu(cpu) => {
-                // All steps are done already.
-                let _ = all;
-                Ok(cpu.outcomes.drain(..).collect())
-            }
-            #[cfg(feature = "cuda")]
-            Place::Cuda(cuda) => cuda.outcomes(all),
-        }
+        let newest = if all || !self.transfers.is_asynchronous() { 0 } else { 1 };
+        let known = self.under_way.len().saturating_sub(newest);
+        self.under_way.drain(..known).map(UnderWay::outcome).collect()
     }
 
-    /// The learner with its tensors as they are after the last step.
-    pub fn learner(&mut self) -> Result<&Learner> {
-        match &mut self.device {
-            Place::Cpu(cpu) => Ok(&cpu.learner),
-            #[cfg(feature = "cuda")]
-            Place::Cuda(cuda) => cuda.learner.settle(),
-        }
+    /// The learner, whose tensors are those after the last step that was begun.
+    pub fn learner(&self) -> &Learner {
+        &self.learner
     }
 }
 
-#[cfg(not(feature = "cuda"))]
-fn place(learner: Learner, _config: &TrainConfig, _views: &PrepOptions) -> Result<Place> {
-    Ok(Place::Cpu(Box::new(Cpu { learner, outcomes: VecDeque::new() })))
-}
-
-#[cfg(feature = "cuda")]
-fn place(learner: Learner, config: &TrainConfig, views: &PrepOptions) -> Result<Place> {
-    let Some(number) = config.gpu() else {
-        return Ok(Place::Cpu(Box::new(Cpu { learner, outcomes: VecDeque::new() })));
-    };
-    let shape = CudaConfig {
-        method: config.method,
-        precision: config.precision,
-        pairs: config.batch_size,
-        size: views.size as usize,
-        boxes: views.boxes as usize,
-    };
-    let gpu = Gpu::open(number, config.precision.into())?;
-    let learner = CudaLearner::new(learner, shape, gpu)?;
-    Ok(Place::Cuda(Box::new(Cuda { learner, under_way: VecDeque::new() })))
-}
-
-/// The CPU: a step is done when it returns.
-struct Cpu {
-    learner: Learner,
-    outcomes: VecDeque<StepOutcome>,
-}
-
-impl Cpu {
-    fn step(
-        &mut self,
-        task: &Task,
-        compared: &[&Batch],
-        method: Method,
-        classes: Option<&Classes>,
-    ) -> Result<()> {
-        let Some(computed) = compute(&self.learner, method, compared, task.matches, classes)? else {
-            return Ok(self.learner.advance_target(task.tau)?);
-        };
-        let loss = computed.loss.to_scalar::<f32>()?;
-        if loss.is_finite() {
-            self.learner.apply(&computed, task.lr, task.tau)?;
-        }
-        let online = match &computed.online {
-            Some(online) => Some((online.labelled, f64::from(online.right.to_scalar::<f32>()?))),
-            None => None,
-        };
-        let spread = task.spread.then(|| computed.spread()).transpose()?;
-        self.outcomes.push_back(StepOutcome { loss, online, spread });
-        Ok(())
-    }
-}
-
-/// Loss and gradients of a step, summed over its micro-batches; `None` if there is nothing to compare.
-fn compute(
-    learner: &Learner,
-    method: Method,
-    compared: &[&Batch],
-    matches: usize,
-    classes: Option<&Classes>,
-) -> Result<Option<Computed>> {
-    let mut sum: Option<Computed> = None;
-    let labelled = labelled_views(compared);
-    for batch in compared {
-        let regions = match method {
-            Method::Scrl => Regions::Boxes(batch.roi_tensor(learner.device())?),
-            Method::Byol => Regions::Whole,
-        };
-        let labels = |classes: &Classes| -> Result<Labels> {
-            Ok(Labels { classes: classes.of_views(batch, learner.device())?, labelled })
-        };
-        let labels = classes.map(labels).transpose()?;
-        let pixels = batch.pixel_tensor(learner.device())?;
-        let computed = learner.compute(&pixels, &regions, matches, labels.as_ref())?;
-        sum = Some(match sum {
-            None => computed,
-            Some(sum) => sum.plus(computed)?,
-        });
-    }
-    Ok(sum)
-}
-
-fn labelled_views(batches: &[&Batch]) -> usize {
-    2 * batches.iter().map(|batch| batch.labelled()).sum::<usize>()
-}
-
-/// What is known of a step on a GPU before its outcome.
-#[cfg(feature = "cuda")]
-struct UnderWay {
-    /// Labelled views, where there is an online evaluation and any are.
-    labelled: Option<usize>,
-    /// Vectors, if it was asked how much they differ.
-    vectors: Option<usize>,
-}
-
-/// A GPU: one step may be under way when [`Cuda::step`] returns.
-#[cfg(feature = "cuda")]
-struct Cuda {
-    learner: CudaLearner<Gpu>,
-    under_way: VecDeque<UnderWay>,
-}
-
-#[cfg(feature = "cuda")]
-impl Cuda {
-    fn step(&mut self, task: &Task, compared: &[&Batch], classes: Option<&Classes>) -> Result<()> {
-        let of_views = |batch: &&Batch| -> Result<Option<Vec<i64>>> {
-            let views = classes.map(|classes| classes.of_views(batch, &Device::Cpu)).transpose()?;
-            Ok(views.map(|views| views.to_vec1()).transpose()?)
-        };
-        let classes_of_views: Vec<Option<Vec<i64>>> = compared.iter().map(of_views).collect::<Result<_>>()?;
-        let micro: Vec<MicroBatch> = compared
-            .iter()
-            .zip(&classes_of_views)
-            .map(|(batch, classes)| MicroBatch { batch, classes: classes.as_deref() })
-            .collect();
-        let labelled = if classes.is_some() { labelled_views(compared) } else { 0 };
-        let Task { matches, lr, tau, spread, .. } = *task;
-        self.learner.step(&micro, StepScalars { lr, tau, matches, labelled }, spread)?;
-        if !compared.is_empty() {
-            let labelled = (labelled > 0).then_some(labelled);
-            self.under_way.push_back(UnderWay { labelled, vectors: spread.then_some(2 * matches) });
-        }
-        Ok(())
-    }
-
-    fn outcomes(&mut self, all: bool) -> Result<Vec<StepOutcome>> {
-        let outcomes = self.learner.outcomes(all)?;
-        let steps = self.under_way.drain(..outcomes.len());
-        let outcome = |(step, outcome): (UnderWay, crate::cuda::Outcome)| StepOutcome {
-            loss: outcome.loss,
-            online: step.labelled.map(|labelled| (labelled, f64::from(outcome.right))),
-            spread: step.vectors.map(|vectors| Spread {
-                projections: outcome.projection_spread.into(),
-                targets: outcome.target_spread.into(),
-                vectors,
+impl UnderWay {
+    fn outcome(self) -> Result<StepOutcome> {
+        let mut numbers = self.numbers.wait()?.into_iter();
+        let mut next = || numbers.next().unwrap_or(f32::NAN);
+        Ok(StepOutcome {
+            loss: next(),
+            online: self.labelled.map(|labelled| (labelled, f64::from(next()))),
+            embedding_std: self.embeddings.map(|embeddings| EmbeddingStd {
+                projections: next().into(),
+                targets: next().into(),
+                embeddings,
             }),
-        };
-        Ok(steps.zip(outcomes).map(outcome).collect())
+        })
+    }
+}
+
+/// Where `error` says that a GPU's memory is full: what to do.
+fn explain_out_of_memory(error: Error, pairs: usize) -> Error {
+    match error {
+        Error::Compute(cause) if cause.to_string().contains("OUT_OF_MEMORY") => Error::OutOfMemory { pairs },
+        other => other,
     }
 }

@@ -3,25 +3,24 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::Checkpoint;
+use super::{Checkpoint, EmbeddingStd};
 use crate::Error;
-use crate::learner::Spread;
 
-/// Vectors that differ by less than this share of what directions drawn at random do have collapsed.
+/// Embeddings that differ by less than this share of what directions drawn at random do have collapsed.
 const COLLAPSED_SHARE: f64 = 0.1;
 
-/// Fewer vectors may well be alike without a collapse.
-const LEAST_VECTORS: usize = 16;
+/// Fewer embeddings may well be alike without a collapse.
+const LEAST_EMBEDDINGS: usize = 16;
 
 /// The standard deviation, a dimension, of directions that are drawn at random.
-pub fn healthy_spread(dimensions: usize) -> f64 {
+pub fn healthy_embedding_std(dimensions: usize) -> f64 {
     1.0 / (dimensions as f64).sqrt()
 }
 
-/// Whether a step's vectors of so many dimensions have become nearly the same.
-pub(super) fn is_collapsed(spread: &Spread, dimensions: usize) -> bool {
-    let least = COLLAPSED_SHARE * healthy_spread(dimensions);
-    spread.vectors >= LEAST_VECTORS && spread.projections.min(spread.targets) < least
+/// Whether a step's embeddings of so many dimensions have become nearly the same.
+pub(super) fn is_collapsed(std: &EmbeddingStd, dimensions: usize) -> bool {
+    let least = COLLAPSED_SHARE * healthy_embedding_std(dimensions);
+    std.embeddings >= LEAST_EMBEDDINGS && std.projections.min(std.targets) < least
 }
 
 /// Where `error` says that a disk is full: what is kept, and what to do.
@@ -44,12 +43,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collapse_is_told_from_health_and_from_few_vectors() {
-        let healthy = Spread { projections: 0.05, targets: 0.06, vectors: 100 };
+    fn a_collapse_is_told_from_health_and_from_few_embeddings() {
+        let healthy = EmbeddingStd { projections: 0.05, targets: 0.06, embeddings: 100 };
         assert!(!is_collapsed(&healthy, 256));
-        assert!(is_collapsed(&Spread { projections: 0.006, ..healthy }, 256));
-        assert!(is_collapsed(&Spread { targets: 0.0, ..healthy }, 256));
-        assert!(!is_collapsed(&Spread { targets: 0.0, vectors: 4, ..healthy }, 256));
+        assert!(is_collapsed(&EmbeddingStd { projections: 0.006, ..healthy }, 256));
+        assert!(is_collapsed(&EmbeddingStd { targets: 0.0, ..healthy }, 256));
+        assert!(!is_collapsed(&EmbeddingStd { targets: 0.0, embeddings: 4, ..healthy }, 256));
     }
 
     #[test]

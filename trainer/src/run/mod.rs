@@ -13,7 +13,8 @@ pub use checkpoint::{Checkpoint, CheckpointInfo};
 pub use config::{
     DeviceChoice, Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit, TrainConfig,
 };
-pub use guard::healthy_spread;
+pub use engine::EmbeddingStd;
+pub use guard::healthy_embedding_std;
 pub use metrics::Metrics;
 pub use output::Output;
 pub use train::{Plan, Progress, train};

@@ -96,7 +96,7 @@ impl Output {
     /// Writes `backbone.safetensors`: the online backbone under torchvision's names.
     pub fn write_backbone(&self, learner: &Learner, config: &TrainConfig) -> Result<()> {
         const PREFIX: &str = "online.backbone.";
-        let parameters = learner.online_parameters().0.iter().filter(|p| p.layer.starts_with(PREFIX));
+        let parameters = learner.online_parameters().0.iter().filter(|p| p.name.starts_with(PREFIX));
         let tensors = checkpoint_tensors(parameters)?
             .into_iter()
             .map(|(name, tensor)| (name[PREFIX.len()..].to_owned(), tensor))

@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::DType;
 use scrl_schemas::{Consumed, Encoding, Epoch};
 
-use super::engine::{Engine, StepOutcome, Task};
+use super::engine::{EmbeddingStd, Engine, Step, StepOutcome};
 use super::guard::{explain_full_disk, is_collapsed};
 use super::metrics::{Interval, MetricsLog};
 use super::tensorboard::EventFile;
 use super::{
-    Checkpoint, CheckpointInfo, Method, Metrics, OnlineEval, Output, Resume, TargetInit, TrainConfig,
+    Checkpoint, CheckpointInfo, Method, Metrics, OnlineEval, Output, Precision, Resume, TargetInit,
+    TrainConfig,
 };
 use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
-use crate::learner::{Learner, LearnerConfig, Spread};
+use crate::learner::{Learner, LearnerConfig};
 use crate::model::HeadSizes;
 use crate::optim::{LarsConfig, Schedule, ScheduleConfig};
 use crate::weights::{Initialized, Weights};
@@ -76,12 +77,12 @@ pub enum Progress<'a> {
         /// The step, from 1.
         step: u64,
     },
-    /// The vectors of a logged step are nearly the same; said once.
+    /// The embeddings of a logged step are nearly the same; said once.
     Collapsed {
         /// The step, from 1.
         step: u64,
         /// How much they differ.
-        spread: Spread,
+        std: EmbeddingStd,
     },
 }
 
@@ -124,7 +125,7 @@ fn train_on_any_disk(
         sources.check(&list)?;
     }
     let classes = (config.online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
-    let learner = Learner::new(&learner_config(config, classes.as_ref()), &Device::Cpu)?;
+    let learner = Learner::new(&learner_config(config, classes.as_ref()), &config.open_device()?)?;
     match (&resumed, &config.init) {
         (Some((checkpoint, _)), init) => {
             checkpoint.load(&learner, config)?;
@@ -135,7 +136,7 @@ fn train_on_any_disk(
         (None, Some(init)) => report(Progress::Initialized(&Weights::read(init)?.initialize(&learner)?)),
         (None, None) => {}
     }
-    let mut engine = Engine::new(learner, config, &dataset.manifest().options, classes)?;
+    let mut engine = Engine::new(learner, config.method, classes)?;
     output.create()?;
     output.write_config(config)?;
     let mut run = Run {
@@ -153,13 +154,13 @@ fn train_on_any_disk(
     };
     // A checkpoint from elsewhere is copied before its epochs are given away: a restart looks in this folder.
     if resumed.is_none() || (config.consume && matches!(resume, Resume::From(_))) {
-        run.checkpoint(engine.learner()?, plan.done)?;
+        run.checkpoint(engine.learner(), plan.done)?;
     }
     // The last run may have ended between its checkpoint and this note.
     run.note_consumed(plan.done)?;
     report(Progress::Start(plan));
     run.steps(&mut engine, stop, report)?;
-    run.output.write_backbone(engine.learner()?, config)
+    run.output.write_backbone(engine.learner(), config)
 }
 
 fn learner_config(config: &TrainConfig, classes: Option<&Classes>) -> LearnerConfig {
@@ -168,6 +169,10 @@ fn learner_config(config: &TrainConfig, classes: Option<&Classes>) -> LearnerCon
         sizes: HeadSizes { hidden: config.hidden, projection: config.projection },
         seed: config.seed,
         copy_online: config.target_init == TargetInit::Online,
+        dtype: match config.precision {
+            Precision::Bf16 => DType::BF16,
+            Precision::F32 => DType::F32,
+        },
         lars: LarsConfig { momentum: MOMENTUM, weight_decay: config.weight_decay as f32 },
         classes: classes.map(Classes::count),
     }
@@ -247,7 +252,7 @@ impl Run<'_> {
             let batches = match self.next_batches(&loader, &mut idle) {
                 Err(error @ Error::Interrupted { .. }) => {
                     self.conclude(engine, true, report)?;
-                    self.save(engine.learner()?, step - 1)?;
+                    self.save(engine.learner(), step - 1)?;
                     return Err(error);
                 }
                 batches => batches?,
@@ -256,8 +261,8 @@ impl Run<'_> {
             let matches = batches.iter().map(|batch| self.matches(batch)).sum();
             let last = step == self.plan.steps;
             let logged = step % config.log_every == 0 || last;
-            let task = Task { batches: &batches, matches, lr, tau: ema, spread: logged };
-            let compared = engine.step(&task)?;
+            let compared =
+                engine.step(&Step { batches: &batches, matches, lr, tau: ema, embedding_std: logged })?;
             let stopped = stop.load(Ordering::Relaxed);
             let consumed = config.consume && self.plan.is_epoch_end(step);
             let saved = step % config.checkpoint_every == 0 || last || stopped || consumed;
@@ -266,8 +271,8 @@ impl Run<'_> {
                 self.under_way.push_back(UnderWay { step, images });
             }
             let known = self.conclude(engine, logged || saved || !compared, report)?;
-            let (loss, spread) = match known.filter(|_| compared) {
-                Some(outcome) => (outcome.loss, outcome.spread),
+            let (loss, std) = match known.filter(|_| compared) {
+                Some(outcome) => (outcome.loss, outcome.embedding_std),
                 None => (0.0, None),
             };
             if !compared {
@@ -286,20 +291,20 @@ impl Run<'_> {
                     pairs_per_s: 0.0,
                     data_wait: 0.0,
                     online_acc: None,
-                    projection_std: spread.map(|spread| spread.projections),
-                    target_std: spread.map(|spread| spread.targets),
+                    projection_std: std.map(|std| std.projections),
+                    target_std: std.map(|std| std.targets),
                 })?;
                 report(Progress::Logged(&metrics));
-                if let Some(spread) = spread.filter(|spread| is_collapsed(spread, config.projection))
+                if let Some(std) = std.filter(|std| is_collapsed(std, config.projection))
                     && !self.collapsed
                 {
                     self.collapsed = true;
-                    report(Progress::Collapsed { step, spread });
+                    report(Progress::Collapsed { step, std });
                 }
             }
             batches.into_iter().for_each(|batch| loader.recycle(batch));
             if saved {
-                self.save(engine.learner()?, step)?;
+                self.save(engine.learner(), step)?;
             }
             if stopped && !last {
                 return Err(Error::Interrupted { step });

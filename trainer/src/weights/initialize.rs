@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use candle_core::Tensor;
-
 use super::{Branch, Weights, below};
 use crate::Result;
 use crate::learner::Learner;
@@ -94,10 +92,8 @@ impl Weights {
     fn load(&self, prefix: &str, parameters: &Parameters) -> Result<usize> {
         let mut count = 0;
         for parameter in below(parameters, prefix) {
-            let names = parameter.checkpoint_names();
-            let parts: Vec<Tensor> = names.iter().map(|name| self.tensors[name].clone()).collect();
-            parameter.set_from_checkpoint(&parts)?;
-            count += parts.len();
+            parameter.set_from_checkpoint(&self.tensors[&parameter.name])?;
+            count += 1;
         }
         Ok(count)
     }

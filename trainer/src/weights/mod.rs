@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use scrl_schemas::named_choice;
 
-use crate::model::{Arch, Backbone, Builder, Parameter, Parameters};
+use crate::model::{Arch, Backbone, Parameter, Parameters};
 use crate::{Error, Result};
 
 pub(crate) use export::backbone_metadata;
@@ -125,15 +125,13 @@ impl Weights {
             return Err(Error::checkpoint(&self.path, reason));
         }
         let arch = self.arch(branch)?;
-        let mut parameters = Parameters::default();
         let prefix = branch.backbone();
-        let mut builder = Builder::blank(prefix.trim_end_matches('.'), &Device::Cpu, &mut parameters);
-        Backbone::new(arch, &mut builder)?;
+        let (_, parameters) = Parameters::build(None, &Device::Cpu, |vb| {
+            Backbone::new(arch, &vb.set_prefix(prefix.trim_end_matches('.')))
+        })?;
         self.check_backbone(branch, arch, &parameters)?;
-        let names = parameters.0.iter().flat_map(Parameter::checkpoint_names);
-        let tensors =
-            names.map(|name| (name[prefix.len()..].to_owned(), self.tensors[&name].clone())).collect();
-        Ok((arch, tensors))
+        let tensor = |p: &Parameter| (p.name[prefix.len()..].to_owned(), self.tensors[&p.name].clone());
+        Ok((arch, parameters.0.iter().map(tensor).collect()))
     }
 
     /// The architecture that a backbone has by the number and kind of its blocks.
@@ -174,7 +172,8 @@ impl Weights {
     /// What is wrong with the tensors below `prefix` for those of `parameters` that are named so.
     fn misfit(&self, prefix: &str, parameters: &Parameters) -> Option<Misfit> {
         let (mut first, mut fitting, mut expected) = (None, 0, BTreeMap::new());
-        for (name, shape) in below(parameters, prefix).flat_map(Parameter::checkpoint_shapes) {
+        for parameter in below(parameters, prefix) {
+            let (name, shape) = (parameter.name.clone(), parameter.checkpoint_shape());
             let wrong = match self.tensors.get(&name) {
                 None => Some(format!("{name} is missing")),
                 Some(found) if found.dims() != shape => {
@@ -199,7 +198,7 @@ impl Weights {
 
 /// The parameters whose names begin with `prefix`.
 fn below<'a>(parameters: &'a Parameters, prefix: &'a str) -> impl Iterator<Item = &'a Parameter> {
-    parameters.0.iter().filter(move |parameter| parameter.layer.starts_with(prefix))
+    parameters.0.iter().filter(move |parameter| parameter.name.starts_with(prefix))
 }
 
 fn other(branch: Branch) -> Branch {

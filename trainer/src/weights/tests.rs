@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
+use candle_nn::VarBuilder;
 
 use super::detectron2::write_detectron2;
 use super::pth_writer::write_pth;
@@ -155,10 +156,10 @@ fn a_backbone_that_is_not_whole_is_refused() {
 
 /// A ResNet-18 whose numbers are zeros and ones.
 fn of_resnet18() -> Weights {
-    let mut parameters = Parameters::default();
-    let mut builder = Builder::blank("online.backbone", &Device::Cpu, &mut parameters);
-    Backbone::new(Arch::Resnet18, &mut builder).unwrap();
-    let tensors = parameters.0.iter().flat_map(|parameter| parameter.to_checkpoint().unwrap()).collect();
+    let backbone = |vb: VarBuilder| Backbone::new(Arch::Resnet18, &vb.pp("online").pp("backbone"));
+    let (_, parameters) = Parameters::build(None, &Device::Cpu, backbone).unwrap();
+    let tensor = |p: &Parameter| (p.name.clone(), p.to_checkpoint().unwrap());
+    let tensors = parameters.0.iter().map(tensor).collect();
     Weights { path: "here".into(), tensors }
 }
 

@@ -1,17 +1,18 @@
-//! Whole steps of a device's learner against the CPU's, for any [`Backend`].
+//! Whole steps on a device against the CPU's.
 
 // Each test program includes this file and uses a part of it.
 #![allow(dead_code)]
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use scrl_preprocess::rng::{Purpose, Stream};
 use scrl_schemas::Epoch;
-use scrl_trainer::cuda::{Backend, CudaConfig, CudaLearner, MicroBatch, Outcome, StepScalars};
 use scrl_trainer::data::Batch;
-use scrl_trainer::learner::{Labels, Learner, LearnerConfig, Spread};
-use scrl_trainer::model::{Arch, HeadSizes, Regions, Role};
+use scrl_trainer::learner::{Labels, Learner, LearnerConfig};
+use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::optim::LarsConfig;
-use scrl_trainer::run::{Method, Precision};
+use scrl_trainer::run::Method;
+
+use super::device_ops::{Place, values};
 
 /// The most boxes of a pair in these tests.
 const BOXES: usize = 3;
@@ -21,7 +22,7 @@ const BOXES: usize = 3;
 pub struct Case {
     pub arch: Arch,
     pub method: Method,
-    pub precision: Precision,
+    pub dtype: DType,
     pub pairs: usize,
     pub size: usize,
     pub accumulate: usize,
@@ -31,11 +32,11 @@ pub struct Case {
 
 impl Case {
     /// ResNet-18 on boxes.
-    pub fn small(precision: Precision) -> Self {
+    pub fn small(dtype: DType) -> Self {
         Self {
             arch: Arch::Resnet18,
             method: Method::Scrl,
-            precision,
+            dtype,
             pairs: 3,
             size: 64,
             accumulate: 1,
@@ -44,33 +45,18 @@ impl Case {
         }
     }
 
-    fn learner(&self) -> Learner {
+    /// A learner on `device` whose maps are of `dtype`.
+    pub fn learner(&self, device: &Device, dtype: DType) -> Learner {
         let config = LearnerConfig {
             arch: self.arch,
             sizes: HeadSizes { hidden: 24, projection: 16 },
             seed: 7,
             copy_online: false,
+            dtype,
             lars: LarsConfig { momentum: 0.9, weight_decay: 1e-3 },
             classes: self.classes,
         };
-        Learner::new(&config, &Device::Cpu).unwrap()
-    }
-
-    /// The device's learner.
-    pub fn on<B: Backend>(&self, backend: B) -> CudaLearner<B> {
-        self.try_on(backend).unwrap()
-    }
-
-    /// The device's learner, if there can be one.
-    pub fn try_on<B: Backend>(&self, backend: B) -> scrl_trainer::Result<CudaLearner<B>> {
-        let config = CudaConfig {
-            method: self.method,
-            precision: self.precision,
-            pairs: self.pairs,
-            size: self.size,
-            boxes: BOXES,
-        };
-        CudaLearner::new(self.learner(), config, backend)
+        Learner::new(&config, device).unwrap()
     }
 
     /// The micro-batches of a step. Views are patterns, and pairs have 0 to [`BOXES`] boxes, at least one in all.
@@ -127,36 +113,24 @@ impl Case {
         (0.002 + 0.001 * step as f64, 0.97 + 0.002 * step as f64)
     }
 
-    /// Takes a step on the device.
-    pub fn step_on<B: Backend>(&self, learner: &mut CudaLearner<B>, step: usize) {
-        let batches = self.batches(step);
-        let micro: Vec<MicroBatch> = batches
-            .iter()
-            .map(|(batch, classes)| MicroBatch { batch, classes: self.classes.map(|_| classes.as_slice()) })
-            .collect();
-        let (lr, tau) = Self::rates(step);
-        let labelled = if self.classes.is_some() { Self::labelled(&batches) } else { 0 };
-        let scalars = StepScalars { lr, tau, matches: self.matches(&batches), labelled };
-        learner.step(&micro, scalars, true).unwrap();
-    }
-
     fn labelled(batches: &[(Batch, Vec<i64>)]) -> usize {
         2 * batches.iter().map(|(batch, _)| batch.labelled()).sum::<usize>()
     }
 
-    /// Takes a step on the CPU: the loss, and what the online evaluation and the vectors give.
-    fn step_on_cpu(&self, learner: &mut Learner, step: usize) -> (Outcome, Spread) {
+    /// Takes a step where the learner is.
+    fn step(&self, learner: &mut Learner, step: usize) -> Outcome {
         let batches = self.batches(step);
         let (matches, labelled) = (self.matches(&batches), Self::labelled(&batches));
+        let device = learner.device().clone();
         let mut sum = None;
         for (batch, classes) in &batches {
             let regions = match self.method {
-                Method::Scrl => Regions::Boxes(batch.roi_tensor(&Device::Cpu).unwrap()),
+                Method::Scrl => Regions::Boxes(batch.roi_tensor(&device).unwrap()),
                 Method::Byol => Regions::Whole,
             };
-            let classes = Tensor::new(classes.as_slice(), &Device::Cpu).unwrap();
+            let classes = Tensor::new(classes.as_slice(), &device).unwrap();
             let labels = self.classes.map(|_| Labels { classes, labelled });
-            let pixels = batch.pixel_tensor(&Device::Cpu).unwrap();
+            let pixels = batch.pixel_tensor(&device).unwrap();
             let computed = learner.compute(&pixels, &regions, matches, labels.as_ref()).unwrap();
             sum = Some(match sum {
                 None => computed,
@@ -166,41 +140,35 @@ impl Case {
         let computed = sum.unwrap();
         let (lr, tau) = Self::rates(step);
         learner.apply(&computed, lr, tau).unwrap();
-        let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().unwrap();
+        let scalar = |tensor: &Tensor| values(tensor)[0];
         let online = computed.online.as_ref();
-        let outcome = Outcome {
+        Outcome {
             loss: scalar(&computed.loss),
             online_loss: online.map_or(0.0, |online| scalar(&online.loss)),
-            right: online.map_or(0.0, |online| scalar(&online.right)),
-            ..Outcome::default()
-        };
-        (outcome, computed.spread().unwrap())
-    }
-
-    /// Takes all steps on a device: the outcomes, and the bits of every tensor.
-    pub fn run<B: Backend>(&self, backend: B) -> (Vec<Outcome>, Vec<Vec<u32>>) {
-        let mut device = self.on(backend);
-        let mut outcomes = Vec::new();
-        for step in 0..self.steps {
-            self.step_on(&mut device, step);
-            outcomes.extend(device.outcomes(false).unwrap());
+            correct: online.map_or(0.0, |online| scalar(&online.correct)),
+            embedding_std: computed.embedding_std().unwrap().each_ref().map(scalar),
         }
-        outcomes.extend(device.outcomes(true).unwrap());
-        let bits = |tensor: &Tensor| numbers(tensor).into_iter().map(f32::to_bits).collect();
-        let state = device.settle().unwrap().state().map(|parameter| bits(&parameter.tensor)).collect();
-        (outcomes, state)
     }
 
-    /// Takes all steps on both, and compares the outcomes and in the end every tensor's movement.
-    pub fn compare<B: Backend>(&self, backend: B, loss_tolerance: f32, movement_tolerance: f64) {
-        let mut cpu = self.learner();
-        let before: Vec<Vec<f32>> = cpu.state().map(|parameter| numbers(&parameter.tensor)).collect();
-        let mut device = self.on(backend);
+    /// Takes all steps at a place: the losses, and the bits of every tensor.
+    pub fn run(&self, place: &Place) -> (Vec<f32>, Vec<Vec<u32>>) {
+        place.run(|| {
+            let mut learner = self.learner(place.device(), self.dtype);
+            let losses = (0..self.steps).map(|step| self.step(&mut learner, step).loss).collect();
+            let bits = |tensor: &Tensor| values(tensor).into_iter().map(f32::to_bits).collect();
+            (losses, learner.state().map(|parameter| bits(parameter.tensor())).collect())
+        })
+    }
+
+    /// Takes all steps there and on the CPU, and compares the outcomes and every tensor's movement.
+    pub fn compare(&self, place: &Place, loss_tolerance: f32, movement_tolerance: f64) {
+        let mut cpu = self.learner(&Device::Cpu, DType::F32);
+        let mut there = self.learner(place.device(), self.dtype);
+        let before: Vec<Vec<f32>> = cpu.state().map(|parameter| values(parameter.tensor())).collect();
         for step in 0..self.steps {
-            self.step_on(&mut device, step);
-            let (expected, spread) = self.step_on_cpu(&mut cpu, step);
-            let found = device.outcomes(true).unwrap()[0];
-            println!("step {step}: {found:?}, expected {expected:?} {spread:?}");
+            let expected = self.step(&mut cpu, step);
+            let found = place.run(|| self.step(&mut there, step));
+            println!("step {step}: {found:?}, expected {expected:?}");
             let close = |found: f32, expected: f32, what: &str| {
                 let error = (found - expected).abs() / expected.abs().max(1e-3);
                 assert!(
@@ -209,39 +177,57 @@ impl Case {
                 );
             };
             close(found.loss, expected.loss, "loss");
-            if self.classes.is_some() {
-                close(found.online_loss, expected.online_loss, "online loss");
+            close(found.online_loss, expected.online_loss, "online loss");
+            if self.dtype == DType::F32 {
+                assert!((found.correct - expected.correct).abs() <= 1.0, "correct of step {step}");
+                for (found, expected) in found.embedding_std.into_iter().zip(expected.embedding_std) {
+                    close(found, expected, "embedding std");
+                }
             }
-            if self.precision == Precision::F32 {
-                assert!((found.right - expected.right).abs() <= 1.0, "right of step {step}");
-                close(found.projection_spread, spread.projections as f32, "projections' spread");
-                close(found.target_spread, spread.targets as f32, "targets' spread");
-            }
-            compare_movement(device.settle().unwrap(), &cpu, &before, movement_tolerance);
+            compare_movement(&there, &cpu, &before, movement_tolerance);
         }
     }
+
+    /// A step for a batch without boxes, which moves the target alone.
+    pub fn update_target(&self, place: &Place) {
+        let learner = self.learner(place.device(), self.dtype);
+        let bits =
+            || -> Vec<Vec<f32>> { learner.state().map(|parameter| values(parameter.tensor())).collect() };
+        let before = bits();
+        place.run(|| learner.update_target(0.5)).unwrap();
+        for ((parameter, before), after) in learner.state().zip(before).zip(bits()) {
+            // Batch norms start the same in both networks, with ones and zeros.
+            let is_norm = before.iter().all(|value| *value == 0.0 || *value == 1.0);
+            let moves = parameter.name.starts_with("target.") && !is_norm;
+            assert_eq!(before != after, moves, "{}", parameter.name);
+        }
+    }
+}
+
+/// What a step gives.
+#[derive(Debug)]
+struct Outcome {
+    loss: f32,
+    online_loss: f32,
+    correct: f32,
+    embedding_std: [f32; 2],
 }
 
 /// Every tensor must have moved as far and in the direction that is expected.
 fn compare_movement(found: &Learner, expected: &Learner, before: &[Vec<f32>], tolerance: f64) {
     let mut worst = (0.0, String::new());
     for ((found, expected), before) in found.state().zip(expected.state()).zip(before) {
-        // The bias in front of a batch norm has no gradient but rounding errors, here none.
-        if found.layer.ends_with(".0") && found.role == Role::Bias {
+        // The bias in front of a batch norm has no gradient but rounding errors.
+        if found.name.ends_with(".0.bias") && !found.name.contains("backbone") {
             continue;
         }
-        let error = movement_error(&numbers(&found.tensor), &numbers(&expected.tensor), before);
+        let error = movement_error(&values(found.tensor()), &values(expected.tensor()), before);
         if error > worst.0 {
-            worst = (error, format!("{} {:?}", found.layer, found.role));
+            worst = (error, found.name.clone());
         }
     }
     println!("worst movement: {worst:?}");
     assert!(worst.0 <= tolerance, "the movement of {} differs by {:.1e}", worst.1, worst.0);
-}
-
-/// All values of a tensor, in order.
-pub fn numbers(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// ‖found − expected‖ / ‖expected − before‖.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{FormattedDuration, HumanDuration, ProgressBar, ProgressStyle};
 use scrl_trainer::data::Awaited;
-use scrl_trainer::run::{Metrics, Plan, Progress, TrainConfig, healthy_spread};
+use scrl_trainer::run::{Metrics, Plan, Progress, TrainConfig, healthy_embedding_std};
 
 /// Tells how a run is getting on.
 pub struct Report {
@@ -16,8 +16,8 @@ pub struct Report {
     plan: Option<Plan>,
     /// How the last logged line ended, for the bar to show until the next.
     details: String,
-    /// What a spread of directions should be about.
-    healthy_spread: f64,
+    /// What the embedding std should be about.
+    healthy_std: f64,
 }
 
 impl Report {
@@ -28,7 +28,7 @@ impl Report {
             let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
             ProgressBar::hidden().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { quiet, bar, start: Instant::now(), plan: None, details: String::new(), healthy_spread: 0.0 }
+        Self { quiet, bar, start: Instant::now(), plan: None, details: String::new(), healthy_std: 0.0 }
     }
 
     fn say(&self, line: String) {
@@ -41,7 +41,7 @@ impl Report {
 
     /// Tells what will be trained.
     pub fn outline(&mut self, config: &TrainConfig, rows: u64) {
-        self.healthy_spread = healthy_spread(config.projection);
+        self.healthy_std = healthy_embedding_std(config.projection);
         self.say(format!(
             "{} with {} on {}: {rows} pairs an epoch, {} a step; writing to {}",
             match config.method {
@@ -53,6 +53,9 @@ impl Report {
             config.batch_size * config.accumulate,
             config.out.display()
         ));
+        if let Some(reason) = &config.why_cpu {
+            self.say(format!("note: on the CPU, as {reason}"));
+        }
         if config.warmup_epochs >= config.epochs {
             self.say(format!(
                 "note: the learning rate rises for all {} epochs, as --warmup-epochs is {}",
@@ -82,11 +85,11 @@ impl Report {
             Progress::NoBoxes { step } => {
                 self.say(format!("note: step {step} has no matched box; only the target network moved"));
             }
-            Progress::Collapsed { step, spread } => self.say(format!(
+            Progress::Collapsed { step, std } => self.say(format!(
                 "warning: after step {step} the networks answer nearly the same to every view (standard deviation \
                  {:.1e} a dimension, targets {:.1e}; {:.1e} would be healthy): a collapse, from which a run rarely \
                  recovers; try a smaller --lr, a larger batch or an --ema nearer to 1",
-                spread.projections, spread.targets, self.healthy_spread
+                std.projections, std.targets, self.healthy_std
             )),
         }
     }

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use super::Conv2d;
 
 /// The sizes of one application.
-#[derive(Clone, Copy)]
-pub(super) struct Geometry {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Geometry {
     pub n: usize,
     pub h: usize,
     pub w: usize,
@@ -26,7 +26,7 @@ const FEW_CHANNELS: usize = 8;
 
 /// An image of the batch and a pixel of it.
 #[derive(Clone, Copy)]
-pub(super) struct Pixel {
+pub(crate) struct Pixel {
     pub image: usize,
     pub y: usize,
     pub x: usize,

@@ -1,15 +1,18 @@
 //! Convolution, and both of its gradients, on maps `[N, H, W, C]`.
 //!
-//! In this layout the channels of a pixel lie side by side, so all three are sums of products of runs of memory with
-//! parts of the filter; [`super::kernel`] computes them a block at a time.
+//! In this layout the channels of a pixel lie side by side, so on the CPU all three are sums of products of runs of memory
+//! with parts of the filter; [`super::kernel`] computes them a block at a time.
 
+pub(crate) mod device;
 mod filter_gradient;
-mod geometry;
+pub(crate) mod geometry;
 mod products;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 
+use super::autograd::Op;
 use super::f32s;
+use super::gpu::Gpu;
 use filter_gradient::filter_gradient;
 use geometry::Geometry;
 use products::{data_gradient, forward};
@@ -25,78 +28,27 @@ pub struct Conv2d {
     pub input_gradient: bool,
 }
 
-impl CustomOp2 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
+impl Op<2> for Conv2d {
+    fn forward(&mut self, [x, filter]: [&Tensor; 2]) -> Result<Tensor> {
+        if let Some(gpu) = Gpu::of(x) {
+            return device::forward(&gpu, self, x, filter);
+        }
+        let g = Geometry::new(self, x.dims(), filter.dims())?;
+        let y = forward(g, &f32s(x)?, &f32s(filter)?);
+        Tensor::from_vec(y, (g.n, g.out_h, g.out_w, g.o), x.device())
     }
 
-    fn cpu_fwd(
-        &self,
-        input: &CpuStorage,
-        input_layout: &Layout,
-        filter: &CpuStorage,
-        filter_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let g = Geometry::new(self, input_layout.dims(), filter_layout.dims())?;
-        let output = forward(g, f32s(input, input_layout)?, f32s(filter, filter_layout)?);
-        Ok((CpuStorage::F32(output), (g.n, g.out_h, g.out_w, g.o).into()))
-    }
-
-    fn bwd(
-        &self,
-        input: &Tensor,
-        filter: &Tensor,
-        _output: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let geometry = Geometry::new(self, input.dims(), filter.dims())?;
-        let input_grad = match self.input_gradient {
-            true => Some(grad.apply_op2_no_bwd(filter, &DataGradient(geometry))?),
+    fn backward(&self, [x, filter]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        if let Some(gpu) = Gpu::of(x) {
+            return device::backward(&gpu, self, x, filter, grad);
+        }
+        let g = Geometry::new(self, x.dims(), filter.dims())?;
+        let (numbers, weights, grad) = (f32s(x)?, f32s(filter)?, f32s(grad)?);
+        let dx = match self.input_gradient {
+            true => Some(Tensor::from_vec(data_gradient(g, &grad, &weights), x.shape(), x.device())?),
             false => None,
         };
-        let filter_grad = input.apply_op2_no_bwd(grad, &FilterGradient(geometry))?;
-        Ok((input_grad, Some(filter_grad)))
-    }
-}
-
-/// (gradient of the output, filter) → gradient of the input.
-struct DataGradient(Geometry);
-
-impl CustomOp2 for DataGradient {
-    fn name(&self) -> &'static str {
-        "conv2d-data-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-        filter: &CpuStorage,
-        filter_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let g = self.0;
-        let result = data_gradient(g, f32s(grad, grad_layout)?, f32s(filter, filter_layout)?);
-        Ok((CpuStorage::F32(result), (g.n, g.h, g.w, g.i).into()))
-    }
-}
-
-/// (input, gradient of the output) → gradient of the filter.
-struct FilterGradient(Geometry);
-
-impl CustomOp2 for FilterGradient {
-    fn name(&self) -> &'static str {
-        "conv2d-filter-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        input: &CpuStorage,
-        input_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let g = self.0;
-        let result = filter_gradient(g, f32s(input, input_layout)?, f32s(grad, grad_layout)?);
-        Ok((CpuStorage::F32(result), (g.o, g.kh, g.kw, g.i).into()))
+        let dfilter = Tensor::from_vec(filter_gradient(g, &numbers, &grad), filter.shape(), x.device())?;
+        Ok([dx, Some(dfilter)])
     }
 }

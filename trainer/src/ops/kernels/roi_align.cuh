@@ -31,20 +31,18 @@ __device__ inline void side_shares(float start, float end, int cells, float *sha
     }
 }
 
-// Map [n, height, width, channels] → vectors [gridDim.x, channels]; zeros from row `valid` on. A block a RoI.
-COOPERATIVE(roi_align, const scalar *map, const float *rois, const int *valid, scalar *vectors, int height,
-            int width, int channels) {
+// Map [n, height, width, channels] → vectors [gridDim.x, channels]. A block a RoI.
+COOPERATIVE(roi_align, const scalar *map, const float *rois, scalar *vectors, int height, int width, int channels) {
     __shared__ float rows[MOST_CELLS];
     __shared__ float columns[MOST_CELLS];
-    const bool counted = (int)blockIdx.x < *valid;
     const float *roi = rois + 5 * (long long)blockIdx.x;
-    if (counted && threadIdx.x == 0) side_shares(roi[2], roi[4], height, rows);
-    if (counted && threadIdx.x == 32) side_shares(roi[1], roi[3], width, columns);
+    if (threadIdx.x == 0) side_shares(roi[2], roi[4], height, rows);
+    if (threadIdx.x == 32) side_shares(roi[1], roi[3], width, columns);
     __syncthreads();
-    const scalar *image = counted ? map + (long long)roi[0] * height * width * channels : map;
+    const scalar *image = map + (long long)roi[0] * height * width * channels;
     for (int channel = threadIdx.x * LANES; channel < channels; channel += blockDim.x * LANES) {
         float sum[LANES] = {};
-        for (int cell = 0; counted && cell < height * width; ++cell) {
+        for (int cell = 0; cell < height * width; ++cell) {
             const float share = rows[cell / width] * columns[cell % width];
             if (share == 0.0f) continue;
             float value[LANES];
@@ -56,14 +54,21 @@ COOPERATIVE(roi_align, const scalar *map, const float *rois, const int *valid, s
     }
 }
 
-// The gradient of the map. A block a view: each cell adds up the view's RoIs in their order. RoIs of view v are those from
-// `first[v]` to `first[v + 1]`.
-COOPERATIVE(roi_align_backward, const scalar *gradient, const float *rois, const int *first, scalar *dmap,
-            int height, int width, int channels) {
+// The gradient of the map. A block a view: each cell adds up the view's RoIs in their order. RoIs are sorted by view, at
+// most MOST_ROIS a view.
+COOPERATIVE(roi_align_backward, const scalar *gradient, const float *rois, int roi_count, scalar *dmap, int height,
+            int width, int channels) {
     __shared__ float rows[MOST_ROIS][MOST_CELLS];
     __shared__ float columns[MOST_ROIS][MOST_CELLS];
-    const int begin = first[blockIdx.x];
-    const int count = min(first[blockIdx.x + 1] - begin, MOST_ROIS);
+    __shared__ double scratch[THREADS];
+    const float view = (float)blockIdx.x;
+    int before = 0, own = 0;
+    for (int index = threadIdx.x; index < roi_count; index += blockDim.x) {
+        before += rois[5 * (long long)index] < view;
+        own += rois[5 * (long long)index] == view;
+    }
+    const int begin = (int)block_sum(before, scratch);
+    const int count = min((int)block_sum(own, scratch), MOST_ROIS);
     for (int index = threadIdx.x; index < 2 * count; index += blockDim.x) {
         const float *roi = rois + 5 * (long long)(begin + index / 2);
         if (index % 2 == 0) {

@@ -1,11 +1,8 @@
-// Batch norm in training mode on matrices of `rows` pixels by `channels`, with what surrounds it in a ResNet.
+// Batch norm on matrices of `rows` pixels by `channels`, with what surrounds it in a ResNet.
 //
 // A block is blockDim.x packs of channels wide and walks `rows_per_block` rows in steps of blockDim.y, so that each
 // thread keeps its channels' factors in registers. Rows go along blockIdx.x, which may be long, channels along
-// blockIdx.y. Rows from `valid` on are no data: they do not enter the sums and come out as zeros.
-//
-// `scale` holds four rows of `channels` numbers: mean, inverse deviation, factor, summand, with
-// x·factor + summand = (x − mean) / √(variance + ε) · weight + bias.
+// blockIdx.y. `statistics` are [2, channels]: mean, then biased variance.
 
 // What a thread works on.
 struct Tile {
@@ -29,6 +26,17 @@ __device__ inline long long at(int row, int channels, int channel) {
     return (long long)row * channels + channel;
 }
 
+// A channel's share of y = x·factor + summand = (x − mean) / √(variance + ε) · weight + bias.
+__device__ inline void load_scale(const float *statistics, const float *weight, const float *bias, int channels,
+                                  int channel, float (&factor)[LANES], float (&summand)[LANES]) {
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        const float mean = statistics[channel + lane], variance = statistics[channels + channel + lane];
+        factor[lane] = 1.0f / sqrtf(variance + BATCH_NORM_EPSILON) * weight[channel + lane];
+        summand[lane] = bias[channel + lane] - mean * factor[lane];
+    }
+}
+
 // Joins mean and sum of squared differences of `count` rows with those of `other_count` rows (Chan, Golub, LeVeque).
 __device__ inline void join_moments(float &mean, float &m2, float count, float other_mean, float other_m2,
                                     float other_count) {
@@ -40,12 +48,11 @@ __device__ inline void join_moments(float &mean, float &m2, float count, float o
 }
 
 // Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.x, 2, channels].
-COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, const int *valid, int channels,
-            int rows_per_block) {
+COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channels, int rows_per_block) {
     __shared__ float means[THREADS][LANES];
     __shared__ float squares[THREADS][LANES];
     __shared__ float counts[THREADS];
-    const Tile tile = tile_of(counted_rows(rows, valid), channels, rows_per_block);
+    const Tile tile = tile_of(rows, channels, rows_per_block);
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     const int first = tile.begin + threadIdx.y;
     float shift[LANES] = {}, sum[LANES] = {}, square[LANES] = {};
@@ -95,82 +102,50 @@ COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, const int *
     }
 }
 
-// Channels and pieces that a block of the two kernels below takes at a time.
-#define COLUMNS 32
-#define SHARERS 32
-
-// The sum over threadIdx.y of a COLUMNS by SHARERS block, for each threadIdx.x.
-__device__ inline double sum_of_sharers(double value, double (*scratch)[COLUMNS]) {
-    __syncthreads();
-    scratch[threadIdx.y][threadIdx.x] = value;
-    __syncthreads();
-    for (int half = SHARERS / 2; half > 0; half /= 2) {
-        if ((int)threadIdx.y < half) scratch[threadIdx.y][threadIdx.x] += scratch[threadIdx.y + half][threadIdx.x];
-        __syncthreads();
-    }
-    return scratch[0][threadIdx.x];
-}
-
 __device__ inline double rows_of_piece(int piece, int rows, int rows_per_block) {
     return (double)max(0, min(rows_per_block, rows - piece * rows_per_block));
 }
 
-// The pieces of batch_moments become `scale` and enter the running statistics [2, channels]. `bias`, where there is one,
-// was left out of x, as batch norm takes it away again; the running mean has it.
-GATHERING(batch_statistics, const float *pieces, int piece_count, int rows, const int *valid, int channels,
-          int rows_per_block, const float *affine, const float *bias, float *running, float *scale) {
+// The pieces of batch_moments become the statistics.
+GATHERING(batch_statistics, const float *pieces, int piece_count, float *statistics, int rows, int channels,
+          int rows_per_block) {
     __shared__ double scratch[SHARERS][COLUMNS];
     const int channel = blockIdx.x * COLUMNS + threadIdx.x;
     const bool inside = channel < channels;
-    const int counted = counted_rows(rows, valid);
     double sum = 0.0;
     for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
-        const double count = rows_of_piece(piece, counted, rows_per_block);
-        if (count > 0.0) sum += count * pieces[(long long)piece * 2 * channels + channel];
+        const double count = rows_of_piece(piece, rows, rows_per_block);
+        sum += count * pieces[(long long)piece * 2 * channels + channel];
     }
-    const double total = counted > 0 ? counted : 1;
-    const double mean = sum_of_sharers(sum, scratch) / total;
+    const double mean = sum_of_sharers(sum, scratch) / rows;
     sum = 0.0;
     for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
         const float *moments = pieces + (long long)piece * 2 * channels + channel;
-        const double count = rows_of_piece(piece, counted, rows_per_block);
         const double drift = moments[0] - mean;
-        if (count > 0.0) sum += moments[channels] + count * drift * drift;
+        sum += moments[channels] + rows_of_piece(piece, rows, rows_per_block) * drift * drift;
     }
-    const double variance = sum_of_sharers(sum, scratch) / total;
+    const double variance = sum_of_sharers(sum, scratch) / rows;
     if (!inside || threadIdx.y != 0) return;
-    const float inverse = 1.0f / sqrtf((float)variance + BATCH_NORM_EPSILON);
-    const float factor = inverse * affine[channel];
-    scale[channel] = (float)mean;
-    scale[channels + channel] = inverse;
-    scale[2 * channels + channel] = factor;
-    scale[3 * channels + channel] = affine[channels + channel] - (float)mean * factor;
-    const float with_bias = (float)mean + (bias == nullptr ? 0.0f : bias[channel]);
-    const float unbiased = (float)variance * (float)(total / (total > 1.0 ? total - 1.0 : 1.0));
-    running[channel] += RUNNING_MOMENTUM * (with_bias - running[channel]);
-    running[channels + channel] += RUNNING_MOMENTUM * (unbiased - running[channels + channel]);
+    statistics[channel] = (float)mean;
+    statistics[channels + channel] = (float)variance;
 }
 
-// y = x·factor + summand, plus the residual where there is one, then ReLU where asked for. A residual with a scale of its
-// own is another map before its batch norm.
-KERNEL(batch_norm, const scalar *x, const float *scale, const scalar *residual, const float *residual_scale,
-       scalar *y, int rows, const int *valid, int channels, int rows_per_block, int relu) {
+// Running mean and variance move towards the batch's; `unbiased` is the factor that makes its variance unbiased.
+KERNEL(update_running, const float *statistics, float *mean, float *variance, int channels, float unbiased,
+       float momentum) {
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (channel >= channels) return;
+    mean[channel] += momentum * (statistics[channel] - mean[channel]);
+    variance[channel] += momentum * (statistics[channels + channel] * unbiased - variance[channel]);
+}
+
+// y = x·factor + summand, plus the residual where there is one, then ReLU where asked for.
+KERNEL(batch_norm, const scalar *x, const float *statistics, const float *weight, const float *bias,
+       const scalar *residual, scalar *y, int rows, int channels, int rows_per_block, int relu) {
     const Tile tile = tile_of(rows, channels, rows_per_block);
     if (!tile.inside) return;
-    const int counted = counted_rows(rows, valid);
-    float factor[LANES], summand[LANES], residual_factor[LANES] = {};
-    load_floats(scale + 2 * channels + tile.channel, factor);
-    load_floats(scale + 3 * channels + tile.channel, summand);
-    if (residual_scale != nullptr) {
-        float more[LANES];
-        load_floats(residual_scale + 2 * channels + tile.channel, residual_factor);
-        load_floats(residual_scale + 3 * channels + tile.channel, more);
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) summand[lane] += more[lane];
-    } else {
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) residual_factor[lane] = 1.0f;
-    }
+    float factor[LANES], summand[LANES];
+    load_scale(statistics, weight, bias, channels, tile.channel, factor, summand);
 #pragma unroll 4
     for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
         const long long place = at(row, channels, tile.channel);
@@ -180,10 +155,9 @@ KERNEL(batch_norm, const scalar *x, const float *scale, const scalar *residual, 
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {
             float result = value[lane] * factor[lane] + summand[lane];
-            if (residual != nullptr) result += other[lane] * residual_factor[lane];
+            if (residual != nullptr) result += other[lane];
             // Not by fmaxf, which would turn NaN into zero and hide it.
-            if (relu && result < 0.0f) result = 0.0f;
-            value[lane] = row < counted ? result : 0.0f;
+            value[lane] = relu && result < 0.0f ? 0.0f : result;
         }
         store_pack(y + place, value);
     }
@@ -209,17 +183,17 @@ __device__ inline void masked_gradient(float (&gradient)[LANES], const float (&v
 }
 
 // Σ dy·(x − mean) and Σ dy of each channel over a block's rows: pieces [gridDim.x, 2, channels]. The masked gradient is
-// written to `masked` where that is given, which may be dy itself.
-COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *result, int mask, const float *scale,
-            float *pieces, scalar *masked, int rows, const int *valid, int channels, int rows_per_block) {
+// written to `masked` where that is given.
+COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *result, int mask,
+            const float *statistics, const float *weight, const float *bias, float *pieces, scalar *masked, int rows,
+            int channels, int rows_per_block) {
     __shared__ float products[THREADS][LANES];
     __shared__ float plain[THREADS][LANES];
-    const Tile tile = tile_of(counted_rows(rows, valid), channels, rows_per_block);
+    const Tile tile = tile_of(rows, channels, rows_per_block);
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     float mean[LANES], factor[LANES], summand[LANES], product[LANES] = {}, sum[LANES] = {};
-    load_floats(scale + tile.channel, mean);
-    load_floats(scale + 2 * channels + tile.channel, factor);
-    load_floats(scale + 3 * channels + tile.channel, summand);
+    load_floats(statistics + tile.channel, mean);
+    load_scale(statistics, weight, bias, channels, tile.channel, factor, summand);
 #pragma unroll 2
     for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
         const long long place = at(row, channels, tile.channel);
@@ -262,10 +236,10 @@ COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *re
     }
 }
 
-// The pieces of batch_norm_sums become the gradient of the affine parameters [2, channels], and the coefficients
-// [2, channels] of dx = dy·factor + x·slope + offset.
-GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, int rows, const int *valid, int channels,
-          const float *scale, float *affine_gradient, int accumulate, float *coefficients) {
+// The pieces of batch_norm_sums become the gradients of weight and bias, and the coefficients [2, channels] of
+// dx = dy·factor + x·slope + offset.
+GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, const float *statistics, const float *weight,
+          float *dweight, float *dbias, float *coefficients, int rows, int channels) {
     __shared__ double scratch[SHARERS][COLUMNS];
     const int channel = blockIdx.x * COLUMNS + threadIdx.x;
     const bool inside = channel < channels;
@@ -278,26 +252,24 @@ GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, int row
     product = sum_of_sharers(product, scratch);
     plain = sum_of_sharers(plain, scratch);
     if (!inside || threadIdx.y != 0) return;
-    const float mean = scale[channel], inverse = scale[channels + channel], factor = scale[2 * channels + channel];
-    const float weight_sum = (float)(product * inverse), bias_sum = (float)plain;
-    const int counted = counted_rows(rows, valid);
-    const float n = (float)(counted > 0 ? counted : 1);
+    const float mean = statistics[channel];
+    const float inverse = 1.0f / sqrtf(statistics[channels + channel] + BATCH_NORM_EPSILON);
+    const float factor = inverse * weight[channel];
+    const float weight_sum = (float)(product * inverse), bias_sum = (float)plain, n = (float)rows;
     const float slope = -factor * inverse * weight_sum / n;
     coefficients[channel] = slope;
     coefficients[channels + channel] = -factor * bias_sum / n - slope * mean;
-    affine_gradient[channel] = weight_sum + (accumulate ? affine_gradient[channel] : 0.0f);
-    affine_gradient[channels + channel] = bias_sum + (accumulate ? affine_gradient[channels + channel] : 0.0f);
+    dweight[channel] = weight_sum;
+    dbias[channel] = bias_sum;
 }
 
-// dx = dy·factor + x·slope + offset, dy masked as in batch_norm_sums. dx may be dy itself.
-KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const float *scale,
-       const float *coefficients, scalar *dx, int rows, const int *valid, int channels, int rows_per_block) {
+// dx = dy·factor + x·slope + offset, dy masked as in batch_norm_sums.
+KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const float *statistics, const float *weight,
+       const float *bias, const float *coefficients, scalar *dx, int rows, int channels, int rows_per_block) {
     const Tile tile = tile_of(rows, channels, rows_per_block);
     if (!tile.inside) return;
-    const int counted = counted_rows(rows, valid);
     float factor[LANES], summand[LANES], slope[LANES], offset[LANES];
-    load_floats(scale + 2 * channels + tile.channel, factor);
-    load_floats(scale + 3 * channels + tile.channel, summand);
+    load_scale(statistics, weight, bias, channels, tile.channel, factor, summand);
     load_floats(coefficients + tile.channel, slope);
     load_floats(coefficients + channels + tile.channel, offset);
 #pragma unroll 4
@@ -309,8 +281,7 @@ KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const f
         masked_gradient(gradient, value, factor, summand, nullptr, mask);
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {
-            const float result = gradient[lane] * factor[lane] + value[lane] * slope[lane] + offset[lane];
-            gradient[lane] = row < counted ? result : 0.0f;
+            gradient[lane] = gradient[lane] * factor[lane] + value[lane] * slope[lane] + offset[lane];
         }
         store_pack(dx + place, gradient);
     }

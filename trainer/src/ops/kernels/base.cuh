@@ -1,6 +1,6 @@
 // What all kernels share: the numbers of feature maps, and packs of 16 bytes of them.
 //
-// The file is compiled once for each precision. SCRL_BF16 makes `scalar` bfloat16, otherwise it is float. Sums,
+// The sources are compiled once for each precision. SCRL_BF16 makes `scalar` bfloat16, otherwise it is float. Sums,
 // statistics and whatever is kept between steps are float32 or float64 in both. No kernel adds with atomics: every sum has
 // an order that depends on the shapes alone.
 
@@ -29,9 +29,6 @@ typedef float scalar;
 
 // Of the variance in batch norm, as in the CPU path.
 #define BATCH_NORM_EPSILON 1e-5f
-
-// How much of a batch's statistics goes into the running ones.
-#define RUNNING_MOMENTUM 0.1f
 
 // Norms below this count as this.
 #define SMALLEST_NORM 1e-12
@@ -112,7 +109,18 @@ __device__ inline double block_sum(double value, double *scratch) {
     return scratch[0];
 }
 
-// The rows that count: all, or fewer where their number is known on the device alone.
-__device__ inline int counted_rows(int rows, const int *valid) {
-    return valid == nullptr || *valid > rows ? rows : *valid;
+// Columns, and rows of threads that share them, of the kernels whose blocks are COLUMNS by SHARERS threads.
+#define COLUMNS 32
+#define SHARERS 32
+
+// The sum over threadIdx.y of a COLUMNS by SHARERS block, for each threadIdx.x.
+__device__ inline double sum_of_sharers(double value, double (*scratch)[COLUMNS]) {
+    __syncthreads();
+    scratch[threadIdx.y][threadIdx.x] = value;
+    __syncthreads();
+    for (int half = SHARERS / 2; half > 0; half /= 2) {
+        if ((int)threadIdx.y < half) scratch[threadIdx.y][threadIdx.x] += scratch[threadIdx.y + half][threadIdx.x];
+        __syncthreads();
+    }
+    return scratch[0][threadIdx.x];
 }

@@ -1,0 +1,173 @@
+//! The record of a forward pass, and the walk back through it.
+//!
+//! Candle can differentiate by itself, but adds every gradient to a tensor of zeros first and keeps the whole graph until
+//! the end. Done its way, a step of ResNet-50 at 224 px with 8 pairs took 4,697 ms instead of 3,523 (+33 %), one of
+//! ResNet-18 at 96 px with 16 pairs 721 ms instead of 647 (+11 %), and both 15 % more memory (medians of three in turns,
+//! two cores of an AMD EPYC with AVX-512, 2026-11-24). The tape takes the first gradient of a tensor as it is, adds further ones in place, and lets go of each tensor as soon as
+//! it has been passed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use candle_core::{Result, Tensor, TensorId};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::gpu::Gpu;
+use super::{CHUNK, change, f32s};
+
+/// A computation of one tensor from `N` others, and the way back. A value serves for one application, and may keep in
+/// itself what its gradient needs beside inputs and output.
+pub trait Op<const N: usize>: 'static {
+    /// The result, a tensor of its own.
+    fn forward(&mut self, inputs: [&Tensor; N]) -> Result<Tensor>;
+
+    /// The gradient of each input from that of the output, `None` where it is zero or not wanted. No two of them, nor any
+    /// and `grad`, may share memory, since further gradients are added to them in place.
+    fn backward(&self, inputs: [&Tensor; N], output: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; N]>;
+}
+
+/// A forward pass being recorded, or merely run.
+pub struct Tape {
+    steps: Vec<Box<dyn Step>>,
+    recording: bool,
+    normalization: Normalization,
+}
+
+/// With which mean and variance batch norms normalize in a pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Normalization {
+    /// Those of the batch, which enter the running ones with this weight.
+    Batch {
+        /// From 0, the running ones stay, to 1, the batch's take their place.
+        momentum: f32,
+    },
+    /// The running ones, which stay as they are.
+    Running,
+}
+
+/// How much of a batch's statistics goes into the running ones, PyTorch's default.
+const MOMENTUM: f32 = 0.1;
+
+/// An application of an op.
+trait Step {
+    fn output(&self) -> &Tensor;
+
+    /// Each input with its gradient.
+    fn backward(&self, grad: &Tensor) -> Result<Vec<(TensorId, Option<Tensor>)>>;
+}
+
+struct Applied<O, const N: usize> {
+    op: O,
+    inputs: [Tensor; N],
+    output: Tensor,
+}
+
+impl<const N: usize, O: Op<N>> Step for Applied<O, N> {
+    fn output(&self) -> &Tensor {
+        &self.output
+    }
+
+    fn backward(&self, grad: &Tensor) -> Result<Vec<(TensorId, Option<Tensor>)>> {
+        let gradients = self.op.backward(self.inputs.each_ref(), &self.output, grad)?;
+        Ok(self.inputs.iter().map(Tensor::id).zip(gradients).collect())
+    }
+}
+
+/// The gradients of the leaves: the tensors that were never a result on the tape.
+pub struct Gradients(HashMap<TensorId, Tensor>);
+
+impl Gradients {
+    /// The gradient of the loss with respect to `leaf`, in its shape; `None` if the loss does not depend on it.
+    pub fn get(&self, leaf: &Tensor) -> Option<&Tensor> {
+        self.0.get(&leaf.id())
+    }
+
+    /// Lets go of a leaf's gradient, which nobody asks for.
+    pub fn forget(&mut self, leaf: &Tensor) {
+        self.0.remove(&leaf.id());
+    }
+
+    /// Adds the gradients of another pass, over the same leaves or others.
+    pub fn accumulate(&mut self, other: Self) -> Result<()> {
+        other.0.into_iter().try_for_each(|(leaf, gradient)| self.add(leaf, gradient))
+    }
+
+    fn add(&mut self, tensor: TensorId, gradient: Tensor) -> Result<()> {
+        match self.0.entry(tensor) {
+            Entry::Vacant(entry) => {
+                entry.insert(gradient);
+            }
+            Entry::Occupied(mut entry) if Gpu::of(&gradient).is_some() => {
+                let sum = (entry.get() + gradient)?;
+                entry.insert(sum);
+            }
+            Entry::Occupied(entry) => {
+                let gradient = f32s(&gradient)?;
+                change(entry.get(), |sum| {
+                    let chunks = sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+                    chunks.for_each(|(sum, gradient)| add(sum, gradient));
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn add(sum: &mut [f32], gradient: &[f32]) {
+    sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
+}
+
+impl FromIterator<(Tensor, Tensor)> for Gradients {
+    /// Gradients that were computed elsewhere: (leaf, gradient) each.
+    fn from_iter<I: IntoIterator<Item = (Tensor, Tensor)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(leaf, gradient)| (leaf.id(), gradient)).collect())
+    }
+}
+
+impl Tape {
+    /// A tape that remembers every step for [`Tape::backward`].
+    pub fn recording() -> Self {
+        Self { recording: true, ..Self::forward_only() }
+    }
+
+    /// A tape that remembers nothing: a forward pass alone.
+    pub fn forward_only() -> Self {
+        Self::normalizing(Normalization::Batch { momentum: MOMENTUM })
+    }
+
+    /// A forward pass alone in which batch norms do this.
+    pub fn normalizing(normalization: Normalization) -> Self {
+        Self { steps: Vec::new(), recording: false, normalization }
+    }
+
+    /// What batch norms do in this pass.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization
+    }
+
+    /// Applies `op`.
+    pub fn apply<const N: usize>(&mut self, mut op: impl Op<N>, inputs: [&Tensor; N]) -> Result<Tensor> {
+        let output = op.forward(inputs)?;
+        if self.recording {
+            self.steps.push(Box::new(Applied { op, inputs: inputs.map(Tensor::clone), output: output.clone() }));
+        }
+        Ok(output)
+    }
+
+    /// Walks back from `result`, whose own gradient is `gradient`.
+    pub fn backward(mut self, result: &Tensor, gradient: Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients(HashMap::from([(result.id(), gradient)]));
+        while let Some(step) = self.steps.pop() {
+            // A result that the loss does not depend on has no gradient.
+            let Some(gradient) = gradients.0.remove(&step.output().id()) else { continue };
+            for (input, gradient) in step.backward(&gradient)? {
+                if let Some(gradient) = gradient {
+                    gradients.add(input, gradient)?;
+                }
+            }
+        }
+        Ok(gradients)
+    }
+}

@@ -1,0 +1,137 @@
+//! How the kernels' work is laid out over blocks and threads. The constants are those of `kernels/`.
+
+use candle_core::{DType, Result, bail};
+
+/// Threads of a block of one dimension, and the most of a block of rows (`THREADS`).
+const THREADS: usize = 256;
+
+/// Packs of channels side by side in a block: a warp's width.
+const MOST_PACKS: usize = 32;
+
+/// Blocks that fill the GPUs of today several times over; sums are cut into about so many pieces.
+const BLOCKS: usize = 1056;
+
+/// Rows a thread takes where nothing is summed.
+const ROWS_PER_THREAD: usize = 8;
+
+/// Columns, and threads that share them, of a block that adds up columns (`COLUMNS`, `SHARERS`).
+const COLUMNS: usize = 32;
+const SHARERS: usize = 32;
+
+/// Bytes of a pack, the unit in which maps are read.
+const PACK_BYTES: usize = 16;
+
+/// Blocks, and threads of each, in two dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub blocks: [u32; 2],
+    pub threads: [u32; 2],
+}
+
+/// Numbers in a pack (`LANES`).
+pub(crate) fn lanes(dtype: DType) -> usize {
+    PACK_BYTES / dtype.size_in_bytes()
+}
+
+/// Packs of so many numbers, in rows of `channels`.
+pub(crate) fn packs(count: usize, channels: usize, dtype: DType) -> Result<usize> {
+    match lanes(dtype) {
+        lanes if channels.is_multiple_of(lanes) => Ok(count / lanes),
+        lanes => bail!("{channels} channels are no multiple of {lanes}, which a device needs"),
+    }
+}
+
+/// A thread each, counted in 32 bits.
+pub(crate) fn line(threads: usize) -> Result<Grid> {
+    if u32::try_from(threads).is_err() {
+        bail!("a map of {threads} packs is too large for a device's kernels: use a smaller --batch-size");
+    }
+    Ok(Grid { blocks: [threads.div_ceil(THREADS) as u32, 1], threads: [THREADS as u32, 1] })
+}
+
+/// A block each.
+pub(crate) fn blocks(count: usize) -> Result<Grid> {
+    match i32::try_from(count) {
+        Ok(count) => Ok(Grid { blocks: [count as u32, 1], threads: [THREADS as u32, 1] }),
+        Err(_) => bail!("{count} rows are too many for a device's kernels: use a smaller --batch-size"),
+    }
+}
+
+/// So many blocks along x for each of `tensors`.
+pub(crate) fn shared(blocks: usize, tensors: usize) -> Grid {
+    Grid { blocks: [blocks as u32, tensors as u32], threads: [THREADS as u32, 1] }
+}
+
+/// Blocks that add up columns.
+pub(crate) fn columns(count: usize) -> Grid {
+    Grid { blocks: [count.div_ceil(COLUMNS) as u32, 1], threads: [COLUMNS as u32, SHARERS as u32] }
+}
+
+/// How a matrix of rows by channels is cut into blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tiles {
+    pub grid: Grid,
+    pub rows_per_block: usize,
+}
+
+impl Tiles {
+    /// Tiles whose sums become one piece each: as many as fill the device.
+    pub fn summed(rows: usize, channels: usize, dtype: DType) -> Result<Self> {
+        Self::new(rows, channels, dtype, |across, high| {
+            rows.div_ceil((BLOCKS / across).max(1)).next_multiple_of(high)
+        })
+    }
+
+    /// Tiles of which each thread takes a few rows.
+    pub fn mapped(rows: usize, channels: usize, dtype: DType) -> Result<Self> {
+        Self::new(rows, channels, dtype, |_, high| high * ROWS_PER_THREAD)
+    }
+
+    fn new(
+        rows: usize,
+        channels: usize,
+        dtype: DType,
+        rows_per_block: impl Fn(usize, usize) -> usize,
+    ) -> Result<Self> {
+        let packs = packs(channels, channels, dtype)?;
+        let wide = packs.min(MOST_PACKS);
+        let (high, across) = (THREADS / wide, packs.div_ceil(wide));
+        let rows_per_block = rows_per_block(across, high);
+        // Rows are counted in 32 bits by the kernels.
+        let down = blocks(rows)?.blocks[0].div_ceil(rows_per_block as u32);
+        let grid = Grid { blocks: [down, across as u32], threads: [wide as u32, high as u32] };
+        Ok(Self { grid, rows_per_block })
+    }
+
+    /// Tiles one below the other: pieces of a sum over the rows.
+    pub fn count(&self) -> usize {
+        self.grid.blocks[0] as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_every_row_and_channel() {
+        for (rows, channels, dtype) in
+            [(1, 64, DType::BF16), (6_422_528, 64, DType::BF16), (25_088, 2048, DType::F32), (77, 4096, DType::F32)]
+        {
+            for tiles in [Tiles::summed(rows, channels, dtype), Tiles::mapped(rows, channels, dtype)] {
+                let Tiles { grid, rows_per_block } = tiles.unwrap();
+                let [down, across] = grid.blocks.map(|blocks| blocks as usize);
+                let [wide, high] = grid.threads.map(|threads| threads as usize);
+                assert!(wide * high <= THREADS);
+                assert!(across * wide * lanes(dtype) >= channels);
+                assert!(down * rows_per_block >= rows && (down - 1) * rows_per_block < rows);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernels_cannot_count_is_refused() {
+        assert!(line(1 << 32).is_err());
+        assert!(packs(30, 10, DType::BF16).unwrap_err().to_string().contains("no multiple of 8"));
+    }
+}

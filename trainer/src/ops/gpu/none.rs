@@ -1,0 +1,16 @@
+//! A build without CUDA.
+
+use candle_core::{Device, Result, bail};
+
+/// Why no GPU can be used.
+const REASON: &str = "this program was built without --features cuda";
+
+/// Why the GPU of this number cannot be used.
+pub fn why_not(_number: usize) -> Option<String> {
+    Some(REASON.to_owned())
+}
+
+/// Always an error.
+pub fn open(_number: usize) -> Result<Device> {
+    bail!("{REASON}")
+}

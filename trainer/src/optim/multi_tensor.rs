@@ -1,0 +1,80 @@
+//! Launches of the optimizer's kernels over many tensors at once, whose addresses travel with the launch.
+
+use candle_core::{DType, Result, Tensor};
+
+use crate::ops::gpu::{Arg, Gpu, address, grid};
+
+/// Tensors of a launch (`MOST_TENSORS` of `optim.cuh`).
+const MOST_TENSORS: usize = 64;
+
+/// Blocks that share the numbers of a tensor. Sums are taken in so many pieces, whatever the tensor's size.
+const BLOCKS: usize = 64;
+
+/// What a kernel does to one tensor.
+#[derive(Clone, Copy)]
+pub(super) struct Update<'a> {
+    /// What is moved.
+    pub parameter: &'a Tensor,
+    /// Its gradient, or whatever it moves towards.
+    pub gradient: &'a Tensor,
+    /// Its velocity, where it has one.
+    pub velocity: Option<&'a Tensor>,
+    /// Whether it is decayed and adapted.
+    pub adapted: bool,
+}
+
+/// The struct `Tensors` of `optim.cuh`.
+fn tensors(updates: &[Update]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let fields: [fn(&Update) -> Result<u64>; 3] = [
+        |update| address(update.parameter),
+        |update| address(update.gradient),
+        |update| update.velocity.map_or(Ok(0), address),
+    ];
+    for field in fields {
+        for place in 0..MOST_TENSORS {
+            bytes.extend(updates.get(place).map_or(Ok(0), field)?.to_le_bytes());
+        }
+    }
+    let fields: [fn(&Update) -> i32; 2] =
+        [|update| update.parameter.elem_count() as i32, |update| update.adapted.into()];
+    for field in fields {
+        for place in 0..MOST_TENSORS {
+            bytes.extend(updates.get(place).map_or(0, field).to_le_bytes());
+        }
+    }
+    Ok(bytes)
+}
+
+/// Calls `launch` with each part of `updates` that fits a launch: its struct and its number of tensors.
+fn in_parts(updates: &[Update], mut launch: impl FnMut(Arg, usize) -> Result<()>) -> Result<()> {
+    updates.chunks(MOST_TENSORS).try_for_each(|part| launch(Arg::Bytes(&tensors(part)?), part.len()))
+}
+
+/// LARS's step of all tensors, unless `loss` is NaN or infinite.
+pub(super) fn lars(
+    gpu: &Gpu,
+    updates: &[Update],
+    loss: &Tensor,
+    lr: f32,
+    momentum: f32,
+    weight_decay: f64,
+) -> Result<()> {
+    in_parts(updates, |tensors, count| {
+        let grid = grid::shared(BLOCKS, count);
+        let sums = gpu.empty((count, BLOCKS, 2), DType::F64)?;
+        gpu.launch("lars_norms", DType::F32, grid, &[tensors, Arg::Tensor(&sums)])?;
+        let given = [tensors, Arg::Tensor(&sums), Arg::Tensor(loss)];
+        let numbers = [Arg::Float(lr), Arg::Float(momentum), Arg::Double(weight_decay)];
+        gpu.launch("lars_update", DType::F32, grid, &[&given[..], &numbers].concat())
+    })
+}
+
+/// The EMA of all tensors, unless `loss` is given and NaN or infinite.
+pub(super) fn ema(gpu: &Gpu, updates: &[Update], loss: Option<&Tensor>, tau: f32) -> Result<()> {
+    in_parts(updates, |tensors, count| {
+        let loss = loss.map_or(Arg::Null, Arg::Tensor);
+        let arguments = [tensors, loss, Arg::Float(tau)];
+        gpu.launch("update_ema", DType::F32, grid::shared(BLOCKS, count), &arguments)
+    })
+}
