@@ -35,7 +35,7 @@ fi
 mkdir -p "$dest"
 dest=$(cd "$dest" && pwd)
 case $dest in
-    *[[:space:]]*) fail "$dest has a space, which RUSTFLAGS cannot hold; name another folder" ;;
+    *[[:space:]]*) fail "$dest has a space, which nvcc's own files cannot hold; name another folder" ;;
 esac
 exec 9>"$dest/.unfinished"
 flock 9
@@ -93,8 +93,8 @@ ln -s stubs/libcuda.so.1 "$root/lib64/libcuda.so"
 
 "$root/bin/nvcc" --version | tail -2
 
-# Written last and at once, as its presence says that the rest is complete. Sourcing it twice
-# changes nothing, because other RUSTFLAGS would make cargo build everything anew.
+# Written last and at once, as its presence says that the rest is complete. The linker finds the
+# libraries by LIBRARY_PATH; RUSTFLAGS would make cargo build everything anew.
 cat >"$dest/env.sh.new" <<EOF
 export CUDA_HOME=$root CUDA_PATH=$root CUDA_ROOT=$root CUDA_TOOLKIT_ROOT_DIR=$root
 export CUDA_COMPUTE_CAP=\${CUDA_COMPUTE_CAP:-90} NVCC_CCBIN=\${NVCC_CCBIN:-$(command -v g++)}
@@ -105,10 +105,6 @@ esac
 case ":\${LIBRARY_PATH:-}:" in
     *":$root/lib64:"*) ;;
     *) export LIBRARY_PATH=$root/lib64\${LIBRARY_PATH:+:\$LIBRARY_PATH} ;;
-esac
-case " \${RUSTFLAGS:-} " in
-    *" native=$root/lib64 "*) ;;
-    *) export RUSTFLAGS="\${RUSTFLAGS:+\$RUSTFLAGS }-L native=$root/lib64" ;;
 esac
 EOF
 mv "$dest/env.sh.new" "$dest/env.sh"

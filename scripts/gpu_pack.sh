@@ -54,7 +54,7 @@ export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 # dependencies and would build those again.
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
-cargo build --release --locked --features cuda --bins --example bench_gpu --test cuda_gpu \
+cargo build --release --locked --features cuda --bins --example bench_step --test cuda_gpu \
     --message-format json-render-diagnostics >"$messages"
 
 rm -rf "$out"
@@ -64,7 +64,7 @@ python3 - "$messages" <<'PYTHON' |
 import json, sys
 
 wanted = dict.fromkeys(["scrl-train", "scrl-prep", "scrl-inspect"], "bin")
-wanted |= {"bench_gpu": "example", "cuda_gpu": "test"}
+wanted |= {"bench_step": "example", "cuda_gpu": "test"}
 found = {}
 for line in open(sys.argv[1]):
     message = json.loads(line) if line.startswith("{") else {}

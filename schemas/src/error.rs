@@ -27,7 +27,7 @@ pub enum Error {
         /// The file concerned.
         path: PathBuf,
         /// The Arrow library's reason.
-        source: arrow_schema::ArrowError,
+        source: arrow::error::ArrowError,
     },
     /// The file was written by another version of the format.
     #[error(
@@ -74,7 +74,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn arrow(path: &Path) -> impl FnOnce(arrow_schema::ArrowError) -> Self {
+    pub(crate) fn arrow(path: &Path) -> impl FnOnce(arrow::error::ArrowError) -> Self {
         let path = path.to_owned();
         move |source| Self::Arrow { path, source }
     }

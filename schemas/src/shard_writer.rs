@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{
+use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, ListArray,
     RecordBatch, StringArray, StructArray,
 };
-use arrow_buffer::{NullBuffer, OffsetBuffer};
-use arrow_schema::ArrowError;
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;

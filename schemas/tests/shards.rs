@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use arrow_schema::{DataType, Field};
+use arrow::datatypes::{DataType, Field};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use scrl_schemas::{
     Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader, ShardWriter,

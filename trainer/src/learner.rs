@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::model::{Arch, Classifier, Encoding, HeadSizes, Network, Parameter, Parameters, Regions};
 use crate::ops::{
-    CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, normalize_pixels,
+    CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, normalize_pixels, profile,
 };
 use crate::optim::{Lars, LarsConfig, update_ema};
 
@@ -179,7 +179,8 @@ impl Learner {
         matches: usize,
         labels: Option<&Labels>,
     ) -> Result<Computed> {
-        let views = normalize_pixels(pixels, self.config.dtype)?;
+        let normalize = || normalize_pixels(pixels, self.config.dtype);
+        let views = profile::of("normalize_pixels", &self.device, normalize)?;
         let targets = self.target.forward(&mut Tape::forward_only(), &views, regions)?.predictions;
         let mut tape = Tape::recording();
         let Encoding { map, projections, predictions } = self.online.forward(&mut tape, &views, regions)?;
@@ -220,8 +221,11 @@ impl Learner {
 
     /// Moves the online network down the gradients and the target towards it; nothing while the loss is NaN or infinite.
     pub fn apply(&mut self, computed: &Computed, lr: f64, tau: f64) -> Result<()> {
-        self.lars.step(&computed.gradients, &computed.loss, lr)?;
-        update_ema(&self.target_parameters, &self.online_parameters, tau, Some(&computed.loss))
+        let Computed { gradients, loss, .. } = computed;
+        profile::of("Lars", &self.device, || self.lars.step(gradients, loss, lr))?;
+        profile::of("update_ema", &self.device, || {
+            update_ema(&self.target_parameters, &self.online_parameters, tau, Some(loss))
+        })
     }
 
     /// The target's part of a step alone, for a batch without a single matched box.

@@ -191,8 +191,8 @@ fn tables_give_images_paths_and_classes() {
 
     use ::parquet::arrow::ArrowWriter;
     use ::parquet::file::properties::WriterProperties;
-    use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray};
-    use arrow_schema::{DataType, Field, Schema};
+    use arrow::array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray};
+    use arrow::datatypes::{DataType, Field, Schema};
 
     let folder = tempfile::tempdir().unwrap();
     let png = png();

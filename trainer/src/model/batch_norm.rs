@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::ops::{BatchNorm, Normalization, Tape, batch_statistics, update_running};
+use crate::ops::{BatchNorm, Normalization, Tape, batch_statistics, profile, update_running};
 
 /// Normalizes with the statistics of the batch and keeps a running mean of them, or, where the pass is
 /// [`Normalization::Running`], with that mean.
@@ -46,7 +46,7 @@ impl BatchNormLayer {
             }
             Normalization::Batch { momentum } => momentum,
         };
-        let statistics = batch_statistics(x)?;
+        let statistics = profile::of("batch_statistics", x.device(), || batch_statistics(x))?;
         let rows = x.elem_count() / statistics.dim(1)?;
         update_running([&self.running_mean, &self.running_var], &statistics, rows, momentum)?;
         Ok(statistics)

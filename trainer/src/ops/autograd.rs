@@ -14,7 +14,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::gpu::Gpu;
-use super::{CHUNK, change, f32s};
+use super::{CHUNK, change, f32s, profile};
 
 /// A computation of one tensor from `N` others, and the way back. A value serves for one application, and may keep in
 /// itself what its gradient needs beside inputs and output.
@@ -69,7 +69,8 @@ impl<const N: usize, O: Op<N>> Step for Applied<O, N> {
     }
 
     fn backward(&self, grad: &Tensor) -> Result<Vec<(TensorId, Option<Tensor>)>> {
-        let gradients = self.op.backward(self.inputs.each_ref(), &self.output, grad)?;
+        let backward = || self.op.backward(self.inputs.each_ref(), &self.output, grad);
+        let gradients = profile::of_op::<O, _>("backward", grad.device(), backward)?;
         Ok(self.inputs.iter().map(Tensor::id).zip(gradients).collect())
     }
 }
@@ -148,8 +149,9 @@ impl Tape {
     }
 
     /// Applies `op`.
-    pub fn apply<const N: usize>(&mut self, mut op: impl Op<N>, inputs: [&Tensor; N]) -> Result<Tensor> {
-        let output = op.forward(inputs)?;
+    pub fn apply<const N: usize, O: Op<N>>(&mut self, mut op: O, inputs: [&Tensor; N]) -> Result<Tensor> {
+        let device = inputs[0].device();
+        let output = profile::of_op::<O, _>("forward", device, || op.forward(inputs))?;
         if self.recording {
             self.steps.push(Box::new(Applied { op, inputs: inputs.map(Tensor::clone), output: output.clone() }));
         }

@@ -21,6 +21,7 @@ mod kernel;
 mod linear;
 mod max_pool;
 mod normalize;
+pub mod profile;
 mod roi_align;
 
 pub use autograd::{Gradients, Normalization, Op, Tape};
@@ -34,4 +35,4 @@ pub use embedding_std::embedding_std;
 pub use linear::Linear;
 pub use max_pool::MaxPool;
 pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, normalize_pixels};
-pub use roi_align::RoiAlign;
+pub use roi_align::{MOST_ROIS, RoiAlign};

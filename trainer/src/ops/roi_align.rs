@@ -19,7 +19,7 @@ pub const SPATIAL_SCALE: f32 = 1.0 / 32.0;
 pub(crate) const MOST_CELLS: usize = 64;
 
 /// RoIs of one image that the kernels take (`MOST_ROIS` of `roi_align.cuh`).
-pub(crate) const MOST_ROIS: usize = 64;
+pub const MOST_ROIS: usize = 64;
 
 /// A map `[N, H, W, C]` and RoIs `[R, 5]` (image number, x0, y0, x1, y1 in pixels of the view) give `[R, C]`.
 /// On a device RoIs are sorted by image, at most [`MOST_ROIS`] each.

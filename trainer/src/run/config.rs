@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
 use crate::model::Arch;
-use crate::ops::gpu;
+use crate::ops::{MOST_ROIS, gpu};
 use crate::{Error, Result};
 
 named_choice! {
@@ -349,7 +349,25 @@ impl TrainConfig {
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         };
         config.check()?;
+        if config.device != CPU {
+            config.check_for_gpu(manifest.options.boxes as usize)?;
+        }
         Ok(config)
+    }
+
+    /// What the kernels ask of the sizes: see `ops/kernels/`.
+    fn check_for_gpu(&self, boxes: usize) -> Result<()> {
+        let pack = if self.precision == Precision::Bf16 { 8 } else { 4 };
+        for (option, value) in [("hidden", self.hidden), ("projection", self.projection)] {
+            if !value.is_multiple_of(pack) {
+                return refuse(option, format!("{value} is no multiple of {pack}, which a GPU needs"));
+            }
+        }
+        if boxes > MOST_ROIS {
+            let reason = format!("the shards have up to {boxes} boxes a pair, a GPU takes {MOST_ROIS}");
+            return refuse("device", format!("{reason}; use --device cpu, or prepare with --boxes {MOST_ROIS}"));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {

@@ -6,8 +6,6 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
-#[cfg(feature = "cuda")]
-mod cudnn;
 pub(crate) mod grid;
 #[cfg(not(feature = "cuda"))]
 mod none;
@@ -20,9 +18,9 @@ use std::rc::Rc;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-pub use cuda::{open, why_not};
+pub use cuda::{memory_in_use, open, why_not};
 #[cfg(not(feature = "cuda"))]
-pub use none::{open, why_not};
+pub use none::{memory_in_use, open, why_not};
 pub use transfer::{Array, Fetch, Transfers};
 
 use grid::Grid;
