@@ -5,8 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
-use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
 use arrow::array::{Array, BooleanArray, Float32Array, RecordBatch, StructArray};
+use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 

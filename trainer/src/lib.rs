@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! shards → data (read, decode, batch) → model (backbone, RoIAlign, heads) → ops (forward, loss, backward)
-//!        → optim (LARS, moving average, schedules) → run (checkpoints, metrics)
+//!        → optim (LARS, EMA, schedules) → run (checkpoints, metrics)
 //! ```
 //!
 //! [`learner`] puts one step together; [`run::train`] repeats it. [`evaluate`] judges a backbone; [`weights`]

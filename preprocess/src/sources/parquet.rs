@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::cast;
+use arrow::datatypes::Int64Type;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{

@@ -44,12 +44,10 @@ impl Parameter {
         Ok(Self { name: format!("momentum.{}", self.name), var })
     }
 
-    /// The value in PyTorch's layout.
+    /// The value in PyTorch's layout, on the CPU.
     pub fn to_checkpoint(&self) -> Result<Tensor> {
-        match self.var.rank() {
-            4 => self.var.detach().permute((0, 3, 1, 2))?.contiguous(),
-            _ => Ok(self.var.detach()),
-        }
+        let value = self.var.detach().to_device(&Device::Cpu)?;
+        if value.rank() == 4 { value.permute((0, 3, 1, 2))?.contiguous() } else { Ok(value) }
     }
 
     /// The shape in PyTorch's layout.
@@ -120,7 +118,9 @@ impl SeededBackend {
             (_, Some(seed)) => Stream::new(seed, NO_EPOCH, fnv1a(name.as_bytes()), Purpose::WeightInit),
         };
         match init {
-            Init::Randn { mean, stdev } => Ok((0..count).map(|_| (mean + stdev * stream.normal()) as f32).collect()),
+            Init::Randn { mean, stdev } => {
+                Ok((0..count).map(|_| (mean + stdev * stream.normal()) as f32).collect())
+            }
             Init::Uniform { lo, up } => Ok((0..count).map(|_| stream.uniform(lo, up) as f32).collect()),
             init => bail!("{name}: no values of {init:?} are drawn here"),
         }

@@ -184,7 +184,8 @@ impl BatchNorm {
             let tiles = grid::Tiles::mapped(rows, c, x.dtype())?;
             let [x_, statistics, weight, bias, y_] = [x, &self.statistics, weight, bias, &y].map(Arg::Tensor);
             let residual = residual.map_or(Arg::Null, Arg::Tensor);
-            let [rows, channels, per_block] = [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
+            let [rows, channels, per_block] =
+                [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
             let relu = Arg::Int(self.relu.into());
             let arguments = [x_, statistics, weight, bias, residual, y_, rows, channels, per_block, relu];
             gpu.launch("batch_norm", x.dtype(), tiles.grid, &arguments)?;
@@ -282,7 +283,8 @@ impl BatchNorm {
         let tiles = grid::Tiles::summed(rows, c, dtype)?;
         let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
         let residual = if has_residual { Some(gpu.empty(x.shape(), dtype)?) } else { None };
-        let [x_, dy, y, statistics, weight_, bias_] = [x, grad, y, &self.statistics, weight, bias].map(Arg::Tensor);
+        let [x_, dy, y, statistics, weight_, bias_] =
+            [x, grad, y, &self.statistics, weight, bias].map(Arg::Tensor);
         let masked = residual.as_ref().map_or(Arg::Null, Arg::Tensor);
         let [rows_, channels, per_block] = [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
         let pieces_ = Arg::Tensor(&pieces);
@@ -302,7 +304,8 @@ impl BatchNorm {
         // A residual's gradient is masked already.
         let (dy, mask) = residual.as_ref().map_or((dy, mask), |masked| (Arg::Tensor(masked), MASK_NONE));
         let given = [x_, dy, Arg::Int(mask), statistics, weight_, bias_, coefficients_];
-        let arguments = [&given[..], &[Arg::Tensor(&dx), rows_, channels, Arg::int(tiles.rows_per_block)?]].concat();
+        let arguments =
+            [&given[..], &[Arg::Tensor(&dx), rows_, channels, Arg::int(tiles.rows_per_block)?]].concat();
         gpu.launch("batch_norm_backward", dtype, tiles.grid, &arguments)?;
         Ok(InputGradients { x: dx, weight: dweight, bias: dbias, residual })
     }
@@ -330,7 +333,8 @@ impl Op<4> for BatchNorm {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 4]> {
-        let InputGradients { x, weight, bias, residual } = self.gradients([x, weight, bias], y, grad, true)?;
+        let InputGradients { x, weight, bias, residual } =
+            self.gradients([x, weight, bias], y, grad, true)?;
         Ok([Some(x), Some(weight), Some(bias), residual])
     }
 }
@@ -352,11 +356,8 @@ fn affine_gradient(x: &[f32], dy: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<
     let c = statistics.len() / 2;
     let size = piece(c) * c;
     let (mean, variance) = statistics.split_at(c);
-    let pieces: Vec<Vec<f32>> = x
-        .par_chunks(size)
-        .zip(dy.par_chunks(size))
-        .map(|(x, dy)| centered_products(x, dy, mean))
-        .collect();
+    let pieces: Vec<Vec<f32>> =
+        x.par_chunks(size).zip(dy.par_chunks(size)).map(|(x, dy)| centered_products(x, dy, mean)).collect();
     let mut sums = vec![0.0f64; 2 * c];
     for piece in pieces {
         sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += f64::from(value));

@@ -89,7 +89,12 @@ impl Op<3> for Linear {
         forward(x, weight, Some(bias))
     }
 
-    fn backward(&self, [x, weight, _]: [&Tensor; 3], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(
+        &self,
+        [x, weight, _]: [&Tensor; 3],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
         let (dx, dweight) = backward(x, weight, grad)?;
         Ok([Some(dx), Some(dweight), Some(column_sums(grad)?)])
     }

@@ -23,7 +23,8 @@ pub fn normalize_pixels(pixels: &Tensor, dtype: DType) -> Result<Tensor> {
         return Ok(views);
     }
     let (storage, layout) = pixels.storage_and_layout();
-    let (Storage::Cpu(CpuStorage::U8(bytes)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+    let (Storage::Cpu(CpuStorage::U8(bytes)), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+    else {
         bail!("expected contiguous bytes on the CPU");
     };
     // 256 values a channel: a table holds them all.

@@ -36,7 +36,7 @@ impl Schedule {
         peak * 0.5 * (1.0 + (PI * progress).cos())
     }
 
-    /// τ of the moving average after a step: from τ₀ at the first towards 1.
+    /// τ of the EMA after a step: from τ₀ at the first towards 1.
     pub fn tau(&self, step: u64) -> f64 {
         let progress = (step - 1) as f64 / self.0.total_steps as f64;
         1.0 - (1.0 - self.0.tau) * 0.5 * ((PI * progress).cos() + 1.0)

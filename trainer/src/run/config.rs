@@ -196,7 +196,7 @@ pub struct TrainConfig {
     pub lr: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// τ₀ of the moving average.
+    /// τ₀ of the EMA.
     pub ema: f64,
     /// Width inside projector and predictor.
     pub hidden: usize,
@@ -365,7 +365,10 @@ impl TrainConfig {
         }
         if boxes > MOST_ROIS {
             let reason = format!("the shards have up to {boxes} boxes a pair, a GPU takes {MOST_ROIS}");
-            return refuse("device", format!("{reason}; use --device cpu, or prepare with --boxes {MOST_ROIS}"));
+            return refuse(
+                "device",
+                format!("{reason}; use --device cpu, or prepare with --boxes {MOST_ROIS}"),
+            );
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub struct Metrics {
     pub loss: f32,
     /// Learning rate.
     pub lr: f64,
-    /// τ of the moving average.
+    /// τ of the EMA.
     pub ema: f64,
     /// Matched boxes of the step.
     pub boxes: usize,

@@ -69,7 +69,7 @@ pub struct Arguments {
     #[arg(long, value_name = "WD")]
     weight_decay: Option<f64>,
 
-    /// τ₀ of the target's moving average [default: the preset's]
+    /// τ₀ of the target's EMA [default: the preset's]
     #[arg(long, value_name = "TAU")]
     ema: Option<f64>,
 

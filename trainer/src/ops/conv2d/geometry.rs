@@ -1,5 +1,7 @@
 //! The sizes of a convolution and what lies where.
 
+use std::fmt;
+
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
@@ -108,5 +110,13 @@ impl Geometry {
         };
         let (y, x) = (place(at.y, dy, self.out_h)?, place(at.x, dx, self.out_w)?);
         Some(((at.image * self.out_h + y) * self.out_w + x) * self.o)
+    }
+}
+
+impl fmt::Display for Geometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { n, h, w, i, o, kh, kw, stride, padding, .. } = self;
+        write!(f, "convolution of {n} views of {h} x {w} x {i} with {o} filters of ")?;
+        write!(f, "{kh} x {kw}, stride {stride}, padding {padding}")
     }
 }

@@ -115,9 +115,12 @@ mod tests {
 
     #[test]
     fn tiles_cover_every_row_and_channel() {
-        for (rows, channels, dtype) in
-            [(1, 64, DType::BF16), (6_422_528, 64, DType::BF16), (25_088, 2048, DType::F32), (77, 4096, DType::F32)]
-        {
+        for (rows, channels, dtype) in [
+            (1, 64, DType::BF16),
+            (6_422_528, 64, DType::BF16),
+            (25_088, 2048, DType::F32),
+            (77, 4096, DType::F32),
+        ] {
             for tiles in [Tiles::summed(rows, channels, dtype), Tiles::mapped(rows, channels, dtype)] {
                 let Tiles { grid, rows_per_block } = tiles.unwrap();
                 let [down, across] = grid.blocks.map(|blocks| blocks as usize);

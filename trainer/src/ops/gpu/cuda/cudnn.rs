@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{DType, Error, Result, bail};
@@ -28,8 +27,6 @@ use crate::ops::conv2d::geometry::Geometry;
 pub(super) const OLDEST: usize = 9;
 /// The most workspace that a plan may use, in bytes.
 const MOST_WORKSPACE: usize = 1 << 30;
-/// The most elements that a tensor may have. Many engines index tensors with 32-bit integers.
-const MOST_ELEMENTS: usize = i32::MAX as usize;
 /// What the addresses of all tensors are multiples of. Engines count on it to load several elements
 /// at a time.
 const ALIGNMENT: u64 = 16;
@@ -46,41 +43,6 @@ pub(super) fn version() -> (usize, usize, usize) {
         // Before version 9 the major number counted thousands.
         0..10_000 => (version / 1000, version / 100 % 10, version % 100),
         _ => (version / 10_000, version / 100 % 100, version % 100),
-    }
-}
-
-/// Fails if one of the tensors is too large for cuDNN.
-fn check_size(g: &Geometry) -> Result<()> {
-    let (input, output, filter) = (g.h * g.w * g.i, g.out_h * g.out_w * g.o, g.o * g.patch());
-    let fits = MOST_ELEMENTS / input.max(output).max(1);
-    if fits == 0 || filter > MOST_ELEMENTS {
-        bail!("a {g} is too large for cuDNN even with a single view");
-    }
-    if g.n > fits {
-        bail!(
-            "a {g} has a tensor of more than {MOST_ELEMENTS} elements, the most that cuDNN can index: at most {} \
-             pairs of views fit; use a smaller --batch-size, with --accumulate to make up for it",
-            fits / 2
-        );
-    }
-    Ok(())
-}
-
-impl fmt::Display for Geometry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { n, h, w, i, o, kh, kw, stride, padding, .. } = self;
-        write!(f, "convolution of {n} views of {h} x {w} x {i} with {o} filters of ")?;
-        write!(f, "{kh} x {kw}, stride {stride}, padding {padding}")
-    }
-}
-
-impl fmt::Display for Pass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Forward => "forward pass",
-            Self::Data => "input gradient",
-            Self::Filter => "filter gradient",
-        })
     }
 }
 
@@ -308,23 +270,14 @@ impl Convolutions {
 
     /// The bytes of workspace that a pass needs. How it is computed is chosen when it is first asked
     /// for. `None` says that no engine of cuDNN is acceptable for this order.
-    pub fn plan(
-        &mut self,
-        g: &Geometry,
-        pass: Pass,
-        dtype: DType,
-        order: Order,
-    ) -> Result<Option<usize>> {
+    pub fn plan(&mut self, g: &Geometry, pass: Pass, dtype: DType, order: Order) -> Result<Option<usize>> {
         let plan = match self.plans.entry((*g, pass, dtype, order)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                check_size(g)?;
                 self.stream.context().bind_to_thread().map_err(Error::wrap)?;
                 let plan = Operation::new(g, pass, dtype, order)
                     .and_then(|operation| Plan::choose(self.handle, operation, dtype))
-                    .map_err(|error| {
-                        error.context(format!("the {pass} of a {g} could not be planned"))
-                    })?;
+                    .map_err(|error| error.context(format!("the {pass} of a {g} could not be planned")))?;
                 entry.insert(plan)
             }
         };

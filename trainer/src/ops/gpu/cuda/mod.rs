@@ -1,0 +1,208 @@
+//! CUDA: candle's device, set up for training, and what runs on it.
+
+mod cudnn;
+mod descriptor;
+mod kernels {
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+pub(super) mod transfer;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::{c_int, c_void};
+
+use candle_core::cuda::DeviceId;
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Shape, Tensor, bail};
+use cudarc::driver::sys::{self, CUmemPool_attribute_enum as PoolAttribute};
+use cudarc::driver::{CudaContext, CudaSlice, DevicePtr, result};
+use half::bf16;
+
+use self::cudnn::{Convolutions, Order};
+use super::address as address_of;
+use super::grid::Grid;
+use crate::ops::conv2d::device::Pass;
+use crate::ops::conv2d::geometry::Geometry;
+
+/// The compute capability that the kernels were compiled for, times ten.
+const COMPUTE_CAPABILITY: &str = env!("SCRL_COMPUTE_CAP");
+
+/// The CUDA version of the toolkit, as `CUDA_VERSION` of `cuda.h`. Its PTX needs a driver that is at least as new.
+const CUDA_VERSION: &str = env!("SCRL_CUDA_VERSION");
+
+/// From this compute capability on, kernels are compiled for features of just one.
+const FIRST_SPECIFIC: i32 = 90;
+
+thread_local! {
+    /// cuDNN and its plans, for each device.
+    static CONVOLUTIONS: RefCell<HashMap<DeviceId, Convolutions>> = RefCell::new(HashMap::new());
+}
+
+/// Why the GPU of this number cannot be used, or `None` if it can.
+pub fn why_not(number: usize) -> Option<String> {
+    match check(number) {
+        Ok(reason) => reason,
+        Err(error) => Some(format!("the driver reports {error}")),
+    }
+}
+
+fn check(number: usize) -> std::result::Result<Option<String>, result::DriverError> {
+    let count = CudaContext::device_count()?;
+    if usize::try_from(count).is_ok_and(|count| number >= count) {
+        return Ok(Some(format!("there is no GPU {number}: the driver sees {count}")));
+    }
+    let mut driver: c_int = 0;
+    // SAFETY: `driver` is a place for the version.
+    unsafe { sys::cuDriverGetVersion(&mut driver) }.result()?;
+    let needed: c_int = CUDA_VERSION.parse().unwrap_or(0);
+    if driver < needed {
+        let version = |number: c_int| format!("{}.{}", number / 1000, number % 1000 / 10);
+        let (driver, needed) = (version(driver), version(needed));
+        return Ok(Some(format!(
+            "the driver knows CUDA {driver}, this program is of CUDA {needed}: update it"
+        )));
+    }
+    let (major, minor) = CudaContext::new(number)?.compute_capability()?;
+    let (found, built) = (10 * major + minor, COMPUTE_CAPABILITY.parse().unwrap_or(0));
+    if found != built && (found < built || built >= FIRST_SPECIFIC) {
+        let reason = format!("GPU {number} has compute capability {found}, this program is for {built}");
+        return Ok(Some(format!("{reason}: build with CUDA_COMPUTE_CAP={found}")));
+    }
+    let (major, minor, _) = cudnn::version();
+    if major < cudnn::OLDEST {
+        return Ok(Some(format!("cuDNN is {major}.{minor}, {} or newer is needed", cudnn::OLDEST)));
+    }
+    Ok(None)
+}
+
+/// The GPU of this number as a device of candle's with a stream of its own.
+///
+/// # Errors
+/// If it cannot be used, see [`why_not`].
+pub fn open(number: usize) -> Result<Device> {
+    if let Some(reason) = why_not(number) {
+        bail!("{reason}");
+    }
+    let device = CudaDevice::new_with_stream(number)?;
+    // SAFETY: tensors are made and used on this one stream; `transfer.rs` orders the copies to and from them itself.
+    unsafe { device.disable_event_tracking() };
+    keep_memory(&device).map_err(Error::wrap)?;
+    Ok(Device::Cuda(device))
+}
+
+/// Bytes of the GPU's memory that are in use, by this program and others; `None` on the CPU.
+pub fn memory_in_use(device: &Device) -> Result<Option<usize>> {
+    let Device::Cuda(device) = device else { return Ok(None) };
+    let (free, all) = device.cuda_stream().context().mem_get_info().map_err(Error::wrap)?;
+    Ok(Some(all - free))
+}
+
+/// Lets the pool keep what was freed, instead of giving it back to the system whenever the host waits for the device.
+fn keep_memory(device: &CudaDevice) -> std::result::Result<(), result::DriverError> {
+    let stream = device.cuda_stream();
+    let mut threshold = u64::MAX;
+    // SAFETY: the device is that of a context that lives, and the threshold is of the attribute's type.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(stream.context().cu_device())?;
+        let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+    }
+}
+
+/// Starts a kernel.
+pub(super) fn launch(
+    device: &CudaDevice,
+    kernel: &'static str,
+    bf16: bool,
+    grid: Grid,
+    arguments: &mut [*mut c_void],
+) -> Result<()> {
+    let (module, ptx) = if bf16 { ("scrl_bf16", kernels::BF16) } else { ("scrl_f32", kernels::F32) };
+    let function = device.get_or_load_custom_func(kernel, module, ptx)?;
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().map_err(Error::wrap)?;
+    let ([x, y], [wide, high]) = (grid.blocks, grid.threads);
+    // SAFETY: the arguments are those of the kernel, as the op that launches it says, and tensors outlive the launch, as
+    // their memory is freed in the order of the stream.
+    unsafe {
+        result::launch_kernel(
+            function.cu_function(),
+            (x, y, 1),
+            (wide, high, 1),
+            0,
+            stream.cu_stream(),
+            arguments,
+        )
+    }
+    .map_err(|error| Error::msg(format!("starting the kernel {kernel}: {error}")))
+}
+
+/// Where a storage begins, in the memory of its device.
+pub(super) fn address(storage: &CudaStorage) -> Result<u64> {
+    fn begin<T>(slice: &CudaSlice<T>) -> u64 {
+        slice.device_ptr(slice.stream()).0
+    }
+    use candle_core::backend::BackendStorage;
+    Ok(match storage.dtype() {
+        DType::U8 => begin(storage.as_cuda_slice::<u8>()?),
+        DType::I64 => begin(storage.as_cuda_slice::<i64>()?),
+        DType::BF16 => begin(storage.as_cuda_slice::<bf16>()?),
+        DType::F32 => begin(storage.as_cuda_slice::<f32>()?),
+        DType::F64 => begin(storage.as_cuda_slice::<f64>()?),
+        dtype => bail!("no kernel takes {dtype:?}"),
+    })
+}
+
+/// One pass of a convolution from its two operands, in the order of [`Pass`], by cuDNN.
+pub(crate) fn convolve(
+    device: &CudaDevice,
+    g: &Geometry,
+    pass: Pass,
+    shape: Shape,
+    a: &Tensor,
+    b: &Tensor,
+) -> Result<Tensor> {
+    CONVOLUTIONS.with_borrow_mut(|all| {
+        let convolutions = match all.entry(device.id()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Convolutions::new(device.cuda_stream())?),
+        };
+        if let Some(workspace) = convolutions.plan(g, pass, a.dtype(), Order::Nhwc)? {
+            return run(device, convolutions, g, (pass, Order::Nhwc, workspace), shape, a, b);
+        }
+        // For float32 there may be an engine that repeats its bits for the other order only.
+        let Some(workspace) = convolutions.plan(g, pass, a.dtype(), Order::Nchw)? else {
+            bail!("cuDNN has no engine that repeats its bits for the {pass} of a {g} in {:?}", a.dtype());
+        };
+        let swapped = |tensor: &Tensor| tensor.permute((0, 3, 1, 2))?.contiguous();
+        let (n, h, w, c) = shape.dims4()?;
+        let plan = (pass, Order::Nchw, workspace);
+        let result = run(device, convolutions, g, plan, (n, c, h, w).into(), &swapped(a)?, &swapped(b)?)?;
+        result.permute((0, 2, 3, 1))?.contiguous()
+    })
+}
+
+/// Starts a planned pass.
+fn run(
+    device: &CudaDevice,
+    convolutions: &mut Convolutions,
+    g: &Geometry,
+    (pass, order, workspace): (Pass, Order, usize),
+    shape: Shape,
+    a: &Tensor,
+    b: &Tensor,
+) -> Result<Tensor> {
+    // SAFETY: cuDNN writes all of it.
+    let result = unsafe { Tensor::empty(shape, a.dtype(), &Device::Cuda(device.clone())) }?;
+    // SAFETY: cuDNN writes before it reads.
+    let workspace = unsafe { device.alloc::<u8>(workspace.max(1)) }?;
+    let [a, b, computed] = [address_of(a)?, address_of(b)?, address_of(&result)?];
+    let addresses = match pass {
+        Pass::Forward => [a, b, computed],
+        Pass::Data => [computed, b, a],
+        Pass::Filter => [a, computed, b],
+    };
+    let scratch = workspace.device_ptr(workspace.stream()).0;
+    convolutions.run(g, pass, result.dtype(), order, addresses, scratch)?;
+    Ok(result)
+}

@@ -1,0 +1,196 @@
+//! Batches come through page-locked memory on a stream of their own, and losses go back through it, so that the host waits for
+//! neither.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use candle_core::{CudaDevice, DType, Device, Error, Result, Shape, Tensor};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result};
+use rayon::prelude::*;
+
+use super::super::{Array, address};
+
+/// Bytes that a thread copies at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Bytes for the numbers that a step gives.
+const FETCHED_BYTES: usize = 256;
+
+/// Page-locked memory of the host, which the GPU copies from and to by itself.
+struct Pinned {
+    begin: *mut c_void,
+    bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+impl Pinned {
+    /// So many bytes of zeros.
+    fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self> {
+        context.bind_to_thread().map_err(Error::wrap)?;
+        // SAFETY: the memory is given back once, by `drop`.
+        let begin = unsafe { result::malloc_host(bytes, 0) }.map_err(Error::wrap)?;
+        // SAFETY: so many bytes were allocated.
+        unsafe { begin.cast::<u8>().write_bytes(0, bytes) };
+        Ok(Self { begin, bytes, context: context.clone() })
+    }
+
+    /// Its bytes. The GPU must not be using them.
+    fn slice_mut(&mut self) -> &mut [u8] {
+        // SAFETY: they were allocated and written by `new`.
+        unsafe { std::slice::from_raw_parts_mut(self.begin.cast(), self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // A failure here has nobody to be told to.
+        let _ = self.context.synchronize();
+        // SAFETY: it was allocated by `new`, and nobody else gives it back.
+        let _ = unsafe { result::free_host(self.begin) };
+    }
+}
+
+/// Where an array passes through.
+struct Buffer {
+    host: Pinned,
+    device: Tensor,
+}
+
+/// Where a batch passes through.
+struct Slot {
+    buffers: Vec<Buffer>,
+    /// The batch has arrived.
+    copied: CudaEvent,
+    /// The batch was used.
+    used: CudaEvent,
+}
+
+/// The ways to and from a GPU. Two slots take turns: while the GPU works on one batch, the next is copied.
+pub(crate) struct CudaTransfers {
+    device: CudaDevice,
+    copies: Arc<CudaStream>,
+    slots: [Slot; 2],
+    turn: usize,
+    /// Memory for numbers that come back, which is used again.
+    fetched: Rc<RefCell<Vec<Pinned>>>,
+}
+
+impl Array<'_> {
+    /// The bytes, and the type of the tensor.
+    fn bytes(&self) -> (&[u8], DType) {
+        fn bytes<T>(numbers: &[T]) -> &[u8] {
+            // SAFETY: these are plain numbers, without padding.
+            unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+        }
+        match self {
+            Self::U8(numbers) => (numbers, DType::U8),
+            Self::F32(numbers) => (bytes(numbers), DType::F32),
+            Self::I64(numbers) => (bytes(numbers), DType::I64),
+        }
+    }
+}
+
+impl CudaTransfers {
+    pub fn new(device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let slot = || -> Result<Slot> {
+            let event = || context.new_event(None).map_err(Error::wrap);
+            Ok(Slot { buffers: Vec::new(), copied: event()?, used: event()? })
+        };
+        let (slots, copies) = ([slot()?, slot()?], context.new_stream().map_err(Error::wrap)?);
+        Ok(Self { device: device.clone(), copies, slots, turn: 0, fetched: Rc::default() })
+    }
+
+    /// See [`super::super::Transfers::upload`].
+    pub fn upload(&mut self, arrays: &[(Array, Shape)]) -> Result<Vec<Tensor>> {
+        let stream = self.device.cuda_stream();
+        // All that uses the batch of the slot before has been given to the stream by now.
+        self.slots[self.turn].used.record(&stream).map_err(Error::wrap)?;
+        self.turn = 1 - self.turn;
+        let slot = &mut self.slots[self.turn];
+        slot.copied.synchronize().map_err(Error::wrap)?;
+        slot.fit(&self.device, arrays)?;
+        self.copies.wait(&slot.used).map_err(Error::wrap)?;
+        let mut tensors = Vec::new();
+        for ((array, shape), buffer) in arrays.iter().zip(&mut slot.buffers) {
+            let (bytes, _) = array.bytes();
+            let host = &mut buffer.host.slice_mut()[..bytes.len()];
+            let pieces = host.par_chunks_mut(COPY_BYTES).zip(bytes.par_chunks(COPY_BYTES));
+            pieces.for_each(|(to, from)| to.copy_from_slice(from));
+            if !host.is_empty() {
+                let to = address(&buffer.device)?;
+                // SAFETY: both sides hold so many bytes; the host's are left alone until `copied`.
+                unsafe { result::memcpy_htod_async(to, host, self.copies.cu_stream()) }
+                    .map_err(Error::wrap)?;
+            }
+            tensors.push(buffer.device.narrow(0, 0, shape.elem_count())?.reshape(shape)?);
+        }
+        slot.copied.record(&self.copies).map_err(Error::wrap)?;
+        stream.wait(&slot.copied).map_err(Error::wrap)?;
+        Ok(tensors)
+    }
+
+    /// See [`super::super::Transfers::fetch`]; `tensor` is contiguous float32.
+    pub fn fetch(&mut self, tensor: &Tensor) -> Result<CudaFetch> {
+        let stream = self.device.cuda_stream();
+        let count = tensor.elem_count();
+        let free = self.fetched.borrow_mut().pop();
+        let mut host = match free {
+            Some(host) => host,
+            None => Pinned::new(stream.context(), FETCHED_BYTES)?,
+        };
+        let to = &mut host.slice_mut()[..4 * count];
+        // SAFETY: both sides hold so many bytes; the host's are left alone until `done`.
+        unsafe { result::memcpy_dtoh_async(to, address(tensor)?, stream.cu_stream()) }
+            .map_err(Error::wrap)?;
+        let done = stream.record_event(None).map_err(Error::wrap)?;
+        Ok(CudaFetch { host, count, done, fetched: self.fetched.clone() })
+    }
+}
+
+impl Slot {
+    /// Makes room for the arrays.
+    fn fit(&mut self, device: &CudaDevice, arrays: &[(Array, Shape)]) -> Result<()> {
+        let stream = device.cuda_stream();
+        for (index, (array, _)) in arrays.iter().enumerate() {
+            let (bytes, dtype) = array.bytes();
+            if self.buffers.get(index).is_some_and(|buffer| buffer.host.bytes >= bytes.len()) {
+                continue;
+            }
+            let room = bytes.len().next_power_of_two().max(COPY_BYTES);
+            let count = room / dtype.size_in_bytes();
+            let buffer = Buffer {
+                host: Pinned::new(stream.context(), room)?,
+                device: Tensor::zeros(count, dtype, &Device::Cuda(device.clone()))?,
+            };
+            // The memory is there when the stream has come this far, of which the copies know nothing.
+            stream.synchronize().map_err(Error::wrap)?;
+            match self.buffers.get_mut(index) {
+                Some(place) => *place = buffer,
+                None => self.buffers.push(buffer),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Numbers on their way from the GPU.
+pub(crate) struct CudaFetch {
+    host: Pinned,
+    count: usize,
+    done: CudaEvent,
+    fetched: Rc<RefCell<Vec<Pinned>>>,
+}
+
+impl CudaFetch {
+    pub fn wait(mut self) -> Result<Vec<f32>> {
+        self.done.synchronize().map_err(Error::wrap)?;
+        let (numbers, _) = self.host.slice_mut()[..4 * self.count].as_chunks::<4>();
+        let numbers = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        self.fetched.borrow_mut().push(self.host);
+        Ok(numbers)
+    }
+}

@@ -1,0 +1,149 @@
+//! The CUDA path on a GPU: its ops and its steps against the CPU's, and that they repeat their bits. Where there is no GPU, each
+//! test says that it was skipped. One test at a time has the GPU.
+
+mod device_ops;
+mod device_steps;
+mod prepared;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::DType;
+use device_ops::Place;
+use device_steps::Case;
+use prepared::Prepared;
+use scrl_schemas::Encoding;
+use scrl_trainer::model::Arch;
+use scrl_trainer::ops::gpu::{open, why_not};
+use scrl_trainer::run::{Method, Metrics, Options, Precision, Resume, train};
+
+/// The GPU, for one test alone.
+struct Gpu {
+    place: Place,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// The first GPU, or a word on why it cannot be used.
+fn gpu() -> Option<Gpu> {
+    static TURN: Mutex<()> = Mutex::new(());
+    if let Some(reason) = why_not(0) {
+        eprintln!("skipped: {reason}");
+        return None;
+    }
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(Gpu { place: Place::Gpu(open(0).unwrap()), _turn: turn })
+}
+
+#[test]
+fn ops_f32() {
+    let Some(gpu) = gpu() else { return };
+    device_ops::all(&gpu.place, DType::F32);
+}
+
+#[test]
+fn ops_bf16() {
+    let Some(gpu) = gpu() else { return };
+    device_ops::all(&gpu.place, DType::BF16);
+}
+
+#[test]
+fn ops_optimizer() {
+    let Some(gpu) = gpu() else { return };
+    device_ops::optimizer(gpu.place.clone());
+}
+
+#[test]
+fn steps_f32() {
+    let Some(gpu) = gpu() else { return };
+    Case::small(DType::F32).compare(&gpu.place, 1e-3, 2e-2);
+}
+
+#[test]
+fn steps_one_pair_with_one_box() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case { pairs: 1, steps: 1, ..Case::small(DType::F32) };
+    case.compare(&gpu.place, 1e-3, f64::INFINITY);
+}
+
+#[test]
+fn steps_byol_accumulate_f32() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case { method: Method::Byol, accumulate: 3, steps: 2, ..Case::small(DType::F32) };
+    case.compare(&gpu.place, 1e-3, 2e-2);
+}
+
+#[test]
+fn steps_resnet50_f32() {
+    let Some(gpu) = gpu() else { return };
+    let case =
+        Case { arch: Arch::Resnet50, pairs: 4, size: 96, classes: None, steps: 1, ..Case::small(DType::F32) };
+    case.compare(&gpu.place, 1e-3, 5e-2);
+}
+
+#[test]
+fn steps_bf16() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case { pairs: 16, steps: 2, ..Case::small(DType::BF16) };
+    case.compare(&gpu.place, 2e-2, f64::INFINITY);
+}
+
+#[test]
+fn steps_resnet50_bf16() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case { arch: Arch::Resnet50, pairs: 8, size: 128, steps: 1, ..Case::small(DType::BF16) };
+    case.compare(&gpu.place, 2e-2, f64::INFINITY);
+}
+
+#[test]
+fn steps_without_boxes_move_only_the_target() {
+    let Some(gpu) = gpu() else { return };
+    Case::small(DType::F32).update_target(&gpu.place);
+}
+
+#[test]
+fn same_bits_twice() {
+    let Some(gpu) = gpu() else { return };
+    for dtype in [DType::F32, DType::BF16] {
+        let case = Case { arch: Arch::Resnet50, pairs: 4, steps: 6, ..Case::small(dtype) };
+        assert!(case.run(&gpu.place) == case.run(&gpu.place), "{dtype:?}");
+    }
+}
+
+/// Small enough for a tool that checks every access to memory.
+#[test]
+fn sanitized_step() {
+    let Some(gpu) = gpu() else { return };
+    for dtype in [DType::F32, DType::BF16] {
+        let case = Case { pairs: 2, steps: 1, ..Case::small(dtype) };
+        assert!(case.run(&gpu.place).0[0].is_finite());
+    }
+}
+
+#[test]
+fn steps_of_a_run_are_those_on_the_cpu_and_resume() {
+    let Some(_gpu) = gpu() else { return };
+    let prepared = Prepared::photos(10);
+    let shards = prepared.prepare("shards", 3, Encoding::Webp);
+    let losses = |out: &str, change: &dyn Fn(&mut Options)| -> Vec<f32> {
+        let (config, dataset) = prepared.config(&shards, out, change);
+        train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |_| ()).unwrap();
+        let text = std::fs::read_to_string(prepared.path(out).join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Metrics>(line).unwrap().loss).collect()
+    };
+    let on = |device: &'static str| {
+        move |options: &mut Options| {
+            options.device = Some(device.to_owned());
+            options.precision = Some(Precision::F32);
+        }
+    };
+    let (cpu, cuda) = (losses("cpu", &on("cpu")), losses("gpu", &on("cuda")));
+    assert_eq!(cpu.len(), cuda.len());
+    for (cpu, cuda) in cpu.iter().zip(&cuda) {
+        assert!((cpu / cuda - 1.0).abs() < 1e-3, "{cpu} {cuda}");
+    }
+    losses("pieces", &|options| {
+        on("cuda")(options);
+        options.max_steps = Some(3);
+    });
+    assert_eq!(losses("pieces", &on("cuda")), cuda);
+}
