@@ -37,7 +37,7 @@ done
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || fail "$python is not installed"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-[ -d "$here/bin" ] || fail "$here has no bin/; run the copy in a pack of scripts/gpu_pack.sh"
+[ -f "$here/bin.tar.xz" ] || fail "$here has no bin.tar.xz; run the copy in a pack of scripts/gpu_pack.sh"
 mkdir -p "${out:-report}"
 out=$(cd "${out:-report}" && pwd)
 rm -rf "$out/logs" "$out/report.md" "$out/report.json"
@@ -48,6 +48,9 @@ trap 'rm -rf "$work"' EXIT
 child=
 trap 'kill $child 2>/dev/null; exit 130' INT TERM
 mkdir "$work/json"
+"$python" -m tarfile -e "$here/bin.tar.xz" "$work"
+# Tests that find no GPU fail instead of being skipped.
+export SCRL_REQUIRE_GPU=1
 export here work python STEPS BATCH TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton
 touch "$work/parts.tsv"
 
@@ -105,11 +108,11 @@ part() {
 tests() { # NAME SECONDS ARGUMENTS...
     local name=$1 seconds=$2
     shift 2
-    must='[1-9][0-9]* passed' part "$name" "$seconds" "$here/bin/cuda_gpu" --test-threads 1 --nocapture "$@"
+    must='[1-9][0-9]* passed' part "$name" "$seconds" "$work/bin/cuda_gpu" --test-threads 1 --nocapture "$@"
 }
 ours() { # NAME ARGUMENTS...
     local results=$work/json/$1.json
-    part "$1" 60 "$here/bin/bench_step" --device cuda --arch resnet50 "${@:2}" --json "$results"
+    part "$1" 60 "$work/bin/bench_step" --device cuda --arch resnet50 "${@:2}" --json "$results"
 }
 pytorch() { # NAME MODE PAIRS
     local results=$work/json/$1.json
@@ -144,11 +147,11 @@ names = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions
 kept = [n for n in sorted(names) if n.startswith(("torch", "triton", "nvidia-cu", "nvidia-nccl"))]
 print("Python:", ", ".join([platform.python_version()] + [f"{n} {names[n]}" for n in kept]))
 PYTHON
-    for program in "$here"/bin/*; do
+    for program in "$work"/bin/*; do
         missing=$(ldd "$program" 2>&1 | awk '/not found/ { printf "%s ", $0 }' | tr -s ' \t' ' ')
         [ -z "$missing" ] || { printf 'missing for %s: %s\n' "${program##*/}" "$missing"; status=1; }
     done
-    printf 'CUDA libraries: %s\n' "$(ldd "$here/bin/scrl-train" | awk '/lib(cu|nv|nccl)/ { print $3 }' | tr '\n' ' ')"
+    printf 'CUDA libraries: %s\n' "$(ldd "$work/bin/scrl-train" | awk '/lib(cu|nv|nccl)/ { print $3 }' | tr '\n' ' ')"
     return $status
 }
 export -f environment
@@ -160,7 +163,7 @@ sanitizer() {
         "${folders[@]/%lib/bin/compute-sanitizer}" "${folders[@]/%lib/compute-sanitizer/compute-sanitizer}"; do
         if [ -f "$tool" ] && [ -x "$tool" ]; then
             must='[1-9][0-9]* passed' part sanitizer 120 \
-                "$tool" --error-exitcode 1 "$here/bin/cuda_gpu" --exact sanitized_step
+                "$tool" --error-exitcode 1 "$work/bin/cuda_gpu" --exact sanitized_step
             return
         fi
     done
@@ -199,10 +202,10 @@ PYTHON
     epochs=$(((STEPS + steps - 1) / steps + 1))
     printf '%s epochs of %s steps\n' "$epochs" "$steps"
     printf '%s\n' $((epochs / 2 < 10 ? epochs / 2 : 10)) >"$work/warmup"
-    "$here/bin/scrl-prep" --epochs "$epochs" "$work/images" "$work/shards"
+    "$work/bin/scrl-prep" --epochs "$epochs" "$work/images" "$work/shards"
 }
 train() {
-    "$here/bin/scrl-train" --device cuda --arch resnet50 --batch-size "$BATCH" --max-steps "$STEPS" \
+    "$work/bin/scrl-train" --device cuda --arch resnet50 --batch-size "$BATCH" --max-steps "$STEPS" \
         --warmup-epochs "$(cat "$work/warmup")" --log-every 20 --out "$work/run" "$work/shards" || return
     if ! grep -qE "\"step\": ?$STEPS\b" "$work/run/metrics.jsonl"; then
         printf 'step %s was not reached\n' "$STEPS"

@@ -1,5 +1,5 @@
 //! The CUDA path on a GPU: its ops and its steps against the CPU's, and that they repeat their bits. Where there is no GPU, each
-//! test says that it was skipped. One test at a time has the GPU.
+//! test says that it was skipped, or fails with `SCRL_REQUIRE_GPU` in the environment. One test at a time has the GPU.
 
 mod device_ops;
 mod device_steps;
@@ -27,6 +27,7 @@ struct Gpu {
 fn gpu() -> Option<Gpu> {
     static TURN: Mutex<()> = Mutex::new(());
     if let Some(reason) = why_not(0) {
+        assert!(std::env::var_os("SCRL_REQUIRE_GPU").is_none(), "{reason}");
         eprintln!("skipped: {reason}");
         return None;
     }

@@ -130,15 +130,11 @@ impl SeededBackend {
 impl SimpleBackend for SeededBackend {
     fn get(&self, shape: Shape, name: &str, init: Init, _: DType, device: &Device) -> Result<Tensor> {
         let values = self.values(&shape, name, init)?;
-        let value = match *shape.dims() {
-            // Drawn in PyTorch's order of elements, so that a checkpoint does not show how filters lie here.
-            [outputs, height, width, inputs] => {
-                let value = Tensor::from_vec(values, (outputs, inputs, height, width), &Device::Cpu)?;
-                value.permute((0, 2, 3, 1))?.contiguous()?
-            }
-            _ => Tensor::from_vec(values, shape, &Device::Cpu)?,
+        let values = match *shape.dims() {
+            [_, height, width, inputs] => channels_last(&values, height * width, inputs),
+            _ => values,
         };
-        let var = Var::from_tensor(&value.to_device(device)?)?;
+        let var = Var::from_vec(values, shape, device)?;
         let tensor = var.as_tensor().clone();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.push(Parameter { name: name.to_owned(), var });
@@ -152,6 +148,15 @@ impl SimpleBackend for SeededBackend {
     fn contains_tensor(&self, _: &str) -> bool {
         true
     }
+}
+
+/// Filters drawn in PyTorch's order of elements, `[O, I, kh·kw]`, as they lie here, `[O, kh·kw, I]`: so a checkpoint does not
+/// show the difference.
+fn channels_last(values: &[f32], taps: usize, inputs: usize) -> Vec<f32> {
+    let filter = |filter: &'_ [f32]| -> Vec<f32> {
+        (0..taps * inputs).map(|place| filter[place % inputs * taps + place / inputs]).collect()
+    };
+    values.chunks_exact(taps * inputs).flat_map(filter).collect()
 }
 
 /// The 64-bit FNV-1a hash.

@@ -42,7 +42,7 @@ thread_local! {
 pub fn why_not(number: usize) -> Option<String> {
     match check(number) {
         Ok(reason) => reason,
-        Err(error) => Some(format!("the driver reports {error}")),
+        Err(error) => Some(format!("the CUDA driver reports {:?}", error.0)),
     }
 }
 
