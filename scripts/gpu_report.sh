@@ -112,7 +112,7 @@ tests() { # NAME SECONDS ARGUMENTS...
 }
 ours() { # NAME ARGUMENTS...
     local results=$work/json/$1.json
-    part "$1" 60 "$work/bin/bench_step" --device cuda --arch resnet50 "${@:2}" --json "$results"
+    part "$1" 120 "$work/bin/bench_step" --device cuda --arch resnet50 "${@:2}" --json "$results"
 }
 pytorch() { # NAME MODE PAIRS
     local results=$work/json/$1.json

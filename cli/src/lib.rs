@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use anyhow::anyhow;
 use clap::error::ErrorKind;
@@ -121,23 +122,32 @@ pub fn usage_error<A: CommandFactory>(message: impl std::fmt::Display) -> clap::
     A::command().error(ErrorKind::ValueValidation, message)
 }
 
-/// Tells in a line why `program` failed, and with which code it ends: with that of `ending` for the program's own errors, which
-/// tell their causes themselves, and as failed for all others.
-pub fn fail<E: std::error::Error + Send + Sync + 'static>(
-    program: &str,
-    error: &anyhow::Error,
-    ending: impl FnOnce(&E) -> Ending,
-) -> ExitCode {
+/// An error that knows how a program ends with it.
+pub trait Failure: std::error::Error + Send + Sync + 'static {
+    /// How a program ends.
+    fn ending(&self) -> Ending;
+}
+
+/// Tells in a line why `program` failed, and with which code it ends: its own errors `E` say so, and tell their causes themselves;
+/// with all others it has failed.
+pub fn fail<E: Failure>(program: &str, error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<E>() {
         Some(own) => {
             eprintln!("{program}: {own}");
-            ending(own).into()
+            own.ending().into()
         }
         None => {
             eprintln!("{program}: {error:#}");
             Ending::Failed.into()
         }
     }
+}
+
+/// Where results go unless told: `runs/<time>`, the time in UTC.
+pub fn default_out() -> PathBuf {
+    // Colons are no part of a file's name everywhere.
+    let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "-");
+    PathBuf::from("runs").join(time)
 }
 
 #[cfg(test)]

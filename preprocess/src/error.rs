@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use scrl_cli::{Ending, Failure};
+
 /// Anything that stops a run. An image that cannot be read does not; see [`crate::decode::Unreadable`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -73,5 +75,14 @@ impl Error {
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let named = scrl_schemas::Error::io(path);
         move |source| Self::Shards(named(source))
+    }
+}
+
+impl Failure for Error {
+    fn ending(&self) -> Ending {
+        match self {
+            Self::Interrupted | Self::Stopped => Ending::Interrupted,
+            _ => Ending::Failed,
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use scrl_cli::{Ending, Failure};
+
 /// Anything that stops a run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -106,5 +108,15 @@ impl Error {
 
     pub(crate) fn damaged(path: &Path, reason: impl ToString) -> Self {
         Self::Damaged { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+impl Failure for Error {
+    fn ending(&self) -> Ending {
+        match self {
+            Self::Interrupted { .. } | Self::Stopped => Ending::Interrupted,
+            Self::Option { .. } => Ending::BadUsage,
+            _ => Ending::Failed,
+        }
     }
 }

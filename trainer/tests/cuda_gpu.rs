@@ -133,7 +133,7 @@ fn steps_of_a_run_are_those_on_the_cpu_and_resume() {
     };
     let on = |device: &'static str| {
         move |options: &mut Options| {
-            options.device = Some(device.to_owned());
+            options.device = Some(device.parse().unwrap());
             options.precision = Some(Precision::F32);
         }
     };

@@ -67,8 +67,7 @@ fn schedules() {
     for case in cases.as_array().unwrap() {
         let number = |name: &str| case[name].as_f64().unwrap();
         let schedule = Schedule(ScheduleConfig {
-            base_lr: number("peak") / 32.0,
-            global_batch: 8192,
+            peak_lr: number("peak"),
             tau: number("ema"),
             total_steps: number("total_steps") as u64,
             warmup_steps: number("warmup_steps") as u64,

@@ -22,7 +22,7 @@ const NO_CLASS: u32 = u32::MAX;
 pub struct Place {
     /// The archive or table; 0 where every image is a file of its own.
     pub container: u32,
-    /// The first byte within an archive, or the row within a index.
+    /// The first byte within an archive, or the row within an index.
     pub position: u64,
 }
 

@@ -14,9 +14,6 @@ use crate::optim::{Schedule, ScheduleConfig, Sgd};
 /// Of SGD, Nesterov's way.
 const MOMENTUM: f64 = 0.9;
 
-/// Schedules are given a batch of this size, with which their base is their peak.
-const UNSCALED: u64 = 256;
-
 /// Where a training of the layer is noted after each epoch.
 const NOTED: &str = "probe";
 
@@ -128,8 +125,7 @@ impl<'a> Training<'a> {
     fn new(config: &'a ProbeConfig, parameters: &Parameters, examples: usize) -> Result<Self> {
         let steps_per_epoch = examples.div_ceil(config.batch_size) as u64;
         let schedule = Schedule(ScheduleConfig {
-            base_lr: config.lr,
-            global_batch: UNSCALED,
+            peak_lr: config.lr,
             tau: 1.0,
             total_steps: steps_per_epoch * u64::from(config.epochs),
             warmup_steps: steps_per_epoch * u64::from(config.warmup_epochs.min(config.epochs)),

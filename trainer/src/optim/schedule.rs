@@ -2,16 +2,11 @@
 
 use std::f64::consts::PI;
 
-/// The lr at which a preset's base is meant: one for 256 pairs.
-const BASE_BATCH: f64 = 256.0;
-
 /// What the schedules depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScheduleConfig {
-    /// Learning rate for a global batch of 256 pairs.
-    pub base_lr: f64,
-    /// Pairs a step over all processes and micro-batches.
-    pub global_batch: u64,
+    /// Learning rate at the end of warm-up.
+    pub peak_lr: f64,
     /// τ after the first step.
     pub tau: f64,
     /// Steps of the planned run, T.
@@ -25,10 +20,9 @@ pub struct ScheduleConfig {
 pub struct Schedule(pub ScheduleConfig);
 
 impl Schedule {
-    /// Linear warm-up to base·batch/256 at step T_w, then half a cosine to zero at step T.
+    /// Linear warm-up to the peak at step T_w, then half a cosine to zero at step T.
     pub fn lr(&self, step: u64) -> f64 {
-        let ScheduleConfig { base_lr, global_batch, total_steps, warmup_steps, .. } = self.0;
-        let peak = base_lr * global_batch as f64 / BASE_BATCH;
+        let ScheduleConfig { peak_lr: peak, total_steps, warmup_steps, .. } = self.0;
         if step <= warmup_steps {
             return peak * step as f64 / warmup_steps as f64;
         }

@@ -1,4 +1,4 @@
-//! The options of a run: as given ([`Options`], each may be missing), and resolved ([`TrainConfig`]).
+//! A run, resolved from its options.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use candle_core::Device;
 use scrl_schemas::named_choice;
 use serde::{Deserialize, Serialize};
 
+use super::Options;
 use crate::data::Dataset;
 use crate::model::Arch;
 use crate::ops::{MOST_ROIS, gpu};
@@ -65,7 +66,7 @@ named_choice! {
     }
 }
 
-/// What a preset sets (method.md's table, after the paper's section 4 and the authors' code).
+/// What a preset sets: the paper's section 4, and the authors' code.
 struct PresetValues {
     base_lr: f64,
     weight_decay: f64,
@@ -132,39 +133,6 @@ impl std::str::FromStr for Resume {
             path => Self::From(path.into()),
         })
     }
-}
-
-/// Every option that may be given; what is missing gets its default.
-#[derive(Clone, Debug, Default)]
-#[allow(missing_docs)] // Named as on the command line, whose help says what each is.
-pub struct Options {
-    pub out: Option<PathBuf>,
-    pub preset: Option<Preset>,
-    pub arch: Option<Arch>,
-    pub method: Option<Method>,
-    pub batch_size: Option<usize>,
-    pub accumulate: Option<usize>,
-    pub epochs: Option<u32>,
-    pub max_steps: Option<u64>,
-    pub warmup_epochs: Option<u32>,
-    pub lr: Option<f64>,
-    pub weight_decay: Option<f64>,
-    pub ema: Option<f64>,
-    pub hidden: Option<usize>,
-    pub projection: Option<usize>,
-    pub target_init: Option<TargetInit>,
-    pub seed: Option<u64>,
-    pub device: Option<String>,
-    pub precision: Option<Precision>,
-    pub images: Option<PathBuf>,
-    pub init: Option<PathBuf>,
-    pub follow: bool,
-    pub consume: bool,
-    pub resume: Option<String>,
-    pub checkpoint_every: Option<u64>,
-    pub log_every: Option<u64>,
-    pub online_eval: Option<OnlineEval>,
-    pub threads: Option<usize>,
 }
 
 /// A run, resolved: the content of `config.toml`.
@@ -260,6 +228,12 @@ fn resolve_device(choice: DeviceChoice) -> Result<(String, Option<String>)> {
 }
 
 impl TrainConfig {
+    /// The learning rate at the end of warm-up: `lr` is for 256 pairs a step.
+    pub fn peak_lr(&self) -> f64 {
+        const BASE_BATCH: f64 = 256.0;
+        self.lr * (self.batch_size * self.accumulate) as f64 / BASE_BATCH
+    }
+
     /// The device to compute on, ready for use.
     pub fn open_device(&self) -> Result<Device> {
         match self.device.strip_prefix(CUDA).and_then(|number| number.parse().ok()) {
@@ -273,10 +247,7 @@ impl TrainConfig {
         let manifest = dataset.manifest();
         let preset = given.preset.unwrap_or(Preset::Paper);
         let values = preset.values();
-        let (device, why_cpu) = match given.device.as_deref().unwrap_or("auto").parse() {
-            Ok(choice) => resolve_device(choice)?,
-            Err(reason) => return refuse("device", reason),
-        };
+        let (device, why_cpu) = resolve_device(given.device.unwrap_or(DeviceChoice::Auto))?;
         let usual = if device == CPU { Precision::F32 } else { Precision::Bf16 };
         let precision = given.precision.unwrap_or(usual);
         if precision == Precision::Bf16 && device == CPU {

@@ -187,8 +187,7 @@ fn plan(config: &TrainConfig, dataset: &Dataset) -> Plan {
 
 fn schedule(config: &TrainConfig, plan: Plan) -> Schedule {
     Schedule(ScheduleConfig {
-        base_lr: config.lr,
-        global_batch: (config.batch_size * config.accumulate) as u64,
+        peak_lr: config.peak_lr(),
         tau: config.ema,
         total_steps: plan.scheduled_steps,
         warmup_steps: plan.steps_per_epoch * u64::from(config.warmup_epochs),

@@ -2,14 +2,13 @@
 
 mod cli;
 mod report;
-#[path = "../shared/mod.rs"]
-mod shared;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
 use rayon::ThreadPoolBuilder;
+use scrl_preprocess::Error;
 use scrl_preprocess::inspect::distributions::Distributions;
 use scrl_preprocess::inspect::pairs::{self, Pair};
 use scrl_preprocess::inspect::verify::{Pixels, verify};
@@ -24,7 +23,7 @@ fn main() -> ExitCode {
     let command = cli::parse();
     match inspect(&command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => scrl_cli::fail("scrl-inspect", &error, shared::ending),
+        Err(error) => scrl_cli::fail::<Error>("scrl-inspect", &error),
     }
 }
 

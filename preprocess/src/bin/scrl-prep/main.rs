@@ -3,13 +3,12 @@
 mod cli;
 mod ranks;
 mod report;
-#[path = "../shared/mod.rs"]
-mod shared;
 
 use std::process::ExitCode;
 
 use anyhow::bail;
 use scrl_cli::STOP;
+use scrl_preprocess::Error;
 use scrl_preprocess::prepare::Job;
 
 use cli::Command;
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
     let command = cli::parse();
     match prepare(command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => scrl_cli::fail("scrl-prep", &error, shared::ending),
+        Err(error) => scrl_cli::fail::<Error>("scrl-prep", &error),
     }
 }
 

@@ -9,8 +9,6 @@ use scrl_trainer::evaluate::{LinearConfig, ProbeConfig, RoiConfig, Start, Subjec
 use scrl_trainer::model::Arch;
 use scrl_trainer::weights::Branch;
 
-use crate::out;
-
 const EXAMPLES: &str = "\
 Examples:
   scrl-eval roi --train-images train2017 --train-boxes instances_train2017.json \\
@@ -174,7 +172,7 @@ impl Common {
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size);
         let subject = Subject {
             start,
-            out: self.out.clone().unwrap_or_else(out::default_out),
+            out: self.out.clone().unwrap_or_else(scrl_cli::default_out),
             size: self.size.unwrap_or(defaults.size),
             images_per_batch: self.images_per_batch.unwrap_or(8),
             probe: ProbeConfig {

@@ -1,11 +1,7 @@
 //! `scrl-eval`: how good is a backbone?
 
 mod cli;
-#[path = "../shared/out.rs"]
-mod out;
 mod report;
-#[path = "../shared/mod.rs"]
-mod shared;
 
 use std::process::ExitCode;
 
@@ -21,7 +17,7 @@ fn main() -> ExitCode {
     // Wrong usage ends here, with exit code 2.
     match run(scrl_cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => scrl_cli::fail("scrl-eval", &error, shared::ending),
+        Err(error) => scrl_cli::fail::<Error>("scrl-eval", &error),
     }
 }
 

@@ -1,14 +1,13 @@
 //! `scrl-export`: a trained backbone for other programs.
 
 mod cli;
-#[path = "../shared/mod.rs"]
-mod shared;
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use scrl_cli::{Ending, STOP};
+use scrl_trainer::Error;
 use scrl_trainer::weights::{Exported, export};
 
 use cli::Arguments;
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
         // The file under way is a matter of seconds and is finished.
         Ok(()) if STOP.load(Ordering::Relaxed) => Ending::Interrupted.into(),
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => scrl_cli::fail("scrl-export", &error, shared::ending),
+        Err(error) => scrl_cli::fail::<Error>("scrl-export", &error),
     }
 }
 

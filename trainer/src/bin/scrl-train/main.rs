@@ -1,11 +1,7 @@
 //! `scrl-train`: from shards to a backbone.
 
 mod cli;
-#[path = "../shared/out.rs"]
-mod out;
 mod report;
-#[path = "../shared/mod.rs"]
-mod shared;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,17 +20,17 @@ fn main() -> ExitCode {
     // Wrong usage ends here, with exit code 2.
     match run(scrl_cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => scrl_cli::fail("scrl-train", &error, shared::ending),
+        Err(error) => scrl_cli::fail::<Error>("scrl-train", &error),
     }
 }
 
 fn run(arguments: Arguments) -> Result<()> {
     scrl_cli::watch_for_interruption()?;
-    let shards = arguments.shards.clone();
+    let shards = arguments.shards;
     let mut report = Report::new(arguments.quiet);
-    let options = arguments.options();
-    let resume = cli::resume(&options);
-    let out = options.out.clone().unwrap_or_else(out::default_out);
+    let options = arguments.options;
+    let resume = options.resume.clone().unwrap_or(Resume::Auto);
+    let out = options.out.clone().unwrap_or_else(scrl_cli::default_out);
     let dataset = open(&shards, &options, &out, &resume, &report)?;
     let config = TrainConfig::resolve(options, &dataset, out)?;
     report.outline(&config, dataset.rows_per_epoch());
