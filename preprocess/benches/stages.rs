@@ -197,10 +197,6 @@ fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) 
             black_box(&view);
         });
     }
-    let encoded: Vec<Vec<u8>> = views.iter().map(|view| encode(view, Encoding::Webp)).collect();
-    bench(criterion, "decode webp by image-webp", photos, |_, turn| {
-        black_box(decode(&encoded[turn as usize % views.len()], Exif::Ignore).expect("just encoded"));
-    });
 }
 
 fn stages(criterion: &mut Criterion) {

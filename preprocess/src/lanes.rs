@@ -1,5 +1,5 @@
-//! Steps that the compiler does not turn into vector instructions by itself. They are on integers, so every processor
-//! computes the same.
+//! The step of the WebP encoder that the compiler does not turn into vector instructions by itself. It is on integers, so
+//! every processor computes the same.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -7,28 +7,8 @@ use pulp::{Arch, Simd, WithSimd};
 pub(crate) const PIXELS: usize = 8;
 pub(crate) const PIXEL_BYTES: usize = 28;
 
-/// How many integers are in a vector.
-pub(crate) const INTS: usize = 8;
-
-/// Vectors of bytes and of integers, whose sums and products wrap around.
+/// Vectors of bytes, whose differences wrap around.
 pub(crate) trait Lanes: Copy {
-    /// [`INTS`] integers.
-    type Ints: Copy;
-
-    fn ints(self, values: [i32; INTS]) -> Self::Ints;
-
-    fn add(self, left: Self::Ints, right: Self::Ints) -> Self::Ints;
-
-    fn subtract(self, left: Self::Ints, right: Self::Ints) -> Self::Ints;
-
-    fn multiply(self, left: Self::Ints, right: Self::Ints) -> Self::Ints;
-
-    /// Divides by 2 to the power of `BITS`, rounding down.
-    fn shift_right<const BITS: i32>(self, values: Self::Ints) -> Self::Ints;
-
-    /// As bytes, what is too large or too small as the nearest one.
-    fn bytes(self, values: Self::Ints) -> [u8; INTS];
-
     /// Pixels less what is predicted, then red and blue less green: green in the lowest byte, then red and blue.
     fn residuals(self, pixels: &[u8; PIXEL_BYTES], predicted: &[u8; PIXEL_BYTES]) -> [u32; PIXELS];
 }
@@ -70,38 +50,6 @@ impl<L: Lanes, W: Work> WithSimd for With<L, W> {
 pub(crate) struct Portable;
 
 impl Lanes for Portable {
-    type Ints = [i32; INTS];
-
-    #[inline(always)]
-    fn ints(self, values: [i32; INTS]) -> [i32; INTS] {
-        values
-    }
-
-    #[inline(always)]
-    fn add(self, left: [i32; INTS], right: [i32; INTS]) -> [i32; INTS] {
-        std::array::from_fn(|lane| left[lane].wrapping_add(right[lane]))
-    }
-
-    #[inline(always)]
-    fn subtract(self, left: [i32; INTS], right: [i32; INTS]) -> [i32; INTS] {
-        std::array::from_fn(|lane| left[lane].wrapping_sub(right[lane]))
-    }
-
-    #[inline(always)]
-    fn multiply(self, left: [i32; INTS], right: [i32; INTS]) -> [i32; INTS] {
-        std::array::from_fn(|lane| left[lane].wrapping_mul(right[lane]))
-    }
-
-    #[inline(always)]
-    fn shift_right<const BITS: i32>(self, values: [i32; INTS]) -> [i32; INTS] {
-        values.map(|value| value >> BITS)
-    }
-
-    #[inline(always)]
-    fn bytes(self, values: [i32; INTS]) -> [u8; INTS] {
-        values.map(|value| value.clamp(0, 255) as u8)
-    }
-
     #[inline(always)]
     fn residuals(self, pixels: &[u8; PIXEL_BYTES], predicted: &[u8; PIXEL_BYTES]) -> [u32; PIXELS] {
         std::array::from_fn(|pixel| {
@@ -114,12 +62,12 @@ impl Lanes for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use std::arch::x86_64::{__m128i, __m256i};
+    use std::arch::x86_64::__m256i;
 
     use pulp::cast;
     use pulp::x86::V3;
 
-    use super::{INTS, Lanes, PIXEL_BYTES, PIXELS};
+    use super::{Lanes, PIXEL_BYTES, PIXELS};
 
     /// Where a shuffle puts zero.
     const NONE: i8 = -1;
@@ -137,41 +85,6 @@ mod avx2 {
     }
 
     impl Lanes for V3 {
-        type Ints = __m256i;
-
-        #[inline(always)]
-        fn ints(self, values: [i32; INTS]) -> __m256i {
-            cast(values)
-        }
-
-        #[inline(always)]
-        fn add(self, left: __m256i, right: __m256i) -> __m256i {
-            self.avx2._mm256_add_epi32(left, right)
-        }
-
-        #[inline(always)]
-        fn subtract(self, left: __m256i, right: __m256i) -> __m256i {
-            self.avx2._mm256_sub_epi32(left, right)
-        }
-
-        #[inline(always)]
-        fn multiply(self, left: __m256i, right: __m256i) -> __m256i {
-            self.avx2._mm256_mullo_epi32(left, right)
-        }
-
-        #[inline(always)]
-        fn shift_right<const BITS: i32>(self, values: __m256i) -> __m256i {
-            self.avx2._mm256_srai_epi32::<BITS>(values)
-        }
-
-        #[inline(always)]
-        fn bytes(self, values: __m256i) -> [u8; INTS] {
-            let [low, high]: [__m128i; 2] = cast(values);
-            let words = self.sse2._mm_packs_epi32(low, high);
-            let [bytes, _]: [[u8; INTS]; 2] = cast(self.sse2._mm_packus_epi16(words, words));
-            bytes
-        }
-
         #[inline(always)]
         fn residuals(self, pixels: &[u8; PIXEL_BYTES], predicted: &[u8; PIXEL_BYTES]) -> [u32; PIXELS] {
             const GREEN_FIRST: [[i8; 16]; 2] = of_pixels([1, 0, 2, NONE], 3);
@@ -198,10 +111,10 @@ mod tests {
     struct Differences;
 
     impl Work for Differences {
-        type Output = Vec<i64>;
+        type Output = Vec<u32>;
 
         #[inline(always)]
-        fn run(self, lanes: impl Lanes) -> Vec<i64> {
+        fn run(self, lanes: impl Lanes) -> Vec<u32> {
             let mut found = Vec::new();
             let mut noise = 1u32;
             for _ in 0..1000 {
@@ -211,20 +124,7 @@ mod tests {
                 };
                 let bytes: [u8; PIXEL_BYTES] = std::array::from_fn(|_| random() as u8);
                 let others: [u8; PIXEL_BYTES] = std::array::from_fn(|_| random() as u8);
-                found.extend(lanes.residuals(&bytes, &others).map(i64::from));
-                let [left, right] = [0, 1].map(|_| {
-                    let values = std::array::from_fn(|_| (random() << 16 | random()) as i32);
-                    lanes.ints(values)
-                });
-                for ints in [
-                    lanes.add(left, right),
-                    lanes.subtract(left, right),
-                    lanes.multiply(left, right),
-                    lanes.shift_right::<11>(left),
-                ] {
-                    let small = lanes.shift_right::<22>(ints);
-                    found.extend([0, 8, 16, 24].into_iter().flat_map(|_| lanes.bytes(small)).map(i64::from));
-                }
+                found.extend(lanes.residuals(&bytes, &others));
             }
             found
         }

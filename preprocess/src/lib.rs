@@ -25,7 +25,6 @@ mod group;
 mod huffman;
 pub mod inspect;
 mod journal;
-mod jpeg;
 mod lanes;
 pub mod method;
 pub mod order;

@@ -58,15 +58,17 @@ fn check(batch: &Batch, rows: &[Row]) {
 #[test]
 fn rows_come_in_order_and_the_last_short_batch_is_dropped() {
     let prepared = Prepared::photos(14);
-    let shards = prepared.prepare("shards", 2, Encoding::Webp);
-    let batches = load(&shards, |_| ()).unwrap();
-    assert_eq!(batches.len(), 6);
-    for (index, batch) in batches.iter().enumerate() {
-        let (epoch, position) = (index / 3, index % 3 * 4);
-        assert_eq!(batch.epoch.0 as usize, epoch);
-        check(batch, &rows(&shards, epoch as u32)[position..position + 4]);
+    for encoding in [Encoding::Webp, Encoding::Jpeg] {
+        let shards = prepared.prepare(encoding.name(), 2, encoding);
+        let batches = load(&shards, |_| ()).unwrap();
+        assert_eq!(batches.len(), 6);
+        for (index, batch) in batches.iter().enumerate() {
+            let (epoch, position) = (index / 3, index % 3 * 4);
+            assert_eq!(batch.epoch.0 as usize, epoch);
+            check(batch, &rows(&shards, epoch as u32)[position..position + 4]);
+        }
+        assert!(batches.iter().map(Batch::matches).sum::<usize>() > 50);
     }
-    assert!(batches.iter().map(Batch::matches).sum::<usize>() > 50);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
 use super::{Header, Unreadable, area, check_size, ink_to_rgb};
+use crate::draw::ImageSize;
 
 /// Scans beyond which an image is refused. Encoders write about ten; each costs a pass over the image.
 const MAX_SCANS: usize = 100;
@@ -26,38 +27,65 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Unreadable> {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<(Header, Vec<u8>), Unreadable> {
-    let (mut decoder, header) = open(bytes)?;
+    let (decoder, header) = open(bytes)?;
+    check_scans(bytes, header.size)?;
+    let mut pixels = vec![0; area(header.size) * 3];
+    read(decoder, &mut pixels)?;
+    Ok((header, pixels))
+}
+
+/// Decodes an image of `size` into `pixels`, `[height, width, 3]`, and leaves one of another size undecoded. Returns the
+/// size that the image has.
+pub(super) fn decode_view(bytes: &[u8], size: ImageSize, pixels: &mut [u8]) -> Result<ImageSize, Unreadable> {
+    let (decoder, header) = open(bytes)?;
+    if header.size == size {
+        check_scans(bytes, size)?;
+        read(decoder, pixels)?;
+    }
+    Ok(header.size)
+}
+
+/// Refuses what the decoder would fill with gray or take too long for.
+fn check_scans(bytes: &[u8], size: ImageSize) -> Result<(), Unreadable> {
     // The decoder fills what is missing with gray; an image cut short is no image.
     if !has_its_end(bytes) {
         return Err(Unreadable::because("JPEG: cut short, its end is missing"));
     }
-    if area(header.size) / MAX_PIXELS_A_BYTE > bytes.len() {
-        let (width, height) = (header.size.width, header.size.height);
+    if area(size) / MAX_PIXELS_A_BYTE > bytes.len() {
+        let ImageSize { width, height } = size;
         return Err(Unreadable::because(format!("JPEG: too few bytes for {width}×{height} pixels")));
     }
     let scans = count_scans(bytes);
-    if scans > MAX_SCANS || scans * area(header.size) > MAX_SCANNED_PIXELS {
+    if scans > MAX_SCANS || scans * area(size) > MAX_SCANNED_PIXELS {
         return Err(Unreadable::because(format!("JPEG: {scans} scans, more than any encoder writes")));
     }
+    Ok(())
+}
+
+/// Decodes to RGB.
+fn read(mut decoder: Jpeg<'_>, pixels: &mut [u8]) -> Result<(), Unreadable> {
     let inks = decoder.input_colorspace() == Some(ColorSpace::CMYK)
         && decoder.info().is_some_and(|info| info.components == 4);
-    if inks {
-        let options = decoder.options().jpeg_set_out_colorspace(ColorSpace::CMYK);
-        decoder.set_options(options);
+    if !inks {
+        return fill(&mut decoder, pixels);
     }
-    let channels = if inks { 4 } else { 3 };
-    let expected = area(header.size) * channels;
-    if decoder.output_buffer_size() != Some(expected) {
+    let options = decoder.options().jpeg_set_out_colorspace(ColorSpace::CMYK);
+    decoder.set_options(options);
+    let (pixels, _) = pixels.as_chunks_mut::<3>();
+    let mut white = vec![[0; 4]; pixels.len()];
+    fill(&mut decoder, white.as_flattened_mut())?;
+    // Stored as what the inks leave white, whether or not Adobe's mark says so: Pillow assumes the same.
+    for (pixel, white) in pixels.iter_mut().zip(white) {
+        *pixel = ink_to_rgb(white.map(|level| 255 - level));
+    }
+    Ok(())
+}
+
+fn fill(decoder: &mut Jpeg<'_>, samples: &mut [u8]) -> Result<(), Unreadable> {
+    if decoder.output_buffer_size() != Some(samples.len()) {
         return Err(Unreadable::because("JPEG: neither gray, color nor CMYK"));
     }
-    let mut pixels = vec![0; expected];
-    decoder.decode_into(&mut pixels).map_err(refused)?;
-    if inks {
-        // Stored as what the inks leave white, whether or not Adobe's mark says so: Pillow assumes the same.
-        let (whole, _) = pixels.as_chunks::<4>();
-        pixels = whole.iter().flat_map(|left| ink_to_rgb(left.map(|level| 255 - level))).collect();
-    }
-    Ok((header, pixels))
+    decoder.decode_into(samples).map_err(refused)
 }
 
 fn open(bytes: &[u8]) -> Result<(Jpeg<'_>, Header), Unreadable> {

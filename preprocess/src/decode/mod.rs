@@ -120,19 +120,23 @@ pub fn decode(bytes: &[u8], exif: Exif) -> Result<RgbImage, Unreadable> {
     }
 }
 
-/// Decodes a view of a shard, `[size, size, 3]`, to where it is wanted; the views that this crate encodes go there straight.
+/// Decodes a view of a shard, WebP or JPEG, into `view`, `[size, size, 3]`: the same pixels as from [`decode`], without a
+/// copy of them.
 ///
 /// # Errors
-/// As [`decode`], and for an image of another size.
+/// As [`decode`], and for an image of another size or kind.
 pub fn decode_view(bytes: &[u8], size: usize, view: &mut [u8]) -> Result<(), Unreadable> {
-    if crate::webp::decode(bytes, size, view).or_else(|| crate::jpeg::decode(bytes, size, view)).is_some() {
-        return Ok(());
-    }
-    let RgbImage { size: found, pixels } = decode(bytes, Exif::Ignore)?;
-    if pixels.len() != view.len() || found.width as usize != size {
+    let format = recognize(bytes)?;
+    let expected = ImageSize { width: size as i32, height: size as i32 };
+    let found = guard::quietly(|| match format {
+        ImageFormat::Jpeg => jpeg::decode_view(bytes, expected, view),
+        ImageFormat::WebP => webp::decode_view(bytes, expected, view),
+        _ => Err(Unreadable::because("a view is WebP or JPEG")),
+    })
+    .map_err(|reason| reason.of(format))?;
+    if found != expected {
         return Err(Unreadable(format!("a view of {}×{} pixels", found.width, found.height)));
     }
-    view.copy_from_slice(&pixels);
     Ok(())
 }
 
@@ -212,8 +216,12 @@ fn turn_upright(image: RgbImage, orientation: Orientation) -> Result<RgbImage, U
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
+    use std::path::Path;
+
+    use scrl_schemas::Encoding;
 
     use super::*;
+    use crate::encode::ViewEncoder;
 
     fn gradient() -> image::RgbImage {
         image::RgbImage::from_fn(37, 23, |x, y| image::Rgb([(x * 6) as u8, (y * 10) as u8, 90]))
@@ -281,6 +289,96 @@ mod tests {
         !bytes.iter().fold(u32::MAX, |crc, &byte| {
             (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
         })
+    }
+
+    /// A view with edges and some noise.
+    fn view(size: usize) -> Vec<u8> {
+        let mut noise = 1u32;
+        let level = |i: usize| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((i / 3 % size * 7 + i / 700 * 31) as u8) ^ (noise >> 27) as u8
+        };
+        (0..size * size * 3).map(level).collect()
+    }
+
+    fn encoded_view(size: usize, encoding: Encoding, quality: u8) -> Vec<u8> {
+        let encoded = ViewEncoder::default().encode(&view(size), size as u32, encoding, quality, "view");
+        encoded.unwrap().unwrap().bytes
+    }
+
+    #[test]
+    fn views_of_every_size_and_quality_have_the_pixels_of_images() {
+        let kinds = [1, 50, 95, 100].map(|quality| (Encoding::Jpeg, quality));
+        for size in (1..20).chain([63, 64, 65, 224]) {
+            for (encoding, quality) in kinds.into_iter().chain([(Encoding::Webp, 95)]) {
+                let name = format!("{encoding}, {size} px, quality {quality}");
+                let file = encoded_view(size, encoding, quality);
+                let mut pixels = vec![7; size * size * 3];
+                assert_eq!(decode_view(&file, size, &mut pixels), Ok(()), "{name}");
+                assert!(pixels == decode(&file, Exif::Ignore).unwrap().pixels, "{name}");
+                assert!(encoding == Encoding::Jpeg || pixels == view(size), "{name}");
+            }
+        }
+    }
+
+    /// What tests/golden_decode.rs compares with Pillow.
+    #[test]
+    fn goldens_read_as_views_have_the_pixels_of_images() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/decode");
+        let mut compared = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let decode_view = match path.extension().and_then(|ending| ending.to_str()) {
+                Some("jpg") => jpeg::decode_view,
+                Some("webp") => webp::decode_view,
+                _ => continue,
+            };
+            let file = std::fs::read(&path).unwrap();
+            let image = decode(&file, Exif::Ignore).unwrap();
+            let mut pixels = vec![7; image.pixels.len()];
+            assert_eq!(decode_view(&file, image.size, &mut pixels), Ok(image.size), "{}", path.display());
+            assert!(pixels == image.pixels, "{}", path.display());
+            compared += 1;
+        }
+        assert!(compared > 40, "{compared} files");
+    }
+
+    #[test]
+    fn a_view_of_another_size_or_kind_is_refused() {
+        let mut pixels = vec![0; 24 * 24 * 3];
+        for encoding in [Encoding::Webp, Encoding::Jpeg] {
+            let file = encoded_view(16, encoding, 95);
+            let reason = decode_view(&file, 24, &mut pixels).unwrap_err();
+            assert_eq!(reason.0, "a view of 16×16 pixels");
+        }
+        let reason = decode_view(&encoded(ImageFormat::Png), 24, &mut pixels).unwrap_err();
+        assert_eq!(reason.0, "PNG: a view is WebP or JPEG");
+    }
+
+    #[test]
+    fn a_damaged_view_is_refused_in_one_line_or_read() {
+        let size = 24;
+        let mut pixels = vec![0; size * size * 3];
+        for encoding in [Encoding::Webp, Encoding::Jpeg] {
+            let file = encoded_view(size, encoding, 95);
+            let whole = decode(&file, Exif::Ignore).unwrap().pixels;
+            for length in 0..file.len() {
+                match decode_view(&file[..length], size, &mut pixels) {
+                    Ok(()) => assert!(pixels == whole, "{encoding}, {length} bytes"),
+                    Err(reason) => assert!(!reason.0.is_empty() && !reason.0.contains('\n'), "{reason:?}"),
+                }
+            }
+            // Whatever stands in a file, it is read or refused, without a panic.
+            for at in 0..file.len() {
+                for bit in 0..8 {
+                    let mut damaged = file.clone();
+                    damaged[at] ^= 1 << bit;
+                    if let Err(reason) = decode_view(&damaged, size, &mut pixels) {
+                        assert!(!reason.0.contains("the decoder failed"), "{encoding}, byte {at}: {reason}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

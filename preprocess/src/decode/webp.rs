@@ -5,7 +5,8 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image_webp::WebPDecoder;
 
-use super::{Header, Unreadable, area, check_size, first_three};
+use super::{Header, Unreadable, area, check_size};
+use crate::draw::ImageSize;
 
 type Decoder<'a> = WebPDecoder<Cursor<&'a [u8]>>;
 
@@ -14,15 +15,35 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Unreadable> {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<(Header, Vec<u8>), Unreadable> {
-    let (mut decoder, header) = open(bytes)?;
-    let channels = if decoder.has_alpha() { 4 } else { 3 };
-    let mut pixels = vec![0; area(header.size) * channels];
-    decoder.read_image(&mut pixels).map_err(refused)?;
-    if channels == 4 {
-        // Transparency is dropped, not blended: the colors as stored.
-        pixels = first_three(&pixels, 4);
-    }
+    let (decoder, header) = open(bytes)?;
+    let mut pixels = vec![0; area(header.size) * 3];
+    read(decoder, &mut pixels)?;
     Ok((header, pixels))
+}
+
+/// Decodes an image of `size` into `pixels`, `[height, width, 3]`, and leaves one of another size undecoded. Returns the
+/// size that the image has.
+pub(super) fn decode_view(bytes: &[u8], size: ImageSize, pixels: &mut [u8]) -> Result<ImageSize, Unreadable> {
+    let (decoder, header) = open(bytes)?;
+    if header.size == size {
+        read(decoder, pixels)?;
+    }
+    Ok(header.size)
+}
+
+/// Decodes to RGB.
+fn read(mut decoder: Decoder<'_>, pixels: &mut [u8]) -> Result<(), Unreadable> {
+    if !decoder.has_alpha() {
+        return decoder.read_image(pixels).map_err(refused);
+    }
+    let (pixels, _) = pixels.as_chunks_mut::<3>();
+    let mut with_alpha = vec![[0; 4]; pixels.len()];
+    decoder.read_image(with_alpha.as_flattened_mut()).map_err(refused)?;
+    // Transparency is dropped, not blended: the colors as stored.
+    for (pixel, [red, green, blue, _]) in pixels.iter_mut().zip(with_alpha) {
+        *pixel = [red, green, blue];
+    }
+    Ok(())
 }
 
 fn open(bytes: &[u8]) -> Result<(Decoder<'_>, Header), Unreadable> {

@@ -1,15 +1,13 @@
-//! Lossless WebP (RFC 9649) for views, made for speed: one fixed set of transforms, and buffers that are kept.
+//! Encodes views as lossless WebP (RFC 9649), made for speed: one fixed set of transforms, and buffers that are kept.
 //!
 //! Each pixel becomes its difference from the pixel above (in the top row: from the one to its left), red and blue less
 //! green; the differences are coded with one Huffman code a channel, and a run of equal ones is one reference to the
 //! pixel before. The `image-webp` crate writes the same kind of stream; this takes fewer passes and no new memory.
 
 mod bits;
-mod decoder;
 mod encoder;
 
 use bits::BitWriter;
-pub(crate) use decoder::decode;
 pub(crate) use encoder::WebpEncoder;
 
 /// Literal greens, then the prefixes of run lengths.
@@ -20,8 +18,6 @@ const MAX_BITS: u8 = 15;
 const PIXEL_BEFORE: u8 = 1;
 /// The predictor "pixel above".
 const ABOVE: u8 = 2;
-/// Bits before the codes of the pixels.
-const HEAD_BITS: u32 = 53 + 5 * 11;
 /// The order in which the lengths of the code of lengths are written.
 const ORDER_OF_LENGTHS: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
@@ -58,14 +54,9 @@ fn prefix(run: usize) -> (usize, u64, u32) {
     (2 * highest as usize + second, value as u64 & ((1 << extra_bits) - 1), extra_bits)
 }
 
-/// A code that has one symbol, which takes no bits: a simple code of one symbol, told in eight bits. The bits that say so.
-fn single_symbol(symbol: u8) -> (u64, u32) {
-    (0b101 | u64::from(symbol) << 3, 11)
-}
-
+/// Writes a code that has one symbol, which takes no bits: a simple code of one symbol, told in eight bits.
 fn write_single_symbol(bits: &mut BitWriter<'_>, symbol: u8) {
-    let (code, count) = single_symbol(symbol);
-    bits.write(code, count);
+    bits.write(0b101 | u64::from(symbol) << 3, 11);
 }
 
 #[cfg(test)]
@@ -80,7 +71,7 @@ mod tests {
     }
 
     /// Noise.
-    pub(super) fn random_bytes() -> impl FnMut() -> u8 {
+    fn random_bytes() -> impl FnMut() -> u8 {
         let mut noise = 1u32;
         move || {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -89,7 +80,7 @@ mod tests {
     }
 
     /// Pictures of several kinds.
-    pub(super) fn pictures(width: usize, height: usize) -> Vec<Vec<u8>> {
+    fn pictures(width: usize, height: usize) -> Vec<Vec<u8>> {
         let mut random = random_bytes();
         let count = width * height;
         vec![
@@ -126,13 +117,6 @@ mod tests {
                 let mut file = Vec::new();
                 encoder.encode(pixels, width, height, &mut file);
                 assert!(decoded(&file) == *pixels, "picture {index} of {width} × {height}");
-                let mut found = vec![7; pixels.len()];
-                assert_eq!(
-                    decode(&file, width, &mut found),
-                    Some(()),
-                    "picture {index} of {width} × {height}"
-                );
-                assert!(found == *pixels, "picture {index} of {width} × {height}");
             }
         }
     }
