@@ -2,8 +2,8 @@
 # Everything a change must pass: format, lints, documentation, the quickstart in small, and every test.
 #
 # Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with venv, into which pip fetches the
-# packages that read Parquet and, where there is no nvcc, a CUDA toolkit of 2 GB (scripts/cuda_toolkit.sh). With a Chromium the page of scrl-inspect is tried in it as well. With a Python that has
-# PyTorch, torchvision, NumPy, Pillow, safetensors and pycocotools, named in SCRL_PYTHON, also the comparisons with those.
+# packages that read Parquet and, where there is no nvcc, a CUDA toolkit of 2 GB (scripts/cuda_toolkit.sh). With a Chromium the
+# page of scrl-inspect is tried in it as well. With a Python that has PyTorch, torchvision, NumPy, Pillow, safetensors and pycocotools, named in SCRL_PYTHON, also the comparisons with those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -52,18 +52,17 @@ step "readers of Parquet"
 python=$(scripts/readers_python.sh)
 "$python" scripts/test_readers.py --bin "${CARGO_TARGET_DIR:-target}/debug"
 
-# Linked against CUDA's libraries. The tests above have run the kernels on the CPU. Where there is no driver, a stub of it that
-# has no device shows that the program says so in one line.
-step "CUDA"
-cargo build --workspace --bins --features cuda --locked
-if stubs=$(dirname "$(command -v nvcc)")/../lib64 && [ -f "$stubs/stubs/libcuda.so.1" ]; then
-    export LD_LIBRARY_PATH=$stubs:$stubs/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-fi
-"${CARGO_TARGET_DIR:-target}/debug/scrl-train" --version
-
 if [ -n "${SCRL_PYTHON:-}" ]; then
     step "against PyTorch"
     "$SCRL_PYTHON" scripts/test_export.py
     "$SCRL_PYTHON" scripts/test_eval.py
     "$SCRL_PYTHON" scripts/finetune_detection.py --smoke
 fi
+
+# Linked against CUDA's libraries; the tests above have run the kernels on the CPU. Where there is no driver, a stub of it lets the
+# program start. Last, as the programs above must not need those libraries.
+step "CUDA"
+cargo build --workspace --bins --features cuda --locked
+libraries=$(dirname "$(command -v nvcc)")/../lib64
+LD_LIBRARY_PATH=$libraries:$libraries/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
+    "${CARGO_TARGET_DIR:-target}/debug/scrl-train" --version
