@@ -1,6 +1,5 @@
 //! What one micro-step consumes.
 
-use candle_core::{Device, Tensor};
 use scrl_schemas::{Box2, Epoch, Row};
 
 /// Decoded pairs, in the order of their rows.
@@ -55,15 +54,5 @@ impl Batch {
     /// Matched boxes, R.
     pub fn matches(&self) -> usize {
         self.rois.len() / 10
-    }
-
-    /// The pixels as a tensor `[2B, S, S, 3]` of bytes.
-    pub fn pixel_tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
-        Tensor::from_slice(&self.pixels, (2 * self.pairs(), self.size, self.size, 3), device)
-    }
-
-    /// The RoIs as a tensor `[2R, 5]`.
-    pub fn roi_tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
-        Tensor::from_slice(&self.rois, (self.rois.len() / 5, 5), device)
     }
 }

@@ -125,12 +125,16 @@ impl Case {
         let mut sum = None;
         for (batch, classes) in &batches {
             let regions = match self.method {
-                Method::Scrl => Regions::Boxes(batch.roi_tensor(&device).unwrap()),
+                Method::Scrl => {
+                    let shape = (batch.rois.len() / 5, 5);
+                    Regions::Boxes(Tensor::from_slice(&batch.rois, shape, &device).unwrap())
+                }
                 Method::Byol => Regions::Whole,
             };
             let classes = Tensor::new(classes.as_slice(), &device).unwrap();
             let labels = self.classes.map(|_| Labels { classes, labelled });
-            let pixels = batch.pixel_tensor(&device).unwrap();
+            let shape = (2 * batch.pairs(), batch.size, batch.size, 3);
+            let pixels = Tensor::from_slice(&batch.pixels, shape, &device).unwrap();
             let computed = learner.compute(&pixels, &regions, matches, labels.as_ref()).unwrap();
             sum = Some(match sum {
                 None => computed,

@@ -47,6 +47,17 @@ __device__ inline void join_moments(float &mean, float &m2, float count, float o
     m2 += other_m2 + delta * delta * (count * other_count / total);
 }
 
+// A block's two sums of each channel, as its piece of pieces [gridDim.x, 2, channels].
+__device__ inline void store_piece(float *pieces, const Tile &tile, int channels, const float (&first)[LANES],
+                                   const float (&second)[LANES]) {
+    float *to = pieces + (long long)blockIdx.x * 2 * channels + tile.channel;
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        to[lane] = first[lane];
+        to[channels + lane] = second[lane];
+    }
+}
+
 // Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.x, 2, channels].
 COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channels, int rows_per_block) {
     __shared__ float means[THREADS][LANES];
@@ -92,14 +103,7 @@ COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channel
         }
         active = half;
     }
-    if (threadIdx.y == 0 && tile.inside) {
-        float *mean = pieces + (long long)blockIdx.x * 2 * channels + tile.channel;
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            mean[lane] = means[thread][lane];
-            mean[channels + lane] = squares[thread][lane];
-        }
-    }
+    if (threadIdx.y == 0 && tile.inside) store_piece(pieces, tile, channels, means[thread], squares[thread]);
 }
 
 __device__ inline double rows_of_piece(int piece, int rows, int rows_per_block) {
@@ -226,14 +230,7 @@ COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *re
         }
         active = half;
     }
-    if (threadIdx.y == 0 && tile.inside) {
-        float *to = pieces + (long long)blockIdx.x * 2 * channels + tile.channel;
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            to[lane] = products[thread][lane];
-            to[channels + lane] = plain[thread][lane];
-        }
-    }
+    if (threadIdx.y == 0 && tile.inside) store_piece(pieces, tile, channels, products[thread], plain[thread]);
 }
 
 // The pieces of batch_norm_sums become the gradients of weight and bias, and the coefficients [2, channels] of
