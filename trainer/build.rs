@@ -20,7 +20,8 @@ fn main() -> cudaforge::Result<()> {
         .arg("-std=c++17")
         .arg("-O3")
         .build_ptx()?;
-    kernels.write(PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.rs"))?;
+    kernels
+        .write(PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.rs"))?;
     println!("cargo::rustc-env=SCRL_COMPUTE_CAP={}", cudaforge::detect_compute_cap()?.base());
     let header = cudaforge::CudaToolkit::detect()?.include_dir.join("cuda.h");
     let header = std::fs::read_to_string(header)?;

@@ -10,11 +10,18 @@ use clap::{ArgAction, ArgMatches, Command};
 
 /// The options of the file that `--config` names, as command-line arguments, without those that the command line gives
 /// itself; `None` without a file.
-pub(crate) fn options(command: &Command, given: &ArgMatches) -> Result<Option<Vec<OsString>>, clap::Error> {
+pub(crate) fn options(
+    command: &Command,
+    given: &ArgMatches,
+) -> Result<Option<Vec<OsString>>, clap::Error> {
     given.get_one::<PathBuf>("config").map(|file| options_of(command, given, file)).transpose()
 }
 
-fn options_of(command: &Command, given: &ArgMatches, file: &Path) -> Result<Vec<OsString>, clap::Error> {
+fn options_of(
+    command: &Command,
+    given: &ArgMatches,
+    file: &Path,
+) -> Result<Vec<OsString>, clap::Error> {
     let fail = |reason: String| {
         let message = format!("--config {}: {reason}", file.display());
         command.clone().error(ErrorKind::ValueValidation, message)
@@ -35,7 +42,9 @@ fn options_of(command: &Command, given: &ArgMatches, file: &Path) -> Result<Vec<
         match value {
             toml::Value::Boolean(true) if is_switch => line.push(format!("--{name}").into()),
             toml::Value::Boolean(false) if is_switch => {}
-            value if is_switch => return Err(fail(format!("{name}: {value} is neither true nor false"))),
+            value if is_switch => {
+                return Err(fail(format!("{name}: {value} is neither true nor false")));
+            }
             toml::Value::Array(values) => {
                 let texts: Vec<String> = values.into_iter().map(text_of).collect();
                 line.push(format!("--{name}={}", texts.join(",")).into());

@@ -1,20 +1,26 @@
-//! What the command lines of all programs have in common: options from a file, completion scripts, Ctrl-C, and how a
-//! program ends.
+//! What the command lines of all programs share: options from a file, completion scripts, progress and
+//! Ctrl-C, ranks, and how a program ends.
 //!
-//! A program flattens [`Everywhere`], or its parts, into its arguments, takes them from [`parse`], calls [`watch_for_interruption`], and ends
-//! with [`fail`] where something went wrong.
+//! A program flattens [`CommonOptions`], or its parts, into its arguments, takes them from [`parse`],
+//! hands a [`Reporter`] to its library, and ends with [`fail`] where something went wrong.
 
 #![deny(missing_docs)]
 
 mod file;
+mod reporter;
+mod stop;
+mod world;
+
+pub use reporter::{Event, Reporter};
+pub use stop::{Stop, Stopped};
+pub use world::{World, WorldOptions};
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use anyhow::anyhow;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
@@ -40,7 +46,7 @@ impl From<Ending> for ExitCode {
 /// Options of every program without subcommands.
 #[derive(Args)]
 #[allow(missing_docs)]
-pub struct Everywhere {
+pub struct CommonOptions {
     #[command(flatten)]
     pub file: OptionsFile,
     #[command(flatten)]
@@ -63,24 +69,12 @@ pub struct CompletionScript {
     pub completions: Option<Shell>,
 }
 
-/// Set by Ctrl-C; whatever takes long looks at it now and then.
-pub static STOP: AtomicBool = AtomicBool::new(false);
-
-/// From now on Ctrl-C sets [`STOP`].
-///
-/// # Errors
-/// Where the system refuses.
-pub fn watch_for_interruption() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
-        .map_err(|error| anyhow!("watching for Ctrl-C: {error}"))
-}
-
 /// Reads the program's command line and the file that `--config` names. Ends the program with exit code 2 where they make no
 /// sense, and with 0 after `--help`, `--version` and `--completions`.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> A {
     let line: Vec<OsString> = std::env::args_os().collect();
     if let Some(script) = completion_script(A::command(), &line) {
-        print!("{script}");
+        print(script.trim_end());
         std::process::exit(0);
     }
     read(line).unwrap_or_else(|error| error.exit())
@@ -117,9 +111,28 @@ pub fn read<A: CommandFactory + FromArgMatches>(mut line: Vec<OsString>) -> Resu
     A::from_arg_matches(&command.try_get_matches_from(&line)?)
 }
 
+/// A clap parser for a choice declared by `named_choice!`, which shows the names in `--help`.
+#[macro_export]
+macro_rules! choices {
+    ($choice:ty) => {
+        ::clap::builder::TypedValueParser::try_map(
+            ::clap::builder::PossibleValuesParser::new(
+                <$choice>::ALL.iter().map(|choice| choice.name()),
+            ),
+            |name| name.parse::<$choice>(),
+        )
+    };
+}
+
 /// A usage error of the program.
 pub fn usage_error<A: CommandFactory>(message: impl std::fmt::Display) -> clap::Error {
     A::command().error(ErrorKind::ValueValidation, message)
+}
+
+/// How many threads to use: as many as given, otherwise one for each core.
+pub fn threads(given: Option<u16>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    given.map_or_else(cores, usize::from)
 }
 
 /// An error that knows how a program ends with it.
@@ -133,14 +146,32 @@ pub trait Failure: std::error::Error + Send + Sync + 'static {
 pub fn fail<E: Failure>(program: &str, error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<E>() {
         Some(own) => {
-            eprintln!("{program}: {own}");
+            print_error(format_args!("{program}: {own}"));
             own.ending().into()
         }
         None => {
-            eprintln!("{program}: {error:#}");
+            print_error(format_args!("{program}: {error:#}"));
             Ending::Failed.into()
         }
     }
+}
+
+/// Prints a line of results on standard output. Where that was closed, as by `| head`, the program
+/// ends quietly.
+pub fn print(line: impl std::fmt::Display) {
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            print_error(format_args!("standard output: {error}"));
+            std::process::exit(Ending::Failed as i32)
+        }
+    }
+}
+
+/// Prints a line on standard error. One that cannot be shown, as nobody reads it any more, is lost.
+pub fn print_error(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Where results go unless told: `runs/<time>`, the time in UTC.
@@ -169,7 +200,7 @@ mod tests {
         #[arg(long)]
         quiet: bool,
         #[command(flatten)]
-        everywhere: Everywhere,
+        everywhere: CommonOptions,
     }
 
     #[derive(Parser)]
@@ -201,7 +232,8 @@ mod tests {
         let file = folder.path().join("a.toml");
         fs::write(&file, "epochs = 5\nscale = [0.3, 1.0]\nquiet = true\n").unwrap();
         let config = file.display();
-        let read: Plain = read_words(&format!("plain --epochs 6 --config {config} -- photos")).unwrap();
+        let read: Plain =
+            read_words(&format!("plain --epochs 6 --config {config} -- photos")).unwrap();
         assert_eq!((read.epochs, read.scale, read.quiet), (6, vec![0.3, 1.0], true));
         let read: Plain = read_words(&format!("plain --config {config} photos")).unwrap();
         assert_eq!(read.epochs, 5);
@@ -225,10 +257,16 @@ mod tests {
             ("epochs = \"many\"", "--epochs"),
         ] {
             fs::write(&file, text).unwrap();
-            let message = read_words::<Plain>(&format!("plain --config {} s", file.display())).err().unwrap();
+            let message =
+                read_words::<Plain>(&format!("plain --config {} s", file.display())).err().unwrap();
             assert!(message.contains(expected), "{text}: {message}");
         }
-        assert!(read_words::<Plain>("plain --config /none.toml s").err().unwrap().contains("/none.toml"));
+        assert!(
+            read_words::<Plain>("plain --config /none.toml s")
+                .err()
+                .unwrap()
+                .contains("/none.toml")
+        );
     }
 
     #[test]
@@ -240,6 +278,9 @@ mod tests {
                 assert!(script.starts_with(begin) && script.contains(option), "{shell}: {script}");
             }
         }
-        assert_eq!(completion_script(Plain::command(), &["plain", "photos"].map(OsString::from)), None);
+        assert_eq!(
+            completion_script(Plain::command(), &["plain", "photos"].map(OsString::from)),
+            None
+        );
     }
 }

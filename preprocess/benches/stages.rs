@@ -8,14 +8,15 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use scrl_preprocess::config::{Overrides, resolve};
-use scrl_preprocess::decode::{RgbImage, decode, decode_view};
-use scrl_preprocess::draw::{ViewIndex, draw_view};
-use scrl_preprocess::encode::ViewEncoder;
-use scrl_preprocess::render::{RenderOptions, Renderer};
-use scrl_preprocess::rows::{RowMaker, draw_recipe};
+use scrl_preprocess::codec::ViewEncoder;
+use scrl_preprocess::images::{RgbImage, decode, decode_view};
+use scrl_preprocess::prepare::Options;
+use scrl_preprocess::prepare::rows::{RowMaker, draw_recipe};
+use scrl_preprocess::views::params::{ViewIndex, draw_view};
+use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_schemas::{
-    BlurKind, ColorJitter, ColorStep, Crop, Encoding, Epoch, Exif, PrepOptions, Preset, Source, ViewParams,
+    BlurKind, ColorJitter, ColorStep, Crop, Epoch, Exif, PrepOptions, Source, ViewEncoding,
+    ViewParams,
 };
 
 /// Sides of a common photo, in pixels.
@@ -34,9 +35,10 @@ struct Photo {
 /// Shapes of all sizes, the smaller the fainter, as in photos, and a little noise.
 fn draw_photo() -> Vec<u8> {
     let hash = |x: u32, y: u32, salt: u32| {
-        let mixed =
-            (x.wrapping_mul(0x9E37_79B1) ^ y.wrapping_mul(0x85EB_CA77) ^ salt.wrapping_mul(0xC2B2_AE3D))
-                .wrapping_mul(0x27D4_EB2F);
+        let mixed = (x.wrapping_mul(0x9E37_79B1)
+            ^ y.wrapping_mul(0x85EB_CA77)
+            ^ salt.wrapping_mul(0xC2B2_AE3D))
+        .wrapping_mul(0x27D4_EB2F);
         (mixed ^ (mixed >> 15)).wrapping_mul(0x9E37_79B1) as f32 / u32::MAX as f32 - 0.5
     };
     let octave = |x: u32, y: u32, cell: u32, salt: u32| {
@@ -46,8 +48,9 @@ fn draw_photo() -> Vec<u8> {
         (1.0 - fy) * line(row) + fy * line(row + 1)
     };
     let picture = image::RgbImage::from_fn(PHOTO.0, PHOTO.1, |x, y| {
-        let shape: f32 =
-            (1..8).map(|level| octave(x, y, 1 << level, level) * 6.0 * 1.7f32.powi(level as i32)).sum();
+        let shape: f32 = (1..8)
+            .map(|level| octave(x, y, 1 << level, level) * 6.0 * 1.7f32.powi(level as i32))
+            .sum();
         let tint = |salt| 0.25 * octave(x, y, 64, salt) * 64.0 + 8.0 * hash(x, y, salt);
         image::Rgb([11, 12, 13].map(|salt| (120.0 + shape + tint(salt)) as u8))
     });
@@ -58,7 +61,8 @@ fn draw_photo() -> Vec<u8> {
 
 /// JPEGs in a folder and those below, in the order of their names.
 fn find_jpegs(folder: &Path, found: &mut Vec<PathBuf>) {
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries =
+        std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     for path in paths {
@@ -91,7 +95,12 @@ fn photos() -> Vec<Photo> {
 }
 
 /// Calls `work` with one photo after the other and a number that counts up.
-fn bench(criterion: &mut Criterion, name: &str, photos: &[Photo], mut work: impl FnMut(&Photo, u32)) {
+fn bench(
+    criterion: &mut Criterion,
+    name: &str,
+    photos: &[Photo],
+    mut work: impl FnMut(&Photo, u32),
+) {
     let mut turn = 0;
     criterion.bench_function(name, |bencher| {
         bencher.iter(|| {
@@ -121,7 +130,8 @@ fn views(criterion: &mut Criterion, photos: &[Photo]) {
         // Contrast in the middle: two sweeps with steps in each.
         let [brightness, contrast, saturation, hue] = ColorStep::ALL;
         let order = [brightness, hue, contrast, saturation];
-        let jitter = ColorJitter { brightness: 1.2, contrast: 0.8, saturation: 1.1, hue: 0.05, order };
+        let jitter =
+            ColorJitter { brightness: 1.2, contrast: 0.8, saturation: 1.1, hue: 0.05, order };
         ViewParams { jitter: Some(jitter), ..params }
     }
     let changes: [(&str, RenderOptions, Change); 9] = [
@@ -145,7 +155,12 @@ fn views(criterion: &mut Criterion, photos: &[Photo]) {
     let mut view = Vec::new();
     for (name, options, change) in changes {
         bench(criterion, name, photos, |photo, _| {
-            renderer.render(&photo.image, black_box(&change(plain(&photo.image))), options, &mut view);
+            renderer.render(
+                &photo.image,
+                black_box(&change(plain(&photo.image))),
+                options,
+                &mut view,
+            );
         });
     }
 }
@@ -171,16 +186,20 @@ fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) 
     };
     let mut encoder = ViewEncoder::default();
     let mut encode = |view: &[u8], encoding| {
-        encoder.encode(view, GAUSSIAN.size, encoding, 95, "view").expect("encodes").expect("pixels").bytes
+        encoder
+            .encode(view, GAUSSIAN.size, encoding, 95, "view")
+            .expect("encodes")
+            .expect("pixels")
+            .bytes
     };
     let mean = |bytes: usize| bytes / views.len();
     println!(
         "bytes a view: webp {}, webp by image-webp {}, jpeg {}",
-        mean(views.iter().map(|view| encode(view, Encoding::Webp).len()).sum()),
+        mean(views.iter().map(|view| encode(view, ViewEncoding::Webp).len()).sum()),
         mean(views.iter().map(|view| with_image_webp(view).len()).sum()),
-        mean(views.iter().map(|view| encode(view, Encoding::Jpeg).len()).sum()),
+        mean(views.iter().map(|view| encode(view, ViewEncoding::Jpeg).len()).sum()),
     );
-    for encoding in [Encoding::Webp, Encoding::Jpeg] {
+    for encoding in [ViewEncoding::Webp, ViewEncoding::Jpeg] {
         bench(criterion, &format!("encode {encoding}"), photos, |_, turn| {
             black_box(encode(&views[turn as usize % views.len()], encoding));
         });
@@ -190,17 +209,18 @@ fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) 
     });
     let size = GAUSSIAN.size as usize;
     let mut view = vec![0; size * size * 3];
-    for encoding in [Encoding::Webp, Encoding::Jpeg] {
+    for encoding in [ViewEncoding::Webp, ViewEncoding::Jpeg] {
         let encoded: Vec<Vec<u8>> = views.iter().map(|view| encode(view, encoding)).collect();
         bench(criterion, &format!("decode {encoding}"), photos, |_, turn| {
-            decode_view(&encoded[turn as usize % views.len()], size, &mut view).expect("just encoded");
+            decode_view(&encoded[turn as usize % views.len()], size, &mut view)
+                .expect("just encoded");
             black_box(&view);
         });
     }
 }
 
 fn stages(criterion: &mut Criterion) {
-    let options = resolve(Preset::Paper, &Overrides::default()).expect("the defaults are sound");
+    let options = Options::default().prep_options().expect("the defaults are valid");
     let photos = photos();
     bench(criterion, "decode a photo", &photos, |photo, _| {
         black_box(decode(black_box(&photo.jpeg), Exif::Ignore).expect("decoded before"));
@@ -210,18 +230,23 @@ fn stages(criterion: &mut Criterion) {
     });
     views(criterion, &photos);
     encoders(criterion, &photos, &options);
-    let (mut renderer, mut encoder, mut view) = (Renderer::default(), ViewEncoder::default(), Vec::new());
+    let (mut renderer, mut encoder, mut view) =
+        (Renderer::default(), ViewEncoder::default(), Vec::new());
     bench(criterion, "whole view: draw, render, webp", &photos, |photo, turn| {
         let which = if turn % 2 == 0 { ViewIndex::First } else { ViewIndex::Second };
         let params = draw_view(1, turn, 0, which, photo.image.size, &options);
         renderer.render(&photo.image, &params, GAUSSIAN, &mut view);
-        black_box(encoder.encode(&view, GAUSSIAN.size, Encoding::Webp, 95, "view").expect("encodes"));
+        black_box(
+            encoder.encode(&view, GAUSSIAN.size, ViewEncoding::Webp, 95, "view").expect("encodes"),
+        );
     });
     let mut maker = RowMaker::default();
     let path = "photo.jpg".to_owned();
     let source = Source { path, class: None, width: 0, height: 0, bytes: 0, error: None };
     bench(criterion, "whole row: both views and boxes", &photos, |photo, turn| {
-        black_box(maker.make(0, &source, &photo.image, 1, Epoch(turn), &options).expect("makes a row"));
+        black_box(
+            maker.make(0, &source, &photo.image, 1, Epoch(turn), &options).expect("makes a row"),
+        );
     });
 }
 

@@ -17,10 +17,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use scrl_preprocess::config::{Overrides, resolve};
-use scrl_preprocess::decode::{MAX_BYTES_A_PIXEL, SPARE_BYTES, decode, read_size};
-use scrl_preprocess::rows::RowMaker;
-use scrl_schemas::{Encoding, Epoch, Exif, PrepOptions, Preset, Source};
+use scrl_preprocess::images::{MAX_BYTES_A_PIXEL, SPARE_BYTES, decode, read_size};
+use scrl_preprocess::prepare::Options;
+use scrl_preprocess::prepare::rows::RowMaker;
+use scrl_schemas::{Epoch, Exif, PrepOptions, Source, ViewEncoding};
 
 /// An input that takes longer is a finding: the largest images take seconds, on a busy machine ten.
 const MAX_TIME: Duration = Duration::from_secs(20);
@@ -95,8 +95,22 @@ impl Random {
 }
 
 /// Numbers at which counts and lengths go wrong.
-const ODD_NUMBERS: [u32; 14] =
-    [0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF];
+const ODD_NUMBERS: [u32; 14] = [
+    0,
+    1,
+    2,
+    3,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFF_FFFF,
+    0x8000_0000,
+    0xFFFF_FFFF,
+];
 
 fn mutate(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = corpus[random.below(corpus.len())].clone();
@@ -123,8 +137,8 @@ fn mutate(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
             }
             6 => drop(bytes.drain(at..end)),
             kind => {
-                let number =
-                    ODD_NUMBERS[random.below(ODD_NUMBERS.len())].wrapping_add(random.below(3) as u32);
+                let number = ODD_NUMBERS[random.below(ODD_NUMBERS.len())]
+                    .wrapping_add(random.below(3) as u32);
                 let width = [1, 2, 2, 4][random.below(4)];
                 let mut field = if kind == 7 { number.to_le_bytes() } else { number.to_be_bytes() };
                 if kind == 8 {
@@ -154,7 +168,9 @@ fn mend_png(bytes: &mut [u8]) {
             return;
         }
         let checksum = !bytes[at + 4..end].iter().fold(u32::MAX, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
+            })
         });
         bytes[end..end + 4].copy_from_slice(&checksum.to_be_bytes());
         at = end + 4;
@@ -203,7 +219,11 @@ fn check(
     if let Ok(image) = image {
         counts.decoded += 1;
         if size.as_ref() != Ok(&image.size) || image.pixels.len() as u64 != pixels * 3 {
-            return Err(format!("read_size: {size:?}, decode: {:?}, {}", image.size, image.pixels.len()));
+            return Err(format!(
+                "read_size: {size:?}, decode: {:?}, {}",
+                image.size,
+                image.pixels.len()
+            ));
         }
         if beginning.as_ref().is_ok_and(|size| *size != image.size) {
             return Err(format!("from its first half: {beginning:?}, from all: {:?}", image.size));
@@ -216,7 +236,8 @@ fn check(
             bytes: bytes.len() as i64,
             error: None,
         };
-        rows.make(0, &source, &image, counts.inputs, Epoch(0), options).map_err(|error| error.to_string())?;
+        rows.make(0, &source, &image, counts.inputs, Epoch(0), options)
+            .map_err(|error| error.to_string())?;
     }
     let elapsed = start.elapsed();
     counts.slowest = counts.slowest.max(elapsed);
@@ -260,13 +281,15 @@ fn main() -> Result<ExitCode> {
     if files.is_empty() {
         bail!("usage: fuzz_decode [--seconds N] [--seed S] [--strict] FILES…");
     }
-    let read =
-        |file| std::fs::read(file).with_context(|| format!("cannot read {}", PathBuf::from(file).display()));
+    let read = |file| {
+        std::fs::read(file)
+            .with_context(|| format!("cannot read {}", PathBuf::from(file).display()))
+    };
     let corpus = files.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let options = [Encoding::Webp, Encoding::Jpeg, Encoding::Recipe].map(|views| {
+    let options = [ViewEncoding::Webp, ViewEncoding::Jpeg, ViewEncoding::Recipe].map(|views| {
         let given =
-            Overrides { views: Some(views), size: Some(32), min_box: Some(8), ..Overrides::default() };
-        resolve(Preset::Paper, &given)
+            Options { views: Some(views), size: Some(32), min_box: Some(8), ..Options::default() };
+        given.prep_options()
     });
     let [webp, jpeg, recipe] = options;
     let options = [webp?, jpeg?, recipe?];
@@ -284,7 +307,8 @@ fn main() -> Result<ExitCode> {
             *current = Some((Instant::now(), bytes.clone()));
         }
         let options = &options[counts.inputs as usize % 3];
-        let result = catch_unwind(AssertUnwindSafe(|| check(&bytes, &mut rows, options, &mut counts)));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| check(&bytes, &mut rows, options, &mut counts)));
         if let Some(reason) = result.unwrap_or_else(|_| Err("panicked".to_owned())).err() {
             std::fs::write(FINDING, &bytes)?;
             finding = Some(reason);

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use scrl_cli::{Ending, Failure};
+use scrl_cli::{Ending, Failure, Stopped};
 
-/// Anything that stops a run. An image that cannot be read does not; see [`crate::decode::Unreadable`].
+/// Anything that stops a run. An image that cannot be read does not; see [`crate::images::Unreadable`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
@@ -40,7 +40,7 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// An option has no sense.
+    /// An option has an invalid value.
     #[error("--{option}: {reason}")]
     Option {
         /// The option's long name.
@@ -51,12 +51,9 @@ pub enum Error {
     /// A view could not be encoded.
     #[error("encoding a view: {0}")]
     Encode(String),
-    /// The run was asked to stop and did.
-    #[error("stopped; the same command continues where it left off")]
-    Interrupted,
-    /// A look into shards was asked to stop and did.
-    #[error("stopped before the end")]
-    Stopped,
+    /// The work was asked to stop and did.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// A thread could not be started.
     #[error("starting threads: {0}")]
     Threads(String),
@@ -81,7 +78,8 @@ impl Error {
 impl Failure for Error {
     fn ending(&self) -> Ending {
         match self {
-            Self::Interrupted | Self::Stopped => Ending::Interrupted,
+            Self::Stopped(_) => Ending::Interrupted,
+            Self::Option { .. } => Ending::BadUsage,
             _ => Ending::Failed,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scrl_preprocess::decode::{decode, read_size};
+use scrl_preprocess::images::{decode, read_size};
 use scrl_schemas::Exif;
 use serde_json::Value;
 
@@ -69,7 +69,8 @@ fn a_file_cut_short_is_refused_or_lacks_nothing() {
                     faults.push(format!("{name} cut at {length} of {}: {reason}", bytes.len()));
                 }
                 Ok(image) if image != whole => {
-                    faults.push(format!("{name} cut at {length} of {}: another image", bytes.len()));
+                    faults
+                        .push(format!("{name} cut at {length} of {}: another image", bytes.len()));
                 }
                 _ => {}
             }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use scrl_preprocess::decode::{RgbImage, decode};
-use scrl_preprocess::render::{RenderOptions, Renderer};
+use scrl_preprocess::images::{RgbImage, decode};
+use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_schemas::{ColorJitter, Crop, Exif, ViewParams};
 use serde_json::Value;
 
@@ -57,7 +57,8 @@ fn difference(a: &[u8], b: &[u8]) -> (f64, u8) {
 #[test]
 fn views_equal_those_of_pillow_and_torchvision() {
     let index: Value =
-        serde_json::from_str(&std::fs::read_to_string(goldens().join("views.json")).unwrap()).unwrap();
+        serde_json::from_str(&std::fs::read_to_string(goldens().join("views.json")).unwrap())
+            .unwrap();
     let mut renderer = Renderer::default();
     let mut view = Vec::new();
     let mut faults = Vec::new();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use scrl_preprocess::decode::{MAX_BYTES_A_PIXEL, SPARE_BYTES, decode, read_size};
+use scrl_preprocess::images::{MAX_BYTES_A_PIXEL, SPARE_BYTES, decode, read_size};
 use scrl_schemas::Exif;
 
 /// Longest time for one file, on a slow and busy machine. Most take milliseconds.
@@ -72,7 +72,9 @@ fn find(bytes: &[u8], pattern: &[u8]) -> usize {
 
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
+        })
     })
 }
 
@@ -183,7 +185,8 @@ fn jpegs() -> Vec<(&'static str, Vec<u8>, Fate)> {
     let mut single = plain[..scan].to_vec();
     single.extend([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0, 1].repeat(50_000));
     single.extend([0xFF, 0xD9]);
-    let exif = [&[0xFF, 0xE1, 0xFF, 0xFF], b"Exif\0\0II*\0".as_slice(), &[0xFF; 0xFFFF - 12]].concat();
+    let exif =
+        [&[0xFF, 0xE1, 0xFF, 0xFF], b"Exif\0\0II*\0".as_slice(), &[0xFF; 0xFFFF - 12]].concat();
     let text = [&[0xFF, 0xFE, 0xFF, 0xFF], vec![b'x'; 0xFFFD].as_slice()].concat();
     vec![
         ("JPEG of 65535×65535", patched("420.jpg", frame + 5, &[0xFF; 4]), Refused("million")),
@@ -193,11 +196,19 @@ fn jpegs() -> Vec<(&'static str, Vec<u8>, Fate)> {
             Refused("too few bytes"),
         ),
         ("JPEG without height", patched("420.jpg", frame + 5, &[0, 0]), Refused("JPEG")),
-        ("JPEG with arithmetic coding", patched("420.jpg", frame + 1, &[0xC9]), Refused("arithmetic")),
+        (
+            "JPEG with arithmetic coding",
+            patched("420.jpg", frame + 1, &[0xC9]),
+            Refused("arithmetic"),
+        ),
         ("lossless JPEG", patched("420.jpg", frame + 1, &[0xC3]), Refused("lossless")),
         ("JPEG of 12 bits", patched("420.jpg", frame + 4, &[12]), Refused("JPEG")),
         ("JPEG of fill bytes", stuffed("420.jpg", frame, &[0xFF; 20_000_000]), Read),
-        ("JPEG of fill bytes alone", [vec![0xFF, 0xD8], vec![0xFF; 20_000_000]].concat(), Refused("JPEG")),
+        (
+            "JPEG of fill bytes alone",
+            [vec![0xFF, 0xD8], vec![0xFF; 20_000_000]].concat(),
+            Refused("JPEG"),
+        ),
         (
             "JPEG of restarts before the scan",
             stuffed("420.jpg", scan, &[0xFF, 0xD0].repeat(5_000_000)),
@@ -224,7 +235,8 @@ fn pngs() -> Vec<(&'static str, Vec<u8>, Fate)> {
     let bomb = bomb();
     let profile = png_chunk(b"iCCP", &[b"x\0\0".as_slice(), &bomb].concat());
     let text = png_chunk(b"zTXt", &[b"x\0\0".as_slice(), &bomb].concat());
-    let pixels = [&golden("rgb8.png")[..33], &png_chunk(b"IDAT", &bomb), &png_chunk(b"IEND", b"")].concat();
+    let pixels =
+        [&golden("rgb8.png")[..33], &png_chunk(b"IDAT", &bomb), &png_chunk(b"IEND", b"")].concat();
     let empty = png_chunk(b"IDAT", b"").repeat(300_000);
     let indexed = golden("palette1-clear.png");
     let palette = png_chunk(b"PLTE", &[7; 5]);
@@ -262,7 +274,8 @@ fn webps() -> Vec<(&'static str, Vec<u8>, Fate)> {
     let length = data.len() as u32;
     let lossy = golden("lossy-alpha.webp");
     let frame = find(&lossy, &[0x9D, 0x01, 0x2A]) + 3;
-    let nested = [b"ANMF".as_slice(), &0xFF_FFFFu32.to_le_bytes(), &[0; 16]].concat().repeat(400_000);
+    let nested =
+        [b"ANMF".as_slice(), &0xFF_FFFFu32.to_le_bytes(), &[0; 16]].concat().repeat(400_000);
     vec![
         (
             "WebP with a frame of 4613×12577",
@@ -292,7 +305,11 @@ fn webps() -> Vec<(&'static str, Vec<u8>, Fate)> {
         (
             "WebP with EXIF of 4 GB",
             file(
-                &[(b"VP8X", 10, &canvas(8, 17)), (b"VP8L", length, &data), (b"EXIF", u32::MAX - 9, b"")],
+                &[
+                    (b"VP8X", 10, &canvas(8, 17)),
+                    (b"VP8L", length, &data),
+                    (b"EXIF", u32::MAX - 9, b""),
+                ],
                 b"",
             ),
             Refused("WebP"),
@@ -324,10 +341,22 @@ fn others() -> Vec<(&'static str, Vec<u8>, Fate)> {
         ("BMP of 13000×13000", patched("rgb24.bmp", 18, &big(13_000)), Refused("")),
         ("BMP without a size", patched("rgb24.bmp", 18, &big(0)), Refused("")),
         ("BMP of negative width", patched("rgb24.bmp", 18, &(-5i32).to_le_bytes()), Refused("")),
-        ("BMP of the most negative height", patched("rgb24.bmp", 22, &i32::MIN.to_le_bytes()), Refused("")),
-        ("BMP of an absurd palette", patched("palette8.bmp", 46, &u32::MAX.to_le_bytes()), Refused("")),
+        (
+            "BMP of the most negative height",
+            patched("rgb24.bmp", 22, &i32::MIN.to_le_bytes()),
+            Refused(""),
+        ),
+        (
+            "BMP of an absurd palette",
+            patched("palette8.bmp", 46, &u32::MAX.to_le_bytes()),
+            Refused(""),
+        ),
         ("BMP of 13000×13000 in runs", patched("rle8.bmp", 18, &big(13_000)), Read),
-        ("BMP whose pixels are elsewhere", patched("rgb24.bmp", 10, &u32::MAX.to_le_bytes()), Refused("")),
+        (
+            "BMP whose pixels are elsewhere",
+            patched("rgb24.bmp", 10, &u32::MAX.to_le_bytes()),
+            Refused(""),
+        ),
         ("TIFF of 60000×60000", tiff(&gray(60_000, 60_000, 100), 0), Refused("million")),
         ("TIFF of 13000×13000", tiff(&gray(13_000, 13_000, 100), 0), Refused("TIFF")),
         ("TIFF without a size", tiff(&gray(0, 5, 100), 0), Refused("TIFF")),
@@ -353,9 +382,17 @@ fn others() -> Vec<(&'static str, Vec<u8>, Fate)> {
             changed(gray(10, 10, 100), &[(256, 4, 1 << 26, 8)]),
             Refused("promises"),
         ),
-        ("TIFF of 65535 samples", changed(gray(10, 10, 100), &[(277, 3, 1, 65_535)]), Refused("TIFF")),
+        (
+            "TIFF of 65535 samples",
+            changed(gray(10, 10, 100), &[(277, 3, 1, 65_535)]),
+            Refused("TIFF"),
+        ),
         ("TIFF of 64 bits", changed(gray(2, 2, 100), &[(258, 3, 1, 64)]), Refused("TIFF")),
-        ("TIFF of a palette without colors", changed(gray(10, 10, 100), &[(262, 3, 1, 3)]), Refused("TIFF")),
+        (
+            "TIFF of a palette without colors",
+            changed(gray(10, 10, 100), &[(262, 3, 1, 3)]),
+            Refused("TIFF"),
+        ),
     ]
 }
 
@@ -377,7 +414,9 @@ fn hostile_files_cost_little() {
         let right = match (fate, &image) {
             (Read, image) => image.is_ok(),
             (Refused(_), Ok(_)) => false,
-            (Refused(why), Err(reason)) => reason.0.contains(why) && !reason.0.contains("the decoder failed"),
+            (Refused(why), Err(reason)) => {
+                reason.0.contains(why) && !reason.0.contains("the decoder failed")
+            }
         };
         let allowed = pixels * MAX_BYTES_A_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
         if !right || time > MAX_TIME || peak as u64 > allowed {

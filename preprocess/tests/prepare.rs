@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use scrl_cli::{Event, Reporter, Stop, World};
 use scrl_preprocess::Error;
-use scrl_preprocess::config::{Config, Overrides, Share, resolve};
-use scrl_preprocess::prepare::{Job, Summary, Watch};
+use scrl_preprocess::prepare::{Config, Job, Options, Summary};
 use scrl_schemas::{
-    Consumed, Encoding, Epoch, Layout, Part, Preset, ShardReader, Source, SourcesReader, Success,
+    Consumed, Epoch, Preset, Shard, ShardPaths, ShardReader, Source, SourcesReader, Success,
+    ViewEncoding,
 };
 
 /// Images in the folder, and how many of them cannot be read.
@@ -48,31 +49,25 @@ impl Dir {
     }
 
     fn config(&self, shards: &str) -> Config {
-        let given = Overrides {
+        let given = Options {
             size: Some(32),
             min_box: Some(8),
             rows_per_shard: Some(5),
             boxes: Some(3),
-            ..Overrides::default()
+            seed: Some(4),
+            epochs: Some(10),
+            only: Some(0..3),
+            threads: Some(2),
+            max_bad: Some(1.0),
+            ..Options::default()
         };
-        Config {
-            images: self.folder.path().join("images"),
-            shards: self.shards(shards),
-            seed: 4,
-            epochs: 10,
-            only: 0..3,
-            options: resolve(Preset::Paper, &given).unwrap(),
-            keep: None,
-            share: Share::WHOLE,
-            threads: 2,
-            overwrite: false,
-            max_bad: 1.0,
-        }
+        let images = self.folder.path().join("images");
+        given.resolve(images, self.shards(shards), World::ALONE).unwrap()
     }
 }
 
 fn run(config: Config) -> Result<Summary, Error> {
-    Job::plan(config)?.run(&(), &AtomicBool::new(false))
+    Job::plan(config)?.run(&Reporter::silent())
 }
 
 /// Every file below a folder, by its path.
@@ -102,12 +97,12 @@ fn every_epoch_holds_every_readable_image_once() {
     let summary = run(dir.config("s")).unwrap();
     assert_eq!(summary.pairs, 3 * (IMAGES - BROKEN) as u64);
     assert_eq!((summary.images, summary.unreadable), (IMAGES as u64, BROKEN as u64));
-    let layout = Layout::new(dir.shards("s"));
+    let layout = ShardPaths::new(dir.shards("s"));
     for epoch in 0..3 {
         let success = Success::read(&layout.success(Epoch(epoch))).unwrap();
         assert_eq!((success.parts.len(), success.rows()), (5, (IMAGES - BROKEN) as u64));
         let mut ids: Vec<i64> = (0..5)
-            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Part(part))).unwrap())
+            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Shard(part))).unwrap())
             .map(|row| row.unwrap().image_id)
             .collect();
         ids.sort_unstable();
@@ -146,31 +141,19 @@ fn threads_restarts_and_single_epochs_give_the_same_bytes() {
     assert_same_files(&dir.shards("whole"), &dir.shards("apart"));
 }
 
-/// Stops a run after 30 pairs.
-struct StopAfter {
-    pairs: AtomicU64,
-    stop: AtomicBool,
-}
-
-impl Watch for StopAfter {
-    fn rendered(&self, pairs: u64) {
-        if self.pairs.fetch_add(pairs, Ordering::Relaxed) > 30 {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn note(&self, message: &str) {
-        panic!("{message}");
-    }
-}
-
 #[test]
 fn a_run_that_is_stopped_leaves_whole_files_and_continues() {
     let dir = Dir::new();
     run(dir.config("whole")).unwrap();
-    let stop = StopAfter { pairs: AtomicU64::new(0), stop: AtomicBool::new(false) };
-    let stopped = Job::plan(dir.config("s")).unwrap().run(&stop, &stop.stop);
-    assert!(matches!(stopped, Err(Error::Interrupted)));
+    let stop = Stop::default();
+    let flag = stop.clone();
+    let reporter = Reporter::observed(stop, move |event| match event {
+        Event::Done(pairs) if pairs > 30 => flag.set(),
+        Event::Done(_) => {}
+        Event::Line(line) => panic!("{line}"),
+    });
+    let stopped = Job::plan(dir.config("s")).unwrap().run(&reporter);
+    assert!(matches!(stopped, Err(Error::Stopped(_))));
     assert!(files(&dir.shards("s")).keys().all(|name| !name.to_string_lossy().contains(".tmp-")));
     run(dir.config("s")).unwrap();
     assert_same_files(&dir.shards("whole"), &dir.shards("s"));
@@ -180,11 +163,15 @@ fn a_run_that_is_stopped_leaves_whole_files_and_continues() {
 fn ranks_share_the_work_and_whoever_is_last_completes_it() {
     let dir = Dir::new();
     run(dir.config("whole")).unwrap();
-    let rank = |rank: u32, shards: &str| Config { share: Share { rank, world: 3 }, ..dir.config(shards) };
+    let rank =
+        |rank: u32, shards: &str| Config { world: World { rank, size: 3 }, ..dir.config(shards) };
     // One after the other, in whatever order.
     let summaries = [2, 0, 1].map(|number| run(rank(number, "s")).unwrap());
     assert_eq!(summaries.map(|summary| summary.incomplete), [3, 3, 0]);
-    assert_eq!(summaries.map(|summary| summary.pairs).iter().sum::<u64>(), 3 * (IMAGES - BROKEN) as u64);
+    assert_eq!(
+        summaries.map(|summary| summary.pairs).iter().sum::<u64>(),
+        3 * (IMAGES - BROKEN) as u64
+    );
     assert!(summaries.iter().all(|summary| summary.pairs > 0));
     assert_same_files(&dir.shards("whole"), &dir.shards("s"));
 
@@ -203,7 +190,7 @@ fn ranks_share_the_work_and_whoever_is_last_completes_it() {
 fn kept_epochs_make_room_for_others() {
     let dir = Dir::new();
     run(Config { only: 0..10, ..dir.config("whole") }).unwrap();
-    let layout = Layout::new(dir.shards("s"));
+    let layout = ShardPaths::new(dir.shards("s"));
     std::thread::scope(|scope| {
         let config = Config { only: 0..10, keep: Some(2), ..dir.config("s") };
         let prep = scope.spawn(move || run(config).unwrap());
@@ -216,7 +203,7 @@ fn kept_epochs_make_room_for_others() {
             }
             let there: Vec<u32> = (0..10).filter(|&e| layout.success(Epoch(e)).exists()).collect();
             assert!(there.len() <= 2, "{there:?}");
-            let whole = Layout::new(dir.shards("whole"));
+            let whole = ShardPaths::new(dir.shards("whole"));
             assert_same_files(&whole.epoch(epoch), &layout.epoch(epoch));
             Consumed { epochs: epoch.0 + 1 }.write(&layout.consumed()).unwrap();
         }
@@ -226,7 +213,7 @@ fn kept_epochs_make_room_for_others() {
     // Started again, it has nothing to do; without --keep it makes everything.
     let keep = Config { only: 0..10, keep: Some(2), ..dir.config("s") };
     let outline = Job::plan(keep.clone()).unwrap().outline();
-    assert_eq!((outline.parts_to_write, run(keep).unwrap().pairs), (0, 0));
+    assert_eq!((outline.shards_to_write, run(keep).unwrap().pairs), (0, 0));
     run(Config { only: 0..10, ..dir.config("s") }).unwrap();
     fs::remove_file(layout.consumed()).unwrap();
     assert_same_files(&dir.shards("whole"), &dir.shards("s"));
@@ -236,33 +223,22 @@ fn kept_epochs_make_room_for_others() {
 fn a_second_writer_is_refused_and_harms_nothing() {
     let dir = Dir::new();
     run(dir.config("whole")).unwrap();
-    let config = dir.config("s");
-    let second = SecondWriter { config: config.clone(), messages: Mutex::default() };
-    Job::plan(config).unwrap().run(&second, &AtomicBool::new(false)).unwrap();
-    let messages = second.messages.into_inner().unwrap();
-    assert!(messages.iter().any(|message| message.contains("another scrl-prep writes here")), "{messages:?}");
-    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
-}
-
-/// Starts the same run once more while the first one is at work.
-struct SecondWriter {
-    config: Config,
-    messages: Mutex<Vec<String>>,
-}
-
-impl Watch for SecondWriter {
-    fn rendered(&self, _pairs: u64) {
-        let Ok(mut messages) = self.messages.try_lock() else { return };
-        if messages.is_empty() {
-            // On a thread of its own, as it is a process of its own.
-            let second = || run(self.config.clone()).unwrap_err().to_string();
-            messages.push(std::thread::scope(|scope| scope.spawn(second).join().unwrap()));
+    // The same run starts once more while the first one is at work, on a thread of its own as it
+    // would be a process of its own.
+    let (config, messages) = (dir.config("s"), Arc::new(Mutex::new(Vec::new())));
+    let (second, refusals) = (config.clone(), messages.clone());
+    let reporter = Reporter::observed(Stop::default(), move |event| {
+        assert!(matches!(event, Event::Done(_)), "{event:?}");
+        let Ok(mut refusals) = refusals.try_lock() else { return };
+        if refusals.is_empty() {
+            let second = || run(second.clone()).unwrap_err().to_string();
+            refusals.push(std::thread::scope(|scope| scope.spawn(second).join().unwrap()));
         }
-    }
-
-    fn note(&self, message: &str) {
-        panic!("{message}");
-    }
+    });
+    Job::plan(config).unwrap().run(&reporter).unwrap();
+    let messages = messages.lock().unwrap();
+    assert!(messages[0].contains("another scrl-prep writes here"), "{messages:?}");
+    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
 }
 
 #[test]
@@ -273,7 +249,7 @@ fn an_image_that_goes_stops_the_run_and_its_return_continues_it() {
     let image = dir.folder.path().join("images/class1/01.png");
     let content = fs::read(&image).unwrap();
     fs::remove_file(&image).unwrap();
-    let message = job.run(&(), &AtomicBool::new(false)).unwrap_err().to_string();
+    let message = job.run(&Reporter::silent()).unwrap_err().to_string();
     assert!(message.contains("class1/01.png") && message.contains("restore"), "{message}");
     fs::write(image, content).unwrap();
     run(dir.config("s")).unwrap();
@@ -289,7 +265,9 @@ fn other_options_or_images_on_the_same_folder_are_refused_unless_overwritten() {
     assert!(message.contains("seed: 4 → 5") && message.contains("--overwrite"), "{message}");
     fs::write(dir.shards("s").join("mine.txt"), "x").unwrap();
     run(Config { overwrite: true, only: 0..1, ..other.clone() }).unwrap();
-    assert!(dir.shards("s").join("mine.txt").exists() && !dir.shards("s").join("epoch=00001").exists());
+    assert!(
+        dir.shards("s").join("mine.txt").exists() && !dir.shards("s").join("epoch=00001").exists()
+    );
 
     let image = dir.folder.path().join("images/class2/02.png");
     fs::copy(dir.folder.path().join("images/class0/00.png"), image).unwrap();
@@ -302,30 +280,43 @@ fn the_outline_tells_what_the_run_does() {
     let dir = Dir::new();
     let outline = Job::plan(dir.config("s")).unwrap().outline();
     assert!(!dir.shards("s").exists());
-    assert_eq!((outline.images, outline.classes, outline.parts_per_epoch), (IMAGES as u64, 3, 5));
-    assert_eq!((outline.parts_finished, outline.parts_to_write, outline.unreadable), (0, 15, 1));
+    assert_eq!((outline.images, outline.classes, outline.shards_per_epoch), (IMAGES as u64, 3, 5));
+    assert_eq!((outline.shards_finished, outline.shards_to_write, outline.unreadable), (0, 15, 1));
     run(dir.config("s")).unwrap();
     let outline = Job::plan(dir.config("s")).unwrap().outline();
-    assert_eq!((outline.parts_finished, outline.parts_to_write, outline.bytes_to_write), (15, 0, 0));
+    assert_eq!(
+        (outline.shards_finished, outline.shards_to_write, outline.bytes_to_write),
+        (15, 0, 0)
+    );
 }
 
 #[test]
 fn jpeg_and_recipe_shards_have_the_same_recipes() {
     let dir = Dir::new();
-    let rows = |views: Encoding| {
+    let rows = |views: ViewEncoding| {
         let mut config = dir.config(views.name());
         config.options.views = views;
         run(config).unwrap();
-        let layout = Layout::new(dir.shards(views.name()));
-        ShardReader::open(&layout.part(Epoch(1), Part(0))).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+        let layout = ShardPaths::new(dir.shards(views.name()));
+        ShardReader::open(&layout.part(Epoch(1), Shard(0)))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>()
     };
-    let (webp, jpeg, recipe) = (rows(Encoding::Webp), rows(Encoding::Jpeg), rows(Encoding::Recipe));
+    let (webp, jpeg, recipe) =
+        (rows(ViewEncoding::Webp), rows(ViewEncoding::Jpeg), rows(ViewEncoding::Recipe));
     assert!(!webp.is_empty());
     for ((webp, jpeg), recipe) in webp.iter().zip(&jpeg).zip(&recipe) {
         assert_eq!((webp.image_id, &webp.boxes), (recipe.image_id, &recipe.boxes));
-        assert_eq!((webp.view1.params, webp.view2.params), (recipe.view1.params, jpeg.view2.params));
+        assert_eq!(
+            (webp.view1.params, webp.view2.params),
+            (recipe.view1.params, jpeg.view2.params)
+        );
         assert!(recipe.view1.image.is_none());
         assert!(jpeg.view1.image.as_ref().unwrap().path.ends_with("-view1.jpg"));
-        assert_eq!(webp.view2.image.as_ref().unwrap().path, format!("{:08}-view2.webp", webp.image_id));
+        assert_eq!(
+            webp.view2.image.as_ref().unwrap().path,
+            format!("{:08}-view2.webp", webp.image_id)
+        );
     }
 }

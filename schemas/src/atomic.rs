@@ -35,7 +35,8 @@ impl Writer {
 
     /// The writer of a temporary file; `None` if the name is not that of one.
     pub fn of(name: &str) -> Option<Self> {
-        let (host, process) = name.rsplit_once(TEMPORARY_MARK)?.1.rsplit_once('-')?.0.rsplit_once('-')?;
+        let (host, process) =
+            name.rsplit_once(TEMPORARY_MARK)?.1.rsplit_once('-')?.0.rsplit_once('-')?;
         Some(Self { host: host.to_owned(), process: process.parse().ok()? })
     }
 }

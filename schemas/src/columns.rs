@@ -62,8 +62,9 @@ pub(crate) fn crop_fields() -> Fields {
 }
 
 pub(crate) fn jitter_fields() -> Fields {
-    let mut fields =
-        ["brightness", "contrast", "saturation", "hue"].map(|n| nullable(n, DataType::Float32)).to_vec();
+    let mut fields = ["brightness", "contrast", "saturation", "hue"]
+        .map(|n| nullable(n, DataType::Float32))
+        .to_vec();
     fields.push(nullable("order", DataType::Utf8));
     fields.into()
 }

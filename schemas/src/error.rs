@@ -68,7 +68,9 @@ impl Error {
             // A full disk reaches us wrapped; unwrapped it reads as what it is.
             parquet::errors::ParquetError::External(inner) => match inner.downcast() {
                 Ok(io) => Self::Io { path, source: *io },
-                Err(inner) => Self::Parquet { path, source: parquet::errors::ParquetError::External(inner) },
+                Err(inner) => {
+                    Self::Parquet { path, source: parquet::errors::ParquetError::External(inner) }
+                }
             },
             source => Self::Parquet { path, source },
         }

@@ -7,7 +7,8 @@
 pub(crate) const KEY: &str = "huggingface";
 
 fn object(fields: &[(&str, String)]) -> String {
-    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    let fields: Vec<String> =
+        fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", fields.join(","))
 }
 
@@ -46,9 +47,13 @@ fn view() -> String {
 
 /// The JSON text that stands under [`KEY`].
 pub(crate) fn features() -> String {
-    let corners =
-        object(&[("feature", value("float32")), ("length", "4".to_owned()), ("_type", text("Sequence"))]);
-    let matched = object(&[("source", corners.clone()), ("view1", corners.clone()), ("view2", corners)]);
+    let corners = object(&[
+        ("feature", value("float32")),
+        ("length", "4".to_owned()),
+        ("_type", text("Sequence")),
+    ]);
+    let matched =
+        object(&[("source", corners.clone()), ("view1", corners.clone()), ("view2", corners)]);
     let features = object(&[
         ("image_id", value("int64")),
         ("path", value("string")),

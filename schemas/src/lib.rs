@@ -11,7 +11,7 @@
 //!   consumed.json                 [`Consumed`]: how far training has come, where it said so (`scrl-train --consume`)
 //! ```
 //!
-//! [`columns`] holds the Arrow schemas, [`ShardWriter`] and [`ShardReader`] turn rows into files and back, [`Layout`]
+//! [`columns`] holds the Arrow schemas, [`ShardWriter`] and [`ShardReader`] turn rows into files and back, [`ShardPaths`]
 //! knows the paths, and [`atomic`] makes every file appear whole or not at all.
 
 #![deny(missing_docs)]
@@ -21,9 +21,9 @@ pub mod columns;
 mod consumed;
 mod error;
 mod huggingface;
-mod layout;
 mod manifest;
 mod named_choice;
+mod paths;
 mod row;
 mod shard_reader;
 mod shard_writer;
@@ -32,15 +32,17 @@ mod success;
 
 pub use consumed::Consumed;
 pub use error::{Error, Result};
-pub use layout::{Epoch, Layout, Part};
 pub use manifest::{
-    BlurKind, BoxSampler, Counts, Encoding, Exif, IouFallback, Manifest, PrepOptions, Preset,
+    BlurKind, BoxSampler, Counts, Exif, IouFallback, Manifest, PrepOptions, Preset, ViewEncoding,
 };
-pub use row::{Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
+pub use paths::{Epoch, Shard, ShardPaths, file_names};
+pub use row::{
+    Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Row, View, ViewParams,
+};
 pub use shard_reader::ShardReader;
-pub use shard_writer::{FinishedPart, ShardWriter, Skipped};
+pub use shard_writer::{FinishedShard, ShardWriter, Skipped};
 pub use sources::{Source, SourcesReader, SourcesWriter, read_labels};
-pub use success::{PartRecord, Success};
+pub use success::{ShardRecord, Success};
 
 /// The version of the folder's layout and columns. A reader refuses any other.
 pub const FORMAT: u32 = 1;

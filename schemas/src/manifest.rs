@@ -35,7 +35,8 @@ pub struct Counts {
     /// Classes found; 0 without class folders.
     pub classes: u64,
     /// Parts of each epoch.
-    pub parts_per_epoch: u64,
+    #[serde(rename = "parts_per_epoch")]
+    pub shards_per_epoch: u64,
 }
 
 /// The options of `scrl-prep` that decide what the rows hold.
@@ -45,7 +46,7 @@ pub struct PrepOptions {
     /// Where the defaults of the others came from.
     pub preset: Preset,
     /// How the pixels are stored.
-    pub views: Encoding,
+    pub views: ViewEncoding,
     /// JPEG quality, 1 to 100; of no effect for other encodings.
     pub quality: u8,
     /// Side of a view in pixels.
@@ -88,7 +89,7 @@ named_choice! {
 
 named_choice! {
     /// How a view's pixels are stored.
-    pub enum Encoding {
+    pub enum ViewEncoding {
         /// Lossless WebP.
         Webp = "webp",
         /// JPEG without chroma subsampling.
@@ -141,7 +142,10 @@ named_choice! {
 }
 
 /// TOML has no null: `iou = "none"` stands for no rule.
-fn number_or_none<S: Serializer>(value: &Option<f32>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn number_or_none<S: Serializer>(
+    value: &Option<f32>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     match value {
         Some(number) => serializer.serialize_f32(*number),
         None => serializer.serialize_str("none"),
@@ -174,13 +178,15 @@ impl Manifest {
     /// [`Error::Invalid`] with the line that does not fit.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(Error::io(path))?;
-        let table: toml::Table =
-            toml::from_str(&text).map_err(|error| Error::invalid(path, error.to_string().trim()))?;
+        let table: toml::Table = toml::from_str(&text)
+            .map_err(|error| Error::invalid(path, error.to_string().trim()))?;
         let found = table.get("format").map_or("none".to_owned(), ToString::to_string);
         if found != FORMAT.to_string() {
             return Err(Error::Format { path: path.to_owned(), found, expected: FORMAT });
         }
-        table.try_into().map_err(|error: toml::de::Error| Error::invalid(path, error.to_string().trim()))
+        table
+            .try_into()
+            .map_err(|error: toml::de::Error| Error::invalid(path, error.to_string().trim()))
     }
 
     /// Writes `dataset.toml`, whole or not at all.
@@ -197,7 +203,8 @@ impl Manifest {
     /// same shards. The writer's version and the place of the images do not change a row and do not count.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let flat = |manifest: &Self| -> Vec<(String, String)> {
-            let mut table = toml::Table::try_from(manifest).expect("a manifest holds only plain values");
+            let mut table =
+                toml::Table::try_from(manifest).expect("a manifest holds only plain values");
             table.remove("writer");
             table.remove("images");
             table
@@ -232,7 +239,7 @@ mod tests {
             epochs: 3,
             options: PrepOptions {
                 preset: Preset::Paper,
-                views: Encoding::Webp,
+                views: ViewEncoding::Webp,
                 quality: 95,
                 size: 224,
                 boxes: 10,
@@ -247,7 +254,7 @@ mod tests {
                 rows_per_shard: 512,
                 epochs_per_pass: 4,
             },
-            counts: Counts { images: 10, classes: 0, parts_per_epoch: 1 },
+            counts: Counts { images: 10, classes: 0, shards_per_epoch: 1 },
         }
     }
 

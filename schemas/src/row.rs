@@ -180,7 +180,8 @@ mod tests {
     #[test]
     fn order_round_trips_and_refuses_nonsense() {
         let order = ColorJitter::parse_order("hbsc").unwrap();
-        let jitter = ColorJitter { brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.0, order };
+        let jitter =
+            ColorJitter { brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.0, order };
         assert_eq!(jitter.order_string(), "hbsc");
         for bad in ["", "bcs", "bbsh", "bcshh", "bcsx"] {
             assert!(ColorJitter::parse_order(bad).is_none(), "{bad:?}");

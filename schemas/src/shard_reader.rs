@@ -55,7 +55,8 @@ impl ShardReader {
 
     fn begin(path: &Path, first: u64, columns: Columns) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
         let metadata = builder.metadata().file_metadata();
         check_format(path, metadata.key_value_metadata())?;
         let skipped = metadata
@@ -69,10 +70,9 @@ impl ShardReader {
         let total_rows = metadata.num_rows() as u64;
         let expected = columns::shard_schema();
         if builder.schema().fields() != expected.fields() {
-            let odd = expected
-                .fields()
-                .iter()
-                .find(|field| builder.schema().field_with_name(field.name()).ok() != Some(field.as_ref()));
+            let odd = expected.fields().iter().find(|field| {
+                builder.schema().field_with_name(field.name()).ok() != Some(field.as_ref())
+            });
             let name = odd.map_or("order of columns", |field| field.name());
             return Err(Error::invalid(path, format!("not a shard of views: {name} differs")));
         }
@@ -80,8 +80,10 @@ impl ShardReader {
             Columns::All => builder.with_batch_size(ROWS_PER_BATCH),
             Columns::Bare => {
                 let leaves = builder.parquet_schema();
-                let is_bare = |&leaf: &usize| !leaves.column(leaf).path().string().contains(".image.");
-                let bare = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_bare));
+                let is_bare =
+                    |&leaf: &usize| !leaves.column(leaf).path().string().contains(".image.");
+                let bare =
+                    ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_bare));
                 builder.with_batch_size(BARE_ROWS_PER_BATCH).with_projection(bare)
             }
         };
@@ -141,8 +143,10 @@ fn from_record_batch(batch: &RecordBatch) -> std::result::Result<VecDeque<Row>, 
     let label = batch.column(2).as_primitive::<Int32Type>();
     let width = batch.column(3).as_primitive::<Int32Type>();
     let height = batch.column(4).as_primitive::<Int32Type>();
-    let views =
-        [ViewColumns::new(batch.column(5).as_struct()), ViewColumns::new(batch.column(6).as_struct())];
+    let views = [
+        ViewColumns::new(batch.column(5).as_struct()),
+        ViewColumns::new(batch.column(6).as_struct()),
+    ];
     let boxes = batch.column(7).as_list::<i32>();
     let corners: Vec<&[f32]> = boxes
         .values()
@@ -157,7 +161,8 @@ fn from_record_batch(batch: &RecordBatch) -> std::result::Result<VecDeque<Row>, 
     };
     (0..batch.num_rows())
         .map(|row| {
-            let range = boxes.value_offsets()[row] as usize..boxes.value_offsets()[row + 1] as usize;
+            let range =
+                boxes.value_offsets()[row] as usize..boxes.value_offsets()[row + 1] as usize;
             Ok(Row {
                 image_id: image_id.value(row),
                 path: path.value(row).to_owned(),
@@ -225,7 +230,8 @@ impl<'a> ViewColumns<'a> {
     }
 
     fn jitter_at(&self, row: usize) -> std::result::Result<ColorJitter, String> {
-        let strength = |index: usize| self.jitter.column(index).as_primitive::<Float32Type>().value(row);
+        let strength =
+            |index: usize| self.jitter.column(index).as_primitive::<Float32Type>().value(row);
         let order = self.jitter.column(4).as_string::<i32>().value(row);
         Ok(ColorJitter {
             brightness: strength(0),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, ListArray,
-    RecordBatch, StringArray, StructArray,
+    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array,
+    ListArray, RecordBatch, StringArray, StructArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::error::ArrowError;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic::AtomicFile;
 use crate::row::{Box2, Crop, MatchedBox, Row, View};
-use crate::{Error, FORMAT, FORMAT_KEY, PartRecord, Result, columns, huggingface};
+use crate::{Error, FORMAT, FORMAT_KEY, Result, ShardRecord, columns, huggingface};
 
 /// The Parquet metadata key of the images that should have a row in the part but could not be read.
 pub(crate) const SKIPPED_KEY: &str = "scrl.skipped";
@@ -41,9 +41,9 @@ pub struct Skipped {
 
 /// A part under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FinishedPart {
+pub struct FinishedShard {
     /// What `_SUCCESS` says of it.
-    pub record: PartRecord,
+    pub record: ShardRecord,
     /// The images left out.
     pub skipped: Vec<Skipped>,
 }
@@ -104,19 +104,26 @@ fn properties() -> WriterProperties {
     // Encoded pictures do not compress further.
     for view in ["view1", "view2"] {
         let bytes = format!("{view}.image.bytes");
-        builder = unique(builder, &bytes).set_column_compression(column(&bytes), Compression::UNCOMPRESSED);
+        builder = unique(builder, &bytes)
+            .set_column_compression(column(&bytes), Compression::UNCOMPRESSED);
         builder = unique(builder, &format!("{view}.image.path"));
-        for number in ["jitter.brightness", "jitter.contrast", "jitter.saturation", "jitter.hue", "blur"] {
+        for number in
+            ["jitter.brightness", "jitter.contrast", "jitter.saturation", "jitter.hue", "blur"]
+        {
             let path = format!("{view}.{number}");
-            builder = unique(builder, &path).set_column_encoding(column(&path), Encoding::BYTE_STREAM_SPLIT);
+            builder = unique(builder, &path)
+                .set_column_encoding(column(&path), Encoding::BYTE_STREAM_SPLIT);
         }
     }
     for side in ["source", "view1", "view2"] {
         let path = format!("boxes.list.element.{side}.list.element");
-        builder = unique(builder, &path).set_column_encoding(column(&path), Encoding::BYTE_STREAM_SPLIT);
+        builder =
+            unique(builder, &path).set_column_encoding(column(&path), Encoding::BYTE_STREAM_SPLIT);
     }
     builder = unique(builder, "path");
-    unique(builder, "image_id").set_column_encoding(column("image_id"), Encoding::DELTA_BINARY_PACKED).build()
+    unique(builder, "image_id")
+        .set_column_encoding(column("image_id"), Encoding::DELTA_BINARY_PACKED)
+        .build()
 }
 
 impl ShardWriter {
@@ -125,7 +132,12 @@ impl ShardWriter {
         let file = Checksummed { inner: AtomicFile::create(path)?, bytes: 0, crc32c: 0 };
         let writer = ArrowWriter::try_new(file, columns::shard_schema(), Some(properties()))
             .map_err(Error::parquet(path))?;
-        Ok(Self { writer, pending: Vec::with_capacity(ROWS_PER_BATCH), rows: 0, path: path.to_owned() })
+        Ok(Self {
+            writer,
+            pending: Vec::with_capacity(ROWS_PER_BATCH),
+            rows: 0,
+            path: path.to_owned(),
+        })
     }
 
     /// Appends a row.
@@ -146,7 +158,7 @@ impl ShardWriter {
     }
 
     /// Records the images left out, completes the file and gives it its final name.
-    pub fn finish(mut self, skipped: Vec<Skipped>) -> Result<FinishedPart> {
+    pub fn finish(mut self, skipped: Vec<Skipped>) -> Result<FinishedShard> {
         if !self.pending.is_empty() {
             self.write_batch()?;
         }
@@ -154,9 +166,9 @@ impl ShardWriter {
         self.writer.append_key_value_metadata(KeyValue::new(SKIPPED_KEY.to_owned(), list));
         let file = self.writer.into_inner().map_err(Error::parquet(&self.path))?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let record = PartRecord { name, rows: self.rows, bytes: file.bytes, crc32c: file.crc32c };
+        let record = ShardRecord { name, rows: self.rows, bytes: file.bytes, crc32c: file.crc32c };
         file.inner.commit()?;
-        Ok(FinishedPart { record, skipped })
+        Ok(FinishedShard { record, skipped })
     }
 }
 
@@ -178,10 +190,13 @@ fn view_array<'a>(views: impl Iterator<Item = &'a View> + Clone) -> StructArray 
     let params = views.clone().map(|view| &view.params);
     let crops = params.clone().map(|p| p.crop);
     let jitters = params.clone().map(|p| p.jitter.as_ref());
-    let crop =
-        |side: fn(Crop) -> i32| -> ArrayRef { Arc::new(crops.clone().map(side).collect::<Int32Array>()) };
+    let crop = |side: fn(Crop) -> i32| -> ArrayRef {
+        Arc::new(crops.clone().map(side).collect::<Int32Array>())
+    };
     let strength = |part: fn(&crate::ColorJitter) -> f32| -> ArrayRef {
-        Arc::new(Float32Array::from_iter_values(jitters.clone().map(|jitter| jitter.map_or(0.0, part))))
+        Arc::new(Float32Array::from_iter_values(
+            jitters.clone().map(|jitter| jitter.map_or(0.0, part)),
+        ))
     };
     let image = StructArray::new(
         columns::image_fields(),

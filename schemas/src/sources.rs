@@ -52,7 +52,10 @@ impl SourcesWriter {
         let properties = WriterProperties::builder()
             .set_created_by(format!("scrl {}", env!("CARGO_PKG_VERSION")))
             .set_compression(Compression::SNAPPY)
-            .set_key_value_metadata(Some(vec![KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_string())]))
+            .set_key_value_metadata(Some(vec![KeyValue::new(
+                FORMAT_KEY.to_owned(),
+                FORMAT.to_string(),
+            )]))
             .build();
         let file = AtomicFile::create(path)?;
         let writer = ArrowWriter::try_new(file, columns::sources_schema(), Some(properties))
@@ -82,8 +85,8 @@ impl SourcesWriter {
             Arc::new(rows.iter().map(|source| source.error.as_deref()).collect::<StringArray>()),
         ];
         self.pending.clear();
-        let batch =
-            RecordBatch::try_new(columns::sources_schema(), arrays).map_err(Error::arrow(&self.path))?;
+        let batch = RecordBatch::try_new(columns::sources_schema(), arrays)
+            .map_err(Error::arrow(&self.path))?;
         self.writer.write(&batch).map_err(Error::parquet(&self.path))
     }
 
@@ -198,8 +201,13 @@ mod tests {
             bytes: 1 << 40,
             error: None,
         };
-        let bad =
-            Source { class: None, width: 0, height: 0, error: Some("empty file".into()), ..good.clone() };
+        let bad = Source {
+            class: None,
+            width: 0,
+            height: 0,
+            error: Some("empty file".into()),
+            ..good.clone()
+        };
         let mut writer = SourcesWriter::create(&path).unwrap();
         for source in [&good, &bad, &good] {
             writer.write(source.clone()).unwrap();

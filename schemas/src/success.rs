@@ -13,12 +13,12 @@ pub struct Success {
     /// [`FORMAT`] at the time of writing.
     pub format: u32,
     /// The parts in reading order.
-    pub parts: Vec<PartRecord>,
+    pub parts: Vec<ShardRecord>,
 }
 
 /// One part of an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartRecord {
+pub struct ShardRecord {
     /// The file's name within the epoch's folder.
     pub name: String,
     /// Rows in it.
@@ -65,7 +65,8 @@ mod tests {
     fn round_trip_and_foreign_format() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("_SUCCESS");
-        let part = PartRecord { name: "part-00000.parquet".into(), rows: 3, bytes: 9, crc32c: u32::MAX };
+        let part =
+            ShardRecord { name: "part-00000.parquet".into(), rows: 3, bytes: 9, crc32c: u32::MAX };
         let success = Success { format: FORMAT, parts: vec![part.clone(), part] };
         success.write(&path).unwrap();
         assert_eq!(Success::read(&path).unwrap(), success);

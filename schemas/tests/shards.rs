@@ -6,8 +6,8 @@ use std::path::Path;
 use arrow::datatypes::{DataType, Field};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use scrl_schemas::{
-    Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader, ShardWriter,
-    Skipped, View, ViewParams,
+    Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader,
+    ShardWriter, Skipped, View, ViewParams,
 };
 
 fn row(image_id: i64) -> Row {
@@ -24,7 +24,12 @@ fn row(image_id: i64) -> Row {
                 contrast: 1.3,
                 saturation: 1.1,
                 hue: -0.05,
-                order: [ColorStep::Hue, ColorStep::Contrast, ColorStep::Brightness, ColorStep::Saturation],
+                order: [
+                    ColorStep::Hue,
+                    ColorStep::Contrast,
+                    ColorStep::Brightness,
+                    ColorStep::Saturation,
+                ],
             }),
             grayscale: image_id % 2 == 0,
             blur: (image_id % 4 != 0).then_some(1.5),
@@ -32,8 +37,11 @@ fn row(image_id: i64) -> Row {
         },
     };
     let corner = |shift: f32| Box2 { x0: shift, y0: 2.0, x1: shift + 40.5, y1: 50.25 };
-    let matched =
-        |k: i64| MatchedBox { source: corner(k as f32), view1: corner(image_id as f32), view2: corner(7.0) };
+    let matched = |k: i64| MatchedBox {
+        source: corner(k as f32),
+        view1: corner(image_id as f32),
+        view2: corner(7.0),
+    };
     Row {
         image_id,
         path: format!("class/{image_id}.jpg"),
@@ -46,7 +54,7 @@ fn row(image_id: i64) -> Row {
     }
 }
 
-fn write(path: &Path, rows: &[Row]) -> scrl_schemas::FinishedPart {
+fn write(path: &Path, rows: &[Row]) -> scrl_schemas::FinishedShard {
     let mut writer = ShardWriter::create(path).unwrap();
     for row in rows {
         writer.write(row.clone()).unwrap();
@@ -80,7 +88,8 @@ fn without_pictures_everything_else_is_read() {
     let path = folder.path().join("part-00000.parquet");
     let rows: Vec<Row> = (0..70).map(row).collect();
     write(&path, &rows);
-    let found: Vec<Row> = ShardReader::open_without_pictures(&path).unwrap().map(Result::unwrap).collect();
+    let found: Vec<Row> =
+        ShardReader::open_without_pictures(&path).unwrap().map(Result::unwrap).collect();
     let bare = |mut row: Row| {
         (row.view1.image, row.view2.image) = (None, None);
         row
@@ -95,7 +104,8 @@ fn the_arrow_schema_describes_the_views_as_pictures() {
     write(&path, &[row(1)]);
     let file = fs::File::open(&path).unwrap();
     let schema = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().schema().clone();
-    let features: serde_json::Value = serde_json::from_str(&schema.metadata()["huggingface"]).unwrap();
+    let features: serde_json::Value =
+        serde_json::from_str(&schema.metadata()["huggingface"]).unwrap();
     let features = &features["info"]["features"];
     assert_eq!(features["view1"]["image"]["_type"], "Image");
     for field in schema.fields() {
@@ -104,14 +114,19 @@ fn the_arrow_schema_describes_the_views_as_pictures() {
     // Otherwise `datasets` ignores the description: fields in the columns' order, and all of them nullable.
     let text = &schema.metadata()["huggingface"];
     let view = &text[text.find("\"view1\"").unwrap()..];
-    let DataType::Struct(fields) = schema.field_with_name("view1").unwrap().data_type() else { panic!() };
-    let places: Vec<_> = fields.iter().map(|field| view.find(&format!("\"{}\":", field.name()))).collect();
+    let DataType::Struct(fields) = schema.field_with_name("view1").unwrap().data_type() else {
+        panic!()
+    };
+    let places: Vec<_> =
+        fields.iter().map(|field| view.find(&format!("\"{}\":", field.name()))).collect();
     assert!(places.is_sorted() && places[0].is_some(), "{places:?}");
     fn all_nullable(field: &Field) -> bool {
         let DataType::Struct(inner) = field.data_type() else { return field.is_nullable() };
         field.is_nullable() && inner.iter().all(|field| all_nullable(field))
     }
-    assert!(["view1", "view2"].iter().all(|name| all_nullable(schema.field_with_name(name).unwrap())));
+    assert!(
+        ["view1", "view2"].iter().all(|name| all_nullable(schema.field_with_name(name).unwrap()))
+    );
 }
 
 #[test]

@@ -101,7 +101,11 @@ impl Dir {
     #[track_caller]
     pub fn assert_same(&self, a: &str, b: &str) {
         let (files_a, files_b) = (self.files(a), self.files(b));
-        assert_eq!(files_a.keys().collect::<Vec<_>>(), files_b.keys().collect::<Vec<_>>(), "{a} and {b}");
+        assert_eq!(
+            files_a.keys().collect::<Vec<_>>(),
+            files_b.keys().collect::<Vec<_>>(),
+            "{a} and {b}"
+        );
         for (name, bytes) in files_a {
             assert!(bytes == files_b[&name], "{name} differs between {a} and {b}");
         }
@@ -153,7 +157,8 @@ impl Dir {
 }
 
 fn collect_files(folder: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u8>>) {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     for entry in entries {
         let entry = entry.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         let name = format!("{prefix}{}", entry.file_name().display());
@@ -249,7 +254,11 @@ impl Command<'_> {
         let start = Instant::now();
         while !ready() {
             let ended = child.try_wait().expect("a child process").is_some();
-            assert!(!ended && start.elapsed() < PATIENCE, "{} did not get far enough", self.arguments);
+            assert!(
+                !ended && start.elapsed() < PATIENCE,
+                "{} did not get far enough",
+                self.arguments
+            );
             thread::sleep(Duration::from_millis(5));
         }
         let signal = process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
@@ -281,10 +290,19 @@ impl Command<'_> {
     fn end(self, child: process::Child, code: i32) -> Output {
         let output = child.wait_with_output().expect("a child process");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let output =
-            Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+        let output = Output {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
         let line = format!("{} {}", self.program.display(), self.arguments);
-        assert_eq!(output.code, Some(code), "exit code of {line}\n{}{}", output.stdout, output.stderr);
+        assert_eq!(
+            output.code,
+            Some(code),
+            "exit code of {line}\n{}{}",
+            output.stdout,
+            output.stderr
+        );
         output
     }
 }

@@ -7,8 +7,7 @@ use scrl_tests::Dir;
 use serde_json::Value;
 
 /// The smallest run that goes through everything: maps of 2×2 cells, heads of 64 and 32.
-const TRAIN: &str =
-    "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --max-steps 3 --log-every 1";
+const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --max-steps 3 --log-every 1";
 
 /// Sixteen photos prepared for two epochs in `shards`.
 fn prepared() -> Dir {
@@ -157,9 +156,14 @@ fn every_step_is_logged_with_a_finite_loss(dir: &Dir) {
 
 fn the_configuration_records_options_given_and_defaults(dir: &Dir) {
     let config = dir.text("run/config.toml");
-    for line in
-        ["arch = \"resnet18\"", "batch-size = 4", "hidden = 64", "ema = 0.97", "epochs = 2", "seed = 0"]
-    {
+    for line in [
+        "arch = \"resnet18\"",
+        "batch-size = 4",
+        "hidden = 64",
+        "ema = 0.97",
+        "epochs = 2",
+        "seed = 0",
+    ] {
         assert!(config.lines().any(|found| found == line), "{line} is not in\n{config}");
     }
 }
@@ -171,12 +175,18 @@ fn checkpoints_hold_pytorchs_names_and_layouts(dir: &Dir) {
 
 fn the_backbone_is_the_last_checkpoints_online_one_under_torchvisions_names(dir: &Dir) {
     assert_eq!(shapes(dir, "run/backbone.safetensors"), resnet18());
-    let (backbone, last) =
-        (dir.read("run/backbone.safetensors"), dir.read("run/checkpoints/step-00000003.safetensors"));
+    let (backbone, last) = (
+        dir.read("run/backbone.safetensors"),
+        dir.read("run/checkpoints/step-00000003.safetensors"),
+    );
     let (backbone, last) =
         (SafeTensors::deserialize(&backbone).unwrap(), SafeTensors::deserialize(&last).unwrap());
     for (name, tensor) in backbone.iter() {
-        assert_eq!(tensor.data(), last.tensor(&format!("online.backbone.{name}")).unwrap().data(), "{name}");
+        assert_eq!(
+            tensor.data(),
+            last.tensor(&format!("online.backbone.{name}")).unwrap().data(),
+            "{name}"
+        );
     }
 }
 
@@ -213,11 +223,17 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     let dir = Dir::new().photos(4);
     dir.prep("--size 64 --min-box 16 --epochs 500 photos shards").succeeds();
     let line = TRAIN.replace("--max-steps 3", "--checkpoint-every 1000 --out run shards");
-    let is_logged = || dir.path("run/metrics.jsonl").exists() && !dir.read("run/metrics.jsonl").is_empty();
+    let is_logged =
+        || dir.path("run/metrics.jsonl").exists() && !dir.read("run/metrics.jsonl").is_empty();
     dir.train(&line).interrupted_once(is_logged).says(&["step"]);
     let names: Vec<String> = dir.files("run/checkpoints").into_keys().collect();
-    assert!(names.len() == 2 && names.iter().all(|name| name.ends_with(".safetensors")), "{names:?}");
-    dir.train(&line.replace("--out", "--max-steps 1 --out")).succeeds().says(&["going on after step"]);
+    assert!(
+        names.len() == 2 && names.iter().all(|name| name.ends_with(".safetensors")),
+        "{names:?}"
+    );
+    dir.train(&line.replace("--out", "--max-steps 1 --out"))
+        .succeeds()
+        .says(&["going on after step"]);
 }
 
 #[test]

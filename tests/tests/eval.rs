@@ -32,7 +32,8 @@ fn sum(counts: &Value) -> u64 {
 /// Expects one line from the program's end, with all of these words.
 #[track_caller]
 fn ends_with(output: &Output, words: &[&str]) {
-    let lines: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("scrl-eval: ")).collect();
+    let lines: Vec<&str> =
+        output.stderr.lines().filter(|line| line.starts_with("scrl-eval: ")).collect();
     assert!(lines.len() == 1 && output.stderr.trim_end().ends_with(lines[0]), "{}", output.stderr);
     output.says(words);
 }
@@ -43,12 +44,15 @@ fn every_box_is_judged_the_same_on_any_number_of_threads() {
     let output = dir.eval(&format!("{ROI} {RANDOM} --out a --threads 2")).succeeds();
     let results = json(&dir, "a/results.json");
     for (side, list) in [("train", "instances_train2017"), ("val", "instances_val2017")] {
-        let boxes = json(&dir, &format!("scenes/{list}.json"))["annotations"].as_array().unwrap().len();
+        let boxes =
+            json(&dir, &format!("scenes/{list}.json"))["annotations"].as_array().unwrap().len();
         assert_eq!(results[format!("{side}_examples")], boxes);
     }
     assert_eq!(sum(&results["confusion"]), results["val_examples"].as_u64().unwrap());
     let top1 = results["top1"].as_f64().unwrap();
-    for words in ["striped disc".to_owned(), format!("top-1 {:.2} %", 100.0 * top1), "confusion.png".into()] {
+    for words in
+        ["striped disc".to_owned(), format!("top-1 {:.2} %", 100.0 * top1), "confusion.png".into()]
+    {
         assert!(output.stdout.contains(&words), "no {words} in\n{}", output.stdout);
     }
     let drawing = image::load_from_memory(&dir.read("a/confusion.png")).unwrap();
@@ -62,18 +66,22 @@ fn every_box_is_judged_the_same_on_any_number_of_threads() {
 fn random_weights_are_those_a_run_begins_with_and_others_are_never_judged_by_their_features() {
     let dir = scenes();
     dir.prep("--size 64 --min-box 16 scenes/train2017 shards").succeeds();
-    let train =
-        "--arch resnet18 --batch-size 4 --hidden 32 --projection 16 --lr 16 --warmup-epochs 1 --max-steps 2";
+    let train = "--arch resnet18 --batch-size 4 --hidden 32 --projection 16 --lr 16 --warmup-epochs 1 --max-steps 2";
     dir.train(&format!("{train} --seed 5 --out run shards")).succeeds();
     dir.eval(&format!("{ROI} {RANDOM} --seed 5 --out random")).succeeds();
     let first = "run/checkpoints/step-00000000.safetensors";
     dir.eval(&format!("{ROI} --checkpoint {first} --seed 5 --out first")).succeeds();
-    let [random, first] = ["random", "first"].map(|name| json(&dir, &format!("{name}/results.json")));
-    assert_eq!((&random["confusion"], &random["train_loss"]), (&first["confusion"], &first["train_loss"]));
+    let [random, first] =
+        ["random", "first"].map(|name| json(&dir, &format!("{name}/results.json")));
+    assert_eq!(
+        (&random["confusion"], &random["train_loss"]),
+        (&first["confusion"], &first["train_loss"])
+    );
 
     // Into the folder of other weights' features, and into one of its own.
     for out in ["random", "fresh"] {
-        dir.eval(&format!("{ROI} --checkpoint run/backbone.safetensors --seed 5 --out {out}")).succeeds();
+        dir.eval(&format!("{ROI} --checkpoint run/backbone.safetensors --seed 5 --out {out}"))
+            .succeeds();
     }
     dir.assert_same("random", "fresh");
     assert_ne!(json(&dir, "fresh/results.json")["train_loss"], random["train_loss"]);
@@ -113,7 +121,8 @@ fn an_evaluation_that_was_stopped_ends_as_one_that_was_not() {
 
 #[test]
 fn options_stand_in_a_file_and_the_command_line_wins() {
-    let options = "images = \"photos\"\nsize = 32\nepochs = 2\ncrops = 1\nlr = 0.5\nout = \"from-file\"\n";
+    let options =
+        "images = \"photos\"\nsize = 32\nepochs = 2\ncrops = 1\nlr = 0.5\nout = \"from-file\"\n";
     let dir = Dir::new().photos(15).file("eval.toml", options).file("wrong.toml", "crop = 3\n");
     dir.eval(&format!("linear --config eval.toml {RANDOM} --epochs 3")).succeeds();
     let probe = &json(&dir, "from-file/results.json")["probe"];
@@ -125,14 +134,27 @@ fn options_stand_in_a_file_and_the_command_line_wins() {
 #[test]
 fn what_cannot_be_judged_is_told_in_a_line() {
     let dir = scenes().file("list.json", "[]").folder("empty");
-    let refused =
-        |arguments: &str, code: i32, words: &[&str]| ends_with(&dir.eval(arguments).fails(code), words);
+    let refused = |arguments: &str, code: i32, words: &[&str]| {
+        ends_with(&dir.eval(arguments).fails(code), words)
+    };
     refused(ROI, 2, &["--checkpoint: missing", "or random"]);
     refused("roi --checkpoint random", 2, &["--train-images: missing"]);
-    refused(&format!("{} {RANDOM}", ROI.replace("--size 64", "--size 8")), 2, &["--size: must be from 32"]);
-    refused(&format!("{ROI} --checkpoint a.pth --arch resnet18"), 2, &["--arch: is for random weights"]);
+    refused(
+        &format!("{} {RANDOM}", ROI.replace("--size 64", "--size 8")),
+        2,
+        &["--size: must be from 32"],
+    );
+    refused(
+        &format!("{ROI} --checkpoint a.pth --arch resnet18"),
+        2,
+        &["--arch: is for random weights"],
+    );
     refused(&format!("{ROI} --checkpoint gone.pth"), 1, &["gone.pth: No such file"]);
-    refused(&format!("{ROI} --checkpoint list.json"), 1, &["list.json: neither a safetensors file"]);
+    refused(
+        &format!("{ROI} --checkpoint list.json"),
+        1,
+        &["list.json: neither a safetensors file"],
+    );
     let list = ROI.replace("scenes/instances_val2017.json", "list.json");
     refused(&format!("{list} {RANDOM}"), 1, &["list.json: no list of boxes in COCO's format"]);
     let images = ROI.replace("scenes/val2017", "empty");
@@ -141,6 +163,10 @@ fn what_cannot_be_judged_is_told_in_a_line() {
         1,
         &["instances_val2017.json", "4 images missing", "do they lie in empty?"],
     );
-    refused(&format!("linear --images scenes/train2017 {RANDOM}"), 1, &["scenes/train2017: has 0 classes"]);
+    refused(
+        &format!("linear --images scenes/train2017 {RANDOM}"),
+        1,
+        &["scenes/train2017: has 0 classes"],
+    );
     refused(&format!("linear --images empty {RANDOM}"), 1, &["empty: holds no images"]);
 }

@@ -4,8 +4,7 @@ use safetensors::SafeTensors;
 use scrl_tests::Dir;
 
 /// A step of the smallest run.
-const TRAIN: &str =
-    "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --max-steps 1 --log-every 1";
+const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --max-steps 1 --log-every 1";
 
 const FIRST: &str = "checkpoints/step-00000000.safetensors";
 const LAST: &str = "checkpoints/step-00000001.safetensors";
@@ -22,7 +21,8 @@ fn trained() -> Dir {
 #[track_caller]
 fn assert_same_tensors(dir: &Dir, (a, prefix_a): (&str, &str), (b, prefix_b): (&str, &str)) {
     let (bytes_a, bytes_b) = (dir.read(a), dir.read(b));
-    let (a, b) = (SafeTensors::deserialize(&bytes_a).unwrap(), SafeTensors::deserialize(&bytes_b).unwrap());
+    let (a, b) =
+        (SafeTensors::deserialize(&bytes_a).unwrap(), SafeTensors::deserialize(&bytes_b).unwrap());
     let mut count = 0;
     for (name, tensor) in a.iter().filter(|(name, _)| name.starts_with(prefix_a)) {
         let name = format!("{prefix_b}{}", &name[prefix_a.len()..]);
@@ -35,7 +35,8 @@ fn assert_same_tensors(dir: &Dir, (a, prefix_a): (&str, &str), (b, prefix_b): (&
 /// Whether a tensor is the same in two files.
 fn is_same(dir: &Dir, a: &str, b: &str, name: &str) -> bool {
     let (bytes_a, bytes_b) = (dir.read(a), dir.read(b));
-    let (a, b) = (SafeTensors::deserialize(&bytes_a).unwrap(), SafeTensors::deserialize(&bytes_b).unwrap());
+    let (a, b) =
+        (SafeTensors::deserialize(&bytes_a).unwrap(), SafeTensors::deserialize(&bytes_b).unwrap());
     a.tensor(name).unwrap().data() == b.tensor(name).unwrap().data()
 }
 
@@ -47,14 +48,20 @@ fn a_run_starts_from_the_weights_of_an_exported_backbone() {
             .succeeds()
             .says(&["resnet18", name]);
         let out = format!("from{index}");
-        dir.train(&format!("{TRAIN} --seed 5 --init {name} --out {out} shards")).succeeds().says(&[
-            "init: resnet18 backbone (100 tensors) from",
-            name,
-            "target random",
-            "projector random",
-        ]);
+        dir.train(&format!("{TRAIN} --seed 5 --init {name} --out {out} shards")).succeeds().says(
+            &[
+                "init: resnet18 backbone (100 tensors) from",
+                name,
+                "target random",
+                "projector random",
+            ],
+        );
         let first = format!("{out}/{FIRST}");
-        assert_same_tensors(&dir, (&format!("run/{LAST}"), "online.backbone."), (&first, "online.backbone."));
+        assert_same_tensors(
+            &dir,
+            (&format!("run/{LAST}"), "online.backbone."),
+            (&first, "online.backbone."),
+        );
         assert!(!is_same(&dir, &first, &format!("run/{LAST}"), "predictor.0.weight"));
         assert!(!is_same(&dir, &first, &format!("run/{LAST}"), "target.backbone.conv1.weight"));
         assert!(dir.text(&format!("{out}/config.toml")).contains(&format!("init = \"{name}\"")));
@@ -80,7 +87,10 @@ fn a_run_starts_from_all_of_a_checkpoint_but_its_momentum() {
     let copied = TRAIN.replace("--hidden 64", "--hidden 48");
     dir.train(&format!("{copied} --target-init online --init {source} --out copied shards"))
         .succeeds()
-        .says(&["target a copy of the online network", "projector random, as online.projector.0.weight is"]);
+        .says(&[
+            "target a copy of the online network",
+            "projector random, as online.projector.0.weight is",
+        ]);
     let first = format!("copied/{FIRST}");
     assert_same_tensors(&dir, (&source, "online.backbone."), (&first, "online.backbone."));
     assert_same_tensors(&dir, (&first, "online."), (&first, "target."));
@@ -112,20 +122,25 @@ fn a_run_can_be_exported_in_every_format() {
 
 fn weights_of_another_architecture_are_refused(dir: &Dir) {
     let other = TRAIN.replace("resnet18", "resnet34");
-    dir.train(&format!("{other} --init run/backbone.safetensors --out from shards")).fails(1).says(&[
-        "run/backbone.safetensors",
-        "no whole resnet34",
-        "layer1.2.conv1.weight is missing",
-        "resnet18",
-    ]);
+    dir.train(&format!("{other} --init run/backbone.safetensors --out from shards")).fails(1).says(
+        &[
+            "run/backbone.safetensors",
+            "no whole resnet34",
+            "layer1.2.conv1.weight is missing",
+            "resnet18",
+        ],
+    );
     assert!(!dir.path("from").exists());
 }
 
 fn either_network_can_be_exported_and_always_to_the_same_bytes(dir: &Dir) {
-    for (to, ending) in [("torchvision", "safetensors"), ("torchvision", "pth"), ("detectron2", "pkl")] {
+    for (to, ending) in
+        [("torchvision", "safetensors"), ("torchvision", "pth"), ("detectron2", "pkl")]
+    {
         for (name, network) in [("a", "online"), ("b", "online"), ("c", "target")] {
-            let line =
-                format!("--to {to} --checkpoint run/{LAST} --network {network} --quiet {name}.{ending}");
+            let line = format!(
+                "--to {to} --checkpoint run/{LAST} --network {network} --quiet {name}.{ending}"
+            );
             let output = dir.export(&line).succeeds();
             assert_eq!(output.stdout + &output.stderr, "");
         }
@@ -147,11 +162,19 @@ fn options_may_stand_in_a_file(dir: &Dir) {
 fn what_cannot_be_exported_is_named() {
     let dir = Dir::new().file("text.pth", "no weights").file("there.pkl", "");
     dir.export("--to torchvision --checkpoint nowhere.pth a.pth").fails(1).says(&["nowhere.pth"]);
-    dir.export("--to torchvision --checkpoint text.pth a.pth").fails(1).says(&["text.pth", "neither"]);
-    dir.export("--to torchvision --checkpoint text.pth nowhere/a.pth").fails(1).says(&["no folder nowhere"]);
-    dir.export("--to torchvision --checkpoint text.pth a.onnx").fails(2).says(&["--to", ".safetensors"]);
+    dir.export("--to torchvision --checkpoint text.pth a.pth")
+        .fails(1)
+        .says(&["text.pth", "neither"]);
+    dir.export("--to torchvision --checkpoint text.pth nowhere/a.pth")
+        .fails(1)
+        .says(&["no folder nowhere"]);
+    dir.export("--to torchvision --checkpoint text.pth a.onnx")
+        .fails(2)
+        .says(&["--to", ".safetensors"]);
     dir.export("--to detectron2 --checkpoint text.pth a.pth").fails(2).says(&["--to", ".pkl"]);
-    dir.export("--to detectron2 --checkpoint there.pkl there.pkl").fails(1).says(&["the checkpoint itself"]);
+    dir.export("--to detectron2 --checkpoint there.pkl there.pkl")
+        .fails(1)
+        .says(&["the checkpoint itself"]);
     dir.export("--to onnx --checkpoint text.pth a.onnx").fails(2).says(&["--to", "torchvision"]);
     dir.export("--checkpoint text.pth a.pth").fails(2).says(&["--to"]);
     dir.export("--to torchvision a.pth").fails(2).says(&["--checkpoint"]);

@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use scrl_schemas::{Consumed, Epoch, Layout};
+use scrl_schemas::{Consumed, Epoch, ShardPaths};
 use scrl_tests::Dir;
 
 /// Two steps an epoch, one photo left over.
@@ -38,7 +38,7 @@ fn a_training_beside_the_preparation_ends_as_one_after_it() {
     thread::scope(|scope| {
         // Like scrl-prep --keep 1: an epoch comes when the one before it is used up and gone.
         scope.spawn(|| {
-            let layout = Layout::new(dir.path("shards"));
+            let layout = ShardPaths::new(dir.path("shards"));
             hand_over(&dir, "dataset.toml");
             for epoch in 0..3 {
                 hand_over(&dir, &format!("epoch=0000{epoch}"));
@@ -58,7 +58,9 @@ fn a_training_beside_the_preparation_ends_as_one_after_it() {
     assert!(dir.read("whole/backbone.safetensors") == dir.read("beside/backbone.safetensors"));
 
     // The same command again finds itself at the end, though nothing is left of the epochs.
-    dir.train(&format!("{TRAIN} --follow --consume --out beside shards")).succeeds().says(&["after step 6"]);
+    dir.train(&format!("{TRAIN} --follow --consume --out beside shards"))
+        .succeeds()
+        .says(&["after step 6"]);
     // Another one would need them.
     dir.train(&format!("{TRAIN} --follow --out other shards")).fails(1).says(&[
         "epoch=00000",

@@ -16,7 +16,8 @@ fn prepared(options: &str) -> Dir {
 /// Expects the last line to be the only one from the program's end, with all of these words.
 #[track_caller]
 fn ends_with(output: &Output, words: &[&str]) {
-    let lines: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("scrl-train: ")).collect();
+    let lines: Vec<&str> =
+        output.stderr.lines().filter(|line| line.starts_with("scrl-train: ")).collect();
     assert!(lines.len() == 1 && output.stderr.trim_end().ends_with(lines[0]), "{}", output.stderr);
     output.says(words);
 }
@@ -38,10 +39,18 @@ fn a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room() {
 
     dir.train(&format!("{} --out run shards", steps(1))).succeeds();
     let full = dir.train(&format!("{} --out run shards", steps(2))).with_room_for(20_000).fails(1);
-    ends_with(&full, &["step-00000002.safetensors: ", "step-00000001.safetensors is whole", "make room"]);
-    assert_eq!(checkpoints(&dir, "run"), ["step-00000000.safetensors", "step-00000001.safetensors"]);
+    ends_with(
+        &full,
+        &["step-00000002.safetensors: ", "step-00000001.safetensors is whole", "make room"],
+    );
+    assert_eq!(
+        checkpoints(&dir, "run"),
+        ["step-00000000.safetensors", "step-00000001.safetensors"]
+    );
 
-    dir.train(&format!("{} --out run shards", steps(2))).succeeds().says(&["going on after step 1"]);
+    dir.train(&format!("{} --out run shards", steps(2)))
+        .succeeds()
+        .says(&["going on after step 1"]);
     dir.assert_same("whole/checkpoints", "run/checkpoints");
 }
 
@@ -52,7 +61,10 @@ fn recipe_shards_without_their_photos_are_told_of_before_anything_is_written() {
         dir.remove(&format!("photos/{photo}"));
     }
     let output = dir.train(&format!("{TRAIN} --out run shards")).fails(1);
-    ends_with(&output, &["photos/class0/000.jpg: ", "; 2 others are missing as well; ", "--images"]);
+    ends_with(
+        &output,
+        &["photos/class0/000.jpg: ", "; 2 others are missing as well; ", "--images"],
+    );
     let output = dir.train(&format!("{TRAIN} --images elsewhere --out run shards")).fails(1);
     ends_with(&output, &["elsewhere: not there; ", "--images"]);
     assert!(!dir.path("run").exists());
@@ -81,7 +93,10 @@ fn shards_of_another_size_or_format_are_refused_by_name() {
 
     let manifest = dir.text("shards/dataset.toml").replace("format = 1", "format = 2");
     fs::write(dir.path("shards/dataset.toml"), manifest).unwrap();
-    ends_with(&dir.train(&train).fails(1), &["dataset.toml: format 2, but this version reads format 1"]);
+    ends_with(
+        &dir.train(&train).fails(1),
+        &["dataset.toml: format 2, but this version reads format 1"],
+    );
 }
 
 #[test]
@@ -99,14 +114,18 @@ fn an_online_evaluation_without_classes_is_refused() {
     let dir = Dir::new().photos(12);
     dir.prep("--size 64 --min-box 16 photos/class0 shards").succeeds();
     let output = dir.train(&format!("{TRAIN} --online-eval on --out run shards")).fails(2);
-    ends_with(&output, &["--online-eval: shards has 0 classes; prepare images in a folder for each class"]);
+    ends_with(
+        &output,
+        &["--online-eval: shards has 0 classes; prepare images in a folder for each class"],
+    );
     assert!(!dir.path("run").exists());
 }
 
 #[test]
 fn a_loss_that_is_no_number_ends_the_run_with_the_step_its_images_and_the_last_good_checkpoint() {
     let dir = prepared("");
-    let output = dir.train(&format!("{TRAIN} --lr 1e38 --warmup-epochs 1 --out run shards")).fails(1);
+    let output =
+        dir.train(&format!("{TRAIN} --lr 1e38 --warmup-epochs 1 --out run shards")).fails(1);
     let newest = checkpoints(&dir, "run").pop().unwrap();
     ends_with(&output, &["the loss of step ", "; images [", &newest, "--lr"]);
     assert!(!dir.path("run/backbone.safetensors").exists());

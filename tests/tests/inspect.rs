@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use scrl_schemas::{Epoch, Layout, Part, Row, ShardReader, ShardWriter, Success};
+use scrl_schemas::{Epoch, Row, Shard, ShardPaths, ShardReader, ShardWriter, Success};
 use scrl_tests::Dir;
 
 /// Small views, so that a test takes no time; parts of four images, so that there are several.
@@ -17,8 +17,8 @@ fn prepared(options: &str) -> Dir {
 
 /// Writes a part anew with other rows, and its new size and checksum into `_SUCCESS`.
 fn rewrite(dir: &Dir, epoch: u32, part: u32, change: impl FnOnce(&mut Vec<Row>)) {
-    let layout = Layout::new(dir.path("shards"));
-    let (epoch, part) = (Epoch(epoch), Part(part));
+    let layout = ShardPaths::new(dir.path("shards"));
+    let (epoch, part) = (Epoch(epoch), Shard(part));
     let reader = ShardReader::open(&layout.part(epoch, part)).unwrap();
     let skipped = reader.skipped().to_vec();
     let mut rows: Vec<Row> = reader.collect::<Result<_, _>>().unwrap();
@@ -55,8 +55,12 @@ fn the_numbers_come_as_json_too() {
     assert_eq!(numbers["epochs"], serde_json::json!([1]));
     assert_eq!(numbers["augmentations"]["blur"]["view1"]["share"], 1.0);
     assert_eq!(numbers["manifest"]["options"]["views"], "recipe");
-    let boxes: u64 =
-        numbers["found"]["rows_by_boxes"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
+    let boxes: u64 = numbers["found"]["rows_by_boxes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_u64().unwrap())
+        .sum();
     assert_eq!(boxes, 10);
 }
 
@@ -146,8 +150,9 @@ fn a_changed_box_is_found() {
 fn parts_that_success_does_not_know_are_named() {
     let dir = prepared("");
     let part = dir.read("shards/epoch=00000/part-00000.parquet");
-    let dir =
-        dir.file("shards/epoch=00000/part-00007.parquet", part).file("shards/epoch=00001/_SUCCESS", "{");
+    let dir = dir
+        .file("shards/epoch=00000/part-00007.parquet", part)
+        .file("shards/epoch=00001/_SUCCESS", "{");
     let output = dir.inspect("--verify shards").fails(1);
     output.says(&["epoch=00000/part-00007.parquet", "not in _SUCCESS"]);
     output.says(&["epoch=00001/_SUCCESS"]);
@@ -211,7 +216,10 @@ fn the_sheet_is_a_picture_of_pairs() {
     assert!(sheet.width() > 4 * 192 && sheet.height() > 2 * 192, "{:?}", sheet.dimensions());
     dir.inspect("--png again.png --rows 4 shards").succeeds();
     dir.inspect("--png other.png --rows 4 --seed 1 shards").succeeds();
-    assert!(dir.read("sheet.png") == dir.read("again.png") && dir.read("sheet.png") != dir.read("other.png"));
+    assert!(
+        dir.read("sheet.png") == dir.read("again.png")
+            && dir.read("sheet.png") != dir.read("other.png")
+    );
 }
 
 #[test]
@@ -238,18 +246,26 @@ fn the_page_needs_nothing_else_and_takes_names_as_text() {
     for outside in ["http:", "https:", "src=\"/", "@import", "url("] {
         assert!(!page.contains(outside), "{outside}");
     }
-    for part in
-        ["prefers-color-scheme: dark", "Crop area, view 1", "data-solarized", "data:image/jpeg;base64,"]
-    {
+    for part in [
+        "prefers-color-scheme: dark",
+        "Crop area, view 1",
+        "data-solarized",
+        "data:image/jpeg;base64,",
+    ] {
         assert!(page.contains(part), "no {part}");
     }
 }
 
 #[test]
 fn the_page_works_in_a_browser() {
-    let programs = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().display().to_string();
+    let programs =
+        std::env::current_exe().unwrap().ancestors().nth(2).unwrap().display().to_string();
     let output = Dir::new().script("test_inspect_page.py", &format!("--bin {programs}")).succeeds();
-    assert!(output.stdout.contains(" 0 failed") || output.stdout.contains("skipped"), "{}", output.stdout);
+    assert!(
+        output.stdout.contains(" 0 failed") || output.stdout.contains("skipped"),
+        "{}",
+        output.stdout
+    );
     println!("{}", output.stdout);
 }
 
@@ -268,6 +284,8 @@ fn help_version_and_completions_answer() {
     assert!(dir.inspect("--help").succeeds().stdout.contains("Examples:"));
     assert!(dir.inspect("--version").succeeds().stdout.starts_with("scrl-inspect 0."));
     for shell in ["bash", "zsh", "fish"] {
-        assert!(dir.inspect(&format!("--completions {shell}")).succeeds().stdout.contains("no-pixels"));
+        assert!(
+            dir.inspect(&format!("--completions {shell}")).succeeds().stdout.contains("no-pixels")
+        );
     }
 }

@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use scrl_schemas::{Epoch, Layout};
+use scrl_schemas::{Epoch, ShardPaths};
 use scrl_tests::Dir;
 
 const PREP: &str = "--size 64 --min-box 16 --rows-per-shard 4 --epochs 5";
-const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --log-every 1";
+const TRAIN: &str =
+    "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --log-every 1";
 
 fn finished(dir: &Dir) -> Vec<u32> {
-    let layout = Layout::new(dir.path("shards"));
+    let layout = ShardPaths::new(dir.path("shards"));
     (0..5).filter(|&epoch| layout.success(Epoch(epoch)).exists()).collect()
 }
 

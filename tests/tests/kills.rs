@@ -69,7 +69,8 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>, u64)> {
 /// Every scalar in a run's event files, by step and tag: the values in the order of the files.
 fn scalars(dir: &Dir, run: &str) -> BTreeMap<(u64, String), Vec<f32>> {
     let mut scalars = BTreeMap::<_, Vec<f32>>::new();
-    let files = dir.files(run).into_iter().filter(|(name, _)| name.starts_with("events.out.tfevents."));
+    let files =
+        dir.files(run).into_iter().filter(|(name, _)| name.starts_with("events.out.tfevents."));
     for (name, file) in files {
         let mut rest = file.as_slice();
         while !rest.is_empty() {
@@ -107,7 +108,8 @@ fn a_run_killed_at_random_moments_ends_as_one_that_was_not() {
         // From its first moments, before there is a checkpoint, to well into the run.
         let moment = time.mul_f64(0.1 + 0.5 * random.next());
         let is_killed = dir.train(&train).killed_after(moment);
-        let logged = dir.path("killed/metrics.jsonl").exists().then(|| dir.text("killed/metrics.jsonl"));
+        let logged =
+            dir.path("killed/metrics.jsonl").exists().then(|| dir.text("killed/metrics.jsonl"));
         println!("after {moment:?}: {} lines", logged.map_or(0, |text| text.lines().count()));
         is_killed
     });

@@ -33,7 +33,8 @@ fn one_run_becomes_a_drawing_beside_its_metrics() {
         assert!(drawing.contains(word), "no {word}");
     }
     assert!(
-        !drawing.contains("nan") && !drawing.contains("http://") || drawing.matches("http://").count() == 1
+        !drawing.contains("nan") && !drawing.contains("http://")
+            || drawing.matches("http://").count() == 1
     );
 }
 
@@ -53,6 +54,8 @@ fn several_runs_lie_over_each_other_with_what_differs() {
 #[test]
 fn what_cannot_be_drawn_is_named() {
     let dir = Dir::new().file("empty/metrics.jsonl", "");
-    dir.script("plot_metrics.py", "empty").fails(1).says(&["empty/metrics.jsonl: no step is logged yet"]);
+    dir.script("plot_metrics.py", "empty")
+        .fails(1)
+        .says(&["empty/metrics.jsonl: no step is logged yet"]);
     dir.script("plot_metrics.py", "nowhere").fails(1).says(&["nowhere"]);
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use scrl_schemas::{Epoch, Layout, Manifest, Part, ShardReader, Source, SourcesReader, Success};
+use scrl_schemas::{
+    Epoch, Manifest, Shard, ShardPaths, ShardReader, Source, SourcesReader, Success,
+};
 use scrl_tests::Dir;
 
 /// Small views, so that a test takes no time; parts of four images, so that there are several.
@@ -41,9 +43,12 @@ fn the_manifest_records_what_was_asked() {
     let dir = prepared();
     let manifest = Manifest::read(&dir.path("shards/dataset.toml")).unwrap();
     assert_eq!((manifest.format, manifest.seed, manifest.epochs), (1, 0, 2));
-    assert_eq!((manifest.options.size, manifest.options.min_box, manifest.options.boxes), (64, 16, 10));
     assert_eq!(
-        (manifest.counts.images, manifest.counts.classes, manifest.counts.parts_per_epoch),
+        (manifest.options.size, manifest.options.min_box, manifest.options.boxes),
+        (64, 16, 10)
+    );
+    assert_eq!(
+        (manifest.counts.images, manifest.counts.classes, manifest.counts.shards_per_epoch),
         (10, 3, 3)
     );
 }
@@ -51,10 +56,10 @@ fn the_manifest_records_what_was_asked() {
 #[test]
 fn every_epoch_holds_every_image_once_in_an_order_of_its_own() {
     let dir = prepared();
-    let layout = Layout::new(dir.path("shards"));
+    let layout = ShardPaths::new(dir.path("shards"));
     let order = |epoch| -> Vec<i64> {
         (0..3)
-            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Part(part))).unwrap())
+            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Shard(part))).unwrap())
             .map(|row| row.unwrap().image_id)
             .collect()
     };
@@ -70,7 +75,7 @@ fn every_epoch_holds_every_image_once_in_an_order_of_its_own() {
 #[test]
 fn rows_hold_pictures_and_boxes_within_the_views() {
     let dir = prepared();
-    let part = Layout::new(dir.path("shards")).part(Epoch(0), Part(0));
+    let part = ShardPaths::new(dir.path("shards")).part(Epoch(0), Shard(0));
     let mut boxes = 0;
     for row in ShardReader::open(&part).unwrap() {
         let row = row.unwrap();
@@ -201,7 +206,8 @@ fn other_options_on_the_same_folder_are_refused_by_name() {
         "--overwrite",
     ]);
     assert!(dir.files("shards") == whole);
-    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 --overwrite photos shards")).succeeds();
+    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 --overwrite photos shards"))
+        .succeeds();
 }
 
 #[test]
@@ -241,7 +247,11 @@ fn an_unreadable_image_is_listed_with_its_reason() {
 #[test]
 fn too_many_unreadable_images_fail_the_run() {
     let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
-    dir.prep(&format!("{SMALL} photos shards")).fails(1).says(&["1 of 10", "--max-bad", "sources.parquet"]);
+    dir.prep(&format!("{SMALL} photos shards")).fails(1).says(&[
+        "1 of 10",
+        "--max-bad",
+        "sources.parquet",
+    ]);
 }
 
 #[test]

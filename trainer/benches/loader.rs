@@ -7,15 +7,14 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::{Rgb, RgbImage};
-use scrl_preprocess::config::{Config, Overrides, Share, resolve};
-use scrl_preprocess::prepare::Job;
-use scrl_preprocess::rng::{Purpose, Stream};
-use scrl_schemas::{Encoding, Preset};
+use scrl_cli::{Reporter, World};
+use scrl_preprocess::prepare::{Job, Options};
+use scrl_preprocess::views::rng::{Purpose, Stream};
+use scrl_schemas::ViewEncoding;
 use scrl_trainer::data::{Dataset, Loader, LoaderConfig, SourceImages};
 
 /// Pairs a batch.
@@ -43,27 +42,23 @@ fn draw(number: u64) -> RgbImage {
             height * (std::f64::consts::TAU * (fx * f64::from(x) + fy * f64::from(y) + phase)).sin()
         };
         let shape: f64 = waves.iter().map(at).sum();
-        Rgb([0.9, 1.0, 1.1].map(|tint| (128.0 + tint * shape / 3.0 + random.uniform(-4.0, 4.0)) as u8))
+        Rgb([0.9, 1.0, 1.1]
+            .map(|tint| (128.0 + tint * shape / 3.0 + random.uniform(-4.0, 4.0)) as u8))
     })
 }
 
-fn prepare(images: &Path, shards: PathBuf, views: Encoding) -> PathBuf {
-    let given = Overrides { views: Some(views), ..Overrides::default() };
-    let config = Config {
-        images: images.to_owned(),
-        shards: shards.clone(),
-        seed: 0,
-        epochs: 1,
-        only: 0..1,
-        options: resolve(Preset::Paper, &given).expect("the defaults are sound"),
-        keep: None,
-        share: Share::WHOLE,
-        threads: threads(),
-        overwrite: false,
-        max_bad: 0.0,
+fn prepare(images: &Path, shards: PathBuf, views: ViewEncoding) -> PathBuf {
+    let given = Options {
+        views: Some(views),
+        threads: Some(threads() as u16),
+        max_bad: Some(0.0),
+        ..Options::default()
     };
+    let images = images.to_owned();
+    let config = given.resolve(images, shards.clone(), World::ALONE);
+    let config = config.expect("the defaults are valid");
     let job = Job::plan(config).expect("a folder of pictures");
-    job.run(&(), &AtomicBool::new(false)).expect("room for some shards");
+    job.run(&Reporter::silent()).expect("room for some shards");
     shards
 }
 
@@ -115,7 +110,7 @@ fn loader(criterion: &mut Criterion) {
     for number in 0..PICTURES {
         draw(number).save(images.join(format!("{number:03}.jpg"))).expect("room for some pictures");
     }
-    for encoding in Encoding::ALL {
+    for encoding in ViewEncoding::ALL {
         bench(criterion, &prepare(&images, folder.path().join(encoding.name()), *encoding));
     }
 }

@@ -67,7 +67,8 @@ fn main() -> Result<()> {
     let number = |index: usize, default: usize| -> usize {
         arguments.get(index).map_or(default, |text| text.parse().expect("a number"))
     };
-    let arch: Arch = arguments.first().map_or("resnet18", String::as_str).parse().expect("a ResNet's name");
+    let arch: Arch =
+        arguments.first().map_or("resnet18", String::as_str).parse().expect("a ResNet's name");
     let (size, pairs) = (number(1, 96), number(2, 16));
     rayon::ThreadPoolBuilder::new().num_threads(number(3, 0)).build_global().expect("threads");
     let device = Device::Cpu;
@@ -94,7 +95,8 @@ fn main() -> Result<()> {
             })
         };
         let of_filter = (backward(false)? - forward).max(0.0);
-        let of_input = if inputs > 3 { (backward(true)? - forward - of_filter).max(0.0) } else { 0.0 };
+        let of_input =
+            if inputs > 3 { (backward(true)? - forward - of_filter).max(0.0) } else { 0.0 };
         let [weight, bias] = [1.0, 0.0].map(|value| Tensor::full(value, outputs, &device));
         let (weight, bias) = (weight?, bias?);
         let norm = time(|| {

@@ -11,15 +11,15 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use clap::Parser;
-use scrl_preprocess::rng::{Purpose, Stream};
+use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::Epoch;
 use scrl_trainer::data::Batch;
-use scrl_trainer::learner::{Learner, LearnerConfig};
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::ops::gpu::{Array, Fetch, Transfers};
 use scrl_trainer::ops::{gpu, profile};
 use scrl_trainer::optim::LarsConfig;
-use scrl_trainer::run::Precision;
+use scrl_trainer::train::Precision;
+use scrl_trainer::train::{Learner, LearnerConfig};
 
 /// Boxes a pair, the paper's K.
 const BOXES: usize = 10;
@@ -180,7 +180,11 @@ fn main() -> Result<()> {
         let total: f64 = found.iter().map(|part| part.seconds).sum();
         for part in found {
             let (ms, calls) = (1e3 * part.seconds / PROFILED as f64, part.calls / PROFILED);
-            println!("| {} | {ms:.2} | {:.1} % | {calls} |", part.name, 100.0 * part.seconds / total);
+            println!(
+                "| {} | {ms:.2} | {:.1} % | {calls} |",
+                part.name,
+                100.0 * part.seconds / total
+            );
             parts.push(serde_json::json!({ "name": part.name, "ms": ms, "calls": calls }));
         }
     }

@@ -16,11 +16,10 @@
 pub mod data;
 mod error;
 pub mod evaluate;
-pub mod learner;
 pub mod model;
 pub mod ops;
 pub mod optim;
-pub mod run;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@ use device_ops::Place;
 use device_steps::Case;
 use emulated::CompiledKernels;
 use scrl_trainer::model::Arch;
-use scrl_trainer::run::Method;
+use scrl_trainer::train::Method;
 
 /// The emulator, or a word on why there is none.
 fn place() -> Option<Place> {
@@ -94,7 +94,13 @@ fn steps_bf16() {
 #[test]
 fn steps_byol_accumulate_bf16() {
     let Some(place) = place() else { return };
-    let case = Case { method: Method::Byol, pairs: 8, accumulate: 2, steps: 1, ..Case::small(DType::BF16) };
+    let case = Case {
+        method: Method::Byol,
+        pairs: 8,
+        accumulate: 2,
+        steps: 1,
+        ..Case::small(DType::BF16)
+    };
     case.compare(&place, 2e-2, f64::INFINITY);
 }
 
@@ -102,7 +108,8 @@ fn steps_byol_accumulate_bf16() {
 fn steps_resnet50_bf16() {
     let Some(place) = place() else { return };
     // So large that roundings of 50 untrained layers average out in the loss.
-    let case = Case { arch: Arch::Resnet50, pairs: 8, size: 128, steps: 1, ..Case::small(DType::BF16) };
+    let case =
+        Case { arch: Arch::Resnet50, pairs: 8, size: 128, steps: 1, ..Case::small(DType::BF16) };
     case.compare(&place, 2e-2, f64::INFINITY);
 }
 

@@ -12,10 +12,10 @@ use candle_core::DType;
 use device_ops::Place;
 use device_steps::Case;
 use prepared::Prepared;
-use scrl_schemas::Encoding;
+use scrl_schemas::ViewEncoding;
 use scrl_trainer::model::Arch;
 use scrl_trainer::ops::gpu::{open, why_not};
-use scrl_trainer::run::{Method, Metrics, Options, Precision, Resume, train};
+use scrl_trainer::train::{Method, Metrics, Options, Precision, Resume, train};
 
 /// The GPU, for one test alone.
 struct Gpu {
@@ -76,8 +76,14 @@ fn steps_byol_accumulate_f32() {
 #[test]
 fn steps_resnet50_f32() {
     let Some(gpu) = gpu() else { return };
-    let case =
-        Case { arch: Arch::Resnet50, pairs: 4, size: 96, classes: None, steps: 1, ..Case::small(DType::F32) };
+    let case = Case {
+        arch: Arch::Resnet50,
+        pairs: 4,
+        size: 96,
+        classes: None,
+        steps: 1,
+        ..Case::small(DType::F32)
+    };
     case.compare(&gpu.place, 1e-3, 5e-2);
 }
 
@@ -91,7 +97,8 @@ fn steps_bf16() {
 #[test]
 fn steps_resnet50_bf16() {
     let Some(gpu) = gpu() else { return };
-    let case = Case { arch: Arch::Resnet50, pairs: 8, size: 128, steps: 1, ..Case::small(DType::BF16) };
+    let case =
+        Case { arch: Arch::Resnet50, pairs: 8, size: 128, steps: 1, ..Case::small(DType::BF16) };
     case.compare(&gpu.place, 2e-2, f64::INFINITY);
 }
 
@@ -124,7 +131,7 @@ fn sanitized_step() {
 fn steps_of_a_run_are_those_on_the_cpu_and_resume() {
     let Some(_gpu) = gpu() else { return };
     let prepared = Prepared::photos(10);
-    let shards = prepared.prepare("shards", 3, Encoding::Webp);
+    let shards = prepared.prepare("shards", 3, ViewEncoding::Webp);
     let losses = |out: &str, change: &dyn Fn(&mut Options)| -> Vec<f32> {
         let (config, dataset) = prepared.config(&shards, out, change);
         train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |_| ()).unwrap();

@@ -9,9 +9,11 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use prepared::Prepared;
-use scrl_schemas::{Consumed, Encoding, Epoch, Layout};
+use scrl_schemas::{Consumed, Epoch, ShardPaths, ViewEncoding};
 use scrl_trainer::data::{Awaited, Begin, Dataset, Loader, LoaderConfig, SourceImages};
-use scrl_trainer::run::{Checkpoint, CheckpointInfo, Options, Output, Progress, Resume, TrainConfig, train};
+use scrl_trainer::train::{
+    Checkpoint, CheckpointInfo, Options, Output, Progress, Resume, TrainConfig, train,
+};
 use scrl_trainer::{Error, Result};
 
 /// Photos of each test: two steps of two batches of two an epoch, and two photos left over.
@@ -20,7 +22,7 @@ const PHOTOS: u32 = 10;
 /// Three epochs in `shards`.
 fn prepared() -> (Prepared, PathBuf) {
     let prepared = Prepared::photos(PHOTOS);
-    let shards = prepared.prepare("shards", 3, Encoding::Webp);
+    let shards = prepared.prepare("shards", 3, ViewEncoding::Webp);
     (prepared, shards)
 }
 
@@ -40,7 +42,15 @@ fn plain(options: &mut Options) {
 /// Two batches of four in each of two epochs.
 fn loader_config(follow: bool) -> LoaderConfig {
     let sources = Arc::new(SourceImages::new(PathBuf::new()));
-    LoaderConfig { batch_size: 4, batches_per_epoch: 2, epochs: 2, skip: 0, sources, threads: 2, follow }
+    LoaderConfig {
+        batch_size: 4,
+        batches_per_epoch: 2,
+        epochs: 2,
+        skip: 0,
+        sources,
+        threads: 2,
+        follow,
+    }
 }
 
 fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<()> {
@@ -56,26 +66,30 @@ fn assert_plain_end(prepared: &Prepared, out: &str) {
     static PLAIN: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let (prepared, shards) = self::prepared();
         run(&prepared.config(&shards, "plain", plain)).unwrap();
-        assert!(!Layout::new(&shards).consumed().exists());
+        assert!(!ShardPaths::new(&shards).consumed().exists());
         fs::read(checkpoint(&prepared, "plain", 6)).unwrap()
     });
-    assert!(fs::read(checkpoint(prepared, out, 6)).unwrap() == *PLAIN, "the last checkpoints differ");
+    assert!(
+        fs::read(checkpoint(prepared, out, 6)).unwrap() == *PLAIN,
+        "the last checkpoints differ"
+    );
 }
 
 /// The checkpoint from which a run in `out` goes on, and the damaged ones before it.
 fn resumed(prepared: &Prepared, out: &str) -> (Result<Option<CheckpointInfo>>, Vec<String>) {
     let mut damaged = Vec::new();
     let output = Output::new(&prepared.path(out));
-    let found = output.checkpoint_to_resume(&Resume::Auto, &mut |error| damaged.push(error.to_string()));
+    let found =
+        output.checkpoint_to_resume(&Resume::Auto, &mut |error| damaged.push(error.to_string()));
     (found.map(|found| found.map(|(_, info)| info)), damaged)
 }
 
 fn consumed(shards: &Path) -> u32 {
-    Consumed::read(&Layout::new(shards).consumed()).unwrap().epochs
+    Consumed::read(&ShardPaths::new(shards).consumed()).unwrap().epochs
 }
 
 fn remove(shards: &Path, epoch: u32) {
-    fs::remove_dir_all(Layout::new(shards).epoch(Epoch(epoch))).unwrap();
+    fs::remove_dir_all(ShardPaths::new(shards).epoch(Epoch(epoch))).unwrap();
 }
 
 /// An epoch that lies elsewhere until it is finished.
@@ -87,7 +101,7 @@ struct Unfinished {
 impl Unfinished {
     fn hide(shards: &Path, epoch: u32) -> Self {
         let hidden = shards.with_file_name(format!("hidden-{epoch}"));
-        let place = Layout::new(shards).epoch(Epoch(epoch));
+        let place = ShardPaths::new(shards).epoch(Epoch(epoch));
         fs::rename(&place, &hidden).unwrap();
         Self { hidden, place }
     }
@@ -126,7 +140,8 @@ fn the_loader_waits_for_an_epoch_and_then_gives_the_same_batches() {
 #[test]
 fn the_folder_is_waited_for_manifest_first() {
     let (_prepared, shards) = prepared();
-    let [manifest, hidden] = [Layout::new(&shards).manifest(), shards.with_file_name("hidden.toml")];
+    let [manifest, hidden] =
+        [ShardPaths::new(&shards).manifest(), shards.with_file_name("hidden.toml")];
     fs::rename(&manifest, &hidden).unwrap();
     let unfinished = Unfinished::hide(&shards, 0);
     let mut waited_for = Vec::new();
@@ -154,17 +169,19 @@ fn an_epoch_counts_as_consumed_when_a_checkpoint_lies_behind_it() {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 let epochs = consumed(&shards);
-                let newest = Checkpoint::list(&checkpoints).unwrap().pop().map_or(0, |last| last.step);
+                let newest =
+                    Checkpoint::list(&checkpoints).unwrap().pop().map_or(0, |last| last.step);
                 assert!(newest >= 2 * u64::from(epochs), "{epochs} epochs, but step {newest}");
                 thread::yield_now();
             }
         });
         let mut seen = Vec::new();
-        let done = train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
-            if let Progress::Step { step, .. } = progress {
-                seen.push((step, consumed(&shards)));
-            }
-        });
+        let done =
+            train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
+                if let Progress::Step { step, .. } = progress {
+                    seen.push((step, consumed(&shards)));
+                }
+            });
         ended.store(true, Ordering::Relaxed);
         done.unwrap();
         assert_eq!(seen, [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]);
@@ -189,7 +206,7 @@ fn a_run_goes_on_without_the_epochs_it_has_consumed() {
     remove(&shards, 0);
 
     // As if the first run had been killed between its checkpoint and its note, and another in the middle of one.
-    Consumed { epochs: 0 }.write(&Layout::new(&shards).consumed()).unwrap();
+    Consumed { epochs: 0 }.write(&ShardPaths::new(&shards).consumed()).unwrap();
     let half_written = checkpoint(&prepared, "out", 4).with_extension("safetensors.tmp-1");
     fs::write(&half_written, "half").unwrap();
     let (last, _) = config(None);
@@ -235,14 +252,22 @@ fn a_run_that_waits_can_be_stopped_and_leaves_a_checkpoint() {
 
     // Now it comes while it is waited for.
     waits.clear();
-    train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| match progress {
-        Progress::Waiting(epoch) => {
-            waits.push(epoch);
-            unfinished.finish();
-        }
-        Progress::Logged(metrics) if metrics.step == 3 => assert!(metrics.data_wait > 0.0, "{metrics:?}"),
-        _ => {}
-    })
+    train(
+        &config,
+        &dataset,
+        &Resume::Auto,
+        &AtomicBool::new(false),
+        &mut |progress| match progress {
+            Progress::Waiting(epoch) => {
+                waits.push(epoch);
+                unfinished.finish();
+            }
+            Progress::Logged(metrics) if metrics.step == 3 => {
+                assert!(metrics.data_wait > 0.0, "{metrics:?}")
+            }
+            _ => {}
+        },
+    )
     .unwrap();
     assert_eq!(waits, [Epoch(1)]);
     assert_plain_end(&prepared, "out");
@@ -263,7 +288,7 @@ fn without_follow_an_unfinished_epoch_is_an_error_before_anything_is_written() {
 #[test]
 fn a_consumed_epoch_is_missed_only_where_it_is_missing() {
     let (prepared, shards) = prepared();
-    Consumed { epochs: 2 }.write(&Layout::new(&shards).consumed()).unwrap();
+    Consumed { epochs: 2 }.write(&ShardPaths::new(&shards).consumed()).unwrap();
     let config = prepared.config(&shards, "out", |options| {
         following(options);
         options.max_steps = Some(2);
@@ -313,11 +338,17 @@ fn a_damaged_checkpoint_is_passed_over_for_an_older_one() {
         assert!(damaged[0].contains("step-00000006.safetensors: damaged: "), "{damaged:?}");
     }
     let mut passed_over = 0;
-    train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| match progress {
-        Progress::Damaged(_) => passed_over += 1,
-        Progress::Start(plan) => assert_eq!(plan.done, 4),
-        _ => {}
-    })
+    train(
+        &config,
+        &dataset,
+        &Resume::Auto,
+        &AtomicBool::new(false),
+        &mut |progress| match progress {
+            Progress::Damaged(_) => passed_over += 1,
+            Progress::Start(plan) => assert_eq!(plan.done, 4),
+            _ => {}
+        },
+    )
     .unwrap();
     assert_eq!(passed_over, 1);
     assert!(fs::read(&newest).unwrap() == whole);
@@ -326,7 +357,10 @@ fn a_damaged_checkpoint_is_passed_over_for_an_older_one() {
     fs::write(&newest, half).unwrap();
     remove(&shards, 2);
     let message = run(&(config, dataset)).unwrap_err().to_string();
-    assert!(message.contains("epoch=00002") && message.contains("scrl-prep --only 2..3"), "{message}");
+    assert!(
+        message.contains("epoch=00002") && message.contains("scrl-prep --only 2..3"),
+        "{message}"
+    );
 
     for step in [0, 2, 4] {
         fs::write(checkpoint(&prepared, "out", step), half).unwrap();

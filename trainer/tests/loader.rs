@@ -7,12 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prepared::{Prepared, rows};
-use scrl_schemas::{Encoding, Row};
+use scrl_schemas::{Row, ViewEncoding};
 use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig, SourceImages};
 
 const SIZE: usize = 64;
 
-fn load(shards: &Path, change: impl FnOnce(&mut LoaderConfig)) -> Result<Vec<Batch>, scrl_trainer::Error> {
+fn load(
+    shards: &Path,
+    change: impl FnOnce(&mut LoaderConfig),
+) -> Result<Vec<Batch>, scrl_trainer::Error> {
     let dataset = Dataset::open(shards).unwrap();
     let mut config = LoaderConfig {
         batch_size: 4,
@@ -48,7 +51,13 @@ fn check(batch: &Batch, rows: &[Row]) {
                 matched.view1.y1,
             ]);
             let image = (rows.len() + index) as f32;
-            second.push([image, matched.view2.x0, matched.view2.y0, matched.view2.x1, matched.view2.y1]);
+            second.push([
+                image,
+                matched.view2.x0,
+                matched.view2.y0,
+                matched.view2.x1,
+                matched.view2.y1,
+            ]);
         }
     }
     assert_eq!(batch.matches(), first.len());
@@ -58,7 +67,7 @@ fn check(batch: &Batch, rows: &[Row]) {
 #[test]
 fn rows_come_in_order_and_the_last_short_batch_is_dropped() {
     let prepared = Prepared::photos(14);
-    for encoding in [Encoding::Webp, Encoding::Jpeg] {
+    for encoding in [ViewEncoding::Webp, ViewEncoding::Jpeg] {
         let shards = prepared.prepare(encoding.name(), 2, encoding);
         let batches = load(&shards, |_| ()).unwrap();
         assert_eq!(batches.len(), 6);
@@ -74,7 +83,7 @@ fn rows_come_in_order_and_the_last_short_batch_is_dropped() {
 #[test]
 fn skipping_batches_changes_nothing_else() {
     let prepared = Prepared::photos(14);
-    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
     let all = load(&shards, |_| ()).unwrap();
     for skip in 0..=6 {
         let rest = load(&shards, |config| config.skip = skip).unwrap();
@@ -86,8 +95,8 @@ fn skipping_batches_changes_nothing_else() {
 #[test]
 fn recipe_shards_give_the_same_pixels() {
     let prepared = Prepared::photos(8);
-    let pixels = prepared.prepare("pixels", 2, Encoding::Webp);
-    let recipe = prepared.prepare("recipe", 2, Encoding::Recipe);
+    let pixels = prepared.prepare("pixels", 2, ViewEncoding::Webp);
+    let recipe = prepared.prepare("recipe", 2, ViewEncoding::Recipe);
     assert!(rows(&recipe, 0).iter().all(|row| row.view1.image.is_none()));
     assert!(load(&pixels, |_| ()).unwrap() == load(&recipe, |_| ()).unwrap());
 }
@@ -95,13 +104,14 @@ fn recipe_shards_give_the_same_pixels() {
 #[test]
 fn what_is_missing_is_named() {
     let prepared = Prepared::photos(8);
-    let recipe = prepared.prepare("recipe", 1, Encoding::Recipe);
-    let message = load(&recipe, |config| config.sources = Arc::new(SourceImages::new("/nowhere".into())))
-        .unwrap_err()
-        .to_string();
+    let recipe = prepared.prepare("recipe", 1, ViewEncoding::Recipe);
+    let message =
+        load(&recipe, |config| config.sources = Arc::new(SourceImages::new("/nowhere".into())))
+            .unwrap_err()
+            .to_string();
     assert!(message.starts_with("/nowhere/") && message.contains("--images"), "{message}");
 
-    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
     fs::remove_file(shards.join("epoch=00001/_SUCCESS")).unwrap();
     let message = load(&shards, |_| ()).unwrap_err().to_string();
     assert!(message.contains("epoch=00001: this epoch is not finished"), "{message}");

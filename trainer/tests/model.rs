@@ -12,7 +12,8 @@ use scrl_trainer::ops::Tape;
 fn compare(file: &str, arch: Arch, channels: [usize; 2], stride: usize) {
     let golden = Golden::read(file);
     let (block, parameters) =
-        Parameters::build(None, &Device::Cpu, |vb| Block::new(arch, channels, stride, &vb)).unwrap();
+        Parameters::build(None, &Device::Cpu, |vb| Block::new(arch, channels, stride, &vb))
+            .unwrap();
     for parameter in &parameters.0 {
         parameter.set_from_checkpoint(golden.get(format!("before.{}", parameter.name))).unwrap();
     }
@@ -26,7 +27,9 @@ fn compare(file: &str, arch: Arch, channels: [usize; 2], stride: usize) {
         let name = &parameter.name;
         let (found, expected) = match parameter.is_optimized() {
             false => (parameter.to_checkpoint().unwrap(), format!("after.{name}")),
-            true => (in_checkpoint(gradients.get(parameter.tensor()).unwrap()), format!("grad.{name}")),
+            true => {
+                (in_checkpoint(gradients.get(parameter.tensor()).unwrap()), format!("grad.{name}"))
+            }
         };
         assert_close(&found, golden.get(expected), 1e-5, &format!("{file} {name}"));
     }
@@ -63,10 +66,17 @@ fn basic_block_with_identity() {
 #[test]
 fn every_resnet_has_torchvisions_number_of_parameters() {
     // torchvision's counts, less the classifier's 512 or 2048 times 1000, plus 1000.
-    let counts = [11_689_512 - 513_000, 21_797_672 - 513_000, 25_557_032 - 2_049_000, 44_549_160 - 2_049_000];
+    let counts = [
+        11_689_512 - 513_000,
+        21_797_672 - 513_000,
+        25_557_032 - 2_049_000,
+        44_549_160 - 2_049_000,
+    ];
     for (arch, count) in Arch::ALL.iter().copied().zip(counts) {
-        let (_, parameters) = Parameters::build(None, &Device::Cpu, |vb| Backbone::new(arch, &vb)).unwrap();
-        let found: usize = parameters.optimized().map(|parameter| parameter.tensor().elem_count()).sum();
+        let (_, parameters) =
+            Parameters::build(None, &Device::Cpu, |vb| Backbone::new(arch, &vb)).unwrap();
+        let found: usize =
+            parameters.optimized().map(|parameter| parameter.tensor().elem_count()).sum();
         assert_eq!(found, count, "{arch}");
     }
 }

@@ -11,15 +11,15 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{Device, Tensor};
 use golden::numbers;
 use prepared::Prepared;
-use scrl_schemas::{Encoding, Epoch, Row, Source, SourcesReader, SourcesWriter};
+use scrl_schemas::{Epoch, Row, Source, SourcesReader, SourcesWriter, ViewEncoding};
 use scrl_trainer::data::{Batch, Classes, Dataset};
-use scrl_trainer::run::{Metrics, OnlineEval, Options, Resume, TrainConfig, train};
+use scrl_trainer::train::{Metrics, OnlineEval, Options, Resume, TrainConfig, train};
 use scrl_trainer::{Error, Result};
 
 /// Two steps an epoch, with two views in ten without a label.
 fn prepared() -> (Prepared, PathBuf) {
     let prepared = Prepared::classes(8);
-    let shards = prepared.prepare("shards", 3, Encoding::Webp);
+    let shards = prepared.prepare("shards", 3, ViewEncoding::Webp);
     (prepared, shards)
 }
 
@@ -60,14 +60,20 @@ fn with_labels_it_is_on_and_the_rest_of_the_run_stays_as_it_is() {
     let (with, without) = (tensors(&auto, 6), tensors(&off, 6));
     let added: Vec<&str> =
         with.keys().map(String::as_str).filter(|name| !without.contains_key(*name)).collect();
-    let expected =
-        ["classifier.bias", "classifier.weight", "momentum.classifier.bias", "momentum.classifier.weight"];
+    let expected = [
+        "classifier.bias",
+        "classifier.weight",
+        "momentum.classifier.bias",
+        "momentum.classifier.weight",
+    ];
     assert_eq!(added, expected);
     assert_eq!(with["classifier.weight"].dims(), [2, 512]);
     for (name, tensor) in &without {
         assert!(numbers(tensor) == numbers(&with[name]), "{name} differs");
     }
-    assert!(numbers(&with["classifier.weight"]) != numbers(&tensors(&auto, 0)["classifier.weight"]));
+    assert!(
+        numbers(&with["classifier.weight"]) != numbers(&tensors(&auto, 0)["classifier.weight"])
+    );
     let backbone = |out: &Path| fs::read(out.join("backbone.safetensors")).unwrap();
     assert!(backbone(&auto) == backbone(&off));
     assert!(fs::read_to_string(auto.join("config.toml")).unwrap().contains("online-eval = \"on\""));
@@ -78,7 +84,8 @@ fn an_interrupted_run_goes_on_with_its_classifier() {
     let (prepared, shards) = prepared();
     let whole = prepared.config(&shards, "whole", |_| ());
     run(&whole).unwrap();
-    let steps = |steps: u64| prepared.config(&shards, "pieces", |options| options.max_steps = Some(steps));
+    let steps =
+        |steps: u64| prepared.config(&shards, "pieces", |options| options.max_steps = Some(steps));
     run(&steps(1)).unwrap();
     run(&steps(4)).unwrap();
     run(&prepared.config(&shards, "pieces", |_| ())).unwrap();
@@ -90,7 +97,8 @@ fn an_interrupted_run_goes_on_with_its_classifier() {
     };
     assert_eq!(accuracies("whole"), accuracies("pieces"));
 
-    let message = run(&prepared.config(&shards, "whole", switch(OnlineEval::Off))).unwrap_err().to_string();
+    let message =
+        run(&prepared.config(&shards, "whole", switch(OnlineEval::Off))).unwrap_err().to_string();
     assert!(message.contains("made with online-eval = \"on\", this run has \"off\""), "{message}");
 }
 
@@ -113,15 +121,19 @@ fn gradients_add_up_over_micro_batches_to_the_mean_over_the_labelled_views() {
     };
     let (apart, together) = (still("apart", 1), still("together", 2));
     assert_eq!((apart.len(), together.len()), (2, 1));
-    let labelled = |rows: &[Row]| 2.0 * rows.iter().filter(|row| row.label.is_some()).count() as f64;
+    let labelled =
+        |rows: &[Row]| 2.0 * rows.iter().filter(|row| row.label.is_some()).count() as f64;
     let labelled: Vec<f64> = prepared::rows(&shards, 0).chunks(5).map(labelled).collect();
     assert_eq!(labelled.iter().sum::<f64>(), 16.0);
-    let right: f64 = apart.iter().zip(&labelled).map(|(line, views)| line.online_acc.unwrap() * views).sum();
+    let right: f64 =
+        apart.iter().zip(&labelled).map(|(line, views)| line.online_acc.unwrap() * views).sum();
     assert!((together[0].online_acc.unwrap() - right / 16.0).abs() < 1e-9, "{right}: {together:?}");
 
     // The bias is not adapted: its velocity is v ← 0.9 v + ∇.
-    let velocity = |out, step| numbers(&tensors(&prepared.path(out), step)["momentum.classifier.bias"]);
-    let (first, second, sum) = (velocity("apart", 1), velocity("apart", 2), velocity("together", 1));
+    let velocity =
+        |out, step| numbers(&tensors(&prepared.path(out), step)["momentum.classifier.bias"]);
+    let (first, second, sum) =
+        (velocity("apart", 1), velocity("apart", 2), velocity("together", 1));
     for class in 0..2 {
         let [first, second, sum] = [first[class], second[class], sum[class]].map(f64::from);
         let mean = (first * labelled[0] + (second - 0.9 * first) * labelled[1]) / 16.0;
@@ -132,12 +144,15 @@ fn gradients_add_up_over_micro_batches_to_the_mean_over_the_labelled_views() {
 #[test]
 fn without_labels_it_is_off_and_refused() {
     let prepared = Prepared::photos(4);
-    let shards = prepared.prepare("shards", 1, Encoding::Webp);
+    let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
     let (config, dataset) = prepared.config(&shards, "out", |_| ());
     assert_eq!(config.online_eval, OnlineEval::Off);
-    let options = Options { online_eval: Some(OnlineEval::On), batch_size: Some(4), ..Options::default() };
+    let options =
+        Options { online_eval: Some(OnlineEval::On), batch_size: Some(4), ..Options::default() };
     match TrainConfig::resolve(options, &dataset, PathBuf::new()).unwrap_err() {
-        Error::Option { option: "online-eval", reason } => assert!(reason.contains("0 classes"), "{reason}"),
+        Error::Option { option: "online-eval", reason } => {
+            assert!(reason.contains("0 classes"), "{reason}")
+        }
         other => panic!("{other}"),
     }
 }
@@ -147,7 +162,8 @@ fn labels_with_gaps_become_classes_without() {
     let (_prepared, shards) = prepared();
     // Given numbers instead of those of the folders.
     let sources = shards.join("sources.parquet");
-    let all: Vec<Source> = SourcesReader::open(&sources).unwrap().map(|source| source.unwrap()).collect();
+    let all: Vec<Source> =
+        SourcesReader::open(&sources).unwrap().map(|source| source.unwrap()).collect();
     let mut writer = SourcesWriter::create(&sources).unwrap();
     for source in all {
         let class = source.class.map(|(label, name)| ([900, 3][label as usize], name));

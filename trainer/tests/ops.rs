@@ -6,8 +6,9 @@ use candle_core::{DType, Device, Tensor};
 use golden::{Golden, assert_close, numbers};
 use scrl_trainer::model::{BatchNormLayer, Parameter, Parameters};
 use scrl_trainer::ops::{
-    Conv2d, CosineLoss, CrossEntropy, GlobalAveragePool, IMAGENET_MEAN, IMAGENET_STD, Linear, MaxPool, Op,
-    RoiAlign, Tape, UNKNOWN_CLASS, batch_statistics, count_correct, embedding_std, normalize_pixels,
+    Conv2d, CosineLoss, CrossEntropy, GlobalAveragePool, IMAGENET_MEAN, IMAGENET_STD, Linear,
+    MaxPool, Op, RoiAlign, Tape, UNKNOWN_CLASS, batch_statistics, count_correct, embedding_std,
+    normalize_pixels,
 };
 
 const TIGHT: f64 = 2e-6;
@@ -70,7 +71,8 @@ fn conv2d_of_many_shapes() {
         let grad = random(&[n, out_h, out_w, o]);
         let gradients = tape.backward(&y, grad.clone()).unwrap();
 
-        let exact = |tensor: &Tensor| -> Vec<f64> { numbers(tensor).into_iter().map(f64::from).collect() };
+        let exact =
+            |tensor: &Tensor| -> Vec<f64> { numbers(tensor).into_iter().map(f64::from).collect() };
         let [xs, filters, grads] = [&x, &filter, &grad].map(exact);
         let (mut ys, mut dx, mut df) =
             (vec![0.0; grads.len()], vec![0.0; xs.len()], vec![0.0; filters.len()]);
@@ -104,9 +106,11 @@ fn conv2d_of_many_shapes() {
 fn conv2d_refuses_what_does_not_fit() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let conv = || Conv2d { stride: 1, padding: 0, input_gradient: true };
-    for (x, w) in
-        [(&[1, 4, 4, 3][..], &[8, 3, 3, 4][..]), (&[1, 2, 2, 3], &[8, 3, 3, 3]), (&[4, 4, 3], &[8, 1, 1, 3])]
-    {
+    for (x, w) in [
+        (&[1, 4, 4, 3][..], &[8, 3, 3, 4][..]),
+        (&[1, 2, 2, 3], &[8, 3, 3, 3]),
+        (&[4, 4, 3], &[8, 1, 1, 3]),
+    ] {
         let message = conv().forward([&zeros(x), &zeros(w)]).unwrap_err().to_string();
         assert!(message.contains("conv2d"), "{message}");
     }
@@ -272,7 +276,12 @@ fn cosine_loss_gradient_by_differences() {
     let y = tape.apply(CosineLoss::new(3), [&qt, &zt]).unwrap();
     let gradients = tape.backward(&y, Tensor::new(1.0f32, &Device::Cpu).unwrap()).unwrap();
     assert!(gradients.get(&zt).is_none());
-    assert_close(gradients.get(&qt).unwrap(), &tensor(&numeric_gradient(&q, loss), &shape), 1e-3, "q");
+    assert_close(
+        gradients.get(&qt).unwrap(),
+        &tensor(&numeric_gradient(&q, loss), &shape),
+        1e-3,
+        "q",
+    );
 }
 
 #[test]
@@ -287,7 +296,8 @@ fn global_average_pool() {
 
 #[test]
 fn pixels_are_normalized() {
-    let pixels = Tensor::from_vec(vec![0u8, 128, 255, 255, 0, 7], (1, 1, 2, 3), &Device::Cpu).unwrap();
+    let pixels =
+        Tensor::from_vec(vec![0u8, 128, 255, 255, 0, 7], (1, 1, 2, 3), &Device::Cpu).unwrap();
     let found = numbers(&normalize_pixels(&pixels, DType::F32).unwrap());
     for (index, value) in [0.0f32, 128.0, 255.0, 255.0, 0.0, 7.0].into_iter().enumerate() {
         let expected = (value / 255.0 - IMAGENET_MEAN[index % 3]) / IMAGENET_STD[index % 3];
@@ -314,8 +324,9 @@ fn cross_entropy() {
         [0.0; 3],
         [third - 1.0, third, third],
     ];
-    let expected =
-        (Tensor::new(&expected, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap() / 3.0).unwrap();
+    let expected = (Tensor::new(&expected, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+        / 3.0)
+        .unwrap();
     assert_close(gradients.get(&logits).unwrap(), &expected, TIGHT, "gradient");
     // The first of equal logits is the answer.
     let right = count_correct(&logits, &classes).unwrap();
@@ -339,7 +350,8 @@ fn unit_spread_is_zero_for_one_direction_and_healthy_for_all() {
     let std = |embeddings: Tensor| embedding_std(&embeddings).unwrap().to_scalar::<f32>().unwrap();
     let alike = Tensor::new(&[[3.0f32, 4.0], [0.3, 0.4], [30.0, 40.0]], &Device::Cpu).unwrap();
     assert!(std(alike) < 1e-7);
-    let axes = Tensor::new(&[[2.0f32, 0.0], [-1.0, 0.0], [0.0, 5.0], [0.0, -0.1]], &Device::Cpu).unwrap();
+    let axes =
+        Tensor::new(&[[2.0f32, 0.0], [-1.0, 0.0], [0.0, 5.0], [0.0, -0.1]], &Device::Cpu).unwrap();
     assert!((std(axes) - 0.5f32.sqrt()).abs() < 1e-6);
     let random = Tensor::randn(0.0f32, 1.0, (2000, 64), &Device::Cpu).unwrap();
     assert!((std(random) * 8.0 - 1.0).abs() < 0.01);

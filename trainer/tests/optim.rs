@@ -29,7 +29,8 @@ fn lars_over_three_steps() {
             })
             .collect();
         let weight_decay = golden.number(format!("{case}.weight_decay")) as f32;
-        let mut lars = Lars::new(LarsConfig { momentum: 0.9, weight_decay }, parameters.clone()).unwrap();
+        let mut lars =
+            Lars::new(LarsConfig { momentum: 0.9, weight_decay }, parameters.clone()).unwrap();
         for step in 0..3 {
             let gradients = parameters
                 .iter()
@@ -52,7 +53,8 @@ fn a_parameter_without_gradient_stays() {
     let x = Tensor::new(&[[1.0f32, 2.0]], &Device::Cpu).unwrap();
     let unused = Var::from_tensor(&x).unwrap();
     let parameter = Parameter { name: "unused".into(), var: unused.clone() };
-    let mut lars = Lars::new(LarsConfig { momentum: 0.9, weight_decay: 0.1 }, vec![parameter]).unwrap();
+    let mut lars =
+        Lars::new(LarsConfig { momentum: 0.9, weight_decay: 0.1 }, vec![parameter]).unwrap();
     let mut tape = Tape::recording();
     let y = tape.apply(Linear, [&x, &x.copy().unwrap()]).unwrap();
     let gradients = tape.backward(&y, y.ones_like().unwrap()).unwrap();
@@ -63,7 +65,8 @@ fn a_parameter_without_gradient_stays() {
 #[test]
 fn schedules() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/schedule.json");
-    let cases: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let cases: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     for case in cases.as_array().unwrap() {
         let number = |name: &str| case[name].as_f64().unwrap();
         let schedule = Schedule(ScheduleConfig {

@@ -10,9 +10,9 @@ use std::sync::atomic::AtomicBool;
 use prepared::Prepared;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use scrl_schemas::{Encoding, Epoch, Layout, Row, ShardWriter, Success};
+use scrl_schemas::{Epoch, Row, ShardPaths, ShardWriter, Success, ViewEncoding};
 use scrl_trainer::data::Dataset;
-use scrl_trainer::run::{Metrics, Progress, Resume, TrainConfig, train};
+use scrl_trainer::train::{Metrics, Progress, Resume, TrainConfig, train};
 use scrl_trainer::{Error, Result};
 
 fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<()> {
@@ -36,7 +36,7 @@ fn checkpoint(out: &Path, step: u64) -> Vec<u8> {
 #[test]
 fn an_interrupted_run_goes_on_bit_for_bit() {
     let prepared = Prepared::photos(10);
-    let shards = prepared.prepare("shards", 3, Encoding::Webp);
+    let shards = prepared.prepare("shards", 3, ViewEncoding::Webp);
     let whole = prepared.config(&shards, "whole", |_| ());
     run(&whole).unwrap();
 
@@ -62,7 +62,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
 #[test]
 fn other_options_do_not_go_on_from_a_checkpoint() {
     let prepared = Prepared::photos(4);
-    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
     run(&prepared.config(&shards, "out", |options| options.max_steps = Some(1))).unwrap();
     let other = prepared.config(&shards, "out", |options| options.lr = Some(0.125));
     let message = run(&other).unwrap_err().to_string();
@@ -74,7 +74,7 @@ fn other_options_do_not_go_on_from_a_checkpoint() {
 #[test]
 fn the_newest_three_and_every_tenth_checkpoint_are_kept() {
     let prepared = Prepared::photos(2);
-    let shards = prepared.prepare("shards", 14, Encoding::Webp);
+    let shards = prepared.prepare("shards", 14, ViewEncoding::Webp);
     run(&prepared.config(&shards, "out", |options| options.batch_size = Some(2))).unwrap();
     let mut names: Vec<_> = fs::read_dir(prepared.path("out/checkpoints"))
         .unwrap()
@@ -90,7 +90,7 @@ fn micro_batches_add_up_to_the_mean_over_all_boxes() {
     // With frozen weights (lr 0) and batches of one step each, the accumulated loss is the mean of the batches' losses,
     // weighted by their boxes.
     let prepared = Prepared::photos(8);
-    let shards = prepared.prepare("shards", 1, Encoding::Webp);
+    let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
     let still = |out: &str, accumulate| {
         let config = prepared.config(&shards, out, |options| {
             options.lr = Some(0.0);
@@ -111,18 +111,19 @@ fn micro_batches_add_up_to_the_mean_over_all_boxes() {
 #[test]
 fn byol_compares_whole_views() {
     let prepared = Prepared::photos(4);
-    let shards = prepared.prepare("shards", 1, Encoding::Webp);
-    run(&prepared.config(&shards, "out", |options| options.method = Some("byol".parse().unwrap()))).unwrap();
+    let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
+    run(&prepared.config(&shards, "out", |options| options.method = Some("byol".parse().unwrap())))
+        .unwrap();
     assert_eq!(metrics(&prepared.path("out"))[0].boxes, 4);
 }
 
 #[test]
 fn a_step_without_boxes_moves_only_the_target() {
     let prepared = Prepared::photos(4);
-    let shards = prepared.prepare("shards", 1, Encoding::Webp);
-    let layout = Layout::new(&shards);
+    let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
+    let layout = ShardPaths::new(&shards);
     let rows: Vec<Row> = prepared::rows(&shards, 0);
-    let path = layout.part(Epoch(0), scrl_schemas::Part(0));
+    let path = layout.part(Epoch(0), scrl_schemas::Shard(0));
     let mut writer = ShardWriter::create(&path).unwrap();
     for row in rows {
         writer.write(Row { boxes: Vec::new(), ..row }).unwrap();
@@ -153,7 +154,7 @@ fn a_step_without_boxes_moves_only_the_target() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_by_name() {
     let prepared = Prepared::photos(8);
-    let shards = prepared.prepare("shards", 4, Encoding::Webp);
+    let shards = prepared.prepare("shards", 4, ViewEncoding::Webp);
     let config = prepared.config(&shards, "out", |options| options.lr = Some(1e38));
     match run(&config).unwrap_err() {
         Error::NotFinite { step, images, checkpoint, .. } => {
@@ -195,7 +196,7 @@ fn make_constant(path: &Path) {
 #[test]
 fn a_collapse_is_told_of_once() {
     let prepared = Prepared::photos(8);
-    let shards = prepared.prepare("shards", 2, Encoding::Webp);
+    let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
     let still = |steps| {
         prepared.config(&shards, "out", |options| {
             options.lr = Some(0.0);

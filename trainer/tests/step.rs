@@ -5,9 +5,9 @@ mod golden;
 
 use candle_core::{DType, Device, Tensor};
 use golden::{Golden, numbers, relative_error};
-use scrl_trainer::learner::{Labels, Learner, LearnerConfig};
 use scrl_trainer::model::{Arch, HeadSizes, Parameter, Regions};
 use scrl_trainer::optim::LarsConfig;
+use scrl_trainer::train::{Labels, Learner, LearnerConfig};
 
 /// What the loss may differ by, relatively.
 const LOSS_TOLERANCE: f64 = 2e-3;
@@ -20,7 +20,9 @@ const MOVEMENT_OF_DEAD_BIAS: f64 = 1e-6;
 
 /// The number `i` of the stream called `name`, as the script that made the golden files defines it.
 fn hash(name: &str, i: usize) -> u32 {
-    let fnv1a = name.bytes().fold(0x811c_9dc5u32, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let fnv1a = name
+        .bytes()
+        .fold(0x811c_9dc5u32, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let mut x = fnv1a.wrapping_add((i as u32).wrapping_mul(0x9e37_79b9));
     x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
     x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
@@ -30,8 +32,8 @@ fn hash(name: &str, i: usize) -> u32 {
 /// The rules of that script, the last one that fits first.
 fn initial_value(arch: Arch, name: &str, shape: &[usize]) -> Tensor {
     let count = shape.iter().product();
-    let ends_block =
-        name.contains(".layer") && name.contains(if arch == Arch::Resnet50 { ".bn3." } else { ".bn2." });
+    let ends_block = name.contains(".layer")
+        && name.contains(if arch == Arch::Resnet50 { ".bn3." } else { ".bn2." });
     let value = |i| {
         let v = 2.0 * (f64::from(hash(name, i) >> 8) / f64::from(1 << 24)) - 1.0;
         match name.rsplit('.').next().unwrap() {
@@ -114,7 +116,9 @@ fn compare(arch: Arch, method: &str) {
         let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
         let (loss, expected) = (f64::from(computed.loss.to_scalar::<f32>().unwrap()), at("loss"));
         let error = (loss / expected - 1.0).abs();
-        println!("{arch} {method} step {step}: loss {loss:.6}, PyTorch {expected:.6}, error {error:.1e}");
+        println!(
+            "{arch} {method} step {step}: loss {loss:.6}, PyTorch {expected:.6}, error {error:.1e}"
+        );
         assert!(error < LOSS_TOLERANCE, "loss {loss} where PyTorch has {expected}");
         learner.apply(&computed, at("lr"), at("tau")).unwrap();
     }
@@ -138,7 +142,10 @@ fn compare(arch: Arch, method: &str) {
             worst = (error, name);
         }
     }
-    println!("{arch} {method}: {compared} tensors, the worst movement {:.1e} off: {}", worst.0, worst.1);
+    println!(
+        "{arch} {method}: {compared} tensors, the worst movement {:.1e} off: {}",
+        worst.0, worst.1
+    );
     assert!(compared > 100);
 }
 
@@ -169,7 +176,9 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
         let (loss, right) = (scalar(&online.loss), scalar(&online.correct));
         let [expected_loss, expected_right] =
             ["online_loss", "right"].map(|name| numbers(expected.get(name))[step]);
-        println!("step {step}: {loss} and {right} right, PyTorch {expected_loss} and {expected_right}");
+        println!(
+            "step {step}: {loss} and {right} right, PyTorch {expected_loss} and {expected_right}"
+        );
         assert!((loss / expected_loss - 1.0).abs() < LOSS_TOLERANCE as f32);
         assert_eq!((right, online.labelled), (expected_right, 2 * (pairs - 1)));
         plain.apply(&alone, at("lr"), at("tau")).unwrap();
@@ -177,7 +186,9 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
     }
     let mut compared = 0;
     let of_classifier = |p: &&Parameter| p.name.contains("classifier.");
-    for (parameter, before) in watched.state().filter(of_classifier).zip(&before[before.len() - 2..]) {
+    for (parameter, before) in
+        watched.state().filter(of_classifier).zip(&before[before.len() - 2..])
+    {
         if parameter.name.starts_with("momentum.") {
             continue;
         }

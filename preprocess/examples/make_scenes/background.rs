@@ -3,7 +3,7 @@
 use std::f64::consts::{PI, TAU};
 
 use libm::{cos, sin};
-use scrl_preprocess::rng::Stream;
+use scrl_preprocess::views::rng::Stream;
 
 use crate::noise::{Noise, Rgb, mix, random_color, smoothstep};
 use crate::scene::{Canvas, Size};

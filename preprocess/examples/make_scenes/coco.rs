@@ -65,12 +65,21 @@ impl Dataset {
             annotations: Vec::new(),
             categories: (1..)
                 .zip(CLASSES)
-                .map(|(id, class)| Category { id, name: class.name(), supercategory: class.shape.name() })
+                .map(|(id, class)| Category {
+                    id,
+                    name: class.name(),
+                    supercategory: class.shape.name(),
+                })
                 .collect(),
         };
         for (image_id, (file_name, objects)) in (1..).zip(scenes) {
             let Size { width, height } = size;
-            dataset.images.push(Image { id: image_id, file_name: file_name.clone(), width, height });
+            dataset.images.push(Image {
+                id: image_id,
+                file_name: file_name.clone(),
+                width,
+                height,
+            });
             for object in objects {
                 dataset.annotations.push(Annotation {
                     id: dataset.annotations.len() as u32 + 1,

@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
-use scrl_preprocess::rng::{Purpose, Stream};
+use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use coco::Dataset;
 use scene::{OBJECTS, Scene, Size};
@@ -57,14 +57,18 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let Arguments { out, images, val, size, seed, single, hues } = Arguments::parse();
-    for (number, (split, count)) in [("train2017", images), ("val2017", val)].into_iter().enumerate() {
+    for (number, (split, count)) in
+        [("train2017", images), ("val2017", val)].into_iter().enumerate()
+    {
         let folder = out.join(split);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let scenes = (1..=count)
             .into_par_iter()
             .map(|id| {
-                let mut random = Stream::new(seed, number as u32, u64::from(id), Purpose::SceneDrawing);
-                let scene = Scene::draw(size, if single { [1, 1] } else { OBJECTS }, hues, &mut random);
+                let mut random =
+                    Stream::new(seed, number as u32, u64::from(id), Purpose::SceneDrawing);
+                let scene =
+                    Scene::draw(size, if single { [1, 1] } else { OBJECTS }, hues, &mut random);
                 let name = coco::file_name(id, scene.objects.first().filter(|_| single));
                 write_jpeg(&folder.join(&name), &scene)?;
                 Ok((name, scene.objects))

@@ -1,6 +1,6 @@
 //! Noise without a visible grid, and colors.
 
-use scrl_preprocess::rng::Stream;
+use scrl_preprocess::views::rng::Stream;
 
 /// Red, green, blue, each in [0, 1].
 pub type Rgb = [f64; 3];

@@ -3,7 +3,7 @@
 use std::f64::consts::{PI, TAU};
 
 use libm::{atan2, cos, sin};
-use scrl_preprocess::rng::Stream;
+use scrl_preprocess::views::rng::Stream;
 
 use crate::noise::{Hsv, Noise, Rgb, mix, smoothstep};
 
@@ -131,8 +131,10 @@ impl Object {
         let class = random.below(CLASSES.len() as u64) as usize;
         // The drawn hue moves within the class's share of the circle, of which a fifth is left free.
         let share = 6.0 / CLASSES.len() as f64;
-        let of_class = |color: Hsv| Hsv { hue: (class as f64 + 0.8 * color.hue / 6.0) * share, ..color };
-        let [bright, dark] = [bright, dark].map(|color| if hues { of_class(color) } else { color }.to_rgb());
+        let of_class =
+            |color: Hsv| Hsv { hue: (class as f64 + 0.8 * color.hue / 6.0) * share, ..color };
+        let [bright, dark] =
+            [bright, dark].map(|color| if hues { of_class(color) } else { color }.to_rgb());
         Self {
             class,
             center: [0.0; 2],
@@ -168,8 +170,8 @@ impl Object {
 
     /// How dark its shadow is at a point, 0 to 1.
     pub fn shadow(&self, x: f64, y: f64) -> f64 {
-        let [u, v] =
-            self.local(x + 0.12 * self.radius * self.light[0], y + 0.12 * self.radius * self.light[1]);
+        let [u, v] = self
+            .local(x + 0.12 * self.radius * self.light[0], y + 0.12 * self.radius * self.light[1]);
         1.0 - smoothstep(-0.2, 0.2, CLASSES[self.class].shape.distance(u, v))
     }
 

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use image::RgbImage;
-use scrl_preprocess::rng::Stream;
+use scrl_preprocess::views::rng::Stream;
 
 use crate::background;
 use crate::noise::{Rgb, mix};
@@ -40,7 +40,9 @@ impl FromStr for Size {
             .filter(|size| {
                 (SMALLEST..=8192).contains(&size.width) && (SMALLEST..=8192).contains(&size.height)
             })
-            .ok_or_else(|| format!("give width and height, such as 320x240, from {SMALLEST} to 8192 pixels"))
+            .ok_or_else(|| {
+                format!("give width and height, such as 320x240, from {SMALLEST} to 8192 pixels")
+            })
     }
 }
 
@@ -66,7 +68,8 @@ impl Canvas {
     pub fn paint(&mut self, center: [f64; 2], reach: f64, color: impl Fn(f64, f64) -> (Rgb, f64)) {
         let range = |center: f64, end: u32| {
             let limit = f64::from(end);
-            (center - reach).clamp(0.0, limit) as usize..(center + reach).ceil().clamp(0.0, limit) as usize
+            (center - reach).clamp(0.0, limit) as usize
+                ..(center + reach).ceil().clamp(0.0, limit) as usize
         };
         let columns = range(center[0], self.size.width);
         for y in range(center[1], self.size.height) {
@@ -110,8 +113,10 @@ impl Scene {
             let pixels = OBJECT_PIXELS[0] + (largest - OBJECT_PIXELS[0]) * share * share;
             let mut object = Object::new(pixels, hues, random);
             for _ in 0..PLACES {
-                object.center =
-                    [random.uniform(0.0, f64::from(size.width)), random.uniform(0.0, f64::from(size.height))];
+                object.center = [
+                    random.uniform(0.0, f64::from(size.width)),
+                    random.uniform(0.0, f64::from(size.height)),
+                ];
                 if owners.place(&object) {
                     placed.push(object);
                     break;
@@ -161,8 +166,9 @@ impl Owners {
     /// Puts an object in front of all others, unless too little of it or of another could then be seen.
     fn place(&mut self, object: &Object) -> bool {
         let (mut whole, mut inside) = (0, Vec::new());
-        let around =
-            |center: f64| (center - object.reach()).floor() as i64..(center + object.reach()).ceil() as i64;
+        let around = |center: f64| {
+            (center - object.reach()).floor() as i64..(center + object.reach()).ceil() as i64
+        };
         for y in around(object.center[1]) {
             for x in around(object.center[0]) {
                 if object.coverage(x as f64 + 0.5, y as f64 + 0.5) < 0.5 {
@@ -176,9 +182,13 @@ impl Owners {
             }
         }
         let mut areas = self.areas.clone();
-        inside.iter().filter_map(|&pixel| self.pixels[pixel]).for_each(|owner| areas[owner][1] -= 1);
+        inside
+            .iter()
+            .filter_map(|&pixel| self.pixels[pixel])
+            .for_each(|owner| areas[owner][1] -= 1);
         areas.push([whole, inside.len() as u32]);
-        let can_be_seen = |[whole, seen]: &[u32; 2]| f64::from(*seen) >= VISIBLE_SHARE * f64::from(*whole);
+        let can_be_seen =
+            |[whole, seen]: &[u32; 2]| f64::from(*seen) >= VISIBLE_SHARE * f64::from(*whole);
         if whole == 0 || !areas.iter().all(can_be_seen) {
             return false;
         }
@@ -192,13 +202,12 @@ impl Owners {
         for (pixel, owner) in (0..).zip(&self.pixels) {
             let (x, y) = (pixel % self.size.width, pixel / self.size.width);
             if let Some([x0, y0, x1, y1]) = owner.map(|owner| &mut corners[owner]) {
-                (*x0, *y0, *x1, *y1) = ((*x0).min(x), (*y0).min(y), (*x1).max(x + 1), (*y1).max(y + 1));
+                (*x0, *y0, *x1, *y1) =
+                    ((*x0).min(x), (*y0).min(y), (*x1).max(x + 1), (*y1).max(y + 1));
             }
         }
-        let visible = |((object, [x0, y0, x1, y1]), area): ((&Object, [u32; 4]), &[u32; 2])| Visible {
-            class: object.class,
-            bbox: [x0, y0, x1 - x0, y1 - y0],
-            area: area[1],
+        let visible = |((object, [x0, y0, x1, y1]), area): ((&Object, [u32; 4]), &[u32; 2])| {
+            Visible { class: object.class, bbox: [x0, y0, x1 - x0, y1 - y0], area: area[1] }
         };
         objects.iter().zip(corners).zip(&self.areas).map(visible).collect()
     }

@@ -30,7 +30,11 @@ pub fn difference(found: &Row, expected: &Row) -> Option<String> {
         }
     }
     if found.boxes.len() != expected.boxes.len() {
-        return named("len(boxes)", found.boxes.len().to_string(), expected.boxes.len().to_string());
+        return named(
+            "len(boxes)",
+            found.boxes.len().to_string(),
+            expected.boxes.len().to_string(),
+        );
     }
     let mut pairs = found.boxes.iter().zip(&expected.boxes).enumerate();
     let (index, (found, wanted)) = pairs.find(|(_, (found, wanted))| found != wanted)?;

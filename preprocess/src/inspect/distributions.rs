@@ -1,14 +1,17 @@
 //! What the rows of a folder look like taken together, and what they should look like.
 
 use rayon::prelude::*;
-use scrl_schemas::{Box2, ColorJitter, Epoch, MatchedBox, PrepOptions, Row, ShardReader, ViewParams};
+use scrl_cli::Reporter;
+use scrl_schemas::{
+    Box2, ColorJitter, Epoch, MatchedBox, PrepOptions, Row, ShardReader, ViewParams,
+};
 use serde::Serialize;
 
-use super::{Histogram, Progress, Shards};
+use super::{Histogram, Shards};
 use crate::Result;
-use crate::draw::ImageSize;
-use crate::method::{BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, SATURATION};
-use crate::rows::draw_recipe;
+use crate::images::ImageSize;
+use crate::prepare::rows::draw_recipe;
+use crate::views::method::{BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, SATURATION};
 
 /// Bins of each histogram.
 const BINS: usize = 40;
@@ -115,19 +118,21 @@ impl Distributions {
     ///
     /// # Errors
     /// Where a part cannot be read, or after a stop.
-    pub fn of(shards: &Shards, progress: &Progress) -> Result<Self> {
+    pub fn of(shards: &Shards, reporter: &Reporter) -> Result<Self> {
         let new = || Self::new(&shards.manifest.options);
         let parts: Vec<_> = shards.parts().collect();
-        let read = |mut all: Self, &(epoch, part): &(Epoch, &scrl_schemas::PartRecord)| {
+        let read = |mut all: Self, &(epoch, part): &(Epoch, &scrl_schemas::ShardRecord)| {
             let mut unheard = 0;
-            for row in ShardReader::open_without_pictures(&shards.layout.epoch(epoch).join(&part.name))? {
+            for row in
+                ShardReader::open_without_pictures(&shards.paths.epoch(epoch).join(&part.name))?
+            {
                 all.add_row(&row?);
                 unheard += 1;
                 if unheard == BLOCK {
-                    progress.step(std::mem::take(&mut unheard))?;
+                    reporter.step(std::mem::take(&mut unheard))?;
                 }
             }
-            progress.step(unheard).map(|()| all)
+            Ok(reporter.step(unheard).map(|()| all)?)
         };
         parts.par_iter().try_fold(new, read).try_reduce(new, |a, b| Ok(a.merged(b)))
     }
@@ -148,8 +153,9 @@ impl Distributions {
         }
         let seed = !shards.manifest.seed;
         // Spread over all images: many have few draws, few have many.
-        let size =
-            |draw: u32| sizes[(u64::from(draw) * sizes.len() as u64 / u64::from(EXPECTED_DRAWS)) as usize];
+        let size = |draw: u32| {
+            sizes[(u64::from(draw) * sizes.len() as u64 / u64::from(EXPECTED_DRAWS)) as usize]
+        };
         let recipes: Vec<_> = (0..EXPECTED_DRAWS)
             .into_par_iter()
             .map(|draw| (size(draw), draw_recipe(seed, Epoch(0), draw, size(draw), options)))
@@ -193,7 +199,10 @@ impl Distributions {
         if self.rows_by_boxes.len() < other.rows_by_boxes.len() {
             self.rows_by_boxes.resize(other.rows_by_boxes.len(), 0);
         }
-        self.rows_by_boxes.iter_mut().zip(&other.rows_by_boxes).for_each(|(mine, theirs)| *mine += theirs);
+        self.rows_by_boxes
+            .iter_mut()
+            .zip(&other.rows_by_boxes)
+            .for_each(|(mine, theirs)| *mine += theirs);
         self.views.iter_mut().zip(&other.views).for_each(|(mine, theirs)| mine.merge(theirs));
         self.crop_iou.merge(&other.crop_iou);
         self.box_iou.merge(&other.box_iou);

@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn numbers_are_found_again_to_a_bin() {
-        let (mut first, mut second) = (Histogram::new(0.0, 10.0, 100), Histogram::new(0.0, 10.0, 100));
+        let (mut first, mut second) =
+            (Histogram::new(0.0, 10.0, 100), Histogram::new(0.0, 10.0, 100));
         assert_eq!(first.quantile(0.5), None);
         for value in 0..1000 {
             if value % 2 == 0 { &mut first } else { &mut second }.add(f64::from(value) / 100.0);

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use image::imageops::thumbnail;
 use rayon::prelude::*;
+use scrl_cli::Reporter;
 use scrl_schemas::{EncodedImage, Epoch, PrepOptions, Row, ShardReader, ViewParams};
 
-use super::{Progress, Shards};
-use crate::decode::{RgbImage, decode, decode_view};
-use crate::draw::ImageSize;
-use crate::render::{RenderOptions, Renderer};
-use crate::rng::{Purpose, Stream};
-use crate::sources::Originals;
+use super::Shards;
+use crate::images::ImageSize;
+use crate::images::{RgbImage, decode, decode_view};
+use crate::sources::SourceReader;
+use crate::views::render::{RenderOptions, Renderer};
+use crate::views::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
 /// Longest side of a source's small picture, in pixels.
@@ -53,14 +54,15 @@ pub fn choose(
     images: &Path,
     count: u64,
     seed: u64,
-    progress: &Progress,
+    reporter: &Reporter,
 ) -> Result<Vec<Pair>> {
-    let originals = match Originals::open(images) {
+    let originals = match SourceReader::open(images) {
         Ok(originals) => Some(originals),
         Err(error) if shards.are_recipes() => {
-            let reason =
-                format!("{error}; recipes are rendered from their sources: --images says where they lie");
-            return Err(Error::Folder { path: shards.layout.root().to_owned(), reason });
+            let reason = format!(
+                "{error}; recipes are rendered from their sources: --images says where they lie"
+            );
+            return Err(Error::Folder { path: shards.paths.root().to_owned(), reason });
         }
         Err(_) => None,
     };
@@ -69,7 +71,7 @@ pub fn choose(
         .into_par_iter()
         .map(|(epoch, name, number)| {
             let pair = reading.pair(epoch, name, number)?;
-            progress.step(1).map(|()| pair)
+            Ok(reporter.step(1).map(|()| pair)?)
         })
         .collect()
 }
@@ -99,13 +101,13 @@ fn places(shards: &Shards, count: u64, seed: u64) -> Vec<(Epoch, &str, u64)> {
 struct Reading<'a> {
     shards: &'a Shards,
     images: &'a Path,
-    originals: Option<Originals>,
+    originals: Option<SourceReader>,
 }
 
 impl Reading<'_> {
     fn pair(&self, epoch: Epoch, name: &str, number: u64) -> Result<Pair> {
         let options = &self.shards.manifest.options;
-        let path = self.shards.layout.epoch(epoch).join(name);
+        let path = self.shards.paths.epoch(epoch).join(name);
         let damaged = |reason: String| {
             let reason = format!("row {number}: {reason}; --verify tells what is wrong");
             Error::Folder { path: path.clone(), reason }
@@ -115,8 +117,12 @@ impl Reading<'_> {
         let source = self.source(&row);
         let images = [row.view1.image.take(), row.view2.image.take()];
         let views = match (images, &source) {
-            ([Some(first), Some(second)], _) => [&first, &second].map(|image| decoded(image, options.size)),
-            (_, Ok(source)) => [&row.view1.params, &row.view2.params].map(|p| rendered(source, p, options)),
+            ([Some(first), Some(second)], _) => {
+                [&first, &second].map(|image| decoded(image, options.size))
+            }
+            (_, Ok(source)) => {
+                [&row.view1.params, &row.view2.params].map(|p| rendered(source, p, options))
+            }
             (_, Err(reason)) => {
                 return Err(Error::source(self.images, &row.path, reason.clone()));
             }
@@ -138,7 +144,8 @@ impl Reading<'_> {
     fn source(&self, row: &Row) -> std::result::Result<RgbImage, String> {
         let originals = self.originals.as_ref().ok_or("the sources are not there")?;
         let bytes = originals.read(row.image_id, &row.path)?;
-        let source = decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
+        let source =
+            decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
         let ImageSize { width, height } = source.size;
         if (width, height) != (row.source_width, row.source_height) {
             return Err(format!("has {width}×{height} pixels now"));
@@ -163,8 +170,11 @@ fn rendered(
     options: &PrepOptions,
 ) -> std::result::Result<image::RgbImage, String> {
     let crop = params.crop;
-    let fits = |first: i32, length: i32, whole: i32| first >= 0 && length > 0 && first + length <= whole;
-    if !fits(crop.x, crop.width, source.size.width) || !fits(crop.y, crop.height, source.size.height) {
+    let fits =
+        |first: i32, length: i32, whole: i32| first >= 0 && length > 0 && first + length <= whole;
+    if !fits(crop.x, crop.width, source.size.width)
+        || !fits(crop.y, crop.height, source.size.height)
+    {
         return Err("its crop leaves the source".to_owned());
     }
     let mut pixels = Vec::new();

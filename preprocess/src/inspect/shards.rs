@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use scrl_schemas::{Encoding, Epoch, Layout, Manifest, PartRecord, Source, SourcesReader, Success};
+use scrl_schemas::{
+    Epoch, Manifest, ShardPaths, ShardRecord, Source, SourcesReader, Success, ViewEncoding,
+};
 
-use crate::order::Order;
-use crate::{Error, Result, folder};
+use crate::prepare::resume;
+use crate::prepare::shuffle::Shuffle;
+use crate::{Error, Result};
 
 /// An epoch that is there whole, as its `_SUCCESS` says.
 #[derive(Clone, Debug)]
@@ -13,14 +16,14 @@ pub struct FinishedEpoch {
     /// Its number.
     pub epoch: Epoch,
     /// Its parts in reading order.
-    pub parts: Vec<PartRecord>,
+    pub parts: Vec<ShardRecord>,
 }
 
 /// A prepared folder: what it was made from, and which of its epochs are there.
 #[derive(Debug)]
 pub struct Shards {
     /// Where each file lies.
-    pub layout: Layout,
+    pub paths: ShardPaths,
     /// What was asked for.
     pub manifest: Manifest,
     /// The images; each one's `image_id` is its position.
@@ -40,33 +43,36 @@ impl Shards {
     /// # Errors
     /// [`Error::Folder`] where there is no manifest or no such epoch, [`Error::Shards`] where a file cannot be read.
     pub fn open(shards: &Path, only: Option<Epoch>) -> Result<Self> {
-        let layout = Layout::new(shards);
-        let refuse = |reason: &str| Err(Error::Folder { path: shards.to_owned(), reason: reason.to_owned() });
+        let paths = ShardPaths::new(shards);
+        let refuse = |reason: &str| {
+            Err(Error::Folder { path: shards.to_owned(), reason: reason.to_owned() })
+        };
         if !shards.is_dir() {
             return refuse("is no folder; give the one that scrl-prep wrote");
         }
-        if !layout.manifest().exists() {
+        if !paths.manifest().exists() {
             return refuse("holds no dataset.toml; give the folder that scrl-prep wrote");
         }
-        let manifest = Manifest::read(&layout.manifest())?;
-        let sources = SourcesReader::open(&layout.sources())?.collect::<scrl_schemas::Result<Vec<_>>>()?;
+        let manifest = Manifest::read(&paths.manifest())?;
+        let sources =
+            SourcesReader::open(&paths.sources())?.collect::<scrl_schemas::Result<Vec<_>>>()?;
         let mut found = Self {
-            layout,
+            paths,
             manifest,
             sources,
             epochs: Vec::new(),
             unfinished: Vec::new(),
             damaged: Vec::new(),
         };
-        for epoch in folder::epochs(&found.layout)? {
+        for epoch in resume::epochs(&found.paths)? {
             if only.is_none_or(|only| only == epoch) {
                 found.take_in(epoch);
             }
         }
         match only {
-            Some(only) if found.epochs.is_empty() && found.damaged.is_empty() => {
-                refuse(&format!("holds no finished epoch {only}; leave --epoch out to see which there are"))
-            }
+            Some(only) if found.epochs.is_empty() && found.damaged.is_empty() => refuse(&format!(
+                "holds no finished epoch {only}; leave --epoch out to see which there are"
+            )),
             None if found.epochs.is_empty() && found.damaged.is_empty() => {
                 refuse("holds no finished epoch yet; let scrl-prep finish one")
             }
@@ -75,7 +81,7 @@ impl Shards {
     }
 
     fn take_in(&mut self, epoch: Epoch) {
-        let success = self.layout.success(epoch);
+        let success = self.paths.success(epoch);
         if !success.exists() {
             return self.unfinished.push(epoch);
         }
@@ -93,15 +99,19 @@ impl Shards {
         match self.damaged.first() {
             None => Ok(()),
             Some((epoch, reason)) => {
-                let reason = format!("{reason}; remove that folder and run the same scrl-prep command again");
-                Err(Error::Folder { path: self.layout.epoch(*epoch), reason })
+                let reason = format!(
+                    "{reason}; remove that folder and run the same scrl-prep command again"
+                );
+                Err(Error::Folder { path: self.paths.epoch(*epoch), reason })
             }
         }
     }
 
     /// Every part of every finished epoch.
-    pub fn parts(&self) -> impl Iterator<Item = (Epoch, &PartRecord)> {
-        self.epochs.iter().flat_map(|finished| finished.parts.iter().map(|part| (finished.epoch, part)))
+    pub fn parts(&self) -> impl Iterator<Item = (Epoch, &ShardRecord)> {
+        self.epochs
+            .iter()
+            .flat_map(|finished| finished.parts.iter().map(|part| (finished.epoch, part)))
     }
 
     /// Rows of all finished epochs.
@@ -121,17 +131,22 @@ impl Shards {
 
     /// Whether the shards hold no pictures.
     pub fn are_recipes(&self) -> bool {
-        self.manifest.options.views == Encoding::Recipe
+        self.manifest.options.views == ViewEncoding::Recipe
     }
 
     /// Which image lies in which part.
-    pub fn order(&self) -> Order {
+    pub fn shuffle(&self) -> Shuffle {
         let Manifest { seed, ref options, .. } = self.manifest;
-        Order::new(seed, self.sources.len() as u32, options.rows_per_shard, options.epochs_per_pass)
+        Shuffle::new(
+            seed,
+            self.sources.len() as u32,
+            options.rows_per_shard,
+            options.epochs_per_pass,
+        )
     }
 
     /// A part's name below the folder, `epoch=00000/part-00000.parquet`.
     pub fn name(&self, epoch: Epoch, file: &str) -> String {
-        format!("{}/{file}", self.layout.epoch(epoch).file_name().unwrap_or_default().display())
+        format!("{}/{file}", self.paths.epoch(epoch).file_name().unwrap_or_default().display())
     }
 }

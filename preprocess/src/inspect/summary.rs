@@ -5,8 +5,8 @@ use std::fmt::Write;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 
-use super::asked::{Frequency, steps};
 use super::distributions::Distributions;
+use super::requested::{Frequency, steps};
 use super::{Histogram, Shards};
 
 /// Cells of the longest bar.
@@ -29,7 +29,9 @@ fn head(shards: &Shards, found: &Distributions) -> String {
     let options = &manifest.options;
     let epochs = match shards.unfinished.len() {
         0 => format!("{} of {} planned", shards.epochs.len(), manifest.epochs),
-        count => format!("{} of {} planned, {count} being made", shards.epochs.len(), manifest.epochs),
+        count => {
+            format!("{} of {} planned, {count} being made", shards.epochs.len(), manifest.epochs)
+        }
     };
     let per_pair = shards.bytes() / found.rows.max(1);
     let mut lines = vec![
@@ -48,7 +50,7 @@ fn head(shards: &Shards, found: &Distributions) -> String {
         ("bytes", format!("{}, {} a pair", HumanBytes(shards.bytes()), HumanCount(per_pair))),
     ];
     lines[0].0 = "shards";
-    let mut out = format!("{}\n", shards.layout.root().display());
+    let mut out = format!("{}\n", shards.paths.root().display());
     for (name, value) in lines {
         let _ = writeln!(out, "  {name:<8} {value}");
     }
@@ -78,11 +80,14 @@ fn images(shards: &Shards) -> String {
 }
 
 fn frequencies(shards: &Shards, found: &Distributions) -> String {
-    let mut out = format!("{:<12}{:>10}{:>9}{:>13}{:>9}\n", "", "view 1", "asked", "view 2", "asked");
+    let mut out =
+        format!("{:<12}{:>10}{:>9}{:>13}{:>9}\n", "", "view 1", "asked", "view 2", "asked");
     for step in steps(&shards.manifest.options, found) {
-        let cell = |of: &Frequency| format!("{:>8.2} %{:>7.0} %", 100.0 * of.share(), 100.0 * of.asked);
+        let cell =
+            |of: &Frequency| format!("{:>8.2} %{:>7.0} %", 100.0 * of.share(), 100.0 * of.asked);
         let [first, second] = step.views.each_ref();
-        let odd = if step.views.iter().any(Frequency::is_odd) { "   unlike what was asked" } else { "" };
+        let odd =
+            if step.views.iter().any(Frequency::is_odd) { "   unlike what was asked" } else { "" };
         let _ = writeln!(out, "  {:<10}{}    {}{odd}", step.name, cell(first), cell(second));
     }
     out
@@ -112,7 +117,8 @@ fn ranges(found: &Distributions) -> String {
         range("IoU of two boxes", &found.box_iou, same, 2),
         range("IoU of the crops", &found.crop_iou, same, 2),
     ];
-    let mut out = format!("{:<25}{:>8}{:>8}{:>8}{:>8}{:>8}\n", "", "min", "5 %", "median", "95 %", "max");
+    let mut out =
+        format!("{:<25}{:>8}{:>8}{:>8}{:>8}{:>8}\n", "", "min", "5 %", "median", "95 %", "max");
     for Range { name, of, show, digits } in table {
         let _ = write!(out, "  {name:<23}");
         let values = [0.0, 0.05, 0.5, 0.95, 1.0].map(|q| match q {
@@ -145,7 +151,8 @@ fn boxes(found: &Distributions) -> String {
     // A long tail of possible numbers that no row has says nothing.
     let shown = found.rows_by_boxes.iter().rposition(|&count| count > 0).unwrap_or(0);
     for (boxes, &count) in found.rows_by_boxes.iter().enumerate().take(shown + 1) {
-        let line = format!("  {boxes:>3}  {:>7.2} %  {}", share(count), bar(count as f64 / most as f64));
+        let line =
+            format!("  {boxes:>3}  {:>7.2} %  {}", share(count), bar(count as f64 / most as f64));
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out
@@ -162,12 +169,14 @@ fn bar(share: f64) -> String {
 /// The same as JSON: everything counted, bin by bin.
 pub fn json(shards: &Shards, found: &Distributions) -> Value {
     let augmentations = steps(&shards.manifest.options, found).into_iter().map(|step| {
-        let views = step.views.map(|of| json!({"share": of.share(), "asked": of.asked, "odd": of.is_odd()}));
+        let views = step
+            .views
+            .map(|of| json!({"share": of.share(), "asked": of.asked, "odd": of.is_odd()}));
         let [first, second] = views;
         (step.name.to_owned(), json!({"view1": first, "view2": second}))
     });
     json!({
-        "shards": shards.layout.root(),
+        "shards": shards.paths.root(),
         "manifest": shards.manifest,
         "epochs": shards.epochs.iter().map(|finished| finished.epoch.0).collect::<Vec<_>>(),
         "unfinished_epochs": shards.unfinished.iter().map(|epoch| epoch.0).collect::<Vec<_>>(),

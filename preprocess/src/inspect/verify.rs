@@ -9,16 +9,18 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
-use scrl_schemas::{Epoch, Part, PartRecord, Row, ShardReader, Source};
+use scrl_cli::Reporter;
+use scrl_schemas::{Epoch, Row, Shard, ShardReader, ShardRecord, Source, file_names};
 
 use super::compare::difference;
-use super::{FinishedEpoch, Progress, Shards};
-use crate::decode::decode;
-use crate::draw::ImageSize;
-use crate::order::{Order, Pass};
-use crate::rows::{RowMaker, recipe_row};
-use crate::sources::Originals;
-use crate::{Result, folder};
+use super::{FinishedEpoch, Shards};
+use crate::Result;
+use crate::images::ImageSize;
+use crate::images::decode;
+use crate::prepare::resume;
+use crate::prepare::rows::{RowMaker, recipe_row};
+use crate::prepare::shuffle::{Pass, Shuffle};
+use crate::sources::SourceReader;
 
 /// Faults that are kept; of a folder with more of them these tell enough.
 const MOST_FAULTS: usize = 100;
@@ -79,20 +81,23 @@ pub struct Verdict {
     pub fault_count: u64,
 }
 
-/// Checks every finished epoch on all threads of the current pool. `progress` hears of rows, and for recipes of sources.
+/// Checks every finished epoch on all threads of the current pool. `reporter` counts rows, and for recipes of sources.
 ///
 /// # Errors
 /// [`crate::Error::Stopped`] after a stop. What is wrong with the folder is no error but part of the verdict.
-pub fn verify(shards: &Shards, pixels: &Pixels, progress: &Progress) -> Result<Verdict> {
-    let check = Check::new(shards, pixels, progress);
+pub fn verify(shards: &Shards, pixels: &Pixels, reporter: &Reporter) -> Result<Verdict> {
+    let check = Check::new(shards, pixels, reporter);
     check.folder();
-    let order = shards.order();
+    let shuffle = shards.shuffle();
     let mut passes: BTreeMap<u32, Vec<&FinishedEpoch>> = BTreeMap::new();
     for epoch in &shards.epochs {
-        passes.entry(order.passes(epoch.epoch.0..epoch.epoch.0 + 1).start).or_default().push(epoch);
+        passes
+            .entry(shuffle.passes(epoch.epoch.0..epoch.epoch.0 + 1).start)
+            .or_default()
+            .push(epoch);
     }
     for (number, epochs) in passes {
-        check.pass(&order.pass(number), &order, &epochs)?;
+        check.pass(&shuffle.pass(number), &shuffle, &epochs)?;
     }
     if shards.are_recipes() {
         check.sources()?;
@@ -102,31 +107,31 @@ pub fn verify(shards: &Shards, pixels: &Pixels, progress: &Progress) -> Result<V
 
 struct Check<'a> {
     shards: &'a Shards,
-    originals: Option<Originals>,
-    progress: &'a Progress<'a>,
+    originals: Option<SourceReader>,
+    reporter: &'a Reporter,
     found: Mutex<Verdict>,
     /// Sources that pictures could not be compared with.
     lost: Mutex<BTreeMap<String, String>>,
 }
 
 impl<'a> Check<'a> {
-    fn new(shards: &'a Shards, pixels: &Pixels, progress: &'a Progress<'a>) -> Self {
+    fn new(shards: &'a Shards, pixels: &Pixels, reporter: &'a Reporter) -> Self {
         let mut found = Verdict::default();
         let originals = match pixels {
             Pixels::Skip => None,
-            Pixels::From(images) => Originals::open(images)
+            Pixels::From(images) => SourceReader::open(images)
                 .map_err(|error| {
                     let reason = match images.exists() {
                         true => error.to_string(),
                         false => format!("{} is not there", images.display()),
                     };
-                    found
-                        .notes
-                        .push(format!("pixels not compared: {reason}; --images says where the sources lie"));
+                    found.notes.push(format!(
+                        "pixels not compared: {reason}; --images says where the sources lie"
+                    ));
                 })
                 .ok(),
         };
-        Self { shards, originals, progress, found: Mutex::new(found), lost: Mutex::default() }
+        Self { shards, originals, reporter, found: Mutex::new(found), lost: Mutex::default() }
     }
 
     fn found(&self) -> MutexGuard<'_, Verdict> {
@@ -173,8 +178,11 @@ impl<'a> Check<'a> {
             self.fault(self.shards.name(*epoch, "_SUCCESS"), reason);
         }
         if manifest.counts.images != sources.len() as u64 {
-            let what =
-                format!("lists {} images, dataset.toml says {}", sources.len(), manifest.counts.images);
+            let what = format!(
+                "lists {} images, dataset.toml says {}",
+                sources.len(),
+                manifest.counts.images
+            );
             self.fault("sources.parquet", what);
         }
         for FinishedEpoch { epoch, parts } in &self.shards.epochs {
@@ -183,16 +191,18 @@ impl<'a> Check<'a> {
     }
 
     /// An epoch's `_SUCCESS` lists the right parts, and no other lies beside them.
-    fn names(&self, epoch: Epoch, parts: &[PartRecord]) {
-        let expected = self.shards.order().parts();
+    fn names(&self, epoch: Epoch, parts: &[ShardRecord]) {
+        let expected = self.shards.shuffle().shards_per_epoch();
         let listed: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-        let right: Vec<String> = (0..expected).map(|part| Part(part).file_name()).collect();
+        let right: Vec<String> = (0..expected).map(|part| Shard(part).file_name()).collect();
         if listed != right {
-            let what =
-                format!("lists {} parts, where there should be {expected} in their order", listed.len());
+            let what = format!(
+                "lists {} parts, where there should be {expected} in their order",
+                listed.len()
+            );
             self.fault(self.shards.name(epoch, "_SUCCESS"), what);
         }
-        for name in folder::names(&self.shards.layout.epoch(epoch)).unwrap_or_default() {
+        for name in file_names(&self.shards.paths.epoch(epoch)).unwrap_or_default() {
             if name.ends_with(".parquet") && !listed.contains(&name.as_str()) {
                 self.fault(self.shards.name(epoch, &name), "is not in _SUCCESS");
             }
@@ -200,12 +210,18 @@ impl<'a> Check<'a> {
     }
 
     /// The parts of the epochs of one pass.
-    fn pass(&self, pass: &Pass, order: &Order, epochs: &[&FinishedEpoch]) -> Result<()> {
-        let mut parts: Vec<(Epoch, &PartRecord, Option<u32>)> = Vec::new();
+    fn pass(&self, pass: &Pass, shuffle: &Shuffle, epochs: &[&FinishedEpoch]) -> Result<()> {
+        let mut parts: Vec<(Epoch, &ShardRecord, Option<u32>)> = Vec::new();
         for FinishedEpoch { epoch, parts: records } in epochs {
-            let chunks: HashMap<String, u32> =
-                order.parts_of_chunks(*epoch).into_iter().map(Part::file_name).zip(0..).collect();
-            parts.extend(records.iter().map(|record| (*epoch, record, chunks.get(&record.name).copied())));
+            let chunks: HashMap<String, u32> = shuffle
+                .shards_of_chunks(*epoch)
+                .into_iter()
+                .map(Shard::file_name)
+                .zip(0..)
+                .collect();
+            parts.extend(
+                records.iter().map(|record| (*epoch, record, chunks.get(&record.name).copied())),
+            );
         }
         parts.par_iter().try_for_each(|&(epoch, record, chunk)| {
             let file = self.shards.name(epoch, &record.name);
@@ -216,7 +232,7 @@ impl<'a> Check<'a> {
                 },
                 Err(what) => {
                     self.fault(&file, what);
-                    self.progress.step(record.rows)
+                    Ok(self.reporter.step(record.rows)?)
                 }
             };
             self.found().parts += 1;
@@ -225,13 +241,13 @@ impl<'a> Check<'a> {
     }
 
     /// A part's size and checksum.
-    fn checksum(&self, epoch: Epoch, record: &PartRecord) -> std::result::Result<(), String> {
-        let path = self.shards.layout.epoch(epoch).join(&record.name);
+    fn checksum(&self, epoch: Epoch, record: &ShardRecord) -> std::result::Result<(), String> {
+        let path = self.shards.paths.epoch(epoch).join(&record.name);
         let bytes = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
         if bytes != record.bytes {
             return Err(format!("has {bytes} bytes, _SUCCESS says {}", record.bytes));
         }
-        let crc32c = folder::checksum(&path).map_err(|error| error.to_string())?;
+        let crc32c = resume::checksum(&path).map_err(|error| error.to_string())?;
         self.found().bytes += bytes;
         if crc32c != record.crc32c {
             return Err(format!(
@@ -243,8 +259,15 @@ impl<'a> Check<'a> {
     }
 
     /// A part's rows: those that the seed gives, in its order.
-    fn rows(&self, epoch: Epoch, record: &PartRecord, pass: &Pass, chunk: u32, file: &str) -> Result<()> {
-        let path = self.shards.layout.epoch(epoch).join(&record.name);
+    fn rows(
+        &self,
+        epoch: Epoch,
+        record: &ShardRecord,
+        pass: &Pass,
+        chunk: u32,
+        file: &str,
+    ) -> Result<()> {
+        let path = self.shards.paths.epoch(epoch).join(&record.name);
         let pictures = self.originals.is_some() && !self.shards.are_recipes();
         let reader = match pictures {
             true => ShardReader::open(&path),
@@ -254,25 +277,30 @@ impl<'a> Check<'a> {
             Ok(reader) => reader,
             Err(error) => {
                 self.fault(file, reason_of(&error));
-                return self.progress.step(record.rows);
+                return Ok(self.reporter.step(record.rows)?);
             }
         };
         let expected = self.expected_images(epoch, pass, chunk, &reader, file);
         for (rows, of) in [(record.rows, "_SUCCESS lists"), (reader.total_rows(), "has")] {
             if rows != expected.len() as u64 {
-                self.fault(file, format!("{of} {rows} rows, the readable sources give {}", expected.len()));
+                self.fault(
+                    file,
+                    format!("{of} {rows} rows, the readable sources give {}", expected.len()),
+                );
             }
         }
         let mut odd: Vec<String> = Vec::new();
         let mut first = 0;
         for block in expected.chunks(BLOCK) {
-            let rows = match reader.by_ref().take(block.len()).collect::<scrl_schemas::Result<Vec<Row>>>() {
-                Ok(rows) => rows,
-                Err(error) => {
-                    self.fault(file, reason_of(&error));
-                    return Ok(());
-                }
-            };
+            let rows =
+                match reader.by_ref().take(block.len()).collect::<scrl_schemas::Result<Vec<Row>>>()
+                {
+                    Ok(rows) => rows,
+                    Err(error) => {
+                        self.fault(file, reason_of(&error));
+                        return Ok(());
+                    }
+                };
             let compared: Vec<Option<String>> = rows
                 .par_iter()
                 .zip(block)
@@ -281,11 +309,12 @@ impl<'a> Check<'a> {
                 })
                 .collect();
             self.found().rows += rows.len() as u64;
-            let place =
-                |(index, odd): (usize, Option<String>)| Some(format!("row {}: {}", first + index, odd?));
+            let place = |(index, odd): (usize, Option<String>)| {
+                Some(format!("row {}: {}", first + index, odd?))
+            };
             odd.extend(compared.into_iter().enumerate().filter_map(place));
             first += block.len();
-            self.progress.step(block.len() as u64)?;
+            self.reporter.step(block.len() as u64)?;
         }
         let more = odd.len().saturating_sub(MOST_ROWS);
         odd.iter().take(MOST_ROWS).for_each(|what| self.fault(file, what));
@@ -306,19 +335,28 @@ impl<'a> Check<'a> {
     ) -> Vec<u32> {
         let images = pass.images(chunk);
         let is_readable = |image: &u32| self.shards.sources[*image as usize].error.is_none();
-        let mut unreadable: Vec<i64> =
-            images.iter().filter(|image| !is_readable(image)).map(|&image| i64::from(image)).collect();
+        let mut unreadable: Vec<i64> = images
+            .iter()
+            .filter(|image| !is_readable(image))
+            .map(|&image| i64::from(image))
+            .collect();
         unreadable.sort_unstable();
         if !unreadable.iter().eq(reader.skipped().iter().map(|skipped| &skipped.image_id)) {
             self.fault(file, "its list of unreadable images is not that of sources.parquet");
         }
-        let order = pass.rows(chunk, epoch).into_iter();
-        order.map(|position| images[position as usize]).filter(is_readable).collect()
+        let rows = pass.rows(chunk, epoch).into_iter();
+        rows.map(|position| images[position as usize]).filter(is_readable).collect()
     }
 
     /// What is wrong with a row, which should be that of `image`. Its pictures are compared where there is a maker of
     /// others.
-    fn row(&self, row: &Row, image: u32, epoch: Epoch, maker: Option<&mut RowMaker>) -> Option<String> {
+    fn row(
+        &self,
+        row: &Row,
+        image: u32,
+        epoch: Epoch,
+        maker: Option<&mut RowMaker>,
+    ) -> Option<String> {
         let manifest = &self.shards.manifest;
         let source = &self.shards.sources[image as usize];
         let size = ImageSize { width: source.width, height: source.height };
@@ -332,7 +370,8 @@ impl<'a> Check<'a> {
             Ok(decoded) if decoded.size == size => decoded,
             _ => return self.lose(source, "decodes to something else now"),
         };
-        let again = maker.make(image, source, &decoded, manifest.seed, epoch, &manifest.options).ok()?;
+        let again =
+            maker.make(image, source, &decoded, manifest.seed, epoch, &manifest.options).ok()?;
         self.found().pixels += 1;
         for (found, expected, name) in
             [(&row.view1, &again.view1, "view1"), (&row.view2, &again.view2, "view2")]
@@ -351,7 +390,8 @@ impl<'a> Check<'a> {
             Err(reason) => return self.lose(source, &reason),
         };
         if bytes.len() as u64 != source.bytes as u64 {
-            return self.lose(source, &format!("has {} bytes now, had {}", bytes.len(), source.bytes));
+            return self
+                .lose(source, &format!("has {} bytes now, had {}", bytes.len(), source.bytes));
         }
         Some(bytes)
     }
@@ -381,19 +421,20 @@ impl<'a> Check<'a> {
                     Err(reason) => self.source_fault(source, reason),
                 }
             }
-            self.progress.step(1)
+            Ok(self.reporter.step(1)?)
         })
     }
 
     /// Width and height of a source, decoded whole.
     fn decoded_size(
         &self,
-        originals: &Originals,
+        originals: &SourceReader,
         image: i64,
         source: &Source,
     ) -> std::result::Result<[i32; 2], String> {
         let bytes = originals.read(image, &source.path)?;
-        let decoded = decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
+        let decoded =
+            decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
         Ok([decoded.size.width, decoded.size.height])
     }
 }

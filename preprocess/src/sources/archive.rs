@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, EntryType};
 
-use super::{Blocks, Class, Found, Origin, Place, Receive, first_folder, is_image_name};
+use super::{Blocks, Class, Found, Location, Receive, SourceFormat, first_folder, is_image_name};
 use crate::{Error, Result};
 
 /// Bytes of a tar header.
@@ -46,11 +46,15 @@ impl Archives {
         let mut ignored = 0;
         let damaged = |members: usize, error: io::Error| Error::Images {
             path: path.clone(),
-            reason: format!("damaged after {members} members: {error}; make or fetch the archive again"),
+            reason: format!(
+                "damaged after {members} members: {error}; make or fetch the archive again"
+            ),
         };
         let mut archive = Archive::new(file);
         let mut sample = Sample::default();
-        for (members, entry) in archive.entries_with_seek().map_err(|error| damaged(0, error))?.enumerate() {
+        for (members, entry) in
+            archive.entries_with_seek().map_err(|error| damaged(0, error))?.enumerate()
+        {
             let mut entry = entry.map_err(|error| damaged(members, error))?;
             if !matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous) {
                 continue;
@@ -67,7 +71,7 @@ impl Archives {
                 sample.images.push(Found {
                     class: first_folder(&name),
                     path: format!("{prefix}{name}"),
-                    place: Place { container, position },
+                    place: Location { container, position },
                     bytes: Some(size),
                     refused: cut.then(|| "cut short: the archive ends within it".to_owned()),
                     content: None,
@@ -92,7 +96,7 @@ impl Archives {
     }
 }
 
-impl Origin for Archives {
+impl SourceFormat for Archives {
     fn list(&self, _contents: bool, receive: Receive) -> Result<u64> {
         let mut blocks = Blocks::new(receive);
         let mut ignored = 0;
@@ -111,9 +115,10 @@ impl Origin for Archives {
         Ok(None)
     }
 
-    fn read(&self, _path: &str, place: Place, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, _path: &str, place: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
         let mut content = vec![0; bytes.min(limit) as usize];
-        File::open(&self.files[place.container as usize])?.read_exact_at(&mut content, place.position)?;
+        File::open(&self.files[place.container as usize])?
+            .read_exact_at(&mut content, place.position)?;
         Ok(content)
     }
 }
@@ -121,7 +126,11 @@ impl Origin for Archives {
 /// What stands before the names of what `file` holds: nothing if it is `root` itself.
 pub fn prefix(root: &Path, file: &Path) -> String {
     let below = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
-    if below.is_empty() { String::new() } else { below.replace(std::path::MAIN_SEPARATOR, "/") + "/" }
+    if below.is_empty() {
+        String::new()
+    } else {
+        below.replace(std::path::MAIN_SEPARATOR, "/") + "/"
+    }
 }
 
 /// A member's path up to the first dot of its last part.
@@ -143,7 +152,9 @@ impl Sample {
         let class = self.class.take();
         for mut image in std::mem::take(&mut self.images) {
             match &class {
-                Some((Some(number), text)) => image.class = Some(Class::Number(*number, text.clone())),
+                Some((Some(number), text)) => {
+                    image.class = Some(Class::Number(*number, text.clone()))
+                }
                 Some((None, text)) => image.class = Some(Class::Name(text.clone())),
                 None => {}
             }

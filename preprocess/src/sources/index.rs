@@ -19,7 +19,7 @@ const NO_CLASS: u32 = u32::MAX;
 
 /// Where an image's bytes lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The archive or table; 0 where every image is a file of its own.
     pub container: u32,
     /// The first byte within an archive, or the row within an index.
@@ -40,7 +40,7 @@ pub struct Record {
     /// Its size in bytes.
     pub bytes: u64,
     /// Where its bytes lie.
-    pub place: Place,
+    pub place: Location,
     /// Why it has no rows.
     pub error: Option<String>,
 }
@@ -85,7 +85,7 @@ impl Fixed {
             record: Record {
                 path: String::new(),
                 class: Some(u32_at(16)).filter(|&class| class != NO_CLASS),
-                place: Place { container: u32_at(20), position: u64_at(24) },
+                place: Location { container: u32_at(20), position: u64_at(24) },
                 bytes: u64_at(32),
                 width: u32_at(40) as i32,
                 height: u32_at(44) as i32,
@@ -212,7 +212,7 @@ mod tests {
             width: number as i32 * 3,
             height: 7,
             bytes: number << 33,
-            place: Place { container: number as u32 % 5, position: u64::MAX - number },
+            place: Location { container: number as u32 % 5, position: u64::MAX - number },
             error: number.is_multiple_of(4).then(|| "empty file".to_owned()),
         }
     }

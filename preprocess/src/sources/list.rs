@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::{Blocks, Class, Found, Origin, Place, Receive, file_size, read_file};
+use super::{Blocks, Class, Found, Location, Receive, SourceFormat, file_size, read_file};
 use crate::{Error, Result};
 
 /// Bytes of a line beyond which the file is taken for something else than a list of paths.
@@ -25,7 +25,7 @@ impl PathList {
     }
 }
 
-impl Origin for PathList {
+impl SourceFormat for PathList {
     fn list(&self, _contents: bool, receive: Receive) -> Result<u64> {
         let mut lines = BufReader::new(File::open(&self.file).map_err(Error::io(&self.file))?);
         let mut blocks = Blocks::new(receive);
@@ -36,7 +36,8 @@ impl Origin for PathList {
             match read.map_err(Error::io(&self.file))? as u64 {
                 0 => break,
                 MAX_LINE => {
-                    let reason = format!("is no list of paths: it has a line of over {MAX_LINE} bytes");
+                    let reason =
+                        format!("is no list of paths: it has a line of over {MAX_LINE} bytes");
                     return Err(Error::Images { path: self.file.clone(), reason });
                 }
                 _ => {}
@@ -58,7 +59,7 @@ impl Origin for PathList {
         file_size(&self.folder.join(path))
     }
 
-    fn read(&self, path: &str, _place: Place, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &str, _place: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
         read_file(&self.folder.join(path), bytes, limit)
     }
 }

@@ -1,16 +1,16 @@
 //! Which images there are: their order gives each its `image_id`.
 //!
-//! An `Origin` lists the images and gives their bytes: a folder tree (`tree`), a text file of paths (`list`), tar
+//! An `SourceFormat` lists the images and gives their bytes: a folder tree (`tree`), a text file of paths (`list`), tar
 //! archives (`archive`) or Parquet files (`parquet`). What is found out about each image goes into an `index` that
 //! takes little memory. Every image is looked into once, when the folder of shards is begun; later runs over the same
 //! folder take the findings from its `sources.parquet` and look at names and sizes alone.
 
 mod archive;
+mod folder;
 mod index;
 mod list;
-mod originals;
 mod parquet;
-mod tree;
+mod reader;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -23,12 +23,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rayon::prelude::*;
 use scrl_schemas::{Exif, Source, SourcesReader, SourcesWriter};
 
-use crate::decode::{Unreadable, decode, read_size};
-use crate::method::MAX_SOURCE_BYTES;
+use crate::images::MAX_SOURCE_BYTES;
+use crate::images::{Unreadable, decode, read_size};
 use crate::{Error, Result};
 
-use index::{Index, Place, Record};
-pub use originals::Originals;
+use index::{Index, Location, Record};
+pub use reader::SourceReader;
 
 /// File names with one of these endings, in any case, are taken for images.
 const IMAGE_ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"];
@@ -42,7 +42,7 @@ const BLOCK: usize = 4096;
 struct Found {
     path: String,
     class: Option<Class>,
-    place: Place,
+    place: Location,
     /// `None` where the listing does not tell.
     bytes: Option<u64>,
     /// The image itself, where listing reads it anyway.
@@ -64,7 +64,7 @@ enum Class {
 type Receive<'a> = &'a mut dyn FnMut(Vec<Found>) -> Result<()>;
 
 /// Where images come from.
-trait Origin: Debug + Send + Sync {
+trait SourceFormat: Debug + Send + Sync {
     /// Hands over all images in their order, in blocks of at most [`BLOCK`]; with their content, if `contents` asks for
     /// it and it costs nothing more. Returns how many things it met that are no images.
     fn list(&self, contents: bool, receive: Receive) -> Result<u64>;
@@ -76,7 +76,7 @@ trait Origin: Debug + Send + Sync {
     fn size(&self, path: &str) -> io::Result<Option<u64>>;
 
     /// The first `limit` bytes of an image, or all of them where it has fewer.
-    fn read(&self, path: &str, place: Place, bytes: u64, limit: u64) -> io::Result<Vec<u8>>;
+    fn read(&self, path: &str, place: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>>;
 }
 
 /// Takes images in and hands them over in blocks.
@@ -115,7 +115,7 @@ pub enum Look {
 #[derive(Debug)]
 pub struct Sources {
     images: PathBuf,
-    origin: Box<dyn Origin>,
+    origin: Box<dyn SourceFormat>,
     index: Index,
     classes: Classes,
     ignored: u64,
@@ -163,7 +163,10 @@ impl Sources {
                 .map(|(found, size)| {
                     let before = known.next().transpose()?;
                     let Some(before) = before else {
-                        return Err(changed(format!("{} is new ({total} images were known)", found.path)));
+                        return Err(changed(format!(
+                            "{} is new ({total} images were known)",
+                            found.path
+                        )));
                     };
                     let size = size.unwrap_or(before.bytes as u64);
                     if (&before.path, before.bytes as u64) != (&found.path, size) {
@@ -207,7 +210,7 @@ impl Sources {
     fn take_in(
         &mut self,
         contents: bool,
-        mut judge: impl FnMut(&dyn Origin, Vec<Found>) -> Result<Vec<(Record, Option<Class>)>>,
+        mut judge: impl FnMut(&dyn SourceFormat, Vec<Found>) -> Result<Vec<(Record, Option<Class>)>>,
     ) -> Result<()> {
         let Self { images, origin, index, classes, unreadable, .. } = self;
         let temporary = std::env::temp_dir();
@@ -228,7 +231,8 @@ impl Sources {
         self.ignored = ignored;
         if self.index.len() == 0 {
             let endings = IMAGE_ENDINGS.join(" ");
-            let reason = format!("holds no images (files ending in {endings}); give another folder or file");
+            let reason =
+                format!("holds no images (files ending in {endings}); give another folder or file");
             return Err(Error::Images { path: self.images.clone(), reason });
         }
         Ok(())
@@ -293,8 +297,10 @@ impl Sources {
         let fail = |reason: String| Error::source(&self.images, &source.path, reason);
         let size = source.bytes as u64;
         // One byte more than there should be: a file that has grown is another file.
-        let bytes =
-            self.origin.read(&source.path, place, size, size + 1).map_err(|error| fail(error.to_string()))?;
+        let bytes = self
+            .origin
+            .read(&source.path, place, size, size + 1)
+            .map_err(|error| fail(error.to_string()))?;
         if bytes.len() as u64 != size {
             return Err(fail("its size has changed".to_owned()));
         }
@@ -375,7 +381,12 @@ impl Classes {
 }
 
 /// Looks into an image.
-fn examine(origin: &dyn Origin, mut found: Found, exif: Exif, look: Look) -> (Record, Option<Class>) {
+fn examine(
+    origin: &dyn SourceFormat,
+    mut found: Found,
+    exif: Exif,
+    look: Look,
+) -> (Record, Option<Class>) {
     let class = found.class.take();
     let mut record = Record {
         path: std::mem::take(&mut found.path),
@@ -393,7 +404,7 @@ fn examine(origin: &dyn Origin, mut found: Found, exif: Exif, look: Look) -> (Re
 }
 
 fn examine_content(
-    origin: &dyn Origin,
+    origin: &dyn SourceFormat,
     found: Found,
     exif: Exif,
     look: Look,
@@ -433,15 +444,16 @@ fn examine_content(
 }
 
 /// Finds out what `images` is.
-fn open_origin(images: &Path) -> Result<Box<dyn Origin>> {
+fn open_origin(images: &Path) -> Result<Box<dyn SourceFormat>> {
     if fs::metadata(images).map_err(Error::io(images))?.is_dir() {
-        return Ok(match tree::files_in(images)? {
-            tree::Contents::Images => Box::new(tree::Tree::new(images)),
-            tree::Contents::Archives(files) => Box::new(archive::Archives::new(images, files)),
-            tree::Contents::Tables(files) => Box::new(parquet::Tables::new(images, files)),
+        return Ok(match folder::files_in(images)? {
+            folder::Contents::Images => Box::new(folder::Tree::new(images)),
+            folder::Contents::Archives(files) => Box::new(archive::Archives::new(images, files)),
+            folder::Contents::Tables(files) => Box::new(parquet::Tables::new(images, files)),
         });
     }
-    let fail = |reason: &str| Err(Error::Images { path: images.to_owned(), reason: reason.to_owned() });
+    let fail =
+        |reason: &str| Err(Error::Images { path: images.to_owned(), reason: reason.to_owned() });
     let mut head = Vec::new();
     File::open(images)
         .and_then(|file| file.take(archive::HEADER_BYTES).read_to_end(&mut head))
@@ -478,7 +490,11 @@ fn first_folder(path: &str) -> Option<Class> {
 /// The size of a file that is one, and not a pipe or a device, whose opening or reading might never end.
 fn file_size(path: &Path) -> io::Result<Option<u64>> {
     let metadata = fs::metadata(path)?;
-    if metadata.is_file() { Ok(Some(metadata.len())) } else { Err(io::Error::other("not a regular file")) }
+    if metadata.is_file() {
+        Ok(Some(metadata.len()))
+    } else {
+        Err(io::Error::other("not a regular file"))
+    }
 }
 
 /// The first `limit` bytes of a file.

@@ -16,11 +16,12 @@ use arrow::datatypes::Int64Type;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelector,
 };
 
 use super::archive::prefix;
-use super::{Blocks, Class, Found, Origin, Place, Receive};
+use super::{Blocks, Class, Found, Location, Receive, SourceFormat};
 use crate::{Error, Result};
 
 /// How a Parquet file begins.
@@ -80,7 +81,8 @@ impl Columns {
                 return Some(Self { image, bytes: Some(bytes), path, label });
             }
         }
-        let plain: Vec<usize> = (0..fields.len()).filter(|&index| is_bytes(&fields[index])).collect();
+        let plain: Vec<usize> =
+            (0..fields.len()).filter(|&index| is_bytes(&fields[index])).collect();
         let image = match plain[..] {
             [only] => only,
             _ => plain.into_iter().find(|&index| fields[index].name() == "image")?,
@@ -164,7 +166,7 @@ impl Tables {
                 blocks.push(Found {
                     path: format!("{prefix}{name}"),
                     class: batch.class(row, &names),
-                    place: Place { container, position },
+                    place: Location { container, position },
                     bytes: empty.then_some(0),
                     content,
                     refused: empty.then(|| "no image in this row".to_owned()),
@@ -181,7 +183,7 @@ impl Tables {
         Ok(())
     }
 
-    fn read_row(&self, place: Place) -> Result<Option<Vec<u8>>> {
+    fn read_row(&self, place: Location) -> Result<Option<Vec<u8>>> {
         let path = &self.files[place.container as usize];
         let damaged = |error: String| Error::Images {
             path: path.clone(),
@@ -191,7 +193,9 @@ impl Tables {
         let mut row = place.position as usize;
         let mut group = 0;
         let groups = metadata.metadata().row_groups();
-        while row >= groups.get(group).ok_or_else(|| damaged("too few rows".to_owned()))?.num_rows() as usize
+        while row
+            >= groups.get(group).ok_or_else(|| damaged("too few rows".to_owned()))?.num_rows()
+                as usize
         {
             row -= groups[group].num_rows() as usize;
             group += 1;
@@ -206,19 +210,20 @@ impl Tables {
         let schema = metadata.schema().clone();
         let file = File::open(path).map_err(Error::io(path))?;
         let one = RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]);
-        let mut batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-            .with_projection(mask)
-            .with_row_groups(vec![group])
-            .with_row_selection(one)
-            .build()
-            .map_err(|error| damaged(error.to_string()))?;
+        let mut batches =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+                .with_projection(mask)
+                .with_row_groups(vec![group])
+                .with_row_selection(one)
+                .build()
+                .map_err(|error| damaged(error.to_string()))?;
         let batch = batches.next().transpose().map_err(|error| damaged(error.to_string()))?;
         let Some(batch) = batch else { return Ok(None) };
         Ok(Batch::new(&batch, &schema, &columns, true).map_err(damaged)?.content(0))
     }
 }
 
-impl Origin for Tables {
+impl SourceFormat for Tables {
     fn list(&self, contents: bool, receive: Receive) -> Result<u64> {
         let mut blocks = Blocks::new(receive);
         for container in 0..self.files.len() as u32 {
@@ -236,7 +241,7 @@ impl Origin for Tables {
         Ok(None)
     }
 
-    fn read(&self, _path: &str, place: Place, _bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, _path: &str, place: Location, _bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
         let content = self.read_row(place).map_err(io::Error::other)?;
         let mut content = content.ok_or_else(|| io::Error::other("no image in this row"))?;
         content.truncate(limit as usize);
@@ -260,19 +265,24 @@ impl Batch {
         contents: bool,
     ) -> std::result::Result<Self, String> {
         let image = batch.column_by_name(schema.field(columns.image).name());
-        let part = |name: &str| image.and_then(|image| image.as_struct_opt()?.column_by_name(name).cloned());
+        let part = |name: &str| {
+            image.and_then(|image| image.as_struct_opt()?.column_by_name(name).cloned())
+        };
         let bytes = match columns.bytes {
             _ if !contents => None,
             Some(_) => part("bytes"),
             None => image.cloned(),
         };
-        let text = |array: ArrayRef| cast(&array, &DataType::Utf8).map_err(|error| error.to_string());
+        let text =
+            |array: ArrayRef| cast(&array, &DataType::Utf8).map_err(|error| error.to_string());
         let paths = columns.path.and_then(|_| part("path")).map(text).transpose()?;
-        let labels =
-            columns.label.and_then(|label| batch.column_by_name(schema.field(label).name()).cloned());
+        let labels = columns
+            .label
+            .and_then(|label| batch.column_by_name(schema.field(label).name()).cloned());
         let labels = labels
             .map(|array| {
-                let kind = if array.data_type().is_integer() { DataType::Int64 } else { DataType::Utf8 };
+                let kind =
+                    if array.data_type().is_integer() { DataType::Int64 } else { DataType::Utf8 };
                 cast(&array, &kind).map_err(|error| error.to_string())
             })
             .transpose()?;
@@ -299,8 +309,10 @@ impl Batch {
         Some(match labels.as_primitive_opt::<Int64Type>() {
             Some(numbers) => {
                 // Hugging Face writes −1 for an unknown class.
-                let number = i32::try_from(numbers.value(row)).ok().filter(|&number| number >= 0)?;
-                let name = names.get(number as usize).cloned().unwrap_or_else(|| number.to_string());
+                let number =
+                    i32::try_from(numbers.value(row)).ok().filter(|&number| number >= 0)?;
+                let name =
+                    names.get(number as usize).cloned().unwrap_or_else(|| number.to_string());
                 Class::Number(number, name)
             }
             None => Class::Name(labels.as_string::<i32>().value(row).to_owned()),
@@ -313,7 +325,8 @@ fn class_names(schema: &SchemaRef, label: Option<usize>) -> Vec<String> {
     let names = || {
         let text = schema.metadata().get("huggingface")?;
         let value: serde_json::Value = serde_json::from_str(text).ok()?;
-        let names = value["info"]["features"][schema.field(label?).name()]["names"].as_array()?.clone();
+        let names =
+            value["info"]["features"][schema.field(label?).name()]["names"].as_array()?.clone();
         names.into_iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
     };
     names().unwrap_or_default()

@@ -25,7 +25,8 @@ fn folders_are_classes_and_the_order_is_that_of_the_names() {
     fs::write(folder.path().join("b/broken.jpg"), "x").unwrap();
     let sources = find(folder.path()).unwrap();
     let list = all(&sources);
-    let seen: Vec<_> = list.iter().map(|s| (s.path.as_str(), s.class.as_ref().map(|c| c.0))).collect();
+    let seen: Vec<_> =
+        list.iter().map(|s| (s.path.as_str(), s.class.as_ref().map(|c| c.0))).collect();
     assert_eq!(
         seen,
         [
@@ -39,7 +40,7 @@ fn folders_are_classes_and_the_order_is_that_of_the_names() {
     assert_eq!((sources.ignored(), sources.unreadable(), sources.classes()), (1, 1, 2));
     assert_eq!((list[0].width, list[0].height), (5, 4));
     assert!(sources.read(3).unwrap().0.error.is_some());
-    let originals = Originals::open(folder.path()).unwrap();
+    let originals = SourceReader::open(folder.path()).unwrap();
     assert_eq!(originals.read(1, "b/1.PNG").unwrap(), sources.read(1).unwrap().1);
     assert!(originals.read(9, "b/9.png").is_err());
     assert_eq!(sources.read(1).unwrap().1.len() as i64, list[1].bytes);
@@ -113,8 +114,10 @@ fn a_list_names_paths_and_classes() {
     let outside = tempfile::tempdir().unwrap();
     picture(&outside.path().join("2.bmp"));
     let list = folder.path().join("list.txt");
-    let text =
-        format!("deep/ü 1.png\tcat\r\n\n{}\tant\nmissing.png\n", outside.path().join("2.bmp").display());
+    let text = format!(
+        "deep/ü 1.png\tcat\r\n\n{}\tant\nmissing.png\n",
+        outside.path().join("2.bmp").display()
+    );
     fs::write(&list, text).unwrap();
     let sources = find(&list).unwrap();
     let found = all(&sources);
@@ -168,7 +171,7 @@ fn archives_are_read_where_they_lie() {
     assert_eq!((found[0].width, found[1].error.is_some(), sources.ignored()), (6, true, 1));
     assert_eq!(sources.read(3).unwrap().1, png);
 
-    let originals = Originals::open(&path).unwrap();
+    let originals = SourceReader::open(&path).unwrap();
     assert_eq!(originals.read(2, "n01/3.png").unwrap(), png);
     assert!(originals.read(0, "n01/3.png").unwrap_err().contains("0001.jpg stands in its place"));
     assert!(originals.read(4, "n01/3.png").is_err() && originals.read(-1, "n01/3.png").is_err());
@@ -191,14 +194,17 @@ fn tables_give_images_paths_and_classes() {
 
     use ::parquet::arrow::ArrowWriter;
     use ::parquet::file::properties::WriterProperties;
-    use arrow::array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray};
+    use arrow::array::{
+        Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray,
+    };
     use arrow::datatypes::{DataType, Field, Schema};
 
     let folder = tempfile::tempdir().unwrap();
     let png = png();
     let pictures: Vec<Option<&[u8]>> = (0..40).map(|i| (i != 5).then_some(&png[..])).collect();
     let bytes: ArrayRef = Arc::new(BinaryArray::from(pictures));
-    let names: Vec<Option<String>> = (0..40).map(|i| (i != 6).then(|| format!("{i}.png"))).collect();
+    let names: Vec<Option<String>> =
+        (0..40).map(|i| (i != 6).then(|| format!("{i}.png"))).collect();
     let paths: ArrayRef = Arc::new(StringArray::from(names));
     let field = |name: &str, kind: DataType| Arc::new(Field::new(name, kind, true));
     let image = StructArray::from(vec![
@@ -206,7 +212,8 @@ fn tables_give_images_paths_and_classes() {
         (field("path", DataType::Utf8), paths),
     ]);
     let labels: ArrayRef = Arc::new(Int64Array::from_iter_values((0..40).map(|i| i % 3 - 1)));
-    let described = r#"{"info":{"features":{"label":{"names":["cat","dog"],"_type":"ClassLabel"}}}}"#;
+    let described =
+        r#"{"info":{"features":{"label":{"names":["cat","dog"],"_type":"ClassLabel"}}}}"#;
     let schema = Schema::new(vec![
         Field::new("image", image.data_type().clone(), true),
         Field::new("label", DataType::Int64, true),
@@ -224,7 +231,10 @@ fn tables_give_images_paths_and_classes() {
     let sources = find(&folder.path().join("a.parquet")).unwrap();
     let found = all(&sources);
     assert_eq!(found.len(), 40);
-    assert_eq!((found[5].error.as_deref(), found[6].path.as_str()), (Some("no image in this row"), "6"));
+    assert_eq!(
+        (found[5].error.as_deref(), found[6].path.as_str()),
+        (Some("no image in this row"), "6")
+    );
     assert_eq!((&found[0].class, &found[2].class), (&None, &Some((1, "dog".into()))));
     assert_eq!((found[39].width, found[39].bytes), (6, png.len() as i64));
     for id in [0, 15, 16, 39] {
@@ -239,7 +249,7 @@ fn tables_give_images_paths_and_classes() {
     );
     assert_eq!(all(&again.unwrap()), found);
     fs::remove_file(list).unwrap();
-    let originals = Originals::open(&folder.path().join("a.parquet")).unwrap();
+    let originals = SourceReader::open(&folder.path().join("a.parquet")).unwrap();
     assert_eq!(originals.read(39, &found[39].path).unwrap(), png);
 
     // A folder of files, the other with a plain column.
@@ -275,7 +285,8 @@ fn loops_pipes_and_names_that_are_not_text_are_survived() {
     let _listener = UnixListener::bind(inside("socket.png")).unwrap();
     let pipe = std::process::Command::new("mkfifo").arg(inside("pipe.png")).status().unwrap();
     assert!(pipe.success());
-    fs::copy(inside("1.png"), folder.path().join("a").join(OsStr::from_bytes(b"\xff.png"))).unwrap();
+    fs::copy(inside("1.png"), folder.path().join("a").join(OsStr::from_bytes(b"\xff.png")))
+        .unwrap();
     let found = all(&find(folder.path()).unwrap());
     let reasons: Vec<(&str, Option<&str>)> =
         found.iter().map(|s| (s.path.as_str(), s.error.as_deref())).collect();

@@ -27,8 +27,11 @@ impl Batch {
             let [x0, y0, x1, y1] = region.to_array();
             [view as f32, x0, y0, x1, y1]
         };
-        let matched =
-            || rows.iter().enumerate().flat_map(|(index, row)| row.boxes.iter().map(move |b| (index, b)));
+        let matched = || {
+            rows.iter()
+                .enumerate()
+                .flat_map(|(index, row)| row.boxes.iter().map(move |b| (index, b)))
+        };
         let first = matched().map(|(index, matched)| roi(index, matched.view1));
         let second = matched().map(|(index, matched)| roi(rows.len() + index, matched.view2));
         Self {

@@ -39,10 +39,15 @@ impl Classes {
     pub fn of_views(&self, batch: &Batch) -> Result<Vec<i64>> {
         let class = |label: &Option<i32>| match label {
             None => Ok(UNKNOWN_CLASS),
-            Some(label) => self.labels.binary_search(label).map(|class| class as i64).map_err(|_| {
-                let reason = format!("no image has label {label}, but a row of epoch {} does", batch.epoch);
-                Error::dataset(&self.sources, reason)
-            }),
+            Some(label) => {
+                self.labels.binary_search(label).map(|class| class as i64).map_err(|_| {
+                    let reason = format!(
+                        "no image has label {label}, but a row of epoch {} does",
+                        batch.epoch
+                    );
+                    Error::dataset(&self.sources, reason)
+                })
+            }
         };
         let classes: Vec<i64> = batch.labels.iter().map(class).collect::<Result<_>>()?;
         Ok([classes.as_slice(), &classes].concat())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scrl_schemas::{Consumed, Epoch, Layout, Manifest, Success};
+use scrl_schemas::{Consumed, Epoch, Manifest, ShardPaths, Success};
 
 use super::Awaited;
 use super::awaited::pause;
@@ -27,7 +27,7 @@ impl Default for Begin {
 /// A prepared folder and its manifest.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    layout: Layout,
+    layout: ShardPaths,
     manifest: Manifest,
     rows_per_epoch: u64,
 }
@@ -43,7 +43,8 @@ impl Dataset {
     /// # Errors
     /// Without a manifest, or if no finished epoch and no checkpoint tells how many rows an epoch has.
     pub fn open_at(shards: &Path, begin: Begin) -> Result<Self> {
-        let missing = || Error::dataset(shards, "no dataset.toml here; make the shards with scrl-prep first");
+        let missing =
+            || Error::dataset(shards, "no dataset.toml here; make the shards with scrl-prep first");
         let dataset = Self::with_manifest(shards)?.ok_or_else(missing)?;
         let rows_per_epoch = match (dataset.first_finished(begin.epoch)?, begin.rows_per_epoch) {
             (Some(success), _) => success.rows(),
@@ -58,7 +59,11 @@ impl Dataset {
     ///
     /// # Errors
     /// Those of `idle`, or if the first epoch needed was removed after an earlier training had used it up.
-    pub fn follow(shards: &Path, begin: Begin, idle: &mut dyn FnMut(Awaited) -> Result<()>) -> Result<Self> {
+    pub fn follow(
+        shards: &Path,
+        begin: Begin,
+        idle: &mut dyn FnMut(Awaited) -> Result<()>,
+    ) -> Result<Self> {
         let dataset = loop {
             match Self::with_manifest(shards)? {
                 Some(dataset) => break dataset,
@@ -78,7 +83,7 @@ impl Dataset {
 
     /// The folder without its rows counted; `None` without a manifest.
     fn with_manifest(shards: &Path) -> Result<Option<Self>> {
-        let layout = Layout::new(shards);
+        let layout = ShardPaths::new(shards);
         if !layout.manifest().is_file() {
             return Ok(None);
         }
@@ -92,7 +97,7 @@ impl Dataset {
     }
 
     /// The paths inside the folder.
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &ShardPaths {
         &self.layout
     }
 
@@ -142,7 +147,9 @@ impl Dataset {
     fn read_success(&self, epoch: Epoch) -> Result<Option<Success>> {
         match Success::read(&self.layout.success(epoch)) {
             Ok(success) => Ok(Some(success)),
-            Err(scrl_schemas::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(scrl_schemas::Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
                 Ok(None)
             }
             Err(error) => Err(error.into()),

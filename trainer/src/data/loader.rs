@@ -11,7 +11,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use scrl_schemas::{Epoch, PartRecord, PrepOptions, Row, ShardReader};
+use scrl_schemas::{Epoch, PrepOptions, Row, ShardReader, ShardRecord};
 
 use super::awaited::{IDLE_EVERY, LOOK_EVERY};
 use super::pixels::PixelSource;
@@ -81,7 +81,8 @@ impl Loader {
             sources: config.sources.clone(),
             pool,
         };
-        let reader = Reader { dataset: dataset.clone(), config, awaited: awaited.clone(), listener };
+        let reader =
+            Reader { dataset: dataset.clone(), config, awaited: awaited.clone(), listener };
         let (row_sender, rows) = bounded(UNDECODED_AHEAD);
         spawn("read-shards", move || {
             if let Err(error) = reader.run(&row_sender) {
@@ -91,7 +92,8 @@ impl Loader {
         })?;
         spawn("decode", move || {
             for batch in rows {
-                let batch = batch.and_then(|(epoch, rows): (Epoch, Vec<Row>)| decoder.decode(epoch, &rows));
+                let batch =
+                    batch.and_then(|(epoch, rows): (Epoch, Vec<Row>)| decoder.decode(epoch, &rows));
                 let failed = batch.is_err();
                 if sender.send(batch).is_err() || failed {
                     return;
@@ -114,7 +116,10 @@ impl Loader {
 
     /// Like [`Loader::next_batch`]. `idle` is called several times a second while an unfinished epoch holds the batch
     /// up; an error of it ends the waiting.
-    pub fn next_batch_or(&self, idle: &mut dyn FnMut(Epoch) -> Result<()>) -> Result<Option<Batch>> {
+    pub fn next_batch_or(
+        &self,
+        idle: &mut dyn FnMut(Epoch) -> Result<()>,
+    ) -> Result<Option<Batch>> {
         loop {
             match self.batches.recv_timeout(IDLE_EVERY) {
                 Ok(batch) => return batch.map(Some),
@@ -150,10 +155,14 @@ impl Reader {
             let Some(parts) = self.parts(epoch)? else { return Ok(()) };
             let mut rows = self.rows(epoch, parts, skip * self.config.batch_size as u64);
             for _ in skip..per_epoch {
-                let batch: Vec<Row> = rows.by_ref().take(self.config.batch_size).collect::<Result<_>>()?;
+                let batch: Vec<Row> =
+                    rows.by_ref().take(self.config.batch_size).collect::<Result<_>>()?;
                 if batch.len() < self.config.batch_size {
                     let folder = self.dataset.layout().epoch(epoch);
-                    return Err(Error::dataset(&folder, "parts hold fewer rows than _SUCCESS says"));
+                    return Err(Error::dataset(
+                        &folder,
+                        "parts hold fewer rows than _SUCCESS says",
+                    ));
                 }
                 if sender.send(Ok((epoch, batch))).is_err() {
                     return Ok(());
@@ -165,7 +174,7 @@ impl Reader {
     }
 
     /// The parts of an epoch, once it is finished; `None` if nobody listens any more.
-    fn parts(&self, epoch: Epoch) -> Result<Option<Vec<PartRecord>>> {
+    fn parts(&self, epoch: Epoch) -> Result<Option<Vec<ShardRecord>>> {
         if !self.config.follow {
             return Ok(Some(self.dataset.success(epoch)?.parts));
         }
@@ -187,7 +196,7 @@ impl Reader {
     fn rows(
         &self,
         epoch: Epoch,
-        mut parts: Vec<PartRecord>,
+        mut parts: Vec<ShardRecord>,
         mut first: u64,
     ) -> impl Iterator<Item = Result<Row>> + use<> {
         let folder = self.dataset.layout().epoch(epoch);

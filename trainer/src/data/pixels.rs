@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use scrl_preprocess::decode::{decode, decode_view};
-use scrl_preprocess::render::{RenderOptions, Renderer};
+use scrl_preprocess::images::{decode, decode_view};
+use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_schemas::{EncodedImage, Exif, PrepOptions, Row};
 
 use super::SourceImages;
@@ -45,7 +45,10 @@ impl<'a> PixelSource<'a> {
     fn decode(&self, row: &Row, encoded: &EncodedImage, view: &mut [u8]) -> Result<()> {
         let problem = |reason: String| {
             let name = PathBuf::from(format!("{} ({})", encoded.path, row.path));
-            Error::dataset(&name, format!("{reason}; the shard is damaged: prepare its epoch again"))
+            Error::dataset(
+                &name,
+                format!("{reason}; the shard is damaged: prepare its epoch again"),
+            )
         };
         let size = self.options.size as usize;
         decode_view(&encoded.bytes, size, view).map_err(|error| problem(error.to_string()))

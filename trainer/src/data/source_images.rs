@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
-use scrl_preprocess::sources::Originals;
+use scrl_preprocess::sources::SourceReader;
 use scrl_schemas::{Row, SourcesReader};
 
 use crate::{Error, Result};
@@ -22,7 +22,7 @@ const WAY_OUT: &str = "recipe shards need their sources: say with --images where
 #[derive(Debug)]
 pub struct SourceImages {
     images: PathBuf,
-    originals: OnceLock<std::result::Result<Originals, String>>,
+    originals: OnceLock<std::result::Result<SourceReader, String>>,
 }
 
 /// Images that are not where they should be.
@@ -43,15 +43,16 @@ impl SourceImages {
         self.images.join(path)
     }
 
-    fn originals(&self) -> std::result::Result<&Originals, String> {
-        let open = || Originals::open(&self.images).map_err(|error| error.to_string());
+    fn originals(&self) -> std::result::Result<&SourceReader, String> {
+        let open = || SourceReader::open(&self.images).map_err(|error| error.to_string());
         self.originals.get_or_init(open).as_ref().map_err(String::clone)
     }
 
     /// The undecoded source of a row.
     pub(super) fn read(&self, row: &Row) -> Result<Vec<u8>> {
-        let read = |originals: &Originals| originals.read(row.image_id, &row.path);
-        let problem = |reason| Error::dataset(&self.place(&row.path), format!("{reason}; {WAY_OUT}"));
+        let read = |originals: &SourceReader| originals.read(row.image_id, &row.path);
+        let problem =
+            |reason| Error::dataset(&self.place(&row.path), format!("{reason}; {WAY_OUT}"));
         self.originals().and_then(read).map_err(problem)
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use scrl_preprocess::draw::ImageSize;
+use scrl_preprocess::images::ImageSize;
 use serde::{Deserialize, Serialize};
 
 use super::Watch;
@@ -136,10 +136,17 @@ impl BoxedImages {
     /// # Errors
     /// If the list is none, if nothing of it can be used, if it has classes that `like` has not, or if an image has
     /// another size than the list says.
-    pub fn read(list: &Path, folder: &Path, like: Option<&Self>, watch: &mut Watch) -> Result<Self> {
+    pub fn read(
+        list: &Path,
+        folder: &Path,
+        like: Option<&Self>,
+        watch: &mut Watch,
+    ) -> Result<Self> {
         let text = fs::read(list).map_err(Error::io(list))?;
-        let List { images, annotations, mut categories } = serde_json::from_slice(&text)
-            .map_err(|error| Error::dataset(list, format!("no list of boxes in COCO's format: {error}")))?;
+        let List { images, annotations, mut categories } =
+            serde_json::from_slice(&text).map_err(|error| {
+                Error::dataset(list, format!("no list of boxes in COCO's format: {error}"))
+            })?;
         categories.sort_by_key(|category| category.id);
         let (ids, classes) = match like {
             None => categories.into_iter().map(|category| (category.id, category.name)).unzip(),
@@ -170,9 +177,14 @@ impl BoxedImages {
         let mine: BTreeMap<i64, &String> = self.ids.iter().copied().zip(&self.classes).collect();
         for Category { id, name } in categories {
             if mine.get(id) != Some(&name) {
-                let known = mine.get(id).map_or("no such category".to_owned(), |name| format!("{name:?}"));
-                let reason = format!("category {id} is {name:?}, but in the training list it is {known}");
-                return Err(Error::dataset(list, format!("{reason}; give lists of the same categories")));
+                let known =
+                    mine.get(id).map_or("no such category".to_owned(), |name| format!("{name:?}"));
+                let reason =
+                    format!("category {id} is {name:?}, but in the training list it is {known}");
+                return Err(Error::dataset(
+                    list,
+                    format!("{reason}; give lists of the same categories"),
+                ));
             }
         }
         Ok(())
@@ -203,8 +215,10 @@ impl BoxedImages {
         }
         if self.images.is_empty() {
             let why = self.left_out.describe().unwrap_or_else(|| "it has none".to_owned());
-            let reason =
-                format!("no image with a box can be used ({why}); do they lie in {}?", folder.display());
+            let reason = format!(
+                "no image with a box can be used ({why}); do they lie in {}?",
+                folder.display()
+            );
             return Err(Error::dataset(list, reason));
         }
         Ok(())
@@ -271,7 +285,9 @@ impl BoxedImages {
                 let reason = format!("a box of image {} is of no listed category", image.id);
                 return Err(Error::dataset(list, format!("{reason}: {}", annotation.category_id)));
             };
-            boxes.extend(annotation.usable(size, left_out).map(|corners| LabelledBox { corners, class }));
+            boxes.extend(
+                annotation.usable(size, left_out).map(|corners| LabelledBox { corners, class }),
+            );
         }
         if boxes.is_empty() {
             return Ok(Looked::WithoutBoxes);
@@ -296,7 +312,11 @@ impl Annotation {
         let corners = [x.max(0.0), y.max(0.0), (x + width).min(w), (y + height).min(h)];
         let [x0, y0, x1, y1] = corners;
         // Written so that what is no number is left out as well.
-        if x1 - x0 >= SHORTEST_SIDE && y1 - y0 >= SHORTEST_SIDE && width.is_finite() && height.is_finite() {
+        if x1 - x0 >= SHORTEST_SIDE
+            && y1 - y0 >= SHORTEST_SIDE
+            && width.is_finite()
+            && height.is_finite()
+        {
             return Some(corners);
         }
         left_out.tiny += 1;
@@ -313,7 +333,12 @@ mod tests {
     fn read(text: &str, folder: &Path, like: Option<&BoxedImages>) -> Result<BoxedImages> {
         let list = folder.join("list.json");
         fs::write(&list, text).unwrap();
-        BoxedImages::read(&list, folder, like, &mut Watch::new(&AtomicBool::new(false), &mut |_| ()))
+        BoxedImages::read(
+            &list,
+            folder,
+            like,
+            &mut Watch::new(&AtomicBool::new(false), &mut |_| ()),
+        )
     }
 
     fn folder() -> tempfile::TempDir {
@@ -344,7 +369,8 @@ mod tests {
             r#"{"image_id": 9, "category_id": 5, "bbox": [3, 3, 9, 9]}"#,
             r#"{"image_id": 11, "category_id": 5, "bbox": [3, 3, 9, 9]}"#,
         ];
-        let read = read(&list(&format!("{CAT}, {}", others.join(","))), folder.path(), None).unwrap();
+        let read =
+            read(&list(&format!("{CAT}, {}", others.join(","))), folder.path(), None).unwrap();
         assert_eq!(read.classes, ["cat", "dog"]);
         let boxes: Vec<_> = read.images.iter().flat_map(|image| &image.boxes).collect();
         assert_eq!(boxes, [&LabelledBox { corners: [0.0, 1.0, 4.0, 5.0], class: 0 }]);
@@ -371,7 +397,11 @@ mod tests {
         };
         says("[]", None, &["list.json", "COCO"]);
         says(&list(""), None, &["list.json", "4 images without boxes", "do they lie in"]);
-        says(&list(CAT).replace("\"height\": 10", "\"height\": 11"), None, &["a.png", "20×10", "20×11"]);
+        says(
+            &list(CAT).replace("\"height\": 10", "\"height\": 11"),
+            None,
+            &["a.png", "20×10", "20×11"],
+        );
         says(&list(CAT).replace("\"dog\"", "\"cow\""), Some(&train), &["category 5", "cow", "dog"]);
         says(
             &list(&CAT.replace("\"category_id\": 2", "\"category_id\": 3")),

@@ -72,7 +72,8 @@ impl Cache {
 
     /// Writes a file, whole or not at all.
     pub fn store(&self, name: &str, tensors: &Part) -> Result<()> {
-        let metadata = BTreeMap::from([(KEY, self.key.clone()), (CHECKSUM, checksum(tensors)?.to_string())]);
+        let metadata =
+            BTreeMap::from([(KEY, self.key.clone()), (CHECKSUM, checksum(tensors)?.to_string())]);
         write_safetensors(&self.path(name), tensors, &metadata)
     }
 

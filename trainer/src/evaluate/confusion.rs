@@ -70,7 +70,11 @@ impl Confusion {
                 let share = self.row(class as usize)[answer as usize] as f64 / total as f64;
                 let color = shade(share);
                 for (dx, dy) in (0..cell - 1).flat_map(|dx| (0..cell - 1).map(move |dy| (dx, dy))) {
-                    picture.put_pixel(margin + answer * cell + dx, margin + class * cell + dy, color);
+                    picture.put_pixel(
+                        margin + answer * cell + dx,
+                        margin + class * cell + dy,
+                        color,
+                    );
                 }
             }
             if cell >= LEAST_NUMBERED {

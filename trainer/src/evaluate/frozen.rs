@@ -50,8 +50,9 @@ impl FrozenBackbone {
             }
             Start::Random(arch, seed) => (*arch, Some(*seed), Vec::new()),
         };
-        let (backbone, parameters) =
-            Parameters::build(seed, &Device::Cpu, |vb| Backbone::new(arch, &vb.pp("online").pp("backbone")))?;
+        let (backbone, parameters) = Parameters::build(seed, &Device::Cpu, |vb| {
+            Backbone::new(arch, &vb.pp("online").pp("backbone"))
+        })?;
         for (parameter, (_, tensor)) in parameters.0.iter().zip(tensors) {
             parameter.set_from_checkpoint(&tensor)?;
         }
@@ -84,7 +85,9 @@ impl FrozenBackbone {
     pub fn set_statistics(&self, statistics: &BTreeMap<String, Tensor>) -> Result<bool> {
         for (name, parameter) in self.tracked() {
             match statistics.get(&name) {
-                Some(tensor) if tensor.dims() == parameter.tensor().dims() => parameter.set(tensor)?,
+                Some(tensor) if tensor.dims() == parameter.tensor().dims() => {
+                    parameter.set(tensor)?
+                }
                 _ => return Ok(false),
             }
         }

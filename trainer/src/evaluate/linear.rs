@@ -6,11 +6,13 @@
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use scrl_preprocess::config::{Overrides, resolve};
-use scrl_preprocess::decode::RgbImage;
-use scrl_preprocess::draw::{ImageSize, ViewIndex, draw_view};
-use scrl_preprocess::render::{RenderOptions, Renderer};
-use scrl_schemas::{BlurKind, PrepOptions, Preset, ViewParams};
+use scrl_preprocess::images::ImageSize;
+use scrl_preprocess::images::RgbImage;
+use scrl_preprocess::views::method::FLIP_PROBABILITY;
+use scrl_preprocess::views::params::draw_crop;
+use scrl_preprocess::views::render::{RenderOptions, Renderer};
+use scrl_preprocess::views::rng::{Purpose, Stream};
+use scrl_schemas::{BlurKind, ViewParams};
 
 use super::cache::{Cache, join, part_of};
 use super::photos::Photos;
@@ -55,13 +57,20 @@ pub fn evaluate_photos(config: &LinearConfig, watch: &mut Watch) -> Result<Resul
     let subject = &config.subject;
     let backbone = FrozenBackbone::new(&subject.start)?;
     let photos = Photos::find(&config.images, None, watch)?;
-    let others =
-        config.val.as_ref().map(|path| Photos::find(path, Some(&photos.names), watch)).transpose()?;
+    let others = config
+        .val
+        .as_ref()
+        .map(|path| Photos::find(path, Some(&photos.names), watch))
+        .transpose()?;
     let (train, val_photos, val) = match &others {
         Some(others) => (photos.photos.clone(), others, others.photos.clone()),
         None => {
             let [train, held] = photos.hold_back();
-            watch.note(format!("no --val: {} of {} photos are held back", held.len(), photos.photos.len()));
+            watch.note(format!(
+                "no --val: {} of {} photos are held back",
+                held.len(),
+                photos.photos.len()
+            ));
             (train, &photos, held)
         }
     };
@@ -71,7 +80,7 @@ pub fn evaluate_photos(config: &LinearConfig, watch: &mut Watch) -> Result<Resul
     }
     let key = key(config, &backbone, [&photos, val_photos])?;
     let cache = Cache::new(&subject.out.join("features"), key.clone())?;
-    let pass = Pass { config, backbone: &backbone, cache: &cache, options: crop_options()? };
+    let pass = Pass { config, backbone: &backbone, cache: &cache };
     if matches!(subject.start, Start::Random(..)) {
         pass.track(&photos, &train, watch)?;
     }
@@ -83,10 +92,18 @@ pub fn evaluate_photos(config: &LinearConfig, watch: &mut Watch) -> Result<Resul
     let noted = examples.kept.is_empty().then(|| format!("{key} {:?}", subject.probe));
     let noted = noted.map(|key| Cache::new(&subject.out.join("features"), key)).transpose()?;
     let (channels, classes) = (backbone.arch().channels(), photos.names.len());
-    let probe = Probe::train(&subject.probe, channels, classes, &mut examples, noted.as_ref(), watch)?;
+    let probe =
+        Probe::train(&subject.probe, channels, classes, &mut examples, noted.as_ref(), watch)?;
     let confusion = probe.judge(&validation, &truth)?;
     let counted = [&examples.classes, &truth].map(|classes| Counted { classes, left_out: None });
-    Ok(Results::new("linear", (subject, backbone.arch()), &photos.names, counted, &probe, confusion))
+    Ok(Results::new(
+        "linear",
+        (subject, backbone.arch()),
+        &photos.names,
+        counted,
+        &probe,
+        confusion,
+    ))
 }
 
 /// Everything that the features depend on.
@@ -102,19 +119,11 @@ fn key(config: &LinearConfig, backbone: &FrozenBackbone, sides: [&Photos; 2]) ->
     ))
 }
 
-/// How views are drawn of which only the crop and the mirroring are used.
-fn crop_options() -> Result<PrepOptions> {
-    let given =
-        Overrides { crop_scale: Some(CROP_SCALE), blur: Some(BlurKind::None), ..Overrides::default() };
-    Ok(resolve(Preset::Paper, &given)?)
-}
-
 /// The way of photos through a backbone.
 struct Pass<'a> {
     config: &'a LinearConfig,
     backbone: &'a FrozenBackbone,
     cache: &'a Cache,
-    options: PrepOptions,
 }
 
 impl Pass<'_> {
@@ -147,8 +156,15 @@ impl Pass<'_> {
 
     fn crop(&self, photo: &RgbImage, image_id: u32, pass: u32) -> RgbImage {
         let Subject { size, probe, .. } = &self.config.subject;
-        let drawn = draw_view(probe.seed, pass, image_id.into(), ViewIndex::First, photo.size, &self.options);
-        let params = ViewParams { jitter: None, grayscale: false, blur: None, solarize: false, ..drawn };
+        let random = &mut Stream::new(probe.seed, pass, image_id.into(), Purpose::View1);
+        let params = ViewParams {
+            crop: draw_crop(random, photo.size, CROP_SCALE),
+            flip: random.chance(FLIP_PROBABILITY),
+            jitter: None,
+            grayscale: false,
+            blur: None,
+            solarize: false,
+        };
         let mut pixels = Vec::new();
         let options = RenderOptions { size: *size, blur: BlurKind::None };
         Renderer::default().render(photo, &params, options, &mut pixels);
@@ -211,10 +227,16 @@ struct Crops<'a> {
 }
 
 impl<'a> Crops<'a> {
-    fn new(pass: &'a Pass<'a>, photos: &'a Photos, train: Vec<Photo>, watch: &mut Watch) -> Result<Self> {
+    fn new(
+        pass: &'a Pass<'a>,
+        photos: &'a Photos,
+        train: Vec<Photo>,
+        watch: &mut Watch,
+    ) -> Result<Self> {
         let mut kept = Vec::new();
         if pass.config.crops < pass.config.subject.probe.epochs {
-            watch.begin("features of the training photos", train.len() * pass.config.crops as usize);
+            watch
+                .begin("features of the training photos", train.len() * pass.config.crops as usize);
             for number in 0..pass.config.crops {
                 let name = format!("train-{number:05}");
                 kept.push(pass.features(&name, photos, &train, Some(number), watch)?);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use scrl_preprocess::decode::RgbImage;
+use scrl_preprocess::images::RgbImage;
 use scrl_preprocess::sources::{Look, Sources};
 use scrl_schemas::Exif;
 
@@ -49,12 +49,15 @@ impl Photos {
             }
         }
         if numbers.len() < 2 || found.is_empty() {
-            let reason = format!("has {} classes; give photos in a folder for each class", numbers.len());
+            let reason =
+                format!("has {} classes; give photos in a folder for each class", numbers.len());
             return Err(Error::dataset(path, reason));
         }
         let photos = found.into_iter().map(|(image_id, name)| match numbers.get(&*name) {
             Some(class) => Ok((image_id, *class)),
-            None => Err(Error::dataset(path, format!("the training photos have no class {name:?}"))),
+            None => {
+                Err(Error::dataset(path, format!("the training photos have no class {name:?}")))
+            }
         });
         let photos = photos.collect::<Result<_>>()?;
         Ok(Self { path: path.to_owned(), sources, names: numbers.into_keys().collect(), photos })

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use scrl_preprocess::decode::{RgbImage, Unreadable, decode};
-use scrl_preprocess::draw::ImageSize;
-use scrl_preprocess::render::Renderer;
+use scrl_preprocess::images::ImageSize;
+use scrl_preprocess::images::{RgbImage, Unreadable, decode};
+use scrl_preprocess::views::render::Renderer;
 use scrl_schemas::Exif;
 
 use crate::ops::normalize_pixels;
@@ -35,8 +35,10 @@ pub(super) fn centre(image: &RgbImage, shorter: u32, size: u32) -> RgbImage {
     let margin = |whole: i32| (f64::from(whole - size as i32) / 2.0).round_ties_even() as usize;
     let (left, top) = (margin(resized.size.width), margin(resized.size.height));
     let row = resized.size.width as usize * 3;
-    let pixels =
-        (top..top + side).flat_map(|y| &resized.pixels[y * row + left * 3..][..side * 3]).copied().collect();
+    let pixels = (top..top + side)
+        .flat_map(|y| &resized.pixels[y * row + left * 3..][..side * 3])
+        .copied()
+        .collect();
     RgbImage { size: ImageSize { width: size as i32, height: size as i32 }, pixels }
 }
 

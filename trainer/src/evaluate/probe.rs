@@ -1,7 +1,7 @@
 //! The linear layer: trained on features that do not change, and judged.
 
 use candle_core::{DType, Device, Tensor};
-use scrl_preprocess::rng::{Purpose, Stream};
+use scrl_preprocess::views::rng::{Purpose, Stream};
 use serde::Serialize;
 
 use super::cache::{Cache, Part};
@@ -64,7 +64,8 @@ impl Probe {
         noted: Option<&Cache>,
         watch: &mut Watch,
     ) -> Result<Self> {
-        let (classifier, parameters) = Classifier::new(channels, classes, config.seed, &Device::Cpu)?;
+        let (classifier, parameters) =
+            Classifier::new(channels, classes, config.seed, &Device::Cpu)?;
         let mut training = Training::new(config, &parameters, examples.classes().len())?;
         let mut probe = Self { classifier, classes, loss: f64::NAN, accuracy: f64::NAN };
         let first = match noted.and_then(|cache| cache.find(NOTED)) {
@@ -103,10 +104,12 @@ impl Probe {
     /// What the layer makes of examples whose features `[n, C]` are given.
     pub fn judge(&self, features: &Tensor, classes: &[usize]) -> Result<Confusion> {
         let mut confusion = Confusion::new(self.classes);
-        let logits = self.classifier.forward(&mut Tape::forward_only(), features)?.to_vec2::<f32>()?;
+        let logits =
+            self.classifier.forward(&mut Tape::forward_only(), features)?.to_vec2::<f32>()?;
         for (logits, class) in logits.iter().zip(classes) {
             // The first of equal ones, as PyTorch's argmax.
-            let best = (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+            let best = (1..logits.len())
+                .fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
             confusion.count(*class, best);
         }
         Ok(confusion)

@@ -85,8 +85,9 @@ impl Results {
     ) -> Self {
         let mut trained = vec![0; names.len()];
         train.classes.iter().for_each(|&class| trained[class] += 1);
-        let classes: Vec<ClassResult> =
-            (0..names.len()).map(|class| class_result(names, class, trained[class], &matrix)).collect();
+        let classes: Vec<ClassResult> = (0..names.len())
+            .map(|class| class_result(names, class, trained[class], &matrix))
+            .collect();
         let told: Vec<f64> = classes.iter().filter_map(|class| class.top1).collect();
         Self {
             protocol,
@@ -123,8 +124,10 @@ impl Results {
 
     /// The table for the screen: a line for each class that was validated, then the whole.
     pub fn table(&self) -> String {
-        let width = self.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0).max(5);
-        let mut lines = vec![format!("  no  {:width$}  train    val   top-1  most often taken for", "class")];
+        let width =
+            self.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0).max(5);
+        let mut lines =
+            vec![format!("  no  {:width$}  train    val   top-1  most often taken for", "class")];
         for (number, class) in (1..).zip(&self.classes) {
             let Some(top1) = class.top1 else { continue };
             let taken = class.taken_for.as_ref().map(|(name, count)| format!("{name} ({count})"));

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use scrl_preprocess::decode::RgbImage;
-use scrl_preprocess::rng::{Purpose, Stream};
+use scrl_preprocess::images::RgbImage;
+use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::annotations::{BoxedImage, BoxedImages};
 use super::cache::{Cache, Part, join, part_of};
@@ -63,16 +63,21 @@ pub fn evaluate_boxes(config: &RoiConfig, watch: &mut Watch) -> Result<Results> 
             watch.note(format!("not used of the {which} list: {left_out}"));
         }
     }
-    let cache = Cache::new(&subject.out.join("features"), key(subject, &backbone, [&train, &val])?)?;
+    let cache =
+        Cache::new(&subject.out.join("features"), key(subject, &backbone, [&train, &val])?)?;
     let pass = Pass { subject, backbone: &backbone, cache: &cache };
     pass.track(&train.images, watch)?;
     let sides = [Side::Upright, Side::Mirrored];
-    let vectors = pass.features("train", "features of the training boxes", &train.images, &sides, watch)?;
+    let vectors =
+        pass.features("train", "features of the training boxes", &train.images, &sides, watch)?;
     let [upright, mirrored] = [0, 1].map(|side| vectors[side].clone());
     let mut boxes = Boxes {
         vectors: Tensor::cat(&[upright, mirrored], 0)?,
         classes: classes_of(&train.images),
-        images: (0..).zip(&train.images).flat_map(|(i, image)| vec![i; image.boxes.len()]).collect(),
+        images: (0..)
+            .zip(&train.images)
+            .flat_map(|(i, image)| vec![i; image.boxes.len()])
+            .collect(),
         seed: subject.probe.seed,
     };
     let validation =
@@ -95,7 +100,9 @@ fn classes_of(images: &[BoxedImage]) -> Vec<usize> {
 /// Everything that the features depend on.
 fn key(subject: &Subject, backbone: &FrozenBackbone, sides: [&BoxedImages; 2]) -> Result<String> {
     let images = sides.map(|side| {
-        side.images.iter().fold(0, |sum, image| crc32c::crc32c_append(sum, format!("{image:?}").as_bytes()))
+        side.images
+            .iter()
+            .fold(0, |sum, image| crc32c::crc32c_append(sum, format!("{image:?}").as_bytes()))
     });
     Ok(format!(
         "roi weights {:08x} size {} images-per-batch {} images {:08x} {:08x}",
@@ -131,8 +138,9 @@ impl Pass<'_> {
         watch.begin("statistics of the batch norms", batches.len().div_ceil(every));
         for (number, images) in batches.into_iter().step_by(every).enumerate() {
             let side = |index: usize| if index % 2 == 1 { Side::Mirrored } else { Side::Upright };
-            let pictures =
-                batch(images, self.subject.size, |(index, image)| self.picture(image, side(*index)))?;
+            let pictures = batch(images, self.subject.size, |(index, image)| {
+                self.picture(image, side(*index))
+            })?;
             self.backbone.track(&pictures, number)?;
             watch.advance(1)?;
         }
@@ -183,8 +191,8 @@ impl Pass<'_> {
 
     fn picture(&self, image: &BoxedImage, side: Side) -> Result<RgbImage> {
         let bytes = fs::read(&image.path).map_err(Error::io(&image.path))?;
-        let decoded =
-            decode_upright(&bytes).map_err(|reason| Error::dataset(&image.path, reason.to_string()))?;
+        let decoded = decode_upright(&bytes)
+            .map_err(|reason| Error::dataset(&image.path, reason.to_string()))?;
         let mut picture = squeeze(&decoded, self.subject.size);
         if side == Side::Mirrored {
             mirror(&mut picture);
@@ -201,7 +209,8 @@ fn rois(images: &[BoxedImage], size: u32, side: Side) -> Result<Tensor> {
         let scale = [size / f64::from(image.size.width), size / f64::from(image.size.height)];
         for labelled in &image.boxes {
             let [x0, y0, x1, y1] = labelled.corners;
-            let [mut x0, y0, mut x1, y1] = [x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1]];
+            let [mut x0, y0, mut x1, y1] =
+                [x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1]];
             if side == Side::Mirrored {
                 (x0, x1) = (size - x1, size - x0);
             }
@@ -239,7 +248,7 @@ impl Examples for Boxes {
 
 #[cfg(test)]
 mod tests {
-    use scrl_preprocess::draw::ImageSize;
+    use scrl_preprocess::images::ImageSize;
 
     use super::*;
     use crate::evaluate::LabelledBox;
@@ -249,7 +258,8 @@ mod tests {
         let boxes = vec![LabelledBox { corners: [10.0, 5.0, 30.0, 50.0], class: 0 }];
         let size = ImageSize { width: 100, height: 50 };
         let image = BoxedImage { path: "a".into(), bytes: 1, size, boxes };
-        let rois = |side| rois(std::slice::from_ref(&image), 200, side).unwrap().to_vec2::<f32>().unwrap();
+        let rois =
+            |side| rois(std::slice::from_ref(&image), 200, side).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(rois(Side::Upright), [[0.0, 20.0, 20.0, 60.0, 200.0]]);
         assert_eq!(rois(Side::Mirrored), [[0.0, 140.0, 20.0, 180.0, 200.0]]);
     }

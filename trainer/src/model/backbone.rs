@@ -43,7 +43,10 @@ impl Arch {
     /// The one with so many blocks in each stage, of this kind.
     pub fn of_blocks(blocks: [usize; 4], bottleneck: bool) -> Option<Self> {
         let expansion = if bottleneck { 4 } else { 1 };
-        Self::ALL.iter().copied().find(|arch| arch.blocks() == blocks && arch.expansion() == expansion)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|arch| arch.blocks() == blocks && arch.expansion() == expansion)
     }
 
     /// Channels of the map.
@@ -127,12 +130,19 @@ pub struct Block {
 impl Block {
     /// A block of the kind that `arch` uses, whose 3×3 convolutions have `width` channels; a shortcut that changes shape gets
     /// a 1×1 convolution.
-    pub fn new(arch: Arch, [inputs, width]: [usize; 2], stride: usize, vb: &VarBuilder) -> Result<Self> {
+    pub fn new(
+        arch: Arch,
+        [inputs, width]: [usize; 2],
+        stride: usize,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
         let outputs = width * arch.expansion();
         // Channels, kernel, stride.
         let convolutions = match arch.expansion() {
             1 => vec![([inputs, width], 3, stride), ([width, width], 3, 1)],
-            _ => vec![([inputs, width], 1, 1), ([width, width], 3, stride), ([width, outputs], 1, 1)],
+            _ => {
+                vec![([inputs, width], 1, 1), ([width, width], 3, stride), ([width, outputs], 1, 1)]
+            }
         };
         let layer = |(index, (channels, kernel, stride)): (usize, ([usize; 2], usize, usize))| {
             let names = ["conv", "bn"].map(|name| vb.pp(format!("{name}{}", index + 1)));

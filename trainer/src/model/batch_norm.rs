@@ -33,7 +33,12 @@ impl BatchNormLayer {
     }
 
     /// Normalizes a map, adds the shortcut, and applies ReLU.
-    pub fn forward_add_relu(&self, tape: &mut Tape, x: &Tensor, shortcut: &Tensor) -> Result<Tensor> {
+    pub fn forward_add_relu(
+        &self,
+        tape: &mut Tape,
+        x: &Tensor,
+        shortcut: &Tensor,
+    ) -> Result<Tensor> {
         let op = BatchNorm { statistics: self.statistics(tape, x)?, relu: true };
         tape.apply(op, [x, &self.weight, &self.bias, shortcut])
     }

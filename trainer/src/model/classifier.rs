@@ -14,7 +14,12 @@ pub struct Classifier {
 
 impl Classifier {
     /// From so many channels to so many classes; its parameters are named `classifier.…`.
-    pub fn new(channels: usize, classes: usize, seed: u64, device: &Device) -> Result<(Self, Parameters)> {
+    pub fn new(
+        channels: usize,
+        classes: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Self, Parameters)> {
         Parameters::build(Some(seed), device, |vb| {
             let vb = vb.pp("classifier");
             let weight = vb.get_with_hints((classes, channels), "weight", linear_init(channels))?;

@@ -24,10 +24,12 @@ impl Head {
     /// From `inputs` through `hidden` to `outputs` numbers.
     pub fn new(inputs: usize, hidden: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
         let first = vb.pp(0);
-        let hidden_weight = first.get_with_hints((hidden, inputs), "weight", linear_init(inputs))?;
+        let hidden_weight =
+            first.get_with_hints((hidden, inputs), "weight", linear_init(inputs))?;
         let hidden_bias = first.get_with_hints(hidden, "bias", linear_init(inputs))?;
         let norm = BatchNormLayer::new(hidden, &vb.pp(1))?;
-        let output_weight = vb.pp(3).get_with_hints((outputs, hidden), "weight", linear_init(hidden))?;
+        let output_weight =
+            vb.pp(3).get_with_hints((outputs, hidden), "weight", linear_init(hidden))?;
         Ok(Self { hidden_weight, hidden_bias, norm, output_weight })
     }
 

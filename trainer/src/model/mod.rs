@@ -12,5 +12,5 @@ pub use backbone::{Arch, Backbone, Block};
 pub use batch_norm::BatchNormLayer;
 pub use classifier::Classifier;
 pub use head::Head;
-pub use network::{Encoding, HeadSizes, Network, Regions};
+pub use network::{HeadSizes, Network, NetworkOutput, Regions};
 pub use parameters::{Parameter, Parameters};

@@ -25,7 +25,7 @@ pub enum Regions {
 }
 
 /// What a network makes of both views of a batch.
-pub struct Encoding {
+pub struct NetworkOutput {
     /// f: the backbone's map `[2B, H, W, C]`.
     pub map: Tensor,
     /// g: a vector for each region, `[R, projection]`.
@@ -43,7 +43,12 @@ pub struct Network {
 
 impl Network {
     /// The network that learns; its parameters are named `online.…` and `predictor.…`.
-    pub fn online(arch: Arch, sizes: HeadSizes, seed: u64, device: &Device) -> Result<(Self, Parameters)> {
+    pub fn online(
+        arch: Arch,
+        sizes: HeadSizes,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Self, Parameters)> {
         Parameters::build(Some(seed), device, |vb| {
             let HeadSizes { hidden, projection } = sizes;
             let network = Self::new(arch, sizes, &vb.pp("online"))?;
@@ -53,7 +58,12 @@ impl Network {
     }
 
     /// Its EMA; its parameters are named `target.…`, in the order of the online ones.
-    pub fn target(arch: Arch, sizes: HeadSizes, seed: u64, device: &Device) -> Result<(Self, Parameters)> {
+    pub fn target(
+        arch: Arch,
+        sizes: HeadSizes,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Self, Parameters)> {
         Parameters::build(Some(seed), device, |vb| Self::new(arch, sizes, &vb.pp("target")))
     }
 
@@ -65,7 +75,12 @@ impl Network {
     }
 
     /// Both views of a batch, `[2B, S, S, 3]` normalized, → a vector for each region, and what lies before it.
-    pub fn forward(&self, tape: &mut Tape, views: &Tensor, regions: &Regions) -> Result<Encoding> {
+    pub fn forward(
+        &self,
+        tape: &mut Tape,
+        views: &Tensor,
+        regions: &Regions,
+    ) -> Result<NetworkOutput> {
         let map = self.backbone.forward(tape, views)?;
         let vectors = match regions {
             Regions::Boxes(rois) => tape.apply(RoiAlign, [&map, rois])?,
@@ -76,6 +91,6 @@ impl Network {
             Some(predictor) => predictor.forward(tape, &projections)?,
             None => projections.clone(),
         };
-        Ok(Encoding { map, projections, predictions })
+        Ok(NetworkOutput { map, projections, predictions })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use scrl_preprocess::rng::{Purpose, Stream};
+use scrl_preprocess::views::rng::{Purpose, Stream};
 
 /// Initial weights belong to no epoch; this stands in its place among what keys the random numbers.
 const NO_EPOCH: u32 = u32::MAX;
@@ -64,7 +64,12 @@ impl Parameter {
     /// If its shape is not this parameter's.
     pub fn set_from_checkpoint(&self, value: &Tensor) -> Result<()> {
         if value.dims() != self.checkpoint_shape() {
-            bail!("{}: {:?} where {:?} is expected", self.name, value.dims(), self.checkpoint_shape());
+            bail!(
+                "{}: {:?} where {:?} is expected",
+                self.name,
+                value.dims(),
+                self.checkpoint_shape()
+            );
         }
         match value.rank() {
             4 => self.set(&value.permute((0, 2, 3, 1))?),
@@ -115,20 +120,31 @@ impl SeededBackend {
         let mut stream = match (init, self.seed) {
             (Init::Const(value), _) => return Ok(vec![value as f32; count]),
             (_, None) => return Ok(vec![0.0; count]),
-            (_, Some(seed)) => Stream::new(seed, NO_EPOCH, fnv1a(name.as_bytes()), Purpose::WeightInit),
+            (_, Some(seed)) => {
+                Stream::new(seed, NO_EPOCH, fnv1a(name.as_bytes()), Purpose::WeightInit)
+            }
         };
         match init {
             Init::Randn { mean, stdev } => {
                 Ok((0..count).map(|_| (mean + stdev * stream.normal()) as f32).collect())
             }
-            Init::Uniform { lo, up } => Ok((0..count).map(|_| stream.uniform(lo, up) as f32).collect()),
+            Init::Uniform { lo, up } => {
+                Ok((0..count).map(|_| stream.uniform(lo, up) as f32).collect())
+            }
             init => bail!("{name}: no values of {init:?} are drawn here"),
         }
     }
 }
 
 impl SimpleBackend for SeededBackend {
-    fn get(&self, shape: Shape, name: &str, init: Init, _: DType, device: &Device) -> Result<Tensor> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        _: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let values = self.values(&shape, name, init)?;
         let values = match *shape.dims() {
             [_, height, width, inputs] => channels_last(&values, height * width, inputs),

@@ -24,7 +24,12 @@ pub trait Op<const N: usize>: 'static {
 
     /// The gradient of each input from that of the output, `None` where it is zero or not wanted. No two of them, nor any
     /// and `grad`, may share memory, since further gradients are added to them in place.
-    fn backward(&self, inputs: [&Tensor; N], output: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; N]>;
+    fn backward(
+        &self,
+        inputs: [&Tensor; N],
+        output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; N]>;
 }
 
 /// A forward pass being recorded, or merely run.
@@ -149,7 +154,11 @@ impl Tape {
     }
 
     /// Applies `op`.
-    pub fn apply<const N: usize, O: Op<N>>(&mut self, mut op: O, inputs: [&Tensor; N]) -> Result<Tensor> {
+    pub fn apply<const N: usize, O: Op<N>>(
+        &mut self,
+        mut op: O,
+        inputs: [&Tensor; N],
+    ) -> Result<Tensor> {
         let device = inputs[0].device();
         let output = profile::of_op::<O, _>("forward", device, || op.forward(inputs))?;
         if self.recording {

@@ -29,7 +29,12 @@ impl Op<1> for GlobalAveragePool {
     }
 
     /// Each pixel gets its share.
-    fn backward(&self, [map]: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn backward(
+        &self,
+        [map]: [&Tensor; 1],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 1]> {
         let (_, h, w, c) = map.dims4()?;
         if let Some(gpu) = Gpu::of(map) {
             let dmap = gpu.empty(map.shape(), map.dtype())?;
@@ -51,6 +56,7 @@ impl Op<1> for GlobalAveragePool {
 fn launch(gpu: &Gpu, kernel: &'static str, [from, to]: [&Tensor; 2], map: &Tensor) -> Result<()> {
     let (n, h, w, c) = map.dims4()?;
     let threads = grid::packs(to.elem_count(), c, map.dtype())?;
-    let arguments = [Arg::Tensor(from), Arg::Tensor(to), Arg::int(n)?, Arg::int(h * w)?, Arg::int(c)?];
+    let arguments =
+        [Arg::Tensor(from), Arg::Tensor(to), Arg::int(n)?, Arg::int(h * w)?, Arg::int(c)?];
     gpu.launch(kernel, map.dtype(), grid::line(threads)?, &arguments)
 }

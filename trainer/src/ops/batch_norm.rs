@@ -42,7 +42,8 @@ pub fn batch_statistics(x: &Tensor) -> Result<Tensor> {
             [tiles.count(), rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
         let arguments = [Arg::Tensor(x), Arg::Tensor(&pieces), rows, channels, per_block];
         gpu.launch("batch_moments", x.dtype(), tiles.grid, &arguments)?;
-        let arguments = [Arg::Tensor(&pieces), count, Arg::Tensor(&statistics), rows, channels, per_block];
+        let arguments =
+            [Arg::Tensor(&pieces), count, Arg::Tensor(&statistics), rows, channels, per_block];
         gpu.launch("batch_statistics", x.dtype(), grid::columns(c), &arguments)?;
         return Ok(statistics);
     }
@@ -110,7 +111,9 @@ pub fn update_running(
         return gpu.launch("update_running", DType::F32, grid::line(c)?, &arguments);
     }
     let statistics = f32s(statistics)?;
-    for (running, batch, factor) in [(mean, &statistics[..c], 1.0), (variance, &statistics[c..], unbiased)] {
+    for (running, batch, factor) in
+        [(mean, &statistics[..c], 1.0), (variance, &statistics[c..], unbiased)]
+    {
         change(running, |running| {
             for (running, batch) in running.iter_mut().zip(batch) {
                 *running += momentum * (*batch * factor - *running);
@@ -182,12 +185,14 @@ impl BatchNorm {
         if let Some(gpu) = Gpu::of(x) {
             let y = gpu.empty(x.shape(), x.dtype())?;
             let tiles = grid::Tiles::mapped(rows, c, x.dtype())?;
-            let [x_, statistics, weight, bias, y_] = [x, &self.statistics, weight, bias, &y].map(Arg::Tensor);
+            let [x_, statistics, weight, bias, y_] =
+                [x, &self.statistics, weight, bias, &y].map(Arg::Tensor);
             let residual = residual.map_or(Arg::Null, Arg::Tensor);
             let [rows, channels, per_block] =
                 [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
             let relu = Arg::Int(self.relu.into());
-            let arguments = [x_, statistics, weight, bias, residual, y_, rows, channels, per_block, relu];
+            let arguments =
+                [x_, statistics, weight, bias, residual, y_, rows, channels, per_block, relu];
             gpu.launch("batch_norm", x.dtype(), tiles.grid, &arguments)?;
             return Ok(y);
         }
@@ -205,7 +210,9 @@ impl BatchNorm {
                 .par_chunks_mut(size)
                 .zip(numbers.par_chunks(size))
                 .zip(f32s(residual)?.par_chunks(size))
-                .for_each(|((y, x), r)| scale_and_add_rows(y, x, r, &scale.factor, &scale.summand, floor)),
+                .for_each(|((y, x), r)| {
+                    scale_and_add_rows(y, x, r, &scale.factor, &scale.summand, floor)
+                }),
         }
         Tensor::from_vec(y, x.shape(), x.device())
     }
@@ -246,8 +253,9 @@ impl BatchNorm {
         let (dweight, dbias) = affine_gradient(&numbers, &dy, &statistics);
         // dx = factor·dy + slope·x + offset, with x̂ = (x − mean)·inverse_deviation multiplied out.
         let n = (numbers.len() / c) as f32;
-        let slope: Vec<f32> =
-            (0..c).map(|i| -scale.factor[i] * scale.inverse_deviation[i] * dweight[i] / n).collect();
+        let slope: Vec<f32> = (0..c)
+            .map(|i| -scale.factor[i] * scale.inverse_deviation[i] * dweight[i] / n)
+            .collect();
         let offset: Vec<f32> =
             (0..c).map(|i| -scale.factor[i] * dbias[i] / n - slope[i] * statistics[i]).collect();
         let mut dx = vec![0.0; numbers.len()];
@@ -286,7 +294,8 @@ impl BatchNorm {
         let [x_, dy, y, statistics, weight_, bias_] =
             [x, grad, y, &self.statistics, weight, bias].map(Arg::Tensor);
         let masked = residual.as_ref().map_or(Arg::Null, Arg::Tensor);
-        let [rows_, channels, per_block] = [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
+        let [rows_, channels, per_block] =
+            [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
         let pieces_ = Arg::Tensor(&pieces);
         let given = [x_, dy, y, Arg::Int(mask), statistics, weight_, bias_];
         let arguments = [&given[..], &[pieces_, masked, rows_, channels, per_block]].concat();
@@ -294,18 +303,22 @@ impl BatchNorm {
 
         let (dweight, dbias) = (gpu.empty(c, DType::F32)?, gpu.empty(c, DType::F32)?);
         let coefficients = gpu.empty((2, c), DType::F32)?;
-        let [to_weight, to_bias, coefficients_] = [&dweight, &dbias, &coefficients].map(Arg::Tensor);
+        let [to_weight, to_bias, coefficients_] =
+            [&dweight, &dbias, &coefficients].map(Arg::Tensor);
         let given = [pieces_, Arg::int(tiles.count())?, statistics, weight_];
-        let arguments = [&given[..], &[to_weight, to_bias, coefficients_, rows_, channels]].concat();
+        let arguments =
+            [&given[..], &[to_weight, to_bias, coefficients_, rows_, channels]].concat();
         gpu.launch("batch_norm_coefficients", dtype, grid::columns(c), &arguments)?;
 
         let dx = gpu.empty(x.shape(), dtype)?;
         let tiles = grid::Tiles::mapped(rows, c, dtype)?;
         // A residual's gradient is masked already.
-        let (dy, mask) = residual.as_ref().map_or((dy, mask), |masked| (Arg::Tensor(masked), MASK_NONE));
+        let (dy, mask) =
+            residual.as_ref().map_or((dy, mask), |masked| (Arg::Tensor(masked), MASK_NONE));
         let given = [x_, dy, Arg::Int(mask), statistics, weight_, bias_, coefficients_];
         let arguments =
-            [&given[..], &[Arg::Tensor(&dx), rows_, channels, Arg::int(tiles.rows_per_block)?]].concat();
+            [&given[..], &[Arg::Tensor(&dx), rows_, channels, Arg::int(tiles.rows_per_block)?]]
+                .concat();
         gpu.launch("batch_norm_backward", dtype, tiles.grid, &arguments)?;
         Ok(InputGradients { x: dx, weight: dweight, bias: dbias, residual })
     }
@@ -316,7 +329,12 @@ impl Op<3> for BatchNorm {
         self.normalize(x, weight, bias, None)
     }
 
-    fn backward(&self, inputs: [&Tensor; 3], y: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(
+        &self,
+        inputs: [&Tensor; 3],
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
         let InputGradients { x, weight, bias, .. } = self.gradients(inputs, y, grad, false)?;
         Ok([Some(x), Some(weight), Some(bias)])
     }
@@ -356,15 +374,19 @@ fn affine_gradient(x: &[f32], dy: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<
     let c = statistics.len() / 2;
     let size = piece(c) * c;
     let (mean, variance) = statistics.split_at(c);
-    let pieces: Vec<Vec<f32>> =
-        x.par_chunks(size).zip(dy.par_chunks(size)).map(|(x, dy)| centered_products(x, dy, mean)).collect();
+    let pieces: Vec<Vec<f32>> = x
+        .par_chunks(size)
+        .zip(dy.par_chunks(size))
+        .map(|(x, dy)| centered_products(x, dy, mean))
+        .collect();
     let mut sums = vec![0.0f64; 2 * c];
     for piece in pieces {
         sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += f64::from(value));
     }
     let (products, plain) = sums.split_at(c);
     let scaled = products.iter().zip(variance);
-    let dweight = scaled.map(|(sum, variance)| (sum / f64::from(variance + EPSILON).sqrt()) as f32).collect();
+    let dweight =
+        scaled.map(|(sum, variance)| (sum / f64::from(variance + EPSILON).sqrt()) as f32).collect();
     (dweight, plain.iter().map(|sum| *sum as f32).collect())
 }
 
@@ -382,7 +404,14 @@ fn scale_rows(y: &mut [f32], x: &[f32], factor: &[f32], summand: &[f32], floor: 
 
 /// `y = x·factor + summand + r`, raised to `floor`.
 #[multiversion(targets = "simd")]
-fn scale_and_add_rows(y: &mut [f32], x: &[f32], r: &[f32], factor: &[f32], summand: &[f32], floor: f32) {
+fn scale_and_add_rows(
+    y: &mut [f32],
+    x: &[f32],
+    r: &[f32],
+    factor: &[f32],
+    summand: &[f32],
+    floor: f32,
+) {
     let c = factor.len();
     for ((y, x), r) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(r.chunks_exact(c)) {
         for ((((y, x), r), f), s) in y.iter_mut().zip(x).zip(r).zip(factor).zip(summand) {
@@ -417,9 +446,18 @@ fn centered_products(x: &[f32], grad: &[f32], mean: &[f32]) -> Vec<f32> {
 
 /// `result = grad·factor + x·slope + offset`.
 #[multiversion(targets = "simd")]
-fn combine_rows(result: &mut [f32], x: &[f32], grad: &[f32], factor: &[f32], slope: &[f32], offset: &[f32]) {
+fn combine_rows(
+    result: &mut [f32],
+    x: &[f32],
+    grad: &[f32],
+    factor: &[f32],
+    slope: &[f32],
+    offset: &[f32],
+) {
     let c = factor.len();
-    for ((result, x), grad) in result.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(grad.chunks_exact(c)) {
+    for ((result, x), grad) in
+        result.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(grad.chunks_exact(c))
+    {
         let terms = factor.iter().zip(slope).zip(offset);
         for (((d, x), g), ((f, s), o)) in result.iter_mut().zip(x).zip(grad).zip(terms) {
             *d = g * f + x * s + o;

@@ -45,7 +45,11 @@ impl Pair {
 }
 
 /// Each prediction with the target of the other view.
-fn crossed<'a>(q: &'a [f32], z: &'a [f32], d: usize) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+fn crossed<'a>(
+    q: &'a [f32],
+    z: &'a [f32],
+    d: usize,
+) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
     let (z1, z2) = z.split_at(z.len() / 2);
     q.chunks_exact(d).zip(z2.chunks_exact(d).chain(z1.chunks_exact(d)))
 }
@@ -53,7 +57,9 @@ fn crossed<'a>(q: &'a [f32], z: &'a [f32], d: usize) -> impl Iterator<Item = (&'
 /// 2R and D.
 fn sizes(q: &Tensor, z: &Tensor) -> Result<(usize, usize)> {
     match (q.dims(), z.dims()) {
-        (&[rows, d], &[z_rows, z_d]) if rows == z_rows && d == z_d && rows % 2 == 0 => Ok((rows, d)),
+        (&[rows, d], &[z_rows, z_d]) if rows == z_rows && d == z_d && rows % 2 == 0 => {
+            Ok((rows, d))
+        }
         (q, z) => bail!("the loss takes predictions and targets [2R, D], got {q:?} and {z:?}"),
     }
 }
@@ -71,12 +77,18 @@ impl Op<2> for CosineLoss {
             return losses.sum_all()?.to_dtype(DType::F32);
         }
         let (numbers, z) = (f32s(q)?, f32s(z)?);
-        let sum: f64 = crossed(&numbers, &z, d).map(|(q, z)| 2.0 - 2.0 * Pair::new(q, z).cosine).sum();
+        let sum: f64 =
+            crossed(&numbers, &z, d).map(|(q, z)| 2.0 - 2.0 * Pair::new(q, z).cosine).sum();
         Tensor::new((sum / self.boxes) as f32, q.device())
     }
 
     /// Of the predictions: −2/‖q‖ · (ẑ − q̂·cos) / boxes.
-    fn backward(&self, [q, z]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn backward(
+        &self,
+        [q, z]: [&Tensor; 2],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 2]> {
         if let Some(gradient) = &self.gradient {
             return Ok([Some(gradient.broadcast_mul(&grad.to_dtype(q.dtype())?)?), None]);
         }
@@ -86,9 +98,12 @@ impl Op<2> for CosineLoss {
         for (q, z) in crossed(&numbers, &z, d) {
             let pair = Pair::new(q, z);
             let scale = -2.0 / (pair.prediction_norm * self.boxes);
-            let (z_part, q_part) = (scale / pair.target_norm, scale * pair.cosine / pair.prediction_norm);
+            let (z_part, q_part) =
+                (scale / pair.target_norm, scale * pair.cosine / pair.prediction_norm);
             let terms = q.iter().zip(z);
-            gradient.extend(terms.map(|(q, z)| (z_part * f64::from(*z) - q_part * f64::from(*q)) as f32));
+            gradient.extend(
+                terms.map(|(q, z)| (z_part * f64::from(*z) - q_part * f64::from(*q)) as f32),
+            );
         }
         let gradient = Tensor::from_vec(gradient, q.shape(), q.device())?;
         Ok([Some(gradient.broadcast_mul(grad)?), None])

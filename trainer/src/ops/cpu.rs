@@ -33,9 +33,15 @@ impl Deref for F32s<'_> {
 pub(crate) fn f32s(tensor: &Tensor) -> Result<F32s<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Ok(F32s { storage, range: start..end }),
-        (Storage::Cpu(CpuStorage::F32(_)), None) => bail!("expected a contiguous tensor, got {layout:?}"),
-        _ => bail!("expected float32 on the CPU, got {:?} on {:?}", tensor.dtype(), tensor.device()),
+        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => {
+            Ok(F32s { storage, range: start..end })
+        }
+        (Storage::Cpu(CpuStorage::F32(_)), None) => {
+            bail!("expected a contiguous tensor, got {layout:?}")
+        }
+        _ => {
+            bail!("expected float32 on the CPU, got {:?} on {:?}", tensor.dtype(), tensor.device())
+        }
     }
 }
 

@@ -75,7 +75,8 @@ impl Op<2> for CrossEntropy {
         }
         let numbers = f32s(logits)?;
         let rows = labelled(&numbers, logits.dims(), classes)?;
-        let losses = rows.into_iter().map(|row| log_sum_exp(row.logits) - f64::from(row.logits[row.class]));
+        let losses =
+            rows.into_iter().map(|row| log_sum_exp(row.logits) - f64::from(row.logits[row.class]));
         Tensor::new((losses.sum::<f64>() / self.labelled) as f32, logits.device())
     }
 
@@ -96,7 +97,8 @@ impl Op<2> for CrossEntropy {
             let row = &mut gradient[row * logits.len()..][..logits.len()];
             for (index, (gradient, logit)) in row.iter_mut().zip(logits).enumerate() {
                 let expected = if index == class { 1.0 } else { 0.0 };
-                *gradient = (((f64::from(*logit) - log_sum).exp() - expected) / self.labelled) as f32;
+                *gradient =
+                    (((f64::from(*logit) - log_sum).exp() - expected) / self.labelled) as f32;
             }
         }
         let gradient = Tensor::from_vec(gradient, logits.shape(), logits.device())?;

@@ -70,7 +70,9 @@ impl<S: Simd> Sums<S> {
         let (vectors, _) = S::as_simd_f32s(from);
         match vectors.first_chunk() {
             Some(vectors) => self.0[row] = *vectors,
-            None => pulp::bytemuck::cast_slice_mut(&mut self.0[row])[..from.len()].copy_from_slice(from),
+            None => {
+                pulp::bytemuck::cast_slice_mut(&mut self.0[row])[..from.len()].copy_from_slice(from)
+            }
         }
     }
 

@@ -37,7 +37,12 @@ fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor>
         None => vec![0.0; rows * o],
     };
     let store = if bias.is_some() { Store::Add } else { Store::Replace };
-    multiply(&mut y, Matrix::new(&f32s(x)?, rows, i), Matrix::new(&f32s(weight)?, o, i).transposed(), store);
+    multiply(
+        &mut y,
+        Matrix::new(&f32s(x)?, rows, i),
+        Matrix::new(&f32s(weight)?, o, i).transposed(),
+        store,
+    );
     Tensor::from_vec(y, (rows, o), x.device())
 }
 
@@ -53,7 +58,10 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Tensor, Tenso
     let grad = Matrix::new(&grad, rows, o);
     multiply(&mut dx, grad, Matrix::new(&weight, o, i), Store::Replace);
     multiply(&mut dweight, grad.transposed(), Matrix::new(&x_numbers, rows, i), Store::Replace);
-    Ok((Tensor::from_vec(dx, (rows, i), x.device())?, Tensor::from_vec(dweight, (o, i), x.device())?))
+    Ok((
+        Tensor::from_vec(dx, (rows, i), x.device())?,
+        Tensor::from_vec(dweight, (o, i), x.device())?,
+    ))
 }
 
 /// The sum of each column of `[R, O]`: the gradient of the bias.
@@ -61,7 +69,8 @@ fn column_sums(grad: &Tensor) -> Result<Tensor> {
     let (rows, columns) = grad.dims2()?;
     if let Some(gpu) = Gpu::of(grad) {
         let sums = gpu.empty(columns, DType::F32)?;
-        let arguments = [Arg::Tensor(grad), Arg::Tensor(&sums), Arg::int(rows)?, Arg::int(columns)?];
+        let arguments =
+            [Arg::Tensor(grad), Arg::Tensor(&sums), Arg::int(rows)?, Arg::int(columns)?];
         gpu.launch("column_sums", grad.dtype(), grid::columns(columns), &arguments)?;
         return Ok(sums);
     }
@@ -78,7 +87,12 @@ impl Op<2> for Linear {
         forward(x, weight, None)
     }
 
-    fn backward(&self, [x, weight]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn backward(
+        &self,
+        [x, weight]: [&Tensor; 2],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 2]> {
         let (dx, dweight) = backward(x, weight, grad)?;
         Ok([Some(dx), Some(dweight)])
     }
@@ -183,7 +197,12 @@ mod tests {
         let mut c = [0.0; 4];
         multiply(&mut c, Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2), Store::Replace);
         assert_eq!(c, [5.0, 11.0, 14.0, 23.0]);
-        multiply(&mut c, Matrix::new(&b, 3, 2).transposed(), Matrix::new(&a, 2, 3).transposed(), Store::Add);
+        multiply(
+            &mut c,
+            Matrix::new(&b, 3, 2).transposed(),
+            Matrix::new(&a, 2, 3).transposed(),
+            Store::Add,
+        );
         assert_eq!(c, [10.0, 25.0, 25.0, 46.0]);
     }
 }

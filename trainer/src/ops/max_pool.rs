@@ -70,19 +70,24 @@ impl Op<1> for MaxPool {
             return Ok(y);
         }
         let mut y = vec![f32::NEG_INFINITY; n * g.out_h * g.out_w * g.c];
-        y.par_chunks_mut(g.out_h * g.out_w * g.c).zip(f32s(x)?.par_chunks(g.h * g.w * g.c)).for_each(
-            |(y, x)| {
+        y.par_chunks_mut(g.out_h * g.out_w * g.c)
+            .zip(f32s(x)?.par_chunks(g.h * g.w * g.c))
+            .for_each(|(y, x)| {
                 for (pixel, y) in y.chunks_exact_mut(g.c).enumerate() {
                     for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
                         raise(y, &x[from * g.c..][..g.c]);
                     }
                 }
-            },
-        );
+            });
         Tensor::from_vec(y, shape, x.device())
     }
 
-    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn backward(
+        &self,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 1]> {
         let g = self.geometry(x.dims())?;
         if let (Some(gpu), Some(winners)) = (Gpu::of(x), &self.winners) {
             let dx = gpu.empty(x.shape(), x.dtype())?;
@@ -119,7 +124,9 @@ impl Op<1> for MaxPool {
 /// Raises each number to the other where that is larger.
 #[multiversion(targets = "simd")]
 fn raise(best: &mut [f32], values: &[f32]) {
-    best.iter_mut().zip(values).for_each(|(best, value)| *best = if *value > *best { *value } else { *best });
+    best.iter_mut()
+        .zip(values)
+        .for_each(|(best, value)| *best = if *value > *best { *value } else { *best });
 }
 
 /// Raises likewise, and notes who was larger.

@@ -15,7 +15,9 @@ pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 /// Bytes `[N, H, W, 3]` → `(v / 255 − mean) / std` as `dtype`: of the same shape on the CPU; on a device with as many
 /// channels as a pack has numbers, those behind the third zeros, which [`super::Conv2d`] expects of its first layer.
 pub fn normalize_pixels(pixels: &Tensor, dtype: DType) -> Result<Tensor> {
-    let &[n, h, w, 3] = pixels.dims() else { bail!("expected [N, H, W, 3], got {:?}", pixels.dims()) };
+    let &[n, h, w, 3] = pixels.dims() else {
+        bail!("expected [N, H, W, 3], got {:?}", pixels.dims())
+    };
     if let Some(gpu) = Gpu::of(pixels) {
         let views = gpu.empty((n, h, w, grid::lanes(dtype)), dtype)?;
         let arguments = [Arg::Tensor(pixels), Arg::Tensor(&views), Arg::Long((n * h * w) as i64)];
@@ -23,13 +25,16 @@ pub fn normalize_pixels(pixels: &Tensor, dtype: DType) -> Result<Tensor> {
         return Ok(views);
     }
     let (storage, layout) = pixels.storage_and_layout();
-    let (Storage::Cpu(CpuStorage::U8(bytes)), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+    let (Storage::Cpu(CpuStorage::U8(bytes)), Some((start, end))) =
+        (&*storage, layout.contiguous_offsets())
     else {
         bail!("expected contiguous bytes on the CPU");
     };
     // 256 values a channel: a table holds them all.
     let table: [[f32; 256]; 3] = std::array::from_fn(|channel| {
-        std::array::from_fn(|value| (value as f32 / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel])
+        std::array::from_fn(|value| {
+            (value as f32 / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+        })
     });
     let bytes = &bytes[start..end];
     let mut normalized = vec![0.0; bytes.len()];

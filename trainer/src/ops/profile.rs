@@ -36,7 +36,11 @@ pub fn end() -> Vec<Part> {
 }
 
 /// Does `work`, which belongs to an op of type `O`, as a part called after that and `way`.
-pub(crate) fn of_op<O, R>(way: &str, device: &Device, work: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(crate) fn of_op<O, R>(
+    way: &str,
+    device: &Device,
+    work: impl FnOnce() -> Result<R>,
+) -> Result<R> {
     measure(device, work, || {
         let name = type_name::<O>();
         format!("{} {way}", name.rsplit("::").next().unwrap_or(name))
@@ -48,7 +52,11 @@ pub(crate) fn of<R>(name: &str, device: &Device, work: impl FnOnce() -> Result<R
     measure(device, work, || name.to_owned())
 }
 
-fn measure<R>(device: &Device, work: impl FnOnce() -> Result<R>, name: impl FnOnce() -> String) -> Result<R> {
+fn measure<R>(
+    device: &Device,
+    work: impl FnOnce() -> Result<R>,
+    name: impl FnOnce() -> String,
+) -> Result<R> {
     if PARTS.with_borrow(Option::is_none) {
         return work();
     }
@@ -60,7 +68,9 @@ fn measure<R>(device: &Device, work: impl FnOnce() -> Result<R>, name: impl FnOn
     PARTS.with_borrow_mut(|parts| {
         let name = name();
         let empty = || Part { name: name.clone(), seconds: 0.0, calls: 0 };
-        if let Some(part) = parts.as_mut().map(|parts| parts.entry(name.clone()).or_insert_with(empty)) {
+        if let Some(part) =
+            parts.as_mut().map(|parts| parts.entry(name.clone()).or_insert_with(empty))
+        {
             part.seconds += seconds;
             part.calls += 1;
         }

@@ -77,7 +77,11 @@ fn rois(rois: &[f32], map: &[usize]) -> Result<Vec<Roi>> {
             if image >= n || roi[0] < 0.0 {
                 bail!("a RoI of image {} in a batch of {n}", roi[0]);
             }
-            Ok(Roi { image, rows: Shares::new(roi[2], roi[4], h), columns: Shares::new(roi[1], roi[3], w) })
+            Ok(Roi {
+                image,
+                rows: Shares::new(roi[2], roi[4], h),
+                columns: Shares::new(roi[1], roi[3], w),
+            })
         })
         .collect()
 }
@@ -117,19 +121,27 @@ impl Op<2> for RoiAlign {
     }
 
     /// Each image's RoIs are added up in their order.
-    fn backward(&self, [map, boxes]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn backward(
+        &self,
+        [map, boxes]: [&Tensor; 2],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 2]> {
         let (n, h, w, c) = map.dims4()?;
         if let Some(gpu) = Gpu::of(map) {
             let dmap = gpu.empty(map.shape(), map.dtype())?;
             let [count, h, w, c] = [boxes.dim(0)?, h, w, c].map(|size| Arg::Int(size as i32));
-            let arguments = [Arg::Tensor(grad), Arg::Tensor(boxes), count, Arg::Tensor(&dmap), h, w, c];
+            let arguments =
+                [Arg::Tensor(grad), Arg::Tensor(boxes), count, Arg::Tensor(&dmap), h, w, c];
             gpu.launch("roi_align_backward", map.dtype(), grid::blocks(n)?, &arguments)?;
             return Ok([Some(dmap), None]);
         }
         let (grad, rois) = (f32s(grad)?, rois(&f32s(boxes)?, map.dims())?);
         let mut dmap = vec![0.0; map.elem_count()];
         dmap.par_chunks_mut(h * w * c).enumerate().for_each(|(image, dmap)| {
-            for (roi, grad) in rois.iter().zip(grad.chunks_exact(c)).filter(|(roi, _)| roi.image == image) {
+            for (roi, grad) in
+                rois.iter().zip(grad.chunks_exact(c)).filter(|(roi, _)| roi.image == image)
+            {
                 roi.cells(w, |cell, share| {
                     dmap[cell * c..][..c].iter_mut().zip(grad).for_each(|(d, g)| *d += share * g);
                 });
@@ -143,7 +155,9 @@ impl Op<2> for RoiAlign {
 fn check_sizes(h: usize, w: usize, c: usize, map: &Tensor) -> Result<()> {
     grid::packs(c, c, map.dtype())?;
     if h.max(w) > MOST_CELLS {
-        bail!("RoIAlign on a device takes maps of at most {MOST_CELLS} cells each way, got {h} by {w}");
+        bail!(
+            "RoIAlign on a device takes maps of at most {MOST_CELLS} cells each way, got {h} by {w}"
+        );
     }
     Ok(())
 }

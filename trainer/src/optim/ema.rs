@@ -11,7 +11,12 @@ use crate::ops::{CHUNK, change, f32s};
 
 /// Moves `target` towards `online`, whose parameters begin with the same ones in the same order. Running statistics are
 /// each network's own and do not take part. Nothing moves where `loss` is given and NaN or infinite.
-pub fn update_ema(target: &Parameters, online: &Parameters, tau: f64, loss: Option<&Tensor>) -> Result<()> {
+pub fn update_ema(
+    target: &Parameters,
+    online: &Parameters,
+    tau: f64,
+    loss: Option<&Tensor>,
+) -> Result<()> {
     let pairs = || target.optimized().zip(online.optimized());
     let Some((first, _)) = pairs().next() else { return Ok(()) };
     if let Some(gpu) = Gpu::of(first.tensor()) {

@@ -48,15 +48,23 @@ impl Lars {
     /// `d = (∇ + wd·p) · trust·‖p‖ / (‖∇‖ + wd·‖p‖ + ε)` if both norms are positive, `∇ + wd·p` if not, and for any other
     /// `d = ∇`. Without a gradient a parameter stays, and its velocity too; while `loss` is NaN or infinite, all do.
     pub fn step(&mut self, gradients: &Gradients, loss: &Tensor, lr: f64) -> Result<()> {
-        let updates = self.parameters.iter().zip(&self.velocities).filter_map(|(parameter, velocity)| {
-            let gradient = gradients.get(parameter.tensor())?;
-            let (parameter, adapted) = (parameter.tensor(), parameter.is_adapted());
-            Some(Update { parameter, gradient, velocity: Some(velocity.tensor()), adapted })
-        });
+        let updates =
+            self.parameters.iter().zip(&self.velocities).filter_map(|(parameter, velocity)| {
+                let gradient = gradients.get(parameter.tensor())?;
+                let (parameter, adapted) = (parameter.tensor(), parameter.is_adapted());
+                Some(Update { parameter, gradient, velocity: Some(velocity.tensor()), adapted })
+            });
         let LarsConfig { momentum, weight_decay } = self.config;
         if let Some(gpu) = Gpu::of(loss) {
             let updates: Vec<Update> = updates.collect();
-            return multi_tensor::lars(&gpu, &updates, loss, lr as f32, momentum, weight_decay.into());
+            return multi_tensor::lars(
+                &gpu,
+                &updates,
+                loss,
+                lr as f32,
+                momentum,
+                weight_decay.into(),
+            );
         }
         if !loss.to_scalar::<f32>()?.is_finite() {
             return Ok(());

@@ -48,7 +48,9 @@ fn tensors(updates: &[Update]) -> Result<Vec<u8>> {
 
 /// Calls `launch` with each part of `updates` that fits a launch: its struct and its number of tensors.
 fn in_parts(updates: &[Update], mut launch: impl FnMut(Arg, usize) -> Result<()>) -> Result<()> {
-    updates.chunks(MOST_TENSORS).try_for_each(|part| launch(Arg::Bytes(&tensors(part)?), part.len()))
+    updates
+        .chunks(MOST_TENSORS)
+        .try_for_each(|part| launch(Arg::Bytes(&tensors(part)?), part.len()))
 }
 
 /// LARS's step of all tensors, unless `loss` is NaN or infinite.

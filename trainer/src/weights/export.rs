@@ -87,7 +87,8 @@ fn file_kind(to: ExportFormat, out: &Path) -> Result<FileKind> {
                 ExportFormat::Torchvision => "in .safetensors, .pth or .pt",
                 ExportFormat::Detectron2 => "in .pkl",
             };
-            let reason = format!("the name of a file for {to} ends {endings}, not as {}", out.display());
+            let reason =
+                format!("the name of a file for {to} ends {endings}, not as {}", out.display());
             Err(Error::Option { option: "to", reason })
         }
     }

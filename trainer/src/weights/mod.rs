@@ -8,7 +8,6 @@
 
 mod detectron2;
 mod export;
-mod initialize;
 mod names;
 mod pickle;
 mod pth;
@@ -30,7 +29,6 @@ use crate::{Error, Result};
 
 pub(crate) use export::backbone_metadata;
 pub use export::{ExportFormat, Exported, export};
-pub use initialize::{HeadStart, Initialized, TargetStart};
 pub(crate) use safetensors::{checksum, write_safetensors};
 
 use names::checkpoint_name;
@@ -66,6 +64,17 @@ pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
 }
 
+/// Where a head's initial values come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeadStart {
+    /// From the file.
+    File,
+    /// Random, as the file has none.
+    Random,
+    /// Random, as the file's has other shapes: the first difference.
+    Unfit(String),
+}
+
 /// Why tensors of a file are not those of a part of a network.
 struct Misfit {
     /// The first tensor that is missing, of another shape, or too much, and what it is.
@@ -97,9 +106,12 @@ impl Weights {
         }
         let weights = Self { path: path.to_owned(), tensors };
         if !Branch::ALL.iter().any(|branch| weights.has_backbone(*branch)) {
-            let first = names.first().map_or(String::new(), |name| format!(", the first is {name}"));
-            let reason = format!("no ResNet among its {} tensors{first}; names such as", names.len());
-            let known = "layer1.0.conv1.weight or online.backbone.layer1.0.conv1.weight are understood";
+            let first =
+                names.first().map_or(String::new(), |name| format!(", the first is {name}"));
+            let reason =
+                format!("no ResNet among its {} tensors{first}; names such as", names.len());
+            let known =
+                "layer1.0.conv1.weight or online.backbone.layer1.0.conv1.weight are understood";
             return Err(Error::checkpoint(path, format!("{reason} {known}")));
         }
         Ok(weights)
@@ -130,7 +142,8 @@ impl Weights {
             Backbone::new(arch, &vb.set_prefix(prefix.trim_end_matches('.')))
         })?;
         self.check_backbone(branch, arch, &parameters)?;
-        let tensor = |p: &Parameter| (p.name[prefix.len()..].to_owned(), self.tensors[&p.name].clone());
+        let tensor =
+            |p: &Parameter| (p.name[prefix.len()..].to_owned(), self.tensors[&p.name].clone());
         Ok((arch, parameters.0.iter().map(tensor).collect()))
     }
 
@@ -140,7 +153,8 @@ impl Weights {
         let mut bottleneck = false;
         for (name, _) in self.below(branch.backbone()) {
             let mut pieces = name.split('.').skip(2);
-            let stage = pieces.next().and_then(|piece| piece.strip_prefix("layer")?.parse::<usize>().ok());
+            let stage =
+                pieces.next().and_then(|piece| piece.strip_prefix("layer")?.parse::<usize>().ok());
             let block = pieces.next().and_then(|piece| piece.parse::<usize>().ok());
             if let (Some(stage @ 1..=4), Some(block)) = (stage, block) {
                 blocks[stage - 1] = blocks[stage - 1].max(block.saturating_add(1));
@@ -150,7 +164,8 @@ impl Weights {
         Arch::of_blocks(blocks, bottleneck).ok_or_else(|| {
             let kind = if bottleneck { "bottlenecks" } else { "basic blocks" };
             let known: Vec<_> = Arch::ALL.iter().map(|arch| arch.name()).collect();
-            let reason = format!("its four stages have {blocks:?} {kind}: none of {}", known.join(", "));
+            let reason =
+                format!("its four stages have {blocks:?} {kind}: none of {}", known.join(", "));
             Error::checkpoint(&self.path, reason)
         })
     }
@@ -165,7 +180,8 @@ impl Weights {
             }
             _ => String::new(),
         };
-        let reason = format!("no whole {arch}: {first}; {fitting} of {expected} tensors fit{advice}");
+        let reason =
+            format!("no whole {arch}: {first}; {fitting} of {expected} tensors fit{advice}");
         Err(Error::checkpoint(&self.path, reason))
     }
 
@@ -188,6 +204,42 @@ impl Weights {
         let extra = self.below(prefix).find(|(name, _)| !expected.contains_key(*name));
         let first = first.or_else(|| Some(format!("{} is too much", extra?.0)))?;
         Some(Misfit { first, fitting, expected: expected.len() })
+    }
+
+    /// Sets the backbone of a network from its tensors here; returns how many those are.
+    ///
+    /// # Errors
+    /// If the backbone is of another architecture, or incomplete.
+    pub(crate) fn load_backbone(
+        &self,
+        branch: Branch,
+        arch: Arch,
+        parameters: &Parameters,
+    ) -> Result<usize> {
+        self.check_backbone(branch, arch, parameters)?;
+        self.load(branch.backbone(), parameters)
+    }
+
+    /// Sets the head below `prefix` where it is here in the same shapes.
+    pub(crate) fn load_head(&self, prefix: &str, parameters: &Parameters) -> Result<HeadStart> {
+        if self.below(prefix).next().is_none() {
+            return Ok(HeadStart::Random);
+        }
+        if let Some(misfit) = self.misfit(prefix, parameters) {
+            return Ok(HeadStart::Unfit(misfit.first));
+        }
+        self.load(prefix, parameters)?;
+        Ok(HeadStart::File)
+    }
+
+    /// Sets the parameters below `prefix`, all of whose tensors are there; returns how many those are.
+    fn load(&self, prefix: &str, parameters: &Parameters) -> Result<usize> {
+        let mut count = 0;
+        for parameter in below(parameters, prefix) {
+            parameter.set_from_checkpoint(&self.tensors[&parameter.name])?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// The tensors whose names begin with `prefix`.
@@ -218,7 +270,9 @@ impl WeightsFile {
     fn open(path: &Path) -> Result<Self> {
         let mut start = Vec::new();
         let file = File::open(path).map_err(Error::io(path))?;
-        file.take(pth::LEGACY_MAGIC.len() as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+        file.take(pth::LEGACY_MAGIC.len() as u64)
+            .read_to_end(&mut start)
+            .map_err(Error::io(path))?;
         if start.starts_with(pth::ZIP_MAGIC) {
             Ok(Self::Pth(PthFile::open_zip(path)?))
         } else if start.starts_with(pth::LEGACY_MAGIC) {
@@ -226,9 +280,11 @@ impl WeightsFile {
         } else if start.get(8) == Some(&b'{') {
             Ok(Self::Safetensors(SafetensorsFile::open(path)?))
         } else {
-            let reason =
-                "neither a safetensors file nor one of torch.save; in Python: safetensors.torch.save_file";
-            Err(Error::checkpoint(path, format!("{reason}(model.state_dict(), \"weights.safetensors\")")))
+            let reason = "neither a safetensors file nor one of torch.save; in Python: safetensors.torch.save_file";
+            Err(Error::checkpoint(
+                path,
+                format!("{reason}(model.state_dict(), \"weights.safetensors\")"),
+            ))
         }
     }
 

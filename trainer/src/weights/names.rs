@@ -25,7 +25,9 @@ pub(super) fn checkpoint_name(name: &str) -> Option<String> {
             "module" | "model" | "state_dict" | "backbone" => {}
             "online" | "online_network_state_dict" => network = "online",
             "target" | "target_network_state_dict" => network = "target",
-            "predictor" | "predictor_state_dict" => return Some(format!("predictor.{}", head_layer(below))),
+            "predictor" | "predictor_state_dict" => {
+                return Some(format!("predictor.{}", head_layer(below)));
+            }
             "projector" => return Some(format!("{network}.projector.{}", head_layer(below))),
             "encoder" => return Some(format!("{network}.backbone.{}", child_of_resnet(below)?)),
             "conv1" | "bn1" | "layer1" | "layer2" | "layer3" | "layer4" => {
@@ -64,7 +66,9 @@ pub(super) fn detectron2_name(name: &str) -> String {
     let mut pieces = name.split('.').peekable();
     let mut found = Vec::new();
     while let Some(piece) = pieces.next() {
-        if let Some(stage) = piece.strip_prefix("layer").and_then(|number| number.parse::<u32>().ok()) {
+        if let Some(stage) =
+            piece.strip_prefix("layer").and_then(|number| number.parse::<u32>().ok())
+        {
             found.push(format!("res{}", stage + 1));
         } else if let Some(number) = piece.strip_prefix("bn") {
             found.push(format!("conv{number}.norm"));
@@ -95,10 +99,16 @@ mod tests {
             ("predictor.3.weight", "predictor.3.weight"),
             ("conv1.weight", "online.backbone.conv1.weight"),
             ("module.layer4.2.bn3.bias", "online.backbone.layer4.2.bn3.bias"),
-            ("state_dict.module.layer2.0.downsample.1.bias", "online.backbone.layer2.0.downsample.1.bias"),
+            (
+                "state_dict.module.layer2.0.downsample.1.bias",
+                "online.backbone.layer2.0.downsample.1.bias",
+            ),
             ("online_network_state_dict.encoder.0.weight", "online.backbone.conv1.weight"),
             ("online_network_state_dict.module.encoder.1.bias", "online.backbone.bn1.bias"),
-            ("target_network_state_dict.encoder.7.1.bn2.weight", "target.backbone.layer4.1.bn2.weight"),
+            (
+                "target_network_state_dict.encoder.7.1.bn2.weight",
+                "target.backbone.layer4.1.bn2.weight",
+            ),
             ("online_network_state_dict.projector.net.3.weight", "online.projector.3.weight"),
             ("target_network_state_dict.projector.0.weight", "target.projector.0.weight"),
             ("predictor_state_dict.module.net.0.bias", "predictor.0.bias"),

@@ -97,6 +97,7 @@ impl<W: Write> Pickle<W> {
 }
 
 fn length(bytes: &[u8]) -> Result<[u8; 4]> {
-    let length = u32::try_from(bytes.len()).map_err(|_| std::io::Error::other("over 4 GiB in one piece"))?;
+    let length =
+        u32::try_from(bytes.len()).map_err(|_| std::io::Error::other("over 4 GiB in one piece"))?;
     Ok(length.to_le_bytes())
 }

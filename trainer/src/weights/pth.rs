@@ -50,15 +50,22 @@ enum Storages {
 
 impl PthFile {
     pub fn open_zip(path: &Path) -> Result<Self> {
-        let damaged = |error: zip::result::ZipError| Error::checkpoint(path, format!("damaged: {error}"));
+        let damaged =
+            |error: zip::result::ZipError| Error::checkpoint(path, format!("damaged: {error}"));
         let file = File::open(path).map_err(Error::io(path))?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
-        let names: Vec<String> = archive.file_names().flatten().map(|name| name.into_owned()).collect();
+        let names: Vec<String> =
+            archive.file_names().flatten().map(|name| name.into_owned()).collect();
         let pickle = names.iter().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
-        let pickle = pickle.ok_or_else(|| Error::checkpoint(path, "a zip archive, but not of torch.save"))?;
+        let pickle = pickle
+            .ok_or_else(|| Error::checkpoint(path, "a zip archive, but not of torch.save"))?;
         let folder = pickle.trim_end_matches("data.pkl").to_owned();
         let mut program = Vec::new();
-        archive.by_name(pickle).map_err(damaged)?.read_to_end(&mut program).map_err(Error::io(path))?;
+        archive
+            .by_name(pickle)
+            .map_err(damaged)?
+            .read_to_end(&mut program)
+            .map_err(Error::io(path))?;
         let object = unpickle(path, &mut program.as_slice())?;
         let last = (String::new(), Vec::new());
         let storages = Storages::Zip { archive: Box::new(archive), folder, last };
@@ -76,7 +83,8 @@ impl PthFile {
         let mut types = HashMap::new();
         collect_storage_types(&object, &mut types);
         let places = legacy_places(&bytes, bytes.len() - rest.len(), &keys, &types);
-        let places = places.ok_or_else(|| Error::checkpoint(path, "damaged: its tensors are cut off"))?;
+        let places =
+            places.ok_or_else(|| Error::checkpoint(path, "damaged: its tensors are cut off"))?;
         let storages = Storages::Legacy { places, bytes };
         Ok(Self { path: path.to_owned(), tensors: tensors_of(path, &object)?, storages })
     }
@@ -91,7 +99,8 @@ impl PthFile {
         let wrong = |reason: &str| Error::checkpoint(&self.path, format!("{name}: {reason}"));
         let tensor = self.tensors.get(name).ok_or_else(|| wrong("missing"))?;
         let storage = self.storages.get(&tensor.storage).map_err(|reason| wrong(&reason))?;
-        let bytes = tensor.gather(storage).ok_or_else(|| wrong("damaged: its numbers are cut off"))?;
+        let bytes =
+            tensor.gather(storage).ok_or_else(|| wrong("damaged: its numbers are cut off"))?;
         let tensor = Tensor::from_raw_buffer(&bytes, tensor.dtype, &tensor.size, &Device::Cpu)?;
         Ok(tensor.to_dtype(DType::F32)?)
     }
@@ -103,8 +112,9 @@ impl Storages {
             Self::Zip { archive, folder, last } => {
                 if last.0 != key {
                     let mut bytes = Vec::new();
-                    let mut entry =
-                        archive.by_name(&format!("{folder}data/{key}")).map_err(|error| error.to_string())?;
+                    let mut entry = archive
+                        .by_name(&format!("{folder}data/{key}"))
+                        .map_err(|error| error.to_string())?;
                     // Read to its end, so that its checksum is looked at.
                     entry.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
                     *last = (key.to_owned(), bytes);
@@ -129,7 +139,9 @@ impl StoredTensor {
         }
         if self.is_contiguous() {
             let start = self.offset.checked_mul(width)?;
-            return Some(storage.get(start..start.checked_add(count.checked_mul(width)?)?)?.to_vec());
+            return Some(
+                storage.get(start..start.checked_add(count.checked_mul(width)?)?)?.to_vec(),
+            );
         }
         let mut bytes = Vec::new();
         for index in 0..count {
@@ -158,7 +170,8 @@ fn unpickle(path: &Path, from: &mut &[u8]) -> Result<Object> {
     let mut stack = Stack::empty();
     let read = stack.read_loop(from).and_then(|()| stack.finalize());
     read.map_err(|error| {
-        let advice = "if PyTorch can load it, save its state dict anew with torch.save(state_dict, FILE)";
+        let advice =
+            "if PyTorch can load it, save its state dict anew with torch.save(state_dict, FILE)";
         Error::checkpoint(path, format!("its pickle is not understood ({error}); {advice}"))
     })
 }
@@ -216,7 +229,8 @@ fn function(object: &Object) -> Option<(&str, &str)> {
 
 /// From (storage, offset, size, stride, …).
 fn tensor_from(args: &[Object]) -> Option<StoredTensor> {
-    let [Object::PersistentLoad(storage), offset, Object::Tuple(size), Object::Tuple(stride), ..] = args
+    let [Object::PersistentLoad(storage), offset, Object::Tuple(size), Object::Tuple(stride), ..] =
+        args
     else {
         return None;
     };
@@ -232,7 +246,13 @@ fn tensor_from(args: &[Object]) -> Option<StoredTensor> {
     let (size, stride) = (all(size)?, all(stride)?);
     let fits = size.len() == stride.len();
     fits.then(|| {
-        Some(StoredTensor { storage: key.to_owned(), dtype, offset: whole_number(offset)?, size, stride })
+        Some(StoredTensor {
+            storage: key.to_owned(),
+            dtype,
+            offset: whole_number(offset)?,
+            size,
+            stride,
+        })
     })?
 }
 
@@ -241,9 +261,8 @@ fn storage_key(storage: &Object) -> Option<(&str, &str)> {
     let Object::Tuple(parts) = storage else { return None };
     match parts.as_slice() {
         // Parts of storages were given up long before that and are not read.
-        [_, class, Object::Unicode(key), _, _] | [_, class, Object::Unicode(key), _, _, Object::None] => {
-            Some((key, function(class)?.1))
-        }
+        [_, class, Object::Unicode(key), _, _]
+        | [_, class, Object::Unicode(key), _, _, Object::None] => Some((key, function(class)?.1)),
         _ => None,
     }
 }

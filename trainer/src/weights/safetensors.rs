@@ -25,8 +25,9 @@ pub(super) struct SafetensorsFile {
 impl SafetensorsFile {
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
-        let (header_size, header) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| Error::checkpoint(path, format!("no whole safetensors file: {error}")))?;
+        let (header_size, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
+            Error::checkpoint(path, format!("no whole safetensors file: {error}"))
+        })?;
         // The header's length is a number of eight bytes.
         Ok(Self { path: path.to_owned(), bytes, start: 8 + header_size, header })
     }
@@ -44,10 +45,15 @@ impl SafetensorsFile {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => return Err(wrong(&format!("of type {other:?}, which is no number of 16 bits or more"))),
+            other => {
+                return Err(wrong(&format!(
+                    "of type {other:?}, which is no number of 16 bits or more"
+                )));
+            }
         };
         let (begin, end) = info.data_offsets;
-        let bytes = self.bytes.get(self.start + begin..self.start + end).ok_or_else(|| wrong("cut off"))?;
+        let bytes =
+            self.bytes.get(self.start + begin..self.start + end).ok_or_else(|| wrong("cut off"))?;
         let tensor = Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)?;
         Ok(tensor.to_dtype(DType::F32)?)
     }
@@ -84,7 +90,9 @@ pub(crate) fn write_safetensors(
 
 /// The CRC-32C of what [`write_safetensors`] writes behind the header.
 pub(crate) fn checksum(tensors: &BTreeMap<String, Tensor>) -> Result<u32> {
-    tensors.values().try_fold(0, |sum, tensor| Ok(crc32c::crc32c_append(sum, &float32_bytes(tensor)?)))
+    tensors
+        .values()
+        .try_fold(0, |sum, tensor| Ok(crc32c::crc32c_append(sum, &float32_bytes(tensor)?)))
 }
 
 /// The numbers of a float32 tensor in row-major order, little-endian.

@@ -24,7 +24,10 @@ fn content<'a>(
         let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         values.into_iter().map(f32::to_bits).collect()
     };
-    tensors.into_iter().map(|(name, tensor)| (name.clone(), (tensor.dims().to_vec(), bits(tensor)))).collect()
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| (name.clone(), (tensor.dims().to_vec(), bits(tensor))))
+        .collect()
 }
 
 fn plain_safetensors(name: &str) -> BTreeMap<String, Tensor> {
@@ -40,7 +43,8 @@ fn files_hold_what_pytorch_put_into_them() {
         ("layouts.pth", "layouts.expected.safetensors"),
         ("half.safetensors", "half.expected.safetensors"),
     ] {
-        let weights = Weights::read(&golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let weights =
+            Weights::read(&golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(content(&weights.tensors), content(&plain_safetensors(expected)), "{name}");
     }
 }
@@ -64,7 +68,8 @@ fn written_files_are_those_that_pytorch_and_numpy_were_seen_to_read() {
     assert_golden(&pth, "tiny.pth");
     assert_golden(&pkl, "tiny.pkl");
 
-    let by_candle: BTreeMap<_, _> = candle_core::pickle::read_all(&pth).unwrap().into_iter().collect();
+    let by_candle: BTreeMap<_, _> =
+        candle_core::pickle::read_all(&pth).unwrap().into_iter().collect();
     assert_eq!(content(&by_candle), content(&tensors));
     let by_us = Weights::read(&pth).unwrap();
     let named = |name: &String| format!("online.backbone.{name}");
@@ -112,7 +117,8 @@ fn other_files_are_refused_with_a_reason() {
     refused(b"PK\x03\x04 and no more", &["damaged"]);
     refused(b"\x02\0\0\0\0\0\0\0{}", &["no ResNet among its 0 tensors"]);
     let mut of_a_head = BTreeMap::new();
-    of_a_head.insert("fc.weight".to_owned(), Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap());
+    of_a_head
+        .insert("fc.weight".to_owned(), Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fc.safetensors");
     write_safetensors(&path, &of_a_head, &BTreeMap::new()).unwrap();
@@ -148,7 +154,8 @@ fn a_backbone_that_is_not_whole_is_refused() {
     let mut weights = of_resnet18();
     weights.tensors.remove("online.backbone.layer2.1.bn2.bias");
     let message = weights.backbone(Branch::Online).unwrap_err().to_string();
-    let expected = "no whole resnet18: online.backbone.layer2.1.bn2.bias is missing; 99 of 100 tensors fit";
+    let expected =
+        "no whole resnet18: online.backbone.layer2.1.bn2.bias is missing; 99 of 100 tensors fit";
     assert!(message.contains(expected), "{message}");
     let message = weights.backbone(Branch::Target).unwrap_err().to_string();
     assert!(message.contains("holds no target network; --network online does"), "{message}");
@@ -168,7 +175,8 @@ fn a_backbone_comes_in_torchvisions_order() {
     let (arch, tensors) = of_resnet18().backbone(Branch::Online).unwrap();
     assert_eq!(arch, Arch::Resnet18);
     let names: Vec<_> = tensors.iter().map(|(name, _)| name.as_str()).take(6).collect();
-    let expected = ["conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"];
+    let expected =
+        ["conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"];
     assert_eq!(names, [&expected[..], &["layer1.0.conv1.weight"]].concat());
 }
 

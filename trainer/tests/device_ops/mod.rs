@@ -6,12 +6,12 @@
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use scrl_preprocess::rng::{Purpose, Stream};
+use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_trainer::model::{Parameter, Parameters};
 use scrl_trainer::ops::gpu::{Emulator, emulate};
 use scrl_trainer::ops::{
-    BatchNorm, Conv2d, CosineLoss, CrossEntropy, GlobalAveragePool, Linear, MaxPool, Op, RoiAlign, Tape,
-    batch_statistics, count_correct, embedding_std, normalize_pixels, update_running,
+    BatchNorm, Conv2d, CosineLoss, CrossEntropy, GlobalAveragePool, Linear, MaxPool, Op, RoiAlign,
+    Tape, batch_statistics, count_correct, embedding_std, normalize_pixels, update_running,
 };
 use scrl_trainer::optim::{Lars, LarsConfig, update_ema};
 
@@ -81,15 +81,22 @@ impl Bench {
 
     #[track_caller]
     fn close(&self, found: &Tensor, expected: &Tensor, what: &str) {
-        self.close_within(found, expected, if self.dtype == DType::BF16 { 1e-2 } else { 2e-5 }, what);
+        self.close_within(
+            found,
+            expected,
+            if self.dtype == DType::BF16 { 1e-2 } else { 2e-5 },
+            what,
+        );
     }
 
     #[track_caller]
     fn close_within(&self, found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
         assert_eq!(found.dims(), expected.dims(), "{what}");
         let (found, expected) = (values(found), values(expected));
-        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        let difference = square(&mut found.iter().zip(&expected).map(|(f, e)| f64::from(*f) - f64::from(*e)));
+        let square =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let difference =
+            square(&mut found.iter().zip(&expected).map(|(f, e)| f64::from(*f) - f64::from(*e)));
         let length = square(&mut expected.iter().map(|e| f64::from(*e)));
         // Written so that NaN fails.
         let near = difference <= tolerance * length.max(1e-6);
@@ -108,7 +115,11 @@ impl Bench {
         let mut tape = Tape::recording();
         let expected = tape.apply(on_cpu, inputs.map(|(input, _)| input)).unwrap();
         let is_loss = expected.rank() == 0;
-        let grad = if is_loss { Tensor::new(1f32, &Device::Cpu).unwrap() } else { self.map(expected.dims()) };
+        let grad = if is_loss {
+            Tensor::new(1f32, &Device::Cpu).unwrap()
+        } else {
+            self.map(expected.dims())
+        };
         let expected_gradients = tape.backward(&expected, grad.clone()).unwrap();
 
         let given = inputs.map(|(input, kind)| self.there(input, kind));
@@ -206,9 +217,9 @@ pub fn batch_norms(place: Place, dtype: DType) {
         bench.close_within(&found, &statistics, 2e-5, &what);
 
         let running = [bench.plain(&[channels]), bench.plain(&[channels])];
-        let running_there = running
-            .each_ref()
-            .map(|tensor| Var::from_tensor(&bench.there(tensor, Plain)).unwrap().as_tensor().clone());
+        let running_there = running.each_ref().map(|tensor| {
+            Var::from_tensor(&bench.there(tensor, Plain)).unwrap().as_tensor().clone()
+        });
         update_running(running.each_ref(), &statistics, rows, 0.1).unwrap();
         bench.place.run(|| update_running(running_there.each_ref(), &found, rows, 0.1)).unwrap();
         for (found, expected) in running_there.iter().zip(&running) {
@@ -238,7 +249,12 @@ pub fn pooling(place: Place, dtype: DType) {
         bench.compare("max-pool", MaxPool::new(3, 2, 1), MaxPool::new(3, 2, 1), [(&x, Map)]);
         // As behind ReLU, where many values are equal.
         let x = x.relu().unwrap();
-        bench.compare("max-pool of zeros", MaxPool::new(3, 2, 1), MaxPool::new(3, 2, 1), [(&x, Map)]);
+        bench.compare(
+            "max-pool of zeros",
+            MaxPool::new(3, 2, 1),
+            MaxPool::new(3, 2, 1),
+            [(&x, Map)],
+        );
         bench.compare("average pool", GlobalAveragePool, GlobalAveragePool, [(&x, Map)]);
     }
     // Views without boxes, with many, and boxes that reach outside or are smaller than a cell.
@@ -286,7 +302,8 @@ pub fn heads(place: Place, dtype: DType) {
 /// Tensors of many sizes, more than fit one launch.
 fn parameters(bench: &mut Bench) -> Vec<Tensor> {
     let mut shapes = vec![vec![3, 5, 5, 7], vec![70_001], vec![130, 1000], vec![1]];
-    shapes.extend((0..70).map(|index| if index % 2 == 0 { vec![index + 1] } else { vec![index, 3] }));
+    shapes
+        .extend((0..70).map(|index| if index % 2 == 0 { vec![index + 1] } else { vec![index, 3] }));
     let mut tensors: Vec<Tensor> = shapes.iter().map(|shape| bench.plain(shape)).collect();
     // A tensor whose norm is zero is not adapted.
     tensors.push(Tensor::zeros((4, 4), DType::F32, &Device::Cpu).unwrap());
@@ -306,20 +323,23 @@ pub fn optimizer(place: Place) {
     let mut bench = bench(place.clone(), DType::F32);
     let config = LarsConfig { momentum: 0.9, weight_decay: 1e-2 };
     let (start, target_start) = (parameters(&mut bench), parameters(&mut bench));
-    let on = |device: &Device| [as_parameters(&start, device), as_parameters(&target_start, device)];
+    let on =
+        |device: &Device| [as_parameters(&start, device), as_parameters(&target_start, device)];
     let ([online, target], [online_there, target_there]) = (on(&Device::Cpu), on(place.device()));
     let mut lars = Lars::new(config, online.0.clone()).unwrap();
     let mut lars_there = Lars::new(config, online_there.0.clone()).unwrap();
     for (step, loss) in [1.0, 2.0, f32::NAN].into_iter().enumerate() {
         let gradients = parameters(&mut bench);
-        let advance = |lars: &mut Lars, online: &Parameters, target: &Parameters, device: &Device| {
-            let loss = Tensor::new(loss, device).unwrap();
-            // The last but one has no gradient, and stays.
-            let gradients = online.0.iter().zip(&gradients).filter(|(p, _)| p.name != "p73");
-            let gradients = gradients.map(|(p, g)| (p.tensor().clone(), g.to_device(device).unwrap()));
-            lars.step(&gradients.collect(), &loss, 0.3).unwrap();
-            update_ema(target, online, 0.97, Some(&loss)).unwrap();
-        };
+        let advance =
+            |lars: &mut Lars, online: &Parameters, target: &Parameters, device: &Device| {
+                let loss = Tensor::new(loss, device).unwrap();
+                // The last but one has no gradient, and stays.
+                let gradients = online.0.iter().zip(&gradients).filter(|(p, _)| p.name != "p73");
+                let gradients =
+                    gradients.map(|(p, g)| (p.tensor().clone(), g.to_device(device).unwrap()));
+                lars.step(&gradients.collect(), &loss, 0.3).unwrap();
+                update_ema(target, online, 0.97, Some(&loss)).unwrap();
+            };
         advance(&mut lars, &online, &target, &Device::Cpu);
         place.run(|| advance(&mut lars_there, &online_there, &target_there, place.device()));
         let found = online_there.0.iter().chain(&target_there.0).chain(lars_there.velocities());

@@ -4,13 +4,13 @@
 #![allow(dead_code)]
 
 use candle_core::{DType, Device, Tensor};
-use scrl_preprocess::rng::{Purpose, Stream};
+use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::Epoch;
 use scrl_trainer::data::Batch;
-use scrl_trainer::learner::{Labels, Learner, LearnerConfig};
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::optim::LarsConfig;
-use scrl_trainer::run::Method;
+use scrl_trainer::train::Method;
+use scrl_trainer::train::{Labels, Learner, LearnerConfig};
 
 use super::device_ops::{Place, values};
 
@@ -73,8 +73,10 @@ impl Case {
             for y in 0..self.size {
                 for x in 0..self.size {
                     let wave = |phase: f64| {
-                        let angle =
-                            a * x as f64 + b * y as f64 + phase + c * (x * y) as f64 / self.size as f64;
+                        let angle = a * x as f64
+                            + b * y as f64
+                            + phase
+                            + c * (x * y) as f64 / self.size as f64;
                         (127.0 + 100.0 * angle.sin()) as u8
                     };
                     pixels.extend([wave(0.0), wave(1.5), wave(4.0 * c)]);
@@ -85,13 +87,16 @@ impl Case {
         for pair in 0..self.pairs {
             for _ in 0..(pair + number + 1) % (BOXES + 1) {
                 for (rois, view) in [(&mut first, pair), (&mut second, self.pairs + pair)] {
-                    let [x0, y0] = [(); 2].map(|()| random.uniform(0.0, self.size as f64 * 0.5) as f32);
-                    let [w, h] = [(); 2].map(|()| random.uniform(10.0, self.size as f64 * 0.5) as f32);
+                    let [x0, y0] =
+                        [(); 2].map(|()| random.uniform(0.0, self.size as f64 * 0.5) as f32);
+                    let [w, h] =
+                        [(); 2].map(|()| random.uniform(10.0, self.size as f64 * 0.5) as f32);
                     rois.extend([view as f32, x0, y0, x0 + w, y0 + h]);
                 }
             }
         }
-        let classes: Vec<i64> = (0..self.pairs).map(|pair| [2, -1, 4, 0, 1][(pair + number) % 5]).collect();
+        let classes: Vec<i64> =
+            (0..self.pairs).map(|pair| [2, -1, 4, 0, 1][(pair + number) % 5]).collect();
         let batch = Batch {
             epoch: Epoch(0),
             pixels,
@@ -104,7 +109,9 @@ impl Case {
     }
 
     fn matches(&self, batches: &[(Batch, Vec<i64>)]) -> usize {
-        let of = |batch: &Batch| if self.method == Method::Scrl { batch.matches() } else { batch.pairs() };
+        let of = |batch: &Batch| {
+            if self.method == Method::Scrl { batch.matches() } else { batch.pairs() }
+        };
         batches.iter().map(|(batch, _)| of(batch)).sum()
     }
 
@@ -168,7 +175,8 @@ impl Case {
     pub fn compare(&self, place: &Place, loss_tolerance: f32, movement_tolerance: f64) {
         let mut cpu = self.learner(&Device::Cpu, DType::F32);
         let mut there = self.learner(place.device(), self.dtype);
-        let before: Vec<Vec<f32>> = cpu.state().map(|parameter| values(parameter.tensor())).collect();
+        let before: Vec<Vec<f32>> =
+            cpu.state().map(|parameter| values(parameter.tensor())).collect();
         for step in 0..self.steps {
             let expected = self.step(&mut cpu, step);
             let found = place.run(|| self.step(&mut there, step));
@@ -184,7 +192,8 @@ impl Case {
             close(found.online_loss, expected.online_loss, "online loss");
             if self.dtype == DType::F32 {
                 assert!((found.correct - expected.correct).abs() <= 1.0, "correct of step {step}");
-                for (found, expected) in found.embedding_std.into_iter().zip(expected.embedding_std) {
+                for (found, expected) in found.embedding_std.into_iter().zip(expected.embedding_std)
+                {
                     close(found, expected, "embedding std");
                 }
             }
@@ -195,8 +204,9 @@ impl Case {
     /// A step for a batch without boxes, which moves the target alone.
     pub fn update_target(&self, place: &Place) {
         let learner = self.learner(place.device(), self.dtype);
-        let bits =
-            || -> Vec<Vec<f32>> { learner.state().map(|parameter| values(parameter.tensor())).collect() };
+        let bits = || -> Vec<Vec<f32>> {
+            learner.state().map(|parameter| values(parameter.tensor())).collect()
+        };
         let before = bits();
         place.run(|| learner.update_target(0.5)).unwrap();
         for ((parameter, before), after) in learner.state().zip(before).zip(bits()) {
@@ -236,10 +246,12 @@ fn compare_movement(found: &Learner, expected: &Learner, before: &[Vec<f32>], to
 
 /// ‖found − expected‖ / ‖expected − before‖.
 fn movement_error(found: &[f32], expected: &[f32], before: &[f32]) -> f64 {
-    let length =
-        |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-    let differences =
-        |a: &[f32], b: &[f32]| length(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let length = |values: &mut dyn Iterator<Item = f64>| {
+        values.map(|value| value * value).sum::<f64>().sqrt()
+    };
+    let differences = |a: &[f32], b: &[f32]| {
+        length(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)))
+    };
     let (difference, moved) = (differences(found, expected), differences(expected, before));
     if difference == 0.0 { 0.0 } else { difference / moved }
 }

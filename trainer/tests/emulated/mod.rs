@@ -8,7 +8,8 @@ use std::rc::Rc;
 use libloading::{Library, Symbol};
 use scrl_trainer::ops::gpu::Emulator;
 
-type Kernel = unsafe extern "C" fn(*const c_char, *const u32, *const u32, *mut *mut c_void) -> c_int;
+type Kernel =
+    unsafe extern "C" fn(*const c_char, *const u32, *const u32, *mut *mut c_void) -> c_int;
 
 /// The kernels for maps of float32 and of bfloat16.
 pub struct CompiledKernels([Library; 2]);

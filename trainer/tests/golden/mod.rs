@@ -65,7 +65,8 @@ pub fn numbers(tensor: &Tensor) -> Vec<f32> {
 pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = squares(&mut found.iter().zip(expected).map(|(f, e)| f64::from(*f) - f64::from(*e)));
+    let difference =
+        squares(&mut found.iter().zip(expected).map(|(f, e)| f64::from(*f) - f64::from(*e)));
     let length = squares(&mut expected.iter().map(|e| f64::from(*e)));
     if length == 0.0 { difference } else { difference / length }
 }

@@ -4,14 +4,13 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use image::{Rgb, RgbImage};
-use scrl_preprocess::config::{Config, Overrides, Share, resolve};
-use scrl_preprocess::prepare::Job;
-use scrl_schemas::{Encoding, Epoch, Layout, Preset, Row, ShardReader, Success};
+use scrl_cli::{Reporter, World};
+use scrl_preprocess::prepare::{self, Job};
+use scrl_schemas::{Epoch, Row, ShardPaths, ShardReader, Success, ViewEncoding};
 use scrl_trainer::data::Dataset;
-use scrl_trainer::run::{Options, TrainConfig};
+use scrl_trainer::train::{Options, TrainConfig};
 use tempfile::TempDir;
 
 /// A folder of photos and what was prepared from it.
@@ -43,35 +42,28 @@ impl Prepared {
         for index in 0..count {
             let (name, class) = (format!("{index:03}.png"), format!("images/class{}", index % 2));
             std::fs::create_dir_all(prepared.path(&class)).unwrap();
-            std::fs::rename(prepared.path("images").join(&name), prepared.path(&class).join(&name)).unwrap();
+            std::fs::rename(prepared.path("images").join(&name), prepared.path(&class).join(&name))
+                .unwrap();
         }
         prepared
     }
 
     /// Views of 64 pixels, parts of 5 rows.
-    pub fn prepare(&self, name: &str, epochs: u32, views: Encoding) -> PathBuf {
-        let given = Overrides {
+    pub fn prepare(&self, name: &str, epochs: u32, views: ViewEncoding) -> PathBuf {
+        let given = prepare::Options {
             views: Some(views),
             size: Some(64),
             min_box: Some(10),
             rows_per_shard: Some(5),
-            ..Overrides::default()
+            seed: Some(3),
+            epochs: Some(epochs),
+            threads: Some(2),
+            max_bad: Some(0.0),
+            ..prepare::Options::default()
         };
         let shards = self.path(name);
-        let config = Config {
-            images: self.path("images"),
-            shards: shards.clone(),
-            seed: 3,
-            epochs,
-            only: 0..epochs,
-            options: resolve(Preset::Paper, &given).unwrap(),
-            keep: None,
-            share: Share::WHOLE,
-            threads: 2,
-            overwrite: false,
-            max_bad: 0.0,
-        };
-        Job::plan(config).unwrap().run(&(), &AtomicBool::new(false)).unwrap();
+        let config = given.resolve(self.path("images"), shards.clone(), World::ALONE).unwrap();
+        Job::plan(config).unwrap().run(&Reporter::silent()).unwrap();
         shards
     }
 
@@ -107,7 +99,7 @@ impl Prepared {
 
 /// The rows of an epoch in the folder's order.
 pub fn rows(shards: &Path, epoch: u32) -> Vec<Row> {
-    let layout = Layout::new(shards);
+    let layout = ShardPaths::new(shards);
     let success = Success::read(&layout.success(Epoch(epoch))).unwrap();
     let parts = success.parts.iter().map(|part| layout.epoch(Epoch(epoch)).join(&part.name));
     parts.flat_map(|part| ShardReader::open(&part).unwrap().map(Result::unwrap)).collect()

@@ -1,4 +1,4 @@
-//! `scrl-inspect`: what a folder of shards holds, whether it is right, and pictures of it.
+//! `scrl-inspect`: what a shards folder holds, whether it is intact, and images of it.
 
 mod cli;
 mod report;
@@ -7,95 +7,121 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
+use indicatif::HumanBytes;
 use rayon::ThreadPoolBuilder;
+use scrl_cli::{Reporter, Stop};
 use scrl_preprocess::Error;
 use scrl_preprocess::inspect::distributions::Distributions;
 use scrl_preprocess::inspect::pairs::{self, Pair};
 use scrl_preprocess::inspect::verify::{Pixels, verify};
-use scrl_preprocess::inspect::{Shards, page, sheet, summary};
-use scrl_schemas::atomic;
+use scrl_preprocess::inspect::{Options, Shards, contact_sheet, page, summary};
+use scrl_schemas::{Epoch, atomic};
 
-use cli::Command;
-use report::Report;
+use cli::Arguments;
 
 fn main() -> ExitCode {
-    // Wrong usage ends here, with exit code 2.
-    let command = cli::parse();
-    match inspect(&command) {
+    match run(scrl_cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => scrl_cli::fail::<Error>("scrl-inspect", &error),
     }
 }
 
-fn inspect(command: &Command) -> anyhow::Result<()> {
-    scrl_cli::watch_for_interruption()?;
-    let pool = ThreadPoolBuilder::new().num_threads(command.threads).build()?;
-    let report = Report::new(command.quiet);
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { shards, options, quiet, .. } = arguments;
+    options.check()?;
+    let reporter = Reporter::new(quiet, Stop::on_ctrl_c()?);
+    let threads = scrl_cli::threads(options.threads);
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
     pool.install(|| {
-        let shards = Shards::open(&command.shards, command.epoch)?;
-        let images = command.images.clone().unwrap_or_else(|| PathBuf::from(&shards.manifest.images));
-        if command.verify {
-            return check(command, &shards, images, &report);
+        let shards = Shards::open(&shards, options.epoch.map(Epoch))?;
+        let recorded = || PathBuf::from(&shards.manifest.images);
+        let images = options.images.clone().unwrap_or_else(recorded);
+        if options.verify {
+            check(&options, &shards, images, &reporter, quiet)
+        } else {
+            show(&options, &shards, &images, &reporter)
         }
-        shards.require_whole()?;
-        if let Some(file) = &command.png {
-            let pairs = choose(command, &shards, &images, command.sheet_rows, &report)?;
-            write(file, &sheet::png(&pairs, shards.manifest.options.size)?, &report)?;
-        }
-        if command.tells_numbers() || command.html.is_some() {
-            let found =
-                report.follow(shards.rows(), "pairs", |progress| Distributions::of(&shards, progress))?;
-            if let Some(file) = &command.html {
-                let pairs = choose(command, &shards, &images, command.page_rows, &report)?;
-                let expected = Distributions::expected(&shards);
-                write(file, page::html(&shards, &found, &expected, &pairs)?.as_bytes(), &report)?;
-            }
-            if command.json {
-                println!("{:#}", summary::json(&shards, &found));
-            } else if command.tells_numbers() {
-                println!("{}", summary::text(&shards, &found));
-            }
-        }
-        Ok(())
     })
 }
 
-fn choose(
-    command: &Command,
+/// Prints and draws what is requested.
+fn show(
+    options: &Options,
     shards: &Shards,
     images: &Path,
-    rows: u64,
-    report: &Report,
-) -> anyhow::Result<Vec<Pair>> {
-    let rows = rows.min(shards.rows());
-    Ok(report
-        .follow(rows, "pairs", |progress| pairs::choose(shards, images, rows, command.seed, progress))?)
-}
-
-fn write(file: &Path, bytes: &[u8], report: &Report) -> anyhow::Result<()> {
-    atomic::write(file, bytes)?;
-    report.written(file, bytes.len() as u64);
-    Ok(())
-}
-
-fn check(command: &Command, shards: &Shards, images: PathBuf, report: &Report) -> anyhow::Result<()> {
-    let pixels = if command.no_pixels { Pixels::Skip } else { Pixels::From(images) };
-    let sources = if shards.are_recipes() && !command.no_pixels { shards.sources.len() as u64 } else { 0 };
-    let verdict =
-        report.follow(shards.rows() + sources, "rows", |progress| verify(shards, &pixels, progress))?;
-    report.verdict(shards, &verdict);
-    if verdict.fault_count > 0 {
-        let plural = if verdict.fault_count == 1 { "" } else { "s" };
-        let ways: Vec<&str> = [
-            (true, "remove the epochs named and run the same scrl-prep command again: they come out as they were"),
-            (false, "bring the photos named back as they were"),
-        ]
-        .into_iter()
-        .filter(|(of_shards, _)| verdict.faults.iter().any(|fault| fault.is_of_shards() == *of_shards))
-        .map(|(_, way)| way)
-        .collect();
-        let shards = shards.layout.root().display();
-        bail!("{shards}: {} fault{plural}; {}", verdict.fault_count, ways.join("; "));
+    reporter: &Reporter,
+) -> anyhow::Result<()> {
+    shards.require_whole()?;
+    if let Some(file) = &options.png {
+        let pairs = choose(options, options.sheet_pairs(), shards, images, reporter)?;
+        write(file, &contact_sheet::png(&pairs, shards.manifest.options.size)?, reporter)?;
+    }
+    if !options.prints_numbers() && options.html.is_none() {
+        return Ok(());
+    }
+    reporter.begin("pairs", shards.rows(), 0);
+    let found = Distributions::of(shards, reporter)?;
+    reporter.end();
+    if let Some(file) = &options.html {
+        let pairs = choose(options, options.page_pairs(), shards, images, reporter)?;
+        let expected = Distributions::expected(shards);
+        write(file, page::html(shards, &found, &expected, &pairs)?.as_bytes(), reporter)?;
+    }
+    if options.json {
+        scrl_cli::print(format_args!("{:#}", summary::json(shards, &found)));
+    } else if options.prints_numbers() {
+        scrl_cli::print(summary::text(shards, &found));
     }
     Ok(())
+}
+
+fn choose(
+    options: &Options,
+    count: u64,
+    shards: &Shards,
+    images: &Path,
+    reporter: &Reporter,
+) -> anyhow::Result<Vec<Pair>> {
+    let count = count.min(shards.rows());
+    reporter.begin("pairs", count, 0);
+    let pairs = pairs::choose(shards, images, count, options.seed.unwrap_or(0), reporter);
+    reporter.end();
+    Ok(pairs?)
+}
+
+fn write(file: &Path, bytes: &[u8], reporter: &Reporter) -> anyhow::Result<()> {
+    atomic::write(file, bytes)?;
+    reporter.say(format_args!("{}: {}", file.display(), HumanBytes(bytes.len() as u64)));
+    Ok(())
+}
+
+fn check(
+    options: &Options,
+    shards: &Shards,
+    images: PathBuf,
+    reporter: &Reporter,
+    quiet: bool,
+) -> anyhow::Result<()> {
+    let pixels = if options.no_pixels { Pixels::Skip } else { Pixels::From(images) };
+    let decodes_sources = shards.are_recipes() && !options.no_pixels;
+    let sources = if decodes_sources { shards.sources.len() as u64 } else { 0 };
+    reporter.begin("rows", shards.rows() + sources, 0);
+    let verdict = verify(shards, &pixels, reporter);
+    reporter.end();
+    let verdict = verdict?;
+    report::verdict(shards, &verdict, quiet);
+    if verdict.fault_count == 0 {
+        return Ok(());
+    }
+    let of_shards = "remove the epochs named and run the same scrl-prep command again, which makes \
+                     them identical";
+    let of_sources = "restore the images named";
+    let has = |shards| verdict.faults.iter().any(|fault| fault.is_of_shards() == shards);
+    let ways: Vec<&str> = [(true, of_shards), (false, of_sources)]
+        .into_iter()
+        .filter_map(|(shards, way)| has(shards).then_some(way))
+        .collect();
+    let plural = if verdict.fault_count == 1 { "" } else { "s" };
+    let folder = shards.paths.root().display();
+    bail!("{folder}: {} fault{plural}; {}", verdict.fault_count, ways.join("; "));
 }

@@ -5,7 +5,9 @@ use scrl_schemas::{BlurKind, PrepOptions};
 use super::super::Histogram;
 use super::super::distributions::Distributions;
 use super::chart::Chart;
-use crate::method::{BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, RESIZE_BLUR_FACTORS, SATURATION};
+use crate::views::method::{
+    BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, RESIZE_BLUR_FACTORS, SATURATION,
+};
 
 /// The section with all drawings.
 pub fn section(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> String {
@@ -13,7 +15,9 @@ pub fn section(options: &PrepOptions, found: &Distributions, expected: &Distribu
     format!(
         "<section aria-labelledby=\"h-dist\">\n<h2 id=\"h-dist\">Distributions</h2>\n\
          <ul class=\"legend\">{}</ul>\n<div class=\"charts\">\n{charts}</div>\n</section>\n",
-        LEGEND.map(|(kind, text)| format!("<li><span class=\"key {kind}\"></span>{text}</li>")).concat()
+        LEGEND
+            .map(|(kind, text)| format!("<li><span class=\"key {kind}\"></span>{text}</li>"))
+            .concat()
     )
 }
 
@@ -28,7 +32,8 @@ const LEGEND: [(&str, &str); 4] = [
 fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
     let size = f64::from(options.size);
     let [low, high] = options.crop_scale.map(f64::from);
-    let percents = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |share| format!("{:.0} %", 100.0 * share));
+    let percents =
+        || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |share| format!("{:.0} %", 100.0 * share));
     let ratios = || {
         let ratio = |log2: f64| match log2 {
             l if l < -0.1 => "3:4".to_owned(),
@@ -37,30 +42,49 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
         };
         ticks(&[CROP_RATIO[0].log2(), 0.0, CROP_RATIO[1].log2()], ratio)
     };
-    let pixels = || ticks(&[0.0, size / 4.0, size / 2.0, size * 0.75, size], |side| format!("{side:.0}"));
+    let pixels =
+        || ticks(&[0.0, size / 4.0, size / 2.0, size * 0.75, size], |side| format!("{side:.0}"));
     let mut charts = Vec::new();
     for (view, name) in [(0, "Crop area, view 1"), (1, "Crop area, view 2")] {
         let (f, e) = (&found.views[view].crop_area, &expected.views[view].crop_area);
-        let note =
-            format!("Share of the photo. Asked: even from {:.0} to {:.0} %.", 100.0 * low, 100.0 * high);
+        let note = format!(
+            "Share of the photo. Asked: even from {:.0} to {:.0} %.",
+            100.0 * low,
+            100.0 * high
+        );
         charts.push(
-            Panel { title: name, note, ticks: percents(), even: Some([low, high]), limits: vec![low, high] }
-                .of(f, e),
+            Panel {
+                title: name,
+                note,
+                ticks: percents(),
+                even: Some([low, high]),
+                limits: vec![low, high],
+            }
+            .of(f, e),
         );
     }
     for (view, name) in [(0, "Crop shape, view 1"), (1, "Crop shape, view 2")] {
         let (f, e) = (&found.views[view].crop_aspect_log2, &expected.views[view].crop_aspect_log2);
         let bounds = CROP_RATIO.map(f64::log2);
-        let note = "Width to height, on a logarithmic axis. Asked: even from 3:4 to 4:3.".to_owned();
+        let note =
+            "Width to height, on a logarithmic axis. Asked: even from 3:4 to 4:3.".to_owned();
         charts.push(
-            Panel { title: name, note, ticks: ratios(), even: Some(bounds), limits: bounds.to_vec() }
-                .of(f, e),
+            Panel {
+                title: name,
+                note,
+                ticks: ratios(),
+                even: Some(bounds),
+                limits: bounds.to_vec(),
+            }
+            .of(f, e),
         );
     }
     for (view, name) in [(0, "Box size, view 1"), (1, "Box size, view 2")] {
         let (f, e) = (&found.views[view].box_side, &expected.views[view].box_side);
-        let note =
-            format!("Root of the area, in pixels of the view. No side is under {} px.", options.min_box);
+        let note = format!(
+            "Root of the area, in pixels of the view. No side is under {} px.",
+            options.min_box
+        );
         let limits = vec![f64::from(options.min_box)];
         charts.push(Panel { title: name, note, ticks: pixels(), even: None, limits }.of(f, e));
     }
@@ -76,8 +100,14 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
     );
     let note = "The two crops of a pair, in the photo; at 0 they share nothing.".to_owned();
     charts.push(
-        Panel { title: "Overlap of crops (IoU)", note, ticks: shares(), even: None, limits: Vec::new() }
-            .of(&found.crop_iou, &expected.crop_iou),
+        Panel {
+            title: "Overlap of crops (IoU)",
+            note,
+            ticks: shares(),
+            even: None,
+            limits: Vec::new(),
+        }
+        .of(&found.crop_iou, &expected.crop_iou),
     );
     charts.push(boxes_a_pair(options, found, expected));
     charts.extend(strengths(options, found, expected));
@@ -98,7 +128,10 @@ impl Panel {
     fn of(self, found: &Histogram, expected: &Histogram) -> Chart {
         let words = match (found.quantile(0.05), found.quantile(0.5), found.quantile(0.95)) {
             (Some(low), Some(middle), Some(high)) => {
-                format!("{low:.2} at 5 per cent, median {middle:.2}, {high:.2} at 95 per cent. {}", self.note)
+                format!(
+                    "{low:.2} at 5 per cent, median {middle:.2}, {high:.2} at 95 per cent. {}",
+                    self.note
+                )
             }
             _ => "nothing to count".to_owned(),
         };
@@ -136,7 +169,8 @@ fn boxes_a_pair(options: &PrepOptions, found: &Distributions, expected: &Distrib
     };
     let bins = found.rows_by_boxes.len();
     let every = bins.div_ceil(12).max(1);
-    let numbers = (0..bins).step_by(every).map(|boxes| (boxes as f64 + 0.5, boxes.to_string())).collect();
+    let numbers =
+        (0..bins).step_by(every).map(|boxes| (boxes as f64 + 0.5, boxes.to_string())).collect();
     let mut expected = shares(expected);
     expected.resize(bins, 0.0);
     let none = 100.0 * found.rows_by_boxes[0] as f64 / found.rows.max(1) as f64;
@@ -169,7 +203,8 @@ fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributi
     let mut charts: Vec<Chart> = table
         .into_iter()
         .map(|(title, found, expected, [low, high], unit)| {
-            let note = format!("Jittered views, {unit}. Asked: even from {low} to {high}.").replace('-', "−");
+            let note = format!("Jittered views, {unit}. Asked: even from {low} to {high}.")
+                .replace('-', "−");
             let marks = ticks(&[low, (low + high) / 2.0, high], factor);
             Panel { title, note, ticks: marks, even: Some([low, high]), limits: vec![low, high] }
                 .of(found, expected)
@@ -182,8 +217,13 @@ fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributi
         BlurKind::Gaussian => {
             let note = format!("σ in pixels of the view. Asked: even from {low} to {high}.");
             let marks = ticks(&[low, 0.5, 1.0, 1.5, high], factor);
-            let panel =
-                Panel { title: "Blur", note, ticks: marks, even: Some(BLUR_SIGMA), limits: vec![low, high] };
+            let panel = Panel {
+                title: "Blur",
+                note,
+                ticks: marks,
+                even: Some(BLUR_SIGMA),
+                limits: vec![low, high],
+            };
             charts.push(panel.of(found, expected));
         }
         BlurKind::Resize => {

@@ -11,10 +11,10 @@ use std::fmt::Write;
 
 use indicatif::{HumanBytes, HumanCount};
 
-use super::asked::{Frequency, Step, steps};
 use super::distributions::Distributions;
 use super::pairs::Pair;
-use super::{Shards, ink};
+use super::requested::{Frequency, Step, steps};
+use super::{Shards, palette};
 use crate::Result;
 
 const STYLE: &str = include_str!("style.css");
@@ -32,7 +32,7 @@ pub fn html(
     pairs: &[Pair],
 ) -> Result<String> {
     let options = &shards.manifest.options;
-    let name = escape(&shards.layout.root().display().to_string());
+    let name = escape(&shards.paths.root().display().to_string());
     let mut articles = String::new();
     for (index, pair) in pairs.iter().enumerate() {
         articles += &pair::article(index, pair, options)?;
@@ -78,9 +78,13 @@ fn escape(text: &str) -> String {
 /// The colors of the boxes as CSS.
 fn inks() -> String {
     let rule = |(number, &color): (usize, &[u8; 3])| {
-        format!(".k{number}{{--ink:{};--on:{}}}", ink::css(color), ink::css(ink::upon(color)))
+        format!(
+            ".k{number}{{--palette:{};--on:{}}}",
+            palette::css(color),
+            palette::css(palette::upon(color))
+        )
     };
-    ink::COLORS.iter().enumerate().map(rule).collect::<String>() + "\n"
+    palette::COLORS.iter().enumerate().map(rule).collect::<String>() + "\n"
 }
 
 /// The folder in a few numbers.
@@ -186,6 +190,9 @@ mod tests {
 
     #[test]
     fn nothing_of_a_name_becomes_markup() {
-        assert_eq!(escape("<b>\"x\" & 'ü'\u{1}"), "&lt;b&gt;&quot;x&quot; &amp; &#39;ü&#39;\u{FFFD}");
+        assert_eq!(
+            escape("<b>\"x\" & 'ü'\u{1}"),
+            "&lt;b&gt;&quot;x&quot; &amp; &#39;ü&#39;\u{FFFD}"
+        );
     }
 }

@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use scrl_schemas::{Box2, Crop, PrepOptions, ViewParams};
 
-use super::super::ink;
 use super::super::pairs::Pair;
+use super::super::palette;
 use super::escape;
 use crate::{Error, Result};
 
@@ -38,10 +38,17 @@ pub fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Result<Strin
     out += "<div class=\"pictures\">\n";
     out += &source(pair)?;
     for (view, params) in params.into_iter().enumerate() {
-        let boxes = row.boxes.iter().map(|matched| if view == 0 { matched.view1 } else { matched.view2 });
+        let boxes =
+            row.boxes.iter().map(|matched| if view == 0 { matched.view1 } else { matched.view2 });
         let picture = Picture { image: &pair.views[view], size: [options.size as f32; 2] };
         let caption = format!("<b>View {}</b> {}", view + 1, describe(params));
-        out += &picture.figure(&format!("View {} of {}", view + 1, row.path), "view", "", boxes, &caption)?;
+        out += &picture.figure(
+            &format!("View {} of {}", view + 1, row.path),
+            "view",
+            "",
+            boxes,
+            &caption,
+        )?;
     }
     out += "</div>\n";
     out += &keys(pair);
@@ -58,7 +65,8 @@ fn source(pair: &Pair) -> Result<String> {
         crops += &outline(params.crop, view + 1, size);
     }
     let boxes = row.boxes.iter().map(|matched| matched.source);
-    let caption = format!("<b>Photo</b> {}×{}, crop 1 solid, 2 dashed", row.source_width, row.source_height);
+    let caption =
+        format!("<b>Photo</b> {}×{}, crop 1 solid, 2 dashed", row.source_width, row.source_height);
     Picture { image, size }.figure(
         &format!("Source {} with both crops", row.path),
         "photo",
@@ -71,8 +79,9 @@ fn source(pair: &Pair) -> Result<String> {
 /// A crop's rectangle, dark below light so that it shows upon anything; solid for view 1, dashed for view 2.
 fn outline(crop: Crop, number: usize, [width, height]: [f32; 2]) -> String {
     let Crop { x, y, width: w, height: h } = crop;
-    let rect =
-        |class: &str| format!("<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>");
+    let rect = |class: &str| {
+        format!("<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>")
+    };
     // The number stands inside the upper corner, left for view 1 and right for view 2: the crops may share corners.
     let size = width.max(height) / 16.0;
     let at = if number == 1 { x as f32 + size * 0.35 } else { (x + w) as f32 - size * 0.95 };
@@ -106,7 +115,7 @@ impl Picture<'_> {
         // The smallest lie on top, or a larger one around them would be pointed at instead.
         boxes.sort_by(|(_, a), (_, b)| area(b).total_cmp(&area(a)));
         for (number, of) in boxes {
-            let ink = number % ink::COLORS.len();
+            let palette = number % palette::COLORS.len();
             let rect = |class: &str| {
                 let (w, h) = (of.x1 - of.x0, of.y1 - of.y0);
                 format!(
@@ -116,7 +125,7 @@ impl Picture<'_> {
             };
             let _ = write!(
                 drawn,
-                "<g class=\"box k{ink}\" data-box=\"{number}\">{}{}</g>",
+                "<g class=\"box k{palette}\" data-box=\"{number}\">{}{}</g>",
                 rect("under"),
                 rect("over")
             );
@@ -146,7 +155,7 @@ fn keys(pair: &Pair) -> String {
             out,
             "<button type=\"button\" class=\"k{}\" data-box=\"{number}\" aria-pressed=\"false\" \
              title=\"{} px in view 1, {} px in view 2\"><span class=\"unseen\">Box </span>{}</button>",
-            number % ink::COLORS.len(),
+            number % palette::COLORS.len(),
             sides[0],
             sides[1],
             number + 1
@@ -190,6 +199,8 @@ fn data_url(image: &image::RgbImage) -> Result<String> {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, QUALITY);
     encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
-    encoder.encode(image.as_raw(), width, height, ColorType::Rgb).map_err(|error| refused(&error))?;
+    encoder
+        .encode(image.as_raw(), width, height, ColorType::Rgb)
+        .map_err(|error| refused(&error))?;
     Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
 }

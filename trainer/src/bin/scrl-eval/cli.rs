@@ -162,10 +162,18 @@ impl Common {
     fn subject(&self, defaults: &Defaults) -> Result<Subject, Error> {
         let seed = self.seed.unwrap_or(0);
         let start = match self.checkpoint.as_deref() {
-            None => return refuse("checkpoint", "missing; the file of the weights to judge, or random"),
+            None => {
+                return refuse(
+                    "checkpoint",
+                    "missing; the file of the weights to judge, or random",
+                );
+            }
             Some("random") => Start::Random(self.arch.unwrap_or(Arch::Resnet50), seed),
             Some(_) if self.arch.is_some() => {
-                return refuse("arch", "is for random weights; a checkpoint has its own, so leave it out");
+                return refuse(
+                    "arch",
+                    "is for random weights; a checkpoint has its own, so leave it out",
+                );
             }
             Some(path) => Start::File(path.into(), self.network.unwrap_or(Branch::Online)),
         };

@@ -6,7 +6,7 @@ mod report;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use scrl_cli::STOP;
+use scrl_cli::Stop;
 use scrl_trainer::Error;
 use scrl_trainer::evaluate::{Results, Subject, Watch, evaluate_boxes, evaluate_photos};
 
@@ -22,15 +22,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    scrl_cli::watch_for_interruption()?;
+    let stop = Stop::on_ctrl_c()?;
     match arguments.protocol {
         Protocol::Roi(options) => {
             let config = options.resolve()?;
-            judge(&options.common, &config.subject, |watch| evaluate_boxes(&config, watch))
+            judge(&options.common, &config.subject, &stop, |watch| evaluate_boxes(&config, watch))
         }
         Protocol::Linear(options) => {
             let config = options.resolve()?;
-            judge(&options.common, &config.subject, |watch| evaluate_photos(&config, watch))
+            judge(&options.common, &config.subject, &stop, |watch| evaluate_photos(&config, watch))
         }
     }
 }
@@ -39,19 +39,26 @@ fn run(arguments: Arguments) -> Result<()> {
 fn judge(
     common: &Common,
     subject: &Subject,
+    stop: &Stop,
     protocol: impl FnOnce(&mut Watch) -> Result<Results, Error>,
 ) -> Result<()> {
     if let Some(threads) = common.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let mut report = Report::new(common.quiet, subject.probe.epochs);
-    let results = protocol(&mut Watch::new(&STOP, &mut |progress| report.progress(progress)));
+    let results = protocol(&mut Watch::new(stop.flag(), &mut |progress| report.progress(progress)));
     report.finish();
     let results = results?;
     let [json, png] = results.write(&subject.out)?;
     if !common.quiet {
         println!("{}", results.table());
-        println!("{} of {}: {}, {}", results.arch, results.checkpoint, json.display(), png.display());
+        println!(
+            "{} of {}: {}, {}",
+            results.arch,
+            results.checkpoint,
+            json.display(),
+            png.display()
+        );
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use scrl_cli::Everywhere;
+use scrl_cli::CommonOptions;
 use scrl_trainer::weights::{Branch, ExportFormat};
 
 const EXAMPLES: &str = "\
@@ -40,5 +40,5 @@ pub struct Arguments {
     pub quiet: bool,
 
     #[command(flatten)]
-    _everywhere: Everywhere,
+    _common: CommonOptions,
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use scrl_cli::Everywhere;
-use scrl_trainer::run::Options;
+use scrl_cli::CommonOptions;
+use scrl_trainer::train::Options;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,5 +32,5 @@ pub struct Arguments {
     pub quiet: bool,
 
     #[command(flatten)]
-    _everywhere: Everywhere,
+    _common: CommonOptions,
 }

@@ -5,13 +5,12 @@ mod report;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use scrl_cli::STOP;
+use scrl_cli::Stop;
 use scrl_trainer::Error;
 use scrl_trainer::data::{Begin, Dataset};
-use scrl_trainer::run::{CheckpointInfo, Options, Output, Resume, TrainConfig, train};
+use scrl_trainer::train::{CheckpointInfo, Options, Output, Resume, TrainConfig, train};
 
 use cli::Arguments;
 use report::Report;
@@ -25,16 +24,18 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    scrl_cli::watch_for_interruption()?;
+    let stop = Stop::on_ctrl_c()?;
     let shards = arguments.shards;
     let mut report = Report::new(arguments.quiet);
     let options = arguments.options;
     let resume = options.resume.clone().unwrap_or(Resume::Auto);
     let out = options.out.clone().unwrap_or_else(scrl_cli::default_out);
-    let dataset = open(&shards, &options, &out, &resume, &report)?;
+    let dataset = open(&shards, &options, &out, &resume, &report, &stop)?;
     let config = TrainConfig::resolve(options, &dataset, out)?;
     report.outline(&config, dataset.rows_per_epoch());
-    let done = train(&config, &dataset, &resume, &STOP, &mut |progress| report.progress(&progress, &shards));
+    let done = train(&config, &dataset, &resume, stop.flag(), &mut |progress| {
+        report.progress(&progress, &shards)
+    });
     report.finish();
     done?;
     report.summary(&config.out);
@@ -42,7 +43,14 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Opens the prepared folder where the training begins, or goes on.
-fn open(shards: &Path, options: &Options, out: &Path, resume: &Resume, report: &Report) -> Result<Dataset> {
+fn open(
+    shards: &Path,
+    options: &Options,
+    out: &Path,
+    resume: &Resume,
+    report: &Report,
+    stop: &Stop,
+) -> Result<Dataset> {
     // The training says which checkpoints are damaged.
     let resumed = Output::new(out).checkpoint_to_resume(resume, &mut |_| ())?.map(|(_, info)| info);
     let begin = resumed.as_ref().map_or_else(Begin::default, CheckpointInfo::begin);
@@ -55,7 +63,7 @@ fn open(shards: &Path, options: &Options, out: &Path, resume: &Resume, report: &
             report.waiting(awaited, shards);
         }
         let step = resumed.map_or(0, |info| info.step);
-        if STOP.load(Ordering::Relaxed) { Err(Error::Interrupted { step }) } else { Ok(()) }
+        if stop.is_set() { Err(Error::Interrupted { step }) } else { Ok(()) }
     });
     Ok(dataset?)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{FormattedDuration, HumanDuration, ProgressBar, ProgressStyle};
 use scrl_trainer::data::Awaited;
-use scrl_trainer::run::{Metrics, Plan, Progress, TrainConfig, healthy_embedding_std};
+use scrl_trainer::train::{Metrics, Plan, Progress, TrainConfig, healthy_embedding_std};
 
 /// Tells how a run is getting on.
 pub struct Report {
@@ -28,7 +28,14 @@ impl Report {
             let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
             ProgressBar::hidden().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { quiet, bar, start: Instant::now(), plan: None, details: String::new(), healthy_std: 0.0 }
+        Self {
+            quiet,
+            bar,
+            start: Instant::now(),
+            plan: None,
+            details: String::new(),
+            healthy_std: 0.0,
+        }
     }
 
     fn say(&self, line: String) {
@@ -45,8 +52,8 @@ impl Report {
         self.say(format!(
             "{} with {} on {}: {rows} pairs an epoch, {} a step; writing to {}",
             match config.method {
-                scrl_trainer::run::Method::Scrl => "SCRL",
-                scrl_trainer::run::Method::Byol => "BYOL",
+                scrl_trainer::train::Method::Scrl => "SCRL",
+                scrl_trainer::train::Method::Byol => "BYOL",
             },
             config.arch,
             config.device,
@@ -118,12 +125,15 @@ impl Report {
         let wait = data_wait * 100.0;
         let accuracy = online_acc.map(|share| share * 100.0);
         if self.bar.is_some() {
-            let accuracy = accuracy.map_or_else(String::new, |percent| format!(" acc {percent:.0}%"));
-            self.details = format!(" lr {lr:.1e} {pairs_per_s:.1} pairs/s wait {wait:.0}%{accuracy}");
+            let accuracy =
+                accuracy.map_or_else(String::new, |percent| format!(" acc {percent:.0}%"));
+            self.details =
+                format!(" lr {lr:.1e} {pairs_per_s:.1} pairs/s wait {wait:.0}%{accuracy}");
             return;
         }
         let (Some(plan), Some(left)) = (self.plan, self.left(*step)) else { return };
-        let accuracy = accuracy.map_or_else(String::new, |percent| format!("  accuracy {percent:.1} %"));
+        let accuracy =
+            accuracy.map_or_else(String::new, |percent| format!("  accuracy {percent:.1} %"));
         self.say(format!(
             "step {step}/{}  epoch {epoch}  loss {loss:.4}  lr {lr:.3e}  {pairs_per_s:.1} pairs/s  \
              data wait {wait:.0} %{accuracy}  {} left",

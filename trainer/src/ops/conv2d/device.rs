@@ -130,9 +130,13 @@ mod tests {
     #[test]
     fn the_largest_batch_that_cudnn_takes_is_named() {
         let conv = Conv2d { stride: 2, padding: 3, input_gradient: false };
-        let of = |views: usize| Geometry::new(&conv, &[views, 224, 224, 8], &[64, 7, 7, 8]).unwrap();
+        let of =
+            |views: usize| Geometry::new(&conv, &[views, 224, 224, 8], &[64, 7, 7, 8]).unwrap();
         assert!(check_size(&of(2674)).is_ok());
         let message = check_size(&of(2676)).unwrap_err().to_string();
-        assert!(message.contains("at most 1337 pairs of views fit; use a smaller --batch-size"), "{message}");
+        assert!(
+            message.contains("at most 1337 pairs of views fit; use a smaller --batch-size"),
+            "{message}"
+        );
     }
 }

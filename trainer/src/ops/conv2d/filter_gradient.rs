@@ -48,7 +48,8 @@ fn sum(g: Geometry, input: &[f32], grad: &[f32], side_by_side: usize) -> Vec<f32
             .for_each(|(laid_out, grad)| lay_out(g.o, grad, laid_out));
         sums.par_chunks_mut(blocks * ROWS * width).enumerate().for_each(|(index, sums)| {
             let (panel, share) = (index / shares, index % shares);
-            let segments = segments(g, side_by_side, panel * width..((panel + 1) * width).min(patch));
+            let segments =
+                segments(g, side_by_side, panel * width..((panel + 1) * width).min(patch));
             let mut patches = vec![0.0; SLAB * width];
             for slab in range.clone().filter(|slab| slab % shares == share) {
                 let gradients = &laid_out[(slab - first) * blocks * SLAB..][..blocks * SLAB];
@@ -98,7 +99,13 @@ fn segments(g: Geometry, side_by_side: usize, numbers: std::ops::Range<usize>) -
     while at < numbers.end {
         let (tap, offset) = (at / run * side_by_side, at % run);
         let length = (run - offset).min(numbers.end - at);
-        found.push(Segment { dy: tap / g.kw, dx: tap % g.kw, offset, length, column: at - numbers.start });
+        found.push(Segment {
+            dy: tap / g.kw,
+            dx: tap % g.kw,
+            offset,
+            length,
+            column: at - numbers.start,
+        });
         at += length;
     }
     found
@@ -128,7 +135,9 @@ impl Work for Slab<'_> {
             for segment in segments {
                 let to = &mut line[segment.column..segment.column + segment.length];
                 match g.seen(at, segment.dy, segment.dx) {
-                    Some(from) => copy_line::<S>(&input[from + segment.offset..][..segment.length], to),
+                    Some(from) => {
+                        copy_line::<S>(&input[from + segment.offset..][..segment.length], to)
+                    }
                     None => to.fill(0.0),
                 }
             }

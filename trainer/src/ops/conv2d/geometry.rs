@@ -60,10 +60,16 @@ impl Geometry {
         if self.i > FEW_CHANNELS {
             return None;
         }
-        let padded = Self { h: self.h + 2 * self.padding, w: self.w + 2 * self.padding, padding: 0, ..*self };
+        let padded = Self {
+            h: self.h + 2 * self.padding,
+            w: self.w + 2 * self.padding,
+            padding: 0,
+            ..*self
+        };
         let (line, padded_line) = (self.w * self.i, padded.w * self.i);
         let mut numbers = vec![0.0; padded.pixels() * self.i];
-        let images = numbers.par_chunks_mut(padded.h * padded_line).zip(input.par_chunks(self.h * line));
+        let images =
+            numbers.par_chunks_mut(padded.h * padded_line).zip(input.par_chunks(self.h * line));
         images.for_each(|(padded, image)| {
             let lines = padded[self.padding * padded_line..].chunks_mut(padded_line);
             for (padded, from) in lines.zip(image.chunks(line)) {
@@ -106,7 +112,8 @@ impl Geometry {
     pub fn seen_by(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
         let place = |at: usize, offset: usize, size: usize| {
             let from = (at + self.padding).checked_sub(offset)?;
-            (from.is_multiple_of(self.stride) && from / self.stride < size).then_some(from / self.stride)
+            (from.is_multiple_of(self.stride) && from / self.stride < size)
+                .then_some(from / self.stride)
         };
         let (y, x) = (place(at.y, dy, self.out_h)?, place(at.x, dx, self.out_w)?);
         Some(((at.image * self.out_h + y) * self.out_w + x) * self.o)

@@ -38,17 +38,25 @@ impl Op<2> for Conv2d {
         Tensor::from_vec(y, (g.n, g.out_h, g.out_w, g.o), x.device())
     }
 
-    fn backward(&self, [x, filter]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn backward(
+        &self,
+        [x, filter]: [&Tensor; 2],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 2]> {
         if let Some(gpu) = Gpu::of(x) {
             return device::backward(&gpu, self, x, filter, grad);
         }
         let g = Geometry::new(self, x.dims(), filter.dims())?;
         let (numbers, weights, grad) = (f32s(x)?, f32s(filter)?, f32s(grad)?);
         let dx = match self.input_gradient {
-            true => Some(Tensor::from_vec(data_gradient(g, &grad, &weights), x.shape(), x.device())?),
+            true => {
+                Some(Tensor::from_vec(data_gradient(g, &grad, &weights), x.shape(), x.device())?)
+            }
             false => None,
         };
-        let dfilter = Tensor::from_vec(filter_gradient(g, &numbers, &grad), filter.shape(), x.device())?;
+        let dfilter =
+            Tensor::from_vec(filter_gradient(g, &numbers, &grad), filter.shape(), x.device())?;
         Ok([dx, Some(dfilter)])
     }
 }

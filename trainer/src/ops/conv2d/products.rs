@@ -25,8 +25,16 @@ pub(super) fn forward(g: Geometry, input: &[f32], filter: &[f32]) -> Vec<f32> {
         // What lies side by side is a line of the patch, as long as a tap of more channels.
         let panels = Panels::of_outputs(filter, g.o, g.kh, g.kw * g.i);
         let offset = |at: Pixel, dy: usize| g.seen(at, dy, 0);
-        return Products { source: &input, panels, taps: g.kh, stride: 1, h: g.out_h, w: g.out_w, offset }
-            .compute(g.out_pixels());
+        return Products {
+            source: &input,
+            panels,
+            taps: g.kh,
+            stride: 1,
+            h: g.out_h,
+            w: g.out_w,
+            offset,
+        }
+        .compute(g.out_pixels());
     }
     let panels = Panels::of_outputs(filter, g.o, g.taps(), g.i);
     let offset = |at: Pixel, tap: usize| g.seen(at, tap / g.kw, tap % g.kw);
@@ -71,15 +79,17 @@ impl Panels {
     fn of_inputs(filter: &[f32], terms: usize, taps: usize, outputs: usize) -> Self {
         let mut panels = Self::zeros(outputs, taps, terms);
         let width = panels.width;
-        panels.numbers.par_chunks_mut(taps * terms * width).enumerate().for_each(|(panel, numbers)| {
-            let first = panel * width;
-            let count = width.min(outputs - first);
-            for (index, line) in numbers.chunks_mut(width).enumerate() {
-                let (tap, term) = (index / terms, index % terms);
-                let from = (term * taps + tap) * outputs + first;
-                line[..count].copy_from_slice(&filter[from..from + count]);
-            }
-        });
+        panels.numbers.par_chunks_mut(taps * terms * width).enumerate().for_each(
+            |(panel, numbers)| {
+                let first = panel * width;
+                let count = width.min(outputs - first);
+                for (index, line) in numbers.chunks_mut(width).enumerate() {
+                    let (tap, term) = (index / terms, index % terms);
+                    let from = (term * taps + tap) * outputs + first;
+                    line[..count].copy_from_slice(&filter[from..from + count]);
+                }
+            },
+        );
         panels
     }
 
@@ -191,7 +201,8 @@ impl Work for Chunk<'_> {
                 for (block, places) in blocks.outputs.iter().enumerate() {
                     let mut sums = Sums::zero(simd);
                     if first_tap > 0 {
-                        for (row, place) in places.iter().enumerate().filter(|(_, place)| **place != NOWHERE)
+                        for (row, place) in
+                            places.iter().enumerate().filter(|(_, place)| **place != NOWHERE)
                         {
                             sums.read(row, &output[place + first_column..][..columns]);
                         }
@@ -209,7 +220,9 @@ impl Work for Chunk<'_> {
                         }
                         sums.add_rows(simd, rows, panels.get(panel, tap));
                     }
-                    for (row, place) in places.iter().enumerate().filter(|(_, place)| **place != NOWHERE) {
+                    for (row, place) in
+                        places.iter().enumerate().filter(|(_, place)| **place != NOWHERE)
+                    {
                         sums.write(row, &mut output[place + first_column..][..columns]);
                     }
                 }

@@ -44,7 +44,9 @@ pub(crate) fn packs(count: usize, channels: usize, dtype: DType) -> Result<usize
 /// A thread each, counted in 32 bits.
 pub(crate) fn line(threads: usize) -> Result<Grid> {
     if u32::try_from(threads).is_err() {
-        bail!("a map of {threads} packs is too large for a device's kernels: use a smaller --batch-size");
+        bail!(
+            "a map of {threads} packs is too large for a device's kernels: use a smaller --batch-size"
+        );
     }
     Ok(Grid { blocks: [threads.div_ceil(THREADS) as u32, 1], threads: [THREADS as u32, 1] })
 }
@@ -53,7 +55,9 @@ pub(crate) fn line(threads: usize) -> Result<Grid> {
 pub(crate) fn blocks(count: usize) -> Result<Grid> {
     match i32::try_from(count) {
         Ok(count) => Ok(Grid { blocks: [count as u32, 1], threads: [THREADS as u32, 1] }),
-        Err(_) => bail!("{count} rows are too many for a device's kernels: use a smaller --batch-size"),
+        Err(_) => {
+            bail!("{count} rows are too many for a device's kernels: use a smaller --batch-size")
+        }
     }
 }
 
@@ -121,7 +125,9 @@ mod tests {
             (25_088, 2048, DType::F32),
             (77, 4096, DType::F32),
         ] {
-            for tiles in [Tiles::summed(rows, channels, dtype), Tiles::mapped(rows, channels, dtype)] {
+            for tiles in
+                [Tiles::summed(rows, channels, dtype), Tiles::mapped(rows, channels, dtype)]
+            {
                 let Tiles { grid, rows_per_block } = tiles.unwrap();
                 let [down, across] = grid.blocks.map(|blocks| blocks as usize);
                 let [wide, high] = grid.threads.map(|threads| threads as usize);

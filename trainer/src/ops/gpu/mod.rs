@@ -79,7 +79,9 @@ impl Arg<'_> {
     pub fn int(size: usize) -> Result<Self> {
         match i32::try_from(size) {
             Ok(size) => Ok(Self::Int(size)),
-            Err(_) => bail!("{size} is too large for a device's kernels: use a smaller --batch-size"),
+            Err(_) => {
+                bail!("{size} is too large for a device's kernels: use a smaller --batch-size")
+            }
         }
     }
 }
@@ -100,7 +102,9 @@ impl Gpu {
         match self {
             // SAFETY: every kernel writes all of its results.
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => unsafe { Tensor::empty(shape, dtype, &Device::Cuda(device.clone())) },
+            Self::Cuda(device) => unsafe {
+                Tensor::empty(shape, dtype, &Device::Cuda(device.clone()))
+            },
             // NaN, so that nothing unwritten is read unnoticed.
             Self::Emulated(_) if dtype.is_float() => {
                 Tensor::full(f32::NAN, shape, &Device::Cpu)?.to_dtype(dtype)
@@ -110,7 +114,13 @@ impl Gpu {
     }
 
     /// Starts a kernel for maps of `dtype`, with its arguments in the kernel's order.
-    pub fn launch(&self, kernel: &'static str, dtype: DType, grid: Grid, arguments: &[Arg]) -> Result<()> {
+    pub fn launch(
+        &self,
+        kernel: &'static str,
+        dtype: DType,
+        grid: Grid,
+        arguments: &[Arg],
+    ) -> Result<()> {
         let bf16 = match dtype {
             DType::BF16 => true,
             DType::F32 => false,

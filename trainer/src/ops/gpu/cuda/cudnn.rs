@@ -170,7 +170,8 @@ fn is_acceptable(configuration: &Descriptor, dtype: DType) -> Result<bool> {
             CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION,
         ],
     };
-    let engines = configuration.descriptors(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
+    let engines =
+        configuration.descriptors(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
     let Some(engine) = engines.first() else { return Ok(false) };
     let notes = engine.numerical_notes()?;
     Ok(!unwanted.iter().any(|&note| notes.contains(&(note as u32))))
@@ -186,7 +187,9 @@ fn configurations(graph: &Descriptor, mode: HeuristicMode) -> Result<Vec<Descrip
         ],
     )?;
     match heuristics {
-        Some(known) => known.descriptors(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR),
+        Some(known) => {
+            known.descriptors(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)
+        }
         None => Ok(Vec::new()),
     }
 }
@@ -220,7 +223,10 @@ impl Plan {
                     CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR,
                     &[
                         (CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Value::Handle(handle)),
-                        (CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, Value::Descriptor(&configuration)),
+                        (
+                            CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+                            Value::Descriptor(&configuration),
+                        ),
                     ],
                 )?;
                 let Some(plan) = plan else { continue };
@@ -270,14 +276,22 @@ impl Convolutions {
 
     /// The bytes of workspace that a pass needs. How it is computed is chosen when it is first asked
     /// for. `None` says that no engine of cuDNN is acceptable for this order.
-    pub fn plan(&mut self, g: &Geometry, pass: Pass, dtype: DType, order: Order) -> Result<Option<usize>> {
+    pub fn plan(
+        &mut self,
+        g: &Geometry,
+        pass: Pass,
+        dtype: DType,
+        order: Order,
+    ) -> Result<Option<usize>> {
         let plan = match self.plans.entry((*g, pass, dtype, order)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 self.stream.context().bind_to_thread().map_err(Error::wrap)?;
                 let plan = Operation::new(g, pass, dtype, order)
                     .and_then(|operation| Plan::choose(self.handle, operation, dtype))
-                    .map_err(|error| error.context(format!("the {pass} of a {g} could not be planned")))?;
+                    .map_err(|error| {
+                        error.context(format!("the {pass} of a {g} could not be planned"))
+                    })?;
                 entry.insert(plan)
             }
         };
@@ -297,7 +311,9 @@ impl Convolutions {
         workspace: u64,
     ) -> Result<()> {
         if addresses.iter().any(|address| address % ALIGNMENT != 0) {
-            bail!("the {pass} of a {g} has tensors at {addresses:x?}, not at multiples of {ALIGNMENT}");
+            bail!(
+                "the {pass} of a {g} has tensors at {addresses:x?}, not at multiples of {ALIGNMENT}"
+            );
         }
         let Some(Some(plan)) = self.plans.get(&(*g, pass, dtype, order)) else {
             bail!("the {pass} of a {g} has no plan");

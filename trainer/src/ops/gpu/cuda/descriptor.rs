@@ -20,7 +20,8 @@ pub(super) fn check(status: Status, doing: impl FnOnce() -> String) -> Result<()
     let mut message = [0u8; 1024];
     // SAFETY: cuDNN writes no more bytes than the buffer has.
     unsafe { sys::cudnnGetLastErrorString(message.as_mut_ptr().cast(), message.len()) };
-    let message = CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default();
+    let message =
+        CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default();
     bail!("cuDNN failed at {}: {status:?} {}", doing(), message.trim())
 }
 
@@ -81,7 +82,10 @@ impl Descriptor {
     }
 
     /// A finalized descriptor, or `None` if cuDNN rejects it.
-    pub fn if_supported(kind: DescriptorType, attributes: &[(Attribute, Value)]) -> Result<Option<Self>> {
+    pub fn if_supported(
+        kind: DescriptorType,
+        attributes: &[(Attribute, Value)],
+    ) -> Result<Option<Self>> {
         let (descriptor, status) = Self::build(kind, attributes)?;
         if rejects(status) {
             return Ok(None);
@@ -96,14 +100,19 @@ impl Descriptor {
             Value::Addresses(values) => (CUDNN_TYPE_VOID_PTR, values.len(), values.as_ptr().cast()),
             Value::Float(value) => (CUDNN_TYPE_FLOAT, 1, ptr::from_ref(value).cast()),
             Value::DataType(value) => (CUDNN_TYPE_DATA_TYPE, 1, ptr::from_ref(value).cast()),
-            Value::ConvolutionMode(value) => (CUDNN_TYPE_CONVOLUTION_MODE, 1, ptr::from_ref(value).cast()),
+            Value::ConvolutionMode(value) => {
+                (CUDNN_TYPE_CONVOLUTION_MODE, 1, ptr::from_ref(value).cast())
+            }
             Value::HeuristicMode(value) => (CUDNN_TYPE_HEUR_MODE, 1, ptr::from_ref(value).cast()),
             Value::Handle(value) => (CUDNN_TYPE_HANDLE, 1, ptr::from_ref(value).cast()),
-            Value::Descriptor(value) => (CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, ptr::from_ref(&value.raw).cast()),
+            Value::Descriptor(value) => {
+                (CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, ptr::from_ref(&value.raw).cast())
+            }
         };
         // SAFETY: `elements` points to `count` elements of that type, which cuDNN copies. A device
         // address is as wide as a pointer.
-        let status = unsafe { sys::cudnnBackendSetAttribute(self.raw, name, kind, count as i64, elements) };
+        let status =
+            unsafe { sys::cudnnBackendSetAttribute(self.raw, name, kind, count as i64, elements) };
         check(status, || format!("setting {name:?} of {:?}", self.kind))
     }
 
@@ -121,7 +130,8 @@ impl Descriptor {
     ) -> Result<usize> {
         let (raw, room, mut count) = (self.raw, room as i64, 0);
         // SAFETY: the caller answers for `elements`.
-        let status = unsafe { sys::cudnnBackendGetAttribute(raw, name, kind, room, &mut count, elements) };
+        let status =
+            unsafe { sys::cudnnBackendGetAttribute(raw, name, kind, room, &mut count, elements) };
         check(status, || format!("getting {name:?} of {:?}", self.kind))?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
@@ -150,7 +160,8 @@ impl Descriptor {
         let of = CUDNN_TYPE_BACKEND_DESCRIPTOR;
         // SAFETY: nothing is read but the count.
         let count = unsafe { self.get(name, of, 0, ptr::null_mut()) }?;
-        let mut descriptors = (0..count).map(|_| Descriptor::new(kind)).collect::<Result<Vec<_>>>()?;
+        let mut descriptors =
+            (0..count).map(|_| Descriptor::new(kind)).collect::<Result<Vec<_>>>()?;
         let mut raw = descriptors.iter().map(|descriptor| descriptor.raw).collect::<Vec<_>>();
         // SAFETY: the vector has so many descriptors.
         let filled = unsafe { self.get(name, of, count, raw.as_mut_ptr().cast()) }?;

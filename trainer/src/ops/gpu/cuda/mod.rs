@@ -65,7 +65,8 @@ fn check(number: usize) -> std::result::Result<Option<String>, result::DriverErr
     let (major, minor) = CudaContext::new(number)?.compute_capability()?;
     let (found, built) = (10 * major + minor, COMPUTE_CAPABILITY.parse().unwrap_or(0));
     if found != built && (found < built || built >= FIRST_SPECIFIC) {
-        let reason = format!("GPU {number} has compute capability {found}, this program is for {built}");
+        let reason =
+            format!("GPU {number} has compute capability {found}, this program is for {built}");
         return Ok(Some(format!("{reason}: build with CUDA_COMPUTE_CAP={found}")));
     }
     let (major, minor, _) = cudnn::version();
@@ -117,7 +118,8 @@ pub(super) fn launch(
     grid: Grid,
     arguments: &mut [*mut c_void],
 ) -> Result<()> {
-    let (module, ptx) = if bf16 { ("scrl_bf16", kernels::BF16) } else { ("scrl_f32", kernels::F32) };
+    let (module, ptx) =
+        if bf16 { ("scrl_bf16", kernels::BF16) } else { ("scrl_f32", kernels::F32) };
     let function = device.get_or_load_custom_func(kernel, module, ptx)?;
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(Error::wrap)?;
@@ -172,12 +174,16 @@ pub(crate) fn convolve(
         }
         // For float32 there may be an engine that repeats its bits for the other order only.
         let Some(workspace) = convolutions.plan(g, pass, a.dtype(), Order::Nchw)? else {
-            bail!("cuDNN has no engine that repeats its bits for the {pass} of a {g} in {:?}", a.dtype());
+            bail!(
+                "cuDNN has no engine that repeats its bits for the {pass} of a {g} in {:?}",
+                a.dtype()
+            );
         };
         let swapped = |tensor: &Tensor| tensor.permute((0, 3, 1, 2))?.contiguous();
         let (n, h, w, c) = shape.dims4()?;
         let plan = (pass, Order::Nchw, workspace);
-        let result = run(device, convolutions, g, plan, (n, c, h, w).into(), &swapped(a)?, &swapped(b)?)?;
+        let result =
+            run(device, convolutions, g, plan, (n, c, h, w).into(), &swapped(a)?, &swapped(b)?)?;
         result.permute((0, 2, 3, 1))?.contiguous()
     })
 }

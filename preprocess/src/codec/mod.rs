@@ -1,0 +1,80 @@
+//! A view's pixels to the bytes that a shard stores.
+
+mod webp;
+
+use scrl_schemas::{EncodedImage, ViewEncoding};
+
+use crate::{Error, Result};
+use webp::WebpEncoder;
+
+/// Encodes views, one after the other, in buffers that it keeps. One for each thread.
+#[derive(Default)]
+pub struct ViewEncoder {
+    webp: WebpEncoder,
+    file: Vec<u8>,
+}
+
+impl ViewEncoder {
+    /// Encodes `[size, size, 3]` bytes; `None` for recipes, which store no pixels.
+    ///
+    /// `name` is the picture's file name without its ending.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] where the encoder refuses, which no size that passes for an option makes it do.
+    pub fn encode(
+        &mut self,
+        pixels: &[u8],
+        size: u32,
+        encoding: ViewEncoding,
+        quality: u8,
+        name: &str,
+    ) -> Result<Option<EncodedImage>> {
+        self.file.clear();
+        let ending = match encoding {
+            ViewEncoding::Webp => {
+                self.webp.encode(pixels, size as usize, size as usize, &mut self.file);
+                "webp"
+            }
+            ViewEncoding::Jpeg => {
+                let mut encoder = jpeg_encoder::Encoder::new(&mut self.file, quality);
+                encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
+                encoder
+                    .encode(pixels, size as u16, size as u16, jpeg_encoder::ColorType::Rgb)
+                    .map_err(|error| Error::Encode(error.to_string()))?;
+                "jpg"
+            }
+            ViewEncoding::Recipe => return Ok(None),
+        };
+        // A copy of just the right length: rows wait in memory by the thousand.
+        Ok(Some(EncodedImage { bytes: self.file.clone(), path: format!("{name}.{ending}") }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pixels() -> Vec<u8> {
+        (0..48 * 48).flat_map(|i| [(i % 48 * 5) as u8, (i / 48 * 5) as u8, 77]).collect()
+    }
+
+    #[test]
+    fn webp_comes_back_exactly_and_jpeg_nearly() {
+        for (encoding, name, limit) in
+            [(ViewEncoding::Webp, "a.webp", 0), (ViewEncoding::Jpeg, "a.jpg", 8)]
+        {
+            let image =
+                ViewEncoder::default().encode(&pixels(), 48, encoding, 95, "a").unwrap().unwrap();
+            assert_eq!(image.path, name);
+            let back = image::load_from_memory(&image.bytes).unwrap().into_rgb8().into_raw();
+            let worst = back.iter().zip(pixels()).map(|(&a, b)| a.abs_diff(b)).max().unwrap();
+            assert!(worst <= limit, "{encoding}: {worst}");
+        }
+        assert!(
+            ViewEncoder::default()
+                .encode(&pixels(), 48, ViewEncoding::Recipe, 95, "a")
+                .unwrap()
+                .is_none()
+        );
+    }
+}

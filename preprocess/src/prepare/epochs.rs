@@ -1,0 +1,269 @@
+//! Epochs of one pass: their chunks rendered, their shards written.
+//!
+//! One thread renders chunk after chunk with all threads of the pool; another takes each rendered
+//! chunk, writes its shards on threads of its own, and completes the epochs. A chunk is handed over
+//! when the one before is on the disk, so two are in memory at most.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use scrl_cli::Reporter;
+use scrl_schemas::{
+    Epoch, FORMAT, FinishedShard, Row, Shard, ShardPaths, ShardWriter, Skipped, Success,
+    ViewEncoding,
+};
+
+use super::options::Config;
+use super::rows::{RowMaker, recipe_row};
+use super::shuffle::{Pass, Shuffle};
+use super::{journal, resume};
+use crate::images::{ImageSize, Unreadable, decode};
+use crate::sources::Sources;
+use crate::{Error, Result};
+
+/// Consecutive epochs of one pass that are made together.
+#[derive(Clone, Debug)]
+pub struct PassEpochs {
+    /// The pass they are of.
+    pub pass: u32,
+    /// The epochs.
+    pub epochs: Range<u32>,
+}
+
+/// A shard to write.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardId {
+    epoch: Epoch,
+    number: Shard,
+}
+
+/// What rendering hands over to writing.
+pub enum Rendered {
+    /// A chunk's rows for some epochs.
+    Chunk(Chunk),
+    /// No more chunks of this group follow.
+    End(PassEpochs),
+}
+
+/// A chunk's rows for the epochs of `shards`.
+pub struct Chunk {
+    shards: Vec<ShardId>,
+    /// By task and by position in the chunk; `None` where the image is unreadable.
+    rows: Vec<Vec<Option<Row>>>,
+    /// By task: positions in the chunk, in the epoch's order.
+    orders: Vec<Vec<u32>>,
+    skipped: Vec<Skipped>,
+}
+
+/// Everything that rendering and writing look at.
+pub struct Context<'a> {
+    /// What is asked for.
+    pub config: &'a Config,
+    /// The images.
+    pub sources: &'a Sources,
+    /// Which image lies where.
+    pub shuffle: &'a Shuffle,
+    /// The folder of shards.
+    pub paths: &'a ShardPaths,
+    /// Receives the progress, and carries the stop flag.
+    pub reporter: &'a Reporter,
+    /// Held while `sources.parquet` is rewritten with unreadable images.
+    pub listing: Mutex<()>,
+}
+
+/// The chunks of a group that this process has to make, each with its missing parts. An epoch of which parts are missing
+/// is no finished epoch, so its `_SUCCESS` goes.
+///
+/// # Errors
+/// Where the folder of shards cannot be read.
+pub fn missing(context: &Context, wanted: &PassEpochs) -> Result<Vec<(u32, Vec<ShardId>)>> {
+    let parts = context.shuffle.shards_per_epoch();
+    let mut chunks: Vec<Vec<ShardId>> = vec![Vec::new(); parts as usize];
+    for epoch in wanted.epochs.clone().map(Epoch) {
+        if resume::is_complete(context.paths, epoch, parts)? {
+            continue;
+        }
+        let finished = resume::finished_shards(context.paths, epoch, parts)?;
+        for (chunk, number) in (0..).zip(context.shuffle.shards_of_chunks(epoch)) {
+            let ours = context.shuffle.assigns(wanted.pass, chunk, context.config.world);
+            if ours && finished[number.0 as usize].is_none() {
+                chunks[chunk as usize].push(ShardId { epoch, number });
+            }
+        }
+    }
+    Ok((0..).zip(chunks).filter(|(_, shards)| !shards.is_empty()).collect())
+}
+
+/// Makes ready the folders of the epochs that `chunks` will write into.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> Result<()> {
+    let mut epochs: Vec<Epoch> =
+        chunks.iter().flat_map(|(_, shards)| shards).map(|shard| shard.epoch).collect();
+    epochs.sort_unstable();
+    epochs.dedup();
+    for epoch in epochs {
+        let folder = context.paths.epoch(epoch);
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        match std::fs::remove_file(context.paths.success(epoch)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(&folder)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Renders a chunk, on all threads of the current pool.
+///
+/// # Errors
+/// [`Error::Stopped`] after a stop, [`Error::Source`] for an image that is gone.
+pub fn render(context: &Context, pass: &Pass, chunk: u32, shards: Vec<ShardId>) -> Result<Chunk> {
+    let images = pass.images(chunk);
+    let makers: Vec<Mutex<RowMaker>> =
+        (0..rayon::current_num_threads()).map(|_| Mutex::default()).collect();
+    let made: Vec<std::result::Result<Vec<Row>, Unreadable>> = images
+        .par_iter()
+        .with_max_len(1)
+        .map(|&image_id| {
+            context.reporter.check_stop()?;
+            // Each thread has a maker of its own, so no one ever waits for the lock.
+            let thread = rayon::current_thread_index().unwrap_or(0);
+            let mut maker = makers[thread].lock().unwrap_or_else(|poison| poison.into_inner());
+            let rows = make_rows(context, image_id, &shards, &mut maker);
+            if let Ok(Ok(rows)) = &rows {
+                context.reporter.advance(rows.len() as u64);
+            }
+            rows
+        })
+        .collect::<Result<_>>()?;
+    let mut rows: Vec<Vec<Option<Row>>> =
+        shards.iter().map(|_| Vec::with_capacity(images.len())).collect();
+    let mut skipped = Vec::new();
+    for (&image_id, made) in images.iter().zip(made) {
+        match made {
+            Ok(made) => rows.iter_mut().zip(made).for_each(|(rows, row)| rows.push(Some(row))),
+            Err(reason) => {
+                skipped.push(Skipped { image_id: i64::from(image_id), error: reason.0 });
+                rows.iter_mut().for_each(|rows| rows.push(None));
+            }
+        }
+    }
+    // In the order of the sources, so that the list reads well.
+    skipped.sort_unstable_by_key(|skipped| skipped.image_id);
+    let orders = shards.iter().map(|shard| pass.rows(chunk, shard.epoch)).collect();
+    Ok(Chunk { shards, rows, orders, skipped })
+}
+
+/// Makes an image's row for each task; where the rows hold pixels, from one decoding.
+fn make_rows(
+    context: &Context,
+    image_id: u32,
+    shards: &[ShardId],
+    maker: &mut RowMaker,
+) -> Result<std::result::Result<Vec<Row>, Unreadable>> {
+    let Config { seed, ref options, .. } = *context.config;
+    if options.views == ViewEncoding::Recipe {
+        let source = context.sources.source(image_id)?;
+        if let Some(reason) = source.error {
+            return Ok(Err(Unreadable(reason)));
+        }
+        let size = ImageSize { width: source.width, height: source.height };
+        let row = |shard: &ShardId| recipe_row(image_id, &source, size, seed, shard.epoch, options);
+        return Ok(Ok(shards.iter().map(row).collect()));
+    }
+    let (source, bytes) = context.sources.read(image_id)?;
+    if let Some(reason) = source.error {
+        return Ok(Err(Unreadable(reason)));
+    }
+    let image = match decode(&bytes, options.exif) {
+        Ok(image) => image,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    if (image.size.width, image.size.height) != (source.width, source.height) {
+        let reason = format!("has {}×{} pixels now", image.size.width, image.size.height);
+        return Err(Error::source(&context.config.images, &source.path, reason));
+    }
+    shards
+        .iter()
+        .map(|shard| maker.make(image_id, &source, &image, seed, shard.epoch, options))
+        .collect::<Result<Vec<Row>>>()
+        .map(Ok)
+}
+
+/// Writes what arrives, and completes each group's epochs after its last chunk. Returns the number of pairs written.
+/// Stopped, it ends after the parts under way.
+///
+/// # Errors
+/// [`Error::Stopped`] after a stop; otherwise whatever writing raises.
+pub fn write(context: &Context, threads: &ThreadPool, rendered: Receiver<Rendered>) -> Result<u64> {
+    let mut pairs = 0;
+    for rendered in rendered {
+        match rendered {
+            Rendered::Chunk(chunk) => pairs += threads.install(|| write_chunk(context, chunk))?,
+            Rendered::End(group) => threads.install(|| {
+                group
+                    .epochs
+                    .into_par_iter()
+                    .try_for_each(|epoch| complete(context, Epoch(epoch)).map(drop))
+            })?,
+        }
+    }
+    Ok(pairs)
+}
+
+fn write_chunk(context: &Context, chunk: Chunk) -> Result<u64> {
+    let Chunk { shards, rows, orders, skipped } = chunk;
+    let pairs = (shards, rows, orders).into_par_iter().map(|(shard, mut rows, order)| {
+        context.reporter.check_stop()?;
+        let mut writer = ShardWriter::create(&context.paths.part(shard.epoch, shard.number))?;
+        for position in order {
+            if let Some(row) = rows[position as usize].take() {
+                writer.write(row)?;
+            }
+        }
+        let part: FinishedShard = writer.finish(skipped.clone())?;
+        journal::append(context.paths, shard.epoch, context.config.world, &part)?;
+        Ok(part.record.rows)
+    });
+    pairs.sum()
+}
+
+/// Writes `_SUCCESS` where every part of the epoch is there, whoever made it. Returns whether that is so.
+///
+/// Before that, `sources.parquet` learns which images turned out unreadable, so that an epoch with `_SUCCESS` has
+/// nothing left to tell.
+///
+/// # Errors
+/// Where a file cannot be read or written.
+pub fn complete(context: &Context, epoch: Epoch) -> Result<bool> {
+    let (layout, parts) = (context.paths, context.shuffle.shards_per_epoch());
+    if resume::is_complete(layout, epoch, parts)? {
+        journal::remove(layout, epoch)?;
+        return Ok(true);
+    }
+    let finished: Option<Vec<FinishedShard>> =
+        resume::finished_shards(layout, epoch, parts)?.into_iter().collect();
+    let Some(finished) = finished else { return Ok(false) };
+    let listing = context.listing.lock().unwrap_or_else(|poison| poison.into_inner());
+    let mut news = false;
+    for skipped in finished.iter().flat_map(|part| &part.skipped) {
+        if let Ok(image_id) = u32::try_from(skipped.image_id) {
+            news |= context.sources.note_unreadable(image_id, &skipped.error)?;
+        }
+    }
+    if news {
+        context.sources.write(&layout.sources())?;
+    }
+    drop(listing);
+    let success =
+        Success { format: FORMAT, parts: finished.into_iter().map(|part| part.record).collect() };
+    success.write(&layout.success(epoch))?;
+    journal::remove(layout, epoch)?;
+    Ok(true)
+}

@@ -1,0 +1,21 @@
+//! A run of scrl-prep: what there is to do, which image comes when, and doing it.
+//!
+//! ```text
+//! options → plan (shuffle, estimate, resume ← journal) → run (lock, epochs ← rows)
+//! ```
+
+mod epochs;
+mod estimate;
+mod journal;
+mod lock;
+mod options;
+mod plan;
+pub(crate) mod resume;
+pub mod rows;
+mod run;
+pub mod shuffle;
+
+pub use estimate::{EpochBytes, Estimate};
+pub use options::{Config, MaxIou, Options};
+pub use plan::{Job, Outline};
+pub use run::Summary;

@@ -1,0 +1,211 @@
+//! Doing what was planned.
+//!
+//! A pass is made in one go, or with [`Config::keep`](super::Config::keep) in parts, each begun when
+//! training has made room for it. Its chunks are rendered and written one after the other
+//! ([`super::epochs`]), each image decoded once.
+//!
+//! Memory, at any number of images: two chunks of encoded rows, one being rendered and one being
+//! written, so 2 · `rows_per_shard` · `epochs_per_pass` rows (1.3 GB with the defaults at 160 kB a
+//! row, and in practice little more than half of it, as writing is much faster than rendering); one
+//! decoded image a thread; 4 bytes an image for the permutation of a pass, and the index of the
+//! images ([`crate::sources`]).
+
+use std::sync::Mutex;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use scrl_cli::Reporter;
+use scrl_schemas::{Consumed, Epoch};
+
+use super::epochs::{self, Context, PassEpochs, Rendered};
+use super::lock::WriterLock;
+use super::plan::{Job, pool};
+use super::resume;
+use super::shuffle::Pass;
+use crate::{Error, Result};
+
+/// Threads that write shards, mostly waiting for the disk.
+const WRITING_THREADS: usize = 4;
+/// Time between two looks at how far training has come.
+const CONSUMED_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which a waiting run notices that it is to stop.
+const STOP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The result of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// Pairs of views written.
+    pub pairs: u64,
+    /// Time from the start of [`Job::run`].
+    pub time: Duration,
+    /// Images found.
+    pub images: u64,
+    /// Images that could not be read; `sources.parquet` has the reasons.
+    pub unreadable: u64,
+    /// Epochs that wait for shards of other processes.
+    pub incomplete: u32,
+}
+
+impl Summary {
+    /// Fraction of the images that could not be read.
+    pub fn unreadable_fraction(&self) -> f64 {
+        self.unreadable as f64 / self.images.max(1) as f64
+    }
+}
+
+impl Job {
+    /// Makes the missing shards that are this process's to make, and completes the epochs whose shards
+    /// are all there. After a stop the run ends soon and leaves only complete files.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after a stop; [`Error::Folder`] if another process does the same work;
+    /// otherwise whatever reading and writing raise.
+    pub fn run(self, reporter: &Reporter) -> Result<Summary> {
+        let start = Instant::now();
+        let lock = self.open_folder(reporter)?;
+        let context = self.context(reporter);
+        let writing = pool(WRITING_THREADS, "write")?;
+        reporter.begin("pairs", self.outline().pairs_to_write, 0);
+        // A channel without room: a chunk is handed over when the one before is on the disk.
+        let (sender, receiver) = sync_channel(0);
+        let pairs = thread::scope(|scope| {
+            let writer = scope.spawn(|| epochs::write(&context, &writing, receiver));
+            let rendered = self.render_passes(&context, sender);
+            // Where the writer failed, rendering ended for that reason alone.
+            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            written.and_then(|pairs| rendered.map(|()| pairs))
+        });
+        reporter.end();
+        let pairs = pairs?;
+        let incomplete = self.complete_all(&context)?;
+        resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
+        Ok(Summary {
+            pairs,
+            time: start.elapsed(),
+            images: u64::from(self.sources.len()),
+            unreadable: self.sources.unreadable(),
+            incomplete,
+        })
+    }
+
+    fn context<'a>(&'a self, reporter: &'a Reporter) -> Context<'a> {
+        let Self { config, sources, shuffle, paths, .. } = self;
+        Context { config, sources, shuffle, paths, reporter, listing: Mutex::new(()) }
+    }
+
+    /// Makes the folder ready: locked, nothing stale in it, the manifest and the list of sources written.
+    fn open_folder(&self, reporter: &Reporter) -> Result<WriterLock> {
+        let root = self.paths.root();
+        std::fs::create_dir_all(root).map_err(Error::io(root))?;
+        let lock = WriterLock::take(&self.paths, self.config.world)?;
+        if !lock.is_sure() {
+            reporter.say(format_args!(
+                "{}: this file system has no locks; make sure that no other scrl-prep does the same \
+                 work there",
+                root.display()
+            ));
+        }
+        if self.config.overwrite {
+            resume::remove_shards(&self.paths)?;
+        }
+        resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
+        if !self.paths.manifest().exists() {
+            self.manifest.write(&self.paths.manifest())?;
+        }
+        if !self.paths.sources().exists() {
+            self.sources.write(&self.paths.sources())?;
+        }
+        Ok(lock)
+    }
+
+    /// Renders pass after pass, with `--keep` each part of one when there is room for it.
+    fn render_passes(&self, context: &Context, sender: SyncSender<Rendered>) -> Result<()> {
+        let mut pass: Option<Pass> = None;
+        for epochs in self.pass_epochs() {
+            let Some(epochs) = self.wait_for_room(epochs, context)? else { continue };
+            let chunks = epochs::missing(context, &epochs)?;
+            epochs::open_epochs(context, &chunks)?;
+            for (chunk, shards) in chunks {
+                let pass = match &mut pass {
+                    Some(pass) if pass.number() == epochs.pass => pass,
+                    pass => pass.insert(self.shuffle.pass(epochs.pass)),
+                };
+                let chunk =
+                    self.threads.install(|| epochs::render(context, pass, chunk, shards))?;
+                if sender.send(Rendered::Chunk(chunk)).is_err() {
+                    // The writer has gone only where it failed; its error is the one to report.
+                    return Ok(());
+                }
+            }
+            if sender.send(Rendered::End(epochs)).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The requested epochs, by pass; with `--keep` a pass is divided.
+    fn pass_epochs(&self) -> impl Iterator<Item = PassEpochs> + '_ {
+        let only = &self.config.only;
+        // Half of what may be kept is made at a time, while training works on the other half.
+        let length = self.config.keep.map_or(u32::MAX, |keep| (keep / 2).max(1));
+        self.shuffle.passes(only.clone()).flat_map(move |pass| {
+            let epochs = self.shuffle.epochs(pass);
+            let epochs = epochs.start.max(only.start)..epochs.end.min(only.end);
+            let end = epochs.end;
+            epochs.step_by(length as usize).map(move |first| PassEpochs {
+                pass,
+                epochs: first..first.saturating_add(length).min(end),
+            })
+        })
+    }
+
+    /// Waits until the epochs may lie on the disk. Returns those that have yet to be made; `None` if
+    /// training has consumed all of them.
+    fn wait_for_room(&self, wanted: PassEpochs, context: &Context) -> Result<Option<PassEpochs>> {
+        let Some(keep) = self.config.keep else { return Ok(Some(wanted)) };
+        let mut reported = false;
+        loop {
+            let consumed = self.consumed()?;
+            let there = resume::epochs(&self.paths)?;
+            for epoch in there.into_iter().filter(|epoch| epoch.0 < consumed) {
+                resume::remove_epoch(&self.paths, epoch)?;
+            }
+            let epochs = wanted.epochs.start.max(consumed)..wanted.epochs.end;
+            if epochs.is_empty() {
+                return Ok(None);
+            }
+            if epochs.end <= consumed.saturating_add(keep) {
+                return Ok(Some(PassEpochs { epochs, ..wanted }));
+            }
+            if !reported {
+                context.reporter.say(format_args!(
+                    "--keep {keep}: waiting for training to consume epoch {consumed} \
+                     (scrl-train --consume)"
+                ));
+                reported = true;
+            }
+            let look = Instant::now();
+            while look.elapsed() < CONSUMED_INTERVAL {
+                context.reporter.check_stop()?;
+                thread::sleep(STOP_INTERVAL);
+            }
+        }
+    }
+
+    /// The epochs below this number are used up.
+    fn consumed(&self) -> Result<u32> {
+        Ok(Consumed::read(&self.paths.consumed())?.epochs)
+    }
+
+    /// Completes epochs whose last shards other processes made. Returns how many are still incomplete.
+    fn complete_all(&self, context: &Context) -> Result<u32> {
+        let consumed = if self.config.keep.is_some() { self.consumed()? } else { 0 };
+        let mut incomplete = 0;
+        for epoch in self.config.only.clone().filter(|&epoch| epoch >= consumed) {
+            incomplete += u32::from(!epochs::complete(context, Epoch(epoch))?);
+        }
+        Ok(incomplete)
+    }
+}

@@ -1,0 +1,206 @@
+//! The parameters of a view, drawn at random.
+
+use libm::{exp, log, sqrt};
+use scrl_schemas::{BlurKind, ColorJitter, ColorStep, Crop, PrepOptions, ViewParams};
+
+use super::method::{
+    BLUR_PROBABILITY, BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, CROP_TRIES,
+    FLIP_PROBABILITY, GRAYSCALE_PROBABILITY, HUE, HUE_GRID, JITTER_GRID, JITTER_PROBABILITY,
+    RESIZE_BLUR_FACTORS, SATURATION, SIGMA_GRID, SOLARIZE_PROBABILITY,
+};
+use super::rng::{Purpose, Stream};
+use crate::images::ImageSize;
+
+/// Which of the two views of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewIndex {
+    /// View 1: always blurred, never solarized.
+    First,
+    /// View 2: seldom blurred, sometimes solarized.
+    Second,
+}
+
+impl ViewIndex {
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::First => Purpose::View1,
+            Self::Second => Purpose::View2,
+        }
+    }
+}
+
+/// Draws one view of an image of size `source`. The result depends on the arguments alone.
+pub fn draw_view(
+    seed: u64,
+    epoch: u32,
+    image_id: u64,
+    view: ViewIndex,
+    source: ImageSize,
+    options: &PrepOptions,
+) -> ViewParams {
+    let random = &mut Stream::new(seed, epoch, image_id, view.purpose());
+    ViewParams {
+        crop: draw_crop(random, source, options.crop_scale),
+        flip: random.chance(FLIP_PROBABILITY),
+        jitter: draw_jitter(random),
+        grayscale: random.chance(GRAYSCALE_PROBABILITY),
+        blur: draw_blur(random, BLUR_PROBABILITY[view as usize], options.blur),
+        solarize: random.chance(SOLARIZE_PROBABILITY[view as usize]),
+    }
+}
+
+/// A crop of `scale` of the image's area: `RandomResizedCrop.get_params` of torchvision.
+pub fn draw_crop(random: &mut Stream, source: ImageSize, scale: [f32; 2]) -> Crop {
+    let (width, height) = (f64::from(source.width), f64::from(source.height));
+    let area = width * height;
+    for _ in 0..CROP_TRIES {
+        let target = area * random.uniform(decimal(scale[0]), decimal(scale[1]));
+        let ratio = exp(random.uniform(log(CROP_RATIO[0]), log(CROP_RATIO[1])));
+        let w = sqrt(target * ratio).round_ties_even();
+        let h = sqrt(target / ratio).round_ties_even();
+        if (1.0..=width).contains(&w) && (1.0..=height).contains(&h) {
+            let (w, h) = (w as i32, h as i32);
+            let y = random.below((source.height - h) as u64 + 1) as i32;
+            let x = random.below((source.width - w) as u64 + 1) as i32;
+            return Crop { x, y, width: w, height: h };
+        }
+    }
+    // The largest crop within the bounds of the ratio, in the middle.
+    let ratio = width / height;
+    let (w, h) = if ratio < CROP_RATIO[0] {
+        (source.width, (width / CROP_RATIO[0]).round_ties_even() as i32)
+    } else if ratio > CROP_RATIO[1] {
+        ((height * CROP_RATIO[1]).round_ties_even() as i32, source.height)
+    } else {
+        (source.width, source.height)
+    };
+    let (w, h) = (w.clamp(1, source.width), h.clamp(1, source.height));
+    Crop { x: (source.width - w) / 2, y: (source.height - h) / 2, width: w, height: h }
+}
+
+/// The decimal number that was meant: 0.2 and not 0.200000003, so that the bounds are those of a program that reads
+/// the option as a double.
+fn decimal(value: f32) -> f64 {
+    (f64::from(value) * 1e6).round() / 1e6
+}
+
+fn draw_jitter(random: &mut Stream) -> Option<ColorJitter> {
+    // Drawn whether applied or not, so that the steps after it never depend on the outcome.
+    let applied = random.chance(JITTER_PROBABILITY);
+    let mut order = ColorStep::ALL;
+    random.shuffle(&mut order);
+    let jitter = ColorJitter {
+        brightness: draw_on_grid(random, BRIGHTNESS_AND_CONTRAST, JITTER_GRID),
+        contrast: draw_on_grid(random, BRIGHTNESS_AND_CONTRAST, JITTER_GRID),
+        saturation: draw_on_grid(random, SATURATION, JITTER_GRID),
+        hue: draw_on_grid(random, HUE, HUE_GRID),
+        order,
+    };
+    applied.then_some(jitter)
+}
+
+/// A multiple of `grid` between the bounds, each equally likely. A coarse grid costs nothing that one could see, and
+/// makes a number half as long in a shard.
+fn draw_on_grid(random: &mut Stream, [low, high]: [f64; 2], grid: f64) -> f32 {
+    let (first, last) = ((low / grid).ceil(), (high / grid).floor());
+    ((first + random.below((last - first) as u64 + 1) as f64) * grid) as f32
+}
+
+fn draw_blur(random: &mut Stream, probability: f64, kind: BlurKind) -> Option<f32> {
+    let applied = random.chance(probability);
+    let strength = match kind {
+        BlurKind::None => return None,
+        BlurKind::Gaussian => draw_on_grid(random, BLUR_SIGMA, SIGMA_GRID),
+        BlurKind::Resize => {
+            RESIZE_BLUR_FACTORS[random.below(RESIZE_BLUR_FACTORS.len() as u64) as usize]
+        }
+    };
+    applied.then_some(strength)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::method::test_options;
+
+    fn draws(view: ViewIndex, source: ImageSize, options: &PrepOptions) -> Vec<ViewParams> {
+        (0..20_000).map(|id| draw_view(3, 1, id, view, source, options)).collect()
+    }
+
+    fn share(views: &[ViewParams], f: impl Fn(&ViewParams) -> bool) -> f64 {
+        views.iter().filter(|view| f(view)).count() as f64 / views.len() as f64
+    }
+
+    #[test]
+    fn frequencies_are_those_of_the_table() {
+        let source = ImageSize { width: 500, height: 375 };
+        let options = test_options();
+        for (view, blur, solarize) in [(ViewIndex::First, 1.0, 0.0), (ViewIndex::Second, 0.1, 0.2)]
+        {
+            let views = draws(view, source, &options);
+            for (found, expected) in [
+                (share(&views, |v| v.flip), 0.5),
+                (share(&views, |v| v.jitter.is_some()), 0.8),
+                (share(&views, |v| v.grayscale), 0.2),
+                (share(&views, |v| v.blur.is_some()), blur),
+                (share(&views, |v| v.solarize), solarize),
+            ] {
+                assert!((found - expected).abs() < 0.015, "{found} for {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_value_lies_in_its_range() {
+        let options = test_options();
+        for source in [(500, 375), (1, 1), (3, 2000), (2000, 3), (33, 40)] {
+            let source = ImageSize { width: source.0, height: source.1 };
+            for view in draws(ViewIndex::First, source, &options) {
+                let crop = view.crop;
+                assert!(
+                    crop.x >= 0 && crop.y >= 0 && crop.width >= 1 && crop.height >= 1,
+                    "{crop:?}"
+                );
+                assert!(
+                    crop.x + crop.width <= source.width && crop.y + crop.height <= source.height
+                );
+                if let Some(jitter) = view.jitter {
+                    assert!(
+                        (0.6..=1.4).contains(&jitter.brightness)
+                            && (0.6..=1.4).contains(&jitter.contrast)
+                    );
+                    assert!(
+                        (0.8..=1.2).contains(&jitter.saturation)
+                            && (-0.1..=0.1).contains(&jitter.hue)
+                    );
+                }
+                assert!((0.1..=2.0).contains(&view.blur.unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn crops_have_the_area_and_the_ratio_asked_for() {
+        let options = test_options();
+        let views = draws(ViewIndex::Second, ImageSize { width: 1000, height: 1000 }, &options);
+        let areas: Vec<f64> = views
+            .iter()
+            .map(|v| f64::from(v.crop.width) * f64::from(v.crop.height) / 1e6)
+            .collect();
+        assert!(areas.iter().all(|area| (0.199..1.0001).contains(area)));
+        for view in &views {
+            let ratio = f64::from(view.crop.width) / f64::from(view.crop.height);
+            assert!((0.745..1.342).contains(&ratio), "{ratio}");
+        }
+    }
+
+    #[test]
+    fn resize_blur_draws_one_of_three_factors() {
+        let options = PrepOptions { blur: BlurKind::Resize, ..test_options() };
+        let views = draws(ViewIndex::First, ImageSize { width: 50, height: 40 }, &options);
+        for factor in RESIZE_BLUR_FACTORS {
+            let found = share(&views, |v| v.blur == Some(factor));
+            assert!((found - 1.0 / 3.0).abs() < 0.02, "{factor}: {found}");
+        }
+    }
+}

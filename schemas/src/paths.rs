@@ -1,0 +1,94 @@
+//! Where each file of a prepared folder lies.
+
+use crate::{Error, Result};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The number of an epoch, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Epoch(pub u32);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a part within its epoch, from 0; parts are read in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shard(pub u32);
+
+impl Shard {
+    /// The part's file name, `part-00000.parquet`.
+    pub fn file_name(self) -> String {
+        format!("part-{:05}.parquet", self.0)
+    }
+}
+
+/// The paths inside a prepared folder.
+#[derive(Clone, Debug)]
+pub struct ShardPaths {
+    root: PathBuf,
+}
+
+impl ShardPaths {
+    /// A layout rooted at `root`; touches nothing.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `dataset.toml`.
+    pub fn manifest(&self) -> PathBuf {
+        self.root.join("dataset.toml")
+    }
+
+    /// `sources.parquet`.
+    pub fn sources(&self) -> PathBuf {
+        self.root.join("sources.parquet")
+    }
+
+    /// `consumed.json`.
+    pub fn consumed(&self) -> PathBuf {
+        self.root.join("consumed.json")
+    }
+
+    /// `epoch=00000`.
+    pub fn epoch(&self, epoch: Epoch) -> PathBuf {
+        self.root.join(format!("epoch={:05}", epoch.0))
+    }
+
+    /// `epoch=00000/part-00000.parquet`.
+    pub fn part(&self, epoch: Epoch, part: Shard) -> PathBuf {
+        self.epoch(epoch).join(part.file_name())
+    }
+
+    /// `epoch=00000/_SUCCESS`.
+    pub fn success(&self, epoch: Epoch) -> PathBuf {
+        self.epoch(epoch).join("_SUCCESS")
+    }
+}
+
+/// The UTF-8 names in a folder, sorted; none where the folder does not exist.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn file_names(folder: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(folder)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(Error::io(folder))?.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}

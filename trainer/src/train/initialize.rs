@@ -1,0 +1,96 @@
+//! `scrl-train --init`: a learner starts from weights instead of random values.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::learner::Learner;
+use crate::Result;
+use crate::model::Arch;
+use crate::weights::{Branch, HeadStart, Weights};
+
+/// Where the target network's initial values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetStart {
+    /// From the file.
+    File,
+    /// From the online network.
+    Online,
+    /// Random, as the file has no target network.
+    Random,
+}
+
+/// What became of weights as a learner took them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Initialized {
+    /// The file.
+    pub path: PathBuf,
+    /// The backbone, which always comes from the file.
+    pub arch: Arch,
+    /// Its tensors.
+    pub tensors: usize,
+    /// The online network's projector.
+    pub projector: HeadStart,
+    /// The predictor.
+    pub predictor: HeadStart,
+    /// The target network; its projector as the online one's.
+    pub target: TargetStart,
+}
+
+impl Learner {
+    /// Overwrites the initial values by those of a file: the online backbone; projector and predictor where the file has them in
+    /// the same shapes; and, unless the target starts as a copy of the online network, the target where the file has one.
+    ///
+    /// # Errors
+    /// If the file's backbone is of another architecture, or not whole.
+    pub fn initialize(&self, weights: &Weights) -> Result<Initialized> {
+        let config = *self.config();
+        let (online, target) = (self.online_parameters(), self.target_parameters());
+        let tensors = weights.load_backbone(Branch::Online, config.arch, online)?;
+        let projector = weights.load_head("online.projector.", online)?;
+        let predictor = weights.load_head("predictor.", online)?;
+        let target = if config.copy_online {
+            self.copy_online()?;
+            TargetStart::Online
+        } else if weights.has_backbone(Branch::Target) {
+            weights.load_backbone(Branch::Target, config.arch, target)?;
+            weights.load_head("target.projector.", target)?;
+            TargetStart::File
+        } else {
+            TargetStart::Random
+        };
+        Ok(Initialized {
+            path: weights.path().to_owned(),
+            arch: config.arch,
+            tensors,
+            projector,
+            predictor,
+            target,
+        })
+    }
+}
+
+/// One line, such as `resnet50 backbone (265 tensors), projector, predictor from FILE; target from the same file`.
+impl fmt::Display for Initialized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = [("projector", &self.projector), ("predictor", &self.predictor)];
+        write!(f, "{} backbone ({} tensors)", self.arch, self.tensors)?;
+        for (name, _) in heads.iter().filter(|(_, start)| **start == HeadStart::File) {
+            write!(f, ", {name}")?;
+        }
+        write!(f, " from {}", self.path.display())?;
+        let target = match self.target {
+            TargetStart::File => "from the same file",
+            TargetStart::Online => "a copy of the online network",
+            TargetStart::Random => "random (--target-init online copies the online network)",
+        };
+        write!(f, "; target {target}")?;
+        for (name, start) in heads {
+            match start {
+                HeadStart::File => {}
+                HeadStart::Random => write!(f, "; {name} random")?,
+                HeadStart::Unfit(first) => write!(f, "; {name} random, as {first}")?,
+            }
+        }
+        Ok(())
+    }
+}

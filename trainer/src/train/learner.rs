@@ -1,0 +1,249 @@
+//! One training step (Figure 2): two networks, the loss between them, and what each step changes.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::model::{
+    Arch, Classifier, HeadSizes, Network, NetworkOutput, Parameter, Parameters, Regions,
+};
+use crate::ops::{
+    CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, normalize_pixels,
+    profile,
+};
+use crate::optim::{Lars, LarsConfig, update_ema};
+
+/// What is learnt and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LearnerConfig {
+    /// The backbone.
+    pub arch: Arch,
+    /// The heads.
+    pub sizes: HeadSizes,
+    /// Of the initial weights.
+    pub seed: u64,
+    /// Whether the target starts as a copy of the online network; otherwise from its own random values.
+    pub copy_online: bool,
+    /// Of the feature maps: float32, or on a GPU also bfloat16.
+    pub dtype: DType,
+    /// Of the optimizer.
+    pub lars: LarsConfig,
+    /// Classes of the online evaluation; `None` without it.
+    pub classes: Option<usize>,
+}
+
+/// Online and target network, and the optimizer of the former.
+pub struct Learner {
+    config: LearnerConfig,
+    online: Network,
+    target: Network,
+    classifier: Option<Classifier>,
+    online_parameters: Parameters,
+    target_parameters: Parameters,
+    classifier_parameters: Parameters,
+    lars: Lars,
+    device: Device,
+}
+
+/// What the views of a micro-batch show.
+pub struct Labels {
+    /// The class of each view `[2B]`, int64; [`crate::ops::UNKNOWN_CLASS`] where it is not known.
+    pub classes: Tensor,
+    /// Views of known class in the whole global batch.
+    pub labelled: usize,
+}
+
+/// A loss and its gradients, not applied yet.
+pub struct Computed {
+    /// The loss, a scalar.
+    pub loss: Tensor,
+    /// How the online evaluation went, where there is one.
+    pub online: Option<Evaluated>,
+    /// The online network's projections and the targets, a tensor a micro-batch.
+    embeddings: Vec<[Tensor; 2]>,
+    gradients: Gradients,
+}
+
+/// How the classifier of the online evaluation did.
+pub struct Evaluated {
+    /// Mean cross-entropy over the labelled views, a scalar.
+    pub loss: Tensor,
+    /// Labelled views whose class it named, a scalar.
+    pub correct: Tensor,
+    /// Labelled views of the whole global batch.
+    pub labelled: usize,
+}
+
+impl Computed {
+    /// The sum with what another micro-batch of the same step gave.
+    pub fn plus(mut self, other: Self) -> Result<Self> {
+        self.gradients.accumulate(other.gradients)?;
+        self.embeddings.extend(other.embeddings);
+        let online = match (self.online, other.online) {
+            (Some(a), Some(b)) => {
+                Some(Evaluated { loss: (a.loss + b.loss)?, correct: (a.correct + b.correct)?, ..a })
+            }
+            (a, b) => a.or(b),
+        };
+        let loss = (self.loss + other.loss)?;
+        Ok(Self { loss, online, embeddings: self.embeddings, gradients: self.gradients })
+    }
+
+    /// Embeddings of each network in the step.
+    pub fn embeddings(&self) -> usize {
+        self.embeddings.iter().map(|[projections, _]| projections.dims()[0]).sum()
+    }
+
+    /// How much the projections and the targets of the step differ among each other: two scalars, see [`embedding_std`].
+    pub fn embedding_std(&self) -> Result<[Tensor; 2]> {
+        let of = |network: usize| {
+            let embeddings: Vec<&Tensor> =
+                self.embeddings.iter().map(|both| &both[network]).collect();
+            embedding_std(&Tensor::cat(&embeddings, 0)?)
+        };
+        Ok([of(0)?, of(1)?])
+    }
+}
+
+impl Learner {
+    /// A learner with initial weights.
+    pub fn new(config: &LearnerConfig, device: &Device) -> Result<Self> {
+        let (online, online_parameters) =
+            Network::online(config.arch, config.sizes, config.seed, device)?;
+        let (target, target_parameters) =
+            Network::target(config.arch, config.sizes, config.seed, device)?;
+        let classifier = config
+            .classes
+            .map(|classes| Classifier::new(config.arch.channels(), classes, config.seed, device))
+            .transpose()?;
+        let (classifier, classifier_parameters) = classifier.unzip();
+        let classifier_parameters = classifier_parameters.unwrap_or_default();
+        let optimized = online_parameters
+            .optimized()
+            .chain(classifier_parameters.optimized())
+            .cloned()
+            .collect();
+        let lars = Lars::new(config.lars, optimized)?;
+        let device = device.clone();
+        let learner = Self {
+            config: *config,
+            online,
+            target,
+            classifier,
+            online_parameters,
+            target_parameters,
+            classifier_parameters,
+            lars,
+            device,
+        };
+        if config.copy_online {
+            learner.copy_online()?;
+        }
+        Ok(learner)
+    }
+
+    /// Makes the target a copy of the online network, running statistics included.
+    pub fn copy_online(&self) -> Result<()> {
+        // The online parameters begin with those that the target has as well.
+        for (target, online) in self.target_parameters.0.iter().zip(&self.online_parameters.0) {
+            target.set(online.tensor())?;
+        }
+        Ok(())
+    }
+
+    /// What is learnt and how.
+    pub fn config(&self) -> &LearnerConfig {
+        &self.config
+    }
+
+    /// Every tensor of the learner's state, in a fixed order: online and predictor, target, classifier, velocities.
+    pub fn state(&self) -> impl Iterator<Item = &Parameter> {
+        let networks = self.online_parameters.0.iter().chain(&self.target_parameters.0);
+        networks.chain(&self.classifier_parameters.0).chain(self.lars.velocities())
+    }
+
+    /// The online network's and the predictor's tensors.
+    pub fn online_parameters(&self) -> &Parameters {
+        &self.online_parameters
+    }
+
+    /// The target network's tensors.
+    pub fn target_parameters(&self) -> &Parameters {
+        &self.target_parameters
+    }
+
+    /// The device on which it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The loss between the views of a micro-batch and its gradients; running statistics advance.
+    ///
+    /// `pixels` are the views' bytes `[2B, S, S, 3]`, first views, then second views. Regions are in the same order, so
+    /// that region k of the first half matches region k of the second. `matches` is the number of matched regions of
+    /// the whole global batch: the loss is their mean. `labels` are for the online evaluation, which is left out
+    /// without them.
+    pub fn compute(
+        &self,
+        pixels: &Tensor,
+        regions: &Regions,
+        matches: usize,
+        labels: Option<&Labels>,
+    ) -> Result<Computed> {
+        let normalize = || normalize_pixels(pixels, self.config.dtype);
+        let views = profile::of("normalize_pixels", &self.device, normalize)?;
+        let targets = self.target.forward(&mut Tape::forward_only(), &views, regions)?.predictions;
+        let mut tape = Tape::recording();
+        let NetworkOutput { map, projections, predictions } =
+            self.online.forward(&mut tape, &views, regions)?;
+        let watched = self.watch(&map, labels)?;
+        // The walk back frees each map when it has passed it.
+        drop(map);
+        let loss = tape.apply(CosineLoss::new(matches), [&predictions, &targets])?;
+        let mut gradients = tape.backward(&loss, self.one()?)?;
+        let online = match watched {
+            Some((evaluated, of_classifier)) => {
+                gradients.accumulate(of_classifier)?;
+                Some(evaluated)
+            }
+            None => None,
+        };
+        Ok(Computed { loss, online, embeddings: vec![[projections, targets]], gradients })
+    }
+
+    /// Lets the classifier tell the classes of the views from the online map: how well it does, and its gradients.
+    fn watch(
+        &self,
+        map: &Tensor,
+        labels: Option<&Labels>,
+    ) -> Result<Option<(Evaluated, Gradients)>> {
+        let (Some(classifier), Some(labels)) = (&self.classifier, labels) else { return Ok(None) };
+        if labels.labelled == 0 {
+            return Ok(None);
+        }
+        let features = Classifier::features(map)?;
+        let mut tape = Tape::recording();
+        let logits = classifier.forward(&mut tape, &features)?;
+        let correct = count_correct(&logits, &labels.classes)?;
+        let loss = tape.apply(CrossEntropy::new(labels.labelled), [&logits, &labels.classes])?;
+        let mut gradients = tape.backward(&loss, self.one()?)?;
+        gradients.forget(&features);
+        Ok(Some((Evaluated { loss, correct, labelled: labels.labelled }, gradients)))
+    }
+
+    fn one(&self) -> Result<Tensor> {
+        Tensor::ones((), DType::F32, &self.device)
+    }
+
+    /// Moves the online network down the gradients and the target towards it; nothing while the loss is NaN or infinite.
+    pub fn apply(&mut self, computed: &Computed, lr: f64, tau: f64) -> Result<()> {
+        let Computed { gradients, loss, .. } = computed;
+        profile::of("Lars", &self.device, || self.lars.step(gradients, loss, lr))?;
+        profile::of("update_ema", &self.device, || {
+            update_ema(&self.target_parameters, &self.online_parameters, tau, Some(loss))
+        })
+    }
+
+    /// The target's part of a step alone, for a batch without a single matched box.
+    pub fn update_target(&self, tau: f64) -> Result<()> {
+        update_ema(&self.target_parameters, &self.online_parameters, tau, None)
+    }
+}

@@ -1,0 +1,150 @@
+//! `metrics.jsonl`: a line for each logged step.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What is logged of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The step, from 1.
+    pub step: u64,
+    /// The epoch of its rows, from 0.
+    pub epoch: u32,
+    /// Mean of the loss over the step's matched boxes.
+    pub loss: f32,
+    /// Learning rate.
+    pub lr: f64,
+    /// τ of the EMA.
+    pub ema: f64,
+    /// Matched boxes of the step.
+    pub boxes: usize,
+    /// Pairs a second since the last line.
+    pub pairs_per_s: f64,
+    /// Share of that time spent waiting for data.
+    pub data_wait: f64,
+    /// Share of the labelled views since the last line whose class the online evaluation named, where there is one.
+    pub online_acc: Option<f64>,
+    /// How much the step's online projections differ: standard deviation of their directions, the mean over dimensions.
+    /// About 1/√dimensions where they point everywhere, near 0 after a collapse. `None` without matched boxes.
+    pub projection_std: Option<f64>,
+    /// The same of the target network's projections.
+    pub target_std: Option<f64>,
+}
+
+#[cfg(test)]
+impl Metrics {
+    /// Those of a step in a test.
+    pub(super) fn example(step: u64) -> Self {
+        Self {
+            step,
+            epoch: 0,
+            loss: 4.0,
+            lr: 0.1,
+            ema: 0.97,
+            boxes: 3,
+            pairs_per_s: 1.5,
+            data_wait: 0.0,
+            online_acc: Some(0.5),
+            projection_std: None,
+            target_std: Some(0.06),
+        }
+    }
+}
+
+/// What adds up from one logged step to the next.
+pub(super) struct Interval {
+    start: Instant,
+    /// Time spent waiting for data.
+    pub waited: Duration,
+    /// Pairs taken.
+    pub pairs: usize,
+    /// Labelled views shown to the online evaluation.
+    labelled: usize,
+    /// Those whose class it named.
+    right: f64,
+}
+
+impl Interval {
+    /// Begins now.
+    pub fn new() -> Self {
+        Self { start: Instant::now(), waited: Duration::ZERO, pairs: 0, labelled: 0, right: 0.0 }
+    }
+
+    /// Takes in how the online evaluation of a step went: labelled views, and those whose class it named.
+    pub fn add(&mut self, labelled: usize, right: f64) {
+        self.labelled += labelled;
+        self.right += right;
+    }
+
+    /// Completes the metrics of the step that ends the interval.
+    pub fn complete(&self, metrics: Metrics) -> Metrics {
+        let seconds = self.start.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+        Metrics {
+            pairs_per_s: self.pairs as f64 / seconds,
+            data_wait: self.waited.as_secs_f64() / seconds,
+            online_acc: (self.labelled > 0).then(|| self.right / self.labelled as f64),
+            ..metrics
+        }
+    }
+}
+
+/// Appends lines to `metrics.jsonl`.
+pub(super) struct MetricsLog {
+    path: PathBuf,
+}
+
+impl MetricsLog {
+    /// Opens the log of a run that stands at `step`: lines of later steps and a broken last line are dropped.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let text = if path.exists() {
+            fs::read_to_string(path).map_err(Error::io(path))?
+        } else {
+            String::new()
+        };
+        let kept: String = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .filter(|line| {
+                serde_json::from_str::<Metrics>(line).is_ok_and(|metrics| metrics.step <= step)
+            })
+            .collect();
+        scrl_schemas::atomic::write(path, kept.as_bytes())?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Appends a line.
+    pub fn write(&self, metrics: &Metrics) -> Result<()> {
+        let line = serde_json::to_string(metrics).expect("plain values") + "\n";
+        let mut file =
+            OpenOptions::new().append(true).open(&self.path).map_err(Error::io(&self.path))?;
+        file.write_all(line.as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_log_has_no_doubled_and_no_broken_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let log = MetricsLog::open(&path, 0).unwrap();
+        (1..=4).for_each(|step| log.write(&Metrics::example(step)).unwrap());
+        let mut text = fs::read_to_string(&path).unwrap();
+        text.push_str("{\"step\": 5, \"ep");
+        fs::write(&path, text).unwrap();
+
+        MetricsLog::open(&path, 2).unwrap().write(&Metrics::example(3)).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let steps: Vec<Metrics> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(steps, [Metrics::example(1), Metrics::example(2), Metrics::example(3)]);
+    }
+}
