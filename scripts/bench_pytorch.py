@@ -3,13 +3,16 @@
 
     bench_pytorch.py [--arch resnet50] [--batch-size 256] [--mode eager|compile] [--json FILE]
 
-The step is the one of scrl-train, written the usual way: channels_last, autocast, torchvision's
-RoIAlign, foreach kernels for LARS and the EMA. Random bytes on the device stand for the views, so
-no time goes into data. On CUDA, a step takes from one event to the next and the host does not
-wait for the device in between. Peak memory is what tensors took during the timed steps.
+The step is the one of scrl-train, written for speed in the usual way: channels_last, autocast,
+torchvision's RoIAlign, foreach kernels for LARS and the EMA. Random bytes on the device stand for
+the views, so no time goes into data. On CUDA, a step takes from one event to the next and the host
+does not wait for the device in between. Peak memory is that of tensors during the timed steps.
 
 TFLOP/s count the convolutions and linear layers, a multiply-add as two: one forward pass of the
 target network, and three of the online network for its forward and backward pass.
+
+The ResNet is written out here and RoIAlign has a substitute, so that the benchmark also runs where
+torchvision is missing or built for another PyTorch.
 """
 import argparse
 import json
@@ -23,18 +26,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from scrl_torch import FEATURE_STRIDE, MEAN, MOMENTUM, STD, head, trust_ratio
+
 try:
     from torchvision.ops import roi_align as torchvision_roi_align
 except Exception as error:  # A torchvision built for another PyTorch raises more than ImportError.
     torchvision_roi_align = None
-    print(f"bench_pytorch: no torchvision ({error}); RoIAlign is computed as sums of products", file=sys.stderr)
+    print(f"bench_pytorch: no torchvision ({error}); RoIAlign by matrix products", file=sys.stderr)
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BOXES = 10
 SMALLEST_BOX = 32
-STRIDE = 32
 HIDDEN, PROJECTION = 4096, 256
-MOMENTUM, TRUST, WEIGHT_DECAY, EPSILON = 0.9, 1e-3, 1e-6, 1e-8
+WEIGHT_DECAY = 1e-6
 TAU = 0.97
 # For 256 pairs, early in the warm-up: the weights are random, and the peak would make them NaN.
 LEARNING_RATE = 0.45 / 100
@@ -118,15 +121,6 @@ class Backbone(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def head(inputs):
-    """The projector, and with 256 inputs the predictor."""
-    return nn.Sequential(
-        nn.Linear(inputs, HIDDEN),
-        nn.BatchNorm1d(HIDDEN),
-        nn.ReLU(inplace=True),
-        nn.Linear(HIDDEN, PROJECTION, bias=False),
-    )
-
 
 class Network(nn.Module):
     """Backbone, RoIAlign to 1x1 and projector: views and their boxes to [boxes, 256]."""
@@ -134,7 +128,7 @@ class Network(nn.Module):
     def __init__(self, arch):
         super().__init__()
         self.backbone = Backbone(arch)
-        self.projector = head(self.backbone.features)
+        self.projector = head(self.backbone.features, HIDDEN, PROJECTION)
 
     def forward(self, views, boxes):
         return self.projector(roi_align(self.backbone(views).float(), boxes))
@@ -143,7 +137,7 @@ class Network(nn.Module):
 def roi_align(features, boxes):
     """RoIAlign of [rows, 5] boxes (index of the view, x0 y0 x1 y1) to [rows, channels]."""
     if torchvision_roi_align is not None:
-        return torchvision_roi_align(features, boxes, (1, 1), 1 / STRIDE, -1, False).flatten(1)
+        return torchvision_roi_align(features, boxes, (1, 1), 1 / FEATURE_STRIDE, -1).flatten(1)
     # The mean over a grid of bilinear samples is separable: weights along y times weights along x.
     # The boxes are sorted by view, so that one batched product takes all of them.
     views, channels, height, width = features.shape
@@ -157,17 +151,17 @@ def roi_align(features, boxes):
 
 
 def axis_weights(low, high, cells):
-    """[boxes, cells]: how much each cell along one axis counts in a box's mean."""
-    start = low[:, None] / STRIDE
-    length = (high[:, None] / STRIDE - start).clamp(min=1)
+    """[boxes, cells]: the weight of each cell along one axis in a box's mean."""
+    start = low[:, None] / FEATURE_STRIDE
+    length = (high[:, None] / FEATURE_STRIDE - start).clamp(min=1)
     count = length.ceil()
-    # As many sample points as a box of the whole view needs; each box uses its own number.
+    # As many sample points as a box of the full view needs; each box uses its own number.
     sample = torch.arange(cells + 1, device=low.device)
     position = (start + (sample + 0.5) * length / count).clamp(0, cells - 1)
     used = (sample < count) / count
     cell = torch.arange(cells, device=low.device)
-    share = (1 - (position[:, :, None] - cell).abs()).clamp(min=0)
-    return (share * used[:, :, None]).sum(1)
+    weight = (1 - (position[:, :, None] - cell).abs()).clamp(min=0)
+    return (weight * used[:, :, None]).sum(1)
 
 
 def random_boxes(pairs, size, device):
@@ -180,7 +174,7 @@ def random_boxes(pairs, size, device):
 
 
 class Lars:
-    """LARS around SGD with momentum; tensors of rank 1 are neither scaled nor decayed."""
+    """scrl_torch.lars_update over all tensors at once, with foreach kernels."""
 
     def __init__(self, parameters, learning_rate):
         self.scaled = [p for p in parameters if p.ndim > 1]
@@ -193,8 +187,7 @@ class Lars:
         gradients = [p.grad for p in self.scaled]
         weight_norm = torch.stack(torch._foreach_norm(self.scaled))
         gradient_norm = torch.stack(torch._foreach_norm(gradients))
-        ratio = TRUST * weight_norm / (gradient_norm + WEIGHT_DECAY * weight_norm + EPSILON)
-        ratio = torch.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)
+        ratio = trust_ratio(weight_norm, gradient_norm, WEIGHT_DECAY)
         torch._foreach_add_(gradients, self.scaled, alpha=WEIGHT_DECAY)
         torch._foreach_mul_(gradients, list(ratio.unbind()))
         torch._foreach_mul_(self.velocity, MOMENTUM)
@@ -205,18 +198,21 @@ class Lars:
 
 
 class Trainer:
-    """Both networks, the predictor and the optimizer; `step` is what is timed."""
+    """Both networks, the predictor and the optimizer; `step` is timed."""
 
     def __init__(self, options):
         self.device = torch.device(options.device)
         self.bf16 = options.precision == "bf16"
-        # The target starts from weights of its own, as in the authors' code.
-        networks = [Network(options.arch), Network(options.arch), head(PROJECTION)]
+        # The target starts from its own random weights, as in the authors' code.
+        networks = [Network(options.arch), Network(options.arch)]
+        networks.append(head(PROJECTION, HIDDEN, PROJECTION))
         self.online, self.target, self.predictor = [
             network.to(self.device, memory_format=torch.channels_last) for network in networks
         ]
         self.target.requires_grad_(False)
-        self.mean, self.std = [torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD)]
+        self.mean, self.std = [
+            torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD)
+        ]
         trained = [*self.online.parameters(), *self.predictor.parameters()]
         self.optimizer = Lars(trained, LEARNING_RATE * options.batch_size / 256)
         self.ema = list(self.target.parameters()), list(self.online.parameters())
@@ -301,19 +297,21 @@ def positive(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", choices=ARCHITECTURES, default="resnet50")
     parser.add_argument("--batch-size", type=positive, default=256, help="pairs of views (256)")
     parser.add_argument("--size", type=positive, default=224, help="side of a view in pixels (224)")
-    parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16", help="f32 is without TF32")
+    parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16", help="no TF32")
     parser.add_argument("--mode", choices=["eager", "compile"], default="eager")
     parser.add_argument("--steps", type=positive, default=20, help="timed steps (20)")
     parser.add_argument("--warmup", type=positive, default=5, help="steps before them (5)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
     options = parser.parse_args()
-    if options.size < SMALLEST_BOX or options.size % STRIDE:
-        parser.error(f"--size must be a multiple of {STRIDE}")
+    if options.size < SMALLEST_BOX or options.size % FEATURE_STRIDE:
+        parser.error(f"--size must be a multiple of {FEATURE_STRIDE}")
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("bench_pytorch: PyTorch finds no GPU; --device cpu runs without one")
 
@@ -325,11 +323,12 @@ def main():
     trainer = Trainer(options)
     pairs, size = options.batch_size, options.size
     flops = trainer.flops_per_pair(size) * pairs
-    views = torch.randint(0, 256, (2 * pairs, 3, size, size), dtype=torch.uint8, device=trainer.device)
+    shape = 2 * pairs, 3, size, size
+    views = torch.randint(0, 256, shape, dtype=torch.uint8, device=trainer.device)
     boxes = random_boxes(pairs, size, trainer.device)
     times, memory, loss = measure(trainer, views, boxes, options.warmup, options.steps)
     if not math.isfinite(loss):
-        sys.exit(f"bench_pytorch: the loss is {loss}, so the time means nothing")
+        sys.exit(f"bench_pytorch: the loss is {loss}, so the time is not reported")
 
     median = statistics.median(times)
     results = {
@@ -346,7 +345,7 @@ def main():
         "mode": options.mode,
         "size": size,
         "device": options.device,
-        "roi_align": "sums of products" if torchvision_roi_align is None else "torchvision",
+        "roi_align": "matrix products" if torchvision_roi_align is None else "torchvision",
         "loss": loss,
         "torch": torch.__version__,
     }
@@ -355,10 +354,11 @@ def main():
             json.dump(results, file, indent=1)
             file.write("\n")
     print(
-        f"PyTorch {torch.__version__} {options.mode}, {options.arch}, {pairs} pairs of {size} px, {options.precision}, "
-        f"{options.device}, RoIAlign by {results['roi_align']}: "
-        f"{median:.1f} ms a step ({min(times):.1f}-{max(times):.1f}), {results['pairs_per_s']:.1f} pairs/s, "
-        f"{results['tflops']:.2f} TFLOP/s, {memory / 2**30:.2f} GiB, loss {loss:.3f}"
+        f"PyTorch {torch.__version__} {options.mode}, {options.arch}, {pairs} pairs of {size} px, "
+        f"{options.precision}, {options.device}, RoIAlign by {results['roi_align']}: "
+        f"median {median:.1f} ms a step ({min(times):.1f}-{max(times):.1f}), "
+        f"{results['pairs_per_s']:.1f} pairs/s, {results['tflops']:.2f} TFLOP/s, "
+        f"{memory / 2**30:.2f} GiB, loss {loss:.3f}"
     )
 
 

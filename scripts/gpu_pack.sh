@@ -86,7 +86,7 @@ PYTHON
 tar -C "$out" --sort=name --owner=0 --group=0 --mtime=@0 -c bin |
     xz --threads=1 --lzma2=preset=6,dict=192MiB >"$out/bin.tar.xz"
 rm -r "$out/bin"
-cp scripts/gpu_report.sh scripts/bench_pytorch.py "$out/"
+cp scripts/gpu_report.sh scripts/bench_pytorch.py scripts/scrl_torch.py "$out/"
 
 commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 if [ "$commit" != unknown ] && [ -n "$(git status --porcelain --untracked-files=no)" ]; then

@@ -3,79 +3,97 @@
 
     make_goldens_trainer.py [--out trainer/tests/goldens] [--only step] [--conditioning]
 
-Everything is float32 and comes from PyTorch with fixed seeds. Feature maps are NHWC, convolution weights OIHW. Every
-`grad_y` is an arbitrary incoming gradient; `grad_x` and the others are what PyTorch's backward makes of it.
+Everything is float32 and comes from PyTorch with fixed seeds; whole steps come from scrl_torch.py.
+Feature maps are NHWC, convolution weights OIHW. Every `grad_y` is an arbitrary incoming gradient;
+`grad_x` and the others are the results of PyTorch's backward.
 
 roi_align.safetensors
     Output 1x1, spatial scale 1/32, adaptive sampling, aligned=false. For case0, case1, …:
-    .map [n,h,w,c]  .rois [r,5] (image, x0, y0, x1, y1 in view pixels)  .out [r,c]  .grad_out [r,c]  .grad_map [n,h,w,c]
+    .map [n,h,w,c]  .rois [r,5] (image, x0, y0, x1, y1 in view pixels)  .out [r,c]
+    .grad_out [r,c]  .grad_map [n,h,w,c]
 
 batch_norm.safetensors
-    Training mode, eps 1e-5, momentum 0.1 (running variance unbiased). Cases plain2d, relu2d, add_relu2d (x [4,5,3,6]) and
-    plain1d, relu1d (x [9,6]): y = bn(x), relu(bn(x)), relu(bn(x) + r).
-    .x .weight .bias .running_mean_before .running_var_before .y .running_mean_after .running_var_after
+    Training mode, eps 1e-5, momentum 0.1 (running variance unbiased). Cases plain2d, relu2d,
+    add_relu2d (x [4,5,3,6]) and plain1d, relu1d (x [9,6]): y = bn(x), relu(bn(x)), relu(bn(x) + r).
+    .x .weight .bias .running_mean_before .running_var_before
+    .y .running_mean_after .running_var_after
     .grad_y .grad_x .grad_weight .grad_bias, and for add_relu2d .r .grad_r
 
 conv.safetensors
-    Cases stem (7x7 s2 p3), k3s1, k3s1_wide, k3s2_odd, k3s2_even, k1s1, k1s2_odd, k1s2_even; no bias.
+    Cases stem (7x7 s2 p3), k3s1, k3s1_wide, k3s2_odd, k3s2_even, k1s1, k1s2_odd, k1s2_even;
+    no bias.
     .x [n,h,w,i]  .weight [o,i,k,k]  .y  .grad_y  .grad_x  .grad_weight  .stride [1]  .padding [1]
 
 max_pool.safetensors
     3x3, stride 2, padding 1. Cases odd, even, ties. .x .y .grad_y .grad_x
     `ties` has few distinct values: the gradient goes to the first maximum of a window, row by row.
 
-bottleneck.safetensors, bottleneck_identity.safetensors, basic_block.safetensors, basic_block_identity.safetensors
-    torchvision's blocks in training mode; the first of each pair has stride 2 and a downsample branch.
-    before.<name>  x  y  grad_y  grad_x  grad.<parameter name>  after.<running_mean or running_var name>
-    Names as torchvision's: conv1.weight, bn1.weight, …, downsample.0.weight, downsample.1.running_mean.
+bottleneck.safetensors, bottleneck_identity.safetensors
+basic_block.safetensors, basic_block_identity.safetensors
+    torchvision's blocks in training mode; the first of each pair has stride 2 and a downsample
+    branch.
+    before.<name>  x  y  grad_y  grad_x  grad.<parameter>  after.<running_mean or running_var>
+    Names as torchvision's: conv1.weight, bn1.weight, …, downsample.0.weight,
+    downsample.1.running_mean.
 
 lars.safetensors
-    Three steps. Cases wd1e-6 and wd1e-2 (the weight decay), each with .lr [3], .weight_decay [1] and, for the tensors
-    conv (rank 4), linear (2), bias (1), zero_weight (2, starts at 0), zero_grad (2, gradient 0 in every step):
-    .before.<tensor>  .grad<step>.<tensor>  .after<step>.<tensor>  .momentum<step>.<tensor>   step = 0, 1, 2
+    Three steps. Cases wd1e-6 and wd1e-2 (the weight decay), each with .lr [3], .weight_decay [1]
+    and, for the tensors conv (rank 4), linear (2), bias (1), zero_weight (2, starts at 0),
+    zero_grad (2, gradient 0 in every step) and step = 0, 1, 2:
+    .before.<tensor>  .grad<step>.<tensor>  .after<step>.<tensor>  .momentum<step>.<tensor>
 
 schedule.json
-    A list of {peak, warmup_steps, total_steps, ema, t: […], lr: […], tau: […]}; step t = 1 is the first.
+    A list of {peak, warmup_steps, total_steps, ema, t: […], lr: […], tau: […]} with t = 1 the
+    first step.
 
 step_<arch>_<method>.safetensors      arch resnet18, resnet50; method scrl, byol
-    Three whole optimiser steps. Weights and views are not stored: both sides make them by a formula.
+    Three complete optimizer steps. Weights and views are not stored: both sides compute them by a
+    formula.
 
     uniform(name, i): h = FNV-1a, 32 bits, of the name's UTF-8 bytes
-                      x = fmix32(h + i * 0x9E3779B9), all mod 2^32;   fmix32 is murmur3's finaliser:
+                      x = fmix32(h + i * 0x9E3779B9), all mod 2^32;   fmix32 is murmur3's finalizer:
                       x ^= x >> 16; x *= 0x85EBCA6B; x ^= x >> 13; x *= 0xC2B2AE35; x ^= x >> 16
                       u = (x >> 8) * 2^-24
-    The tensor called NAME in a checkpoint (online.backbone.conv1.weight, target.projector.0.weight, predictor.1.bias, …),
-    at flat index i of its PyTorch layout, with v = 2u - 1 and the last rule that fits:
+    The tensor called NAME in a checkpoint (online.backbone.conv1.weight, target.projector.0.weight,
+    predictor.1.bias, …), at flat index i of its PyTorch layout, with v = 2u - 1 and the last rule
+    that fits:
         rank > 1                            v * sqrt(6 / fan_in), fan_in = product of shape[1:]
         rank 1, ends in .weight             1 + 0.1 v
         ends in .bias                       0.1 v
         contains .backbone., ends in .bias  2 + v
-        and is a block's last batch norm (contains .bn3., in resnet18 .bn2.): .weight 0.3 (1 + 0.1 v), .bias 0.5 v
+        and is a block's last batch norm (contains .bn3., in resnet18 .bn2.):
+            .weight                         0.3 (1 + 0.1 v)
+            .bias                           0.5 v
         running_mean, running_var           0, 1
-    computed in float64 and rounded once to float32. (Biases near 2 keep most inputs of a ReLU away from 0, and a weak
-    last batch norm keeps a block near the identity. With all of them near 0 and 1, rounding flips enough ReLUs of a
-    ResNet-50 that PyTorch's own float32 and float64 part by half a movement within three steps.)
-    The views of step s = 0, 1, 2 are uint8 [2B, size, size, 3], B first views, then the B second views. They consist of
-    8x8 px blocks of one colour: pixel (n, y, x, c) = fmix32(h + i * 0x9E3779B9) >> 24 with name `views.step<s>` and
-    i = ((n * size/8 + y/8) * size/8 + x/8) * 3 + c. Normalised as (v/255 - mean) / std.
+    computed in float64 and rounded once to float32. (Biases near 2 keep most inputs of a ReLU away
+    from 0, and a weak last batch norm keeps a block near the identity. With all of them near 0 and
+    1, rounding flips enough ReLUs of a ResNet-50 that PyTorch's own float32 and float64 differ by
+    half a movement within three steps.)
+    The views of step s = 0, 1, 2 are uint8 [2B, size, size, 3], B first views, then the B second
+    views. They consist of 8x8 px blocks of one color:
+        pixel (n, y, x, c) = fmix32(h + i * 0x9E3779B9) >> 24 with name `views.step<s>` and
+        i = ((n * size/8 + y/8) * size/8 + x/8) * 3 + c, normalized as (v/255 - mean) / std.
 
     pairs [1] (B)  size [1]  hidden [1]  projection [1]  lr [3]  tau [3]  weight_decay [1]
-    boxes.step<s>  [2K,5], scrl only: image index into the 2B views, x0, y0, x1, y1; rows 0..K are boxes in first views,
-                   row K + k is the counterpart of row k. The last pair has none.
+    boxes.step<s>  [2K,5], scrl only: index into the 2B views, x0, y0, x1, y1; rows 0..K are boxes
+                   in first views, row K + k is the counterpart of row k. The last pair has none.
     loss [3]       the loss of each step, before its update
-    moved.<name>   after - before over the three steps, at flat indices floor(k * n / m), k = 0..m, of the PyTorch layout
-                   (n elements, m = length of this tensor)
-    norm.<name>    [1], the L2 norm of the whole tensor's after - before
-    <name> runs over all parameters and running statistics of online.…, target.… and predictor.….
-    online.projector.0.bias and predictor.0.bias stand before a BatchNorm: their gradient is 0 but for rounding, and so is
-    their norm here (< 1e-12). Expect less than 1e-6 of them instead of a relative error.
-    Each value is computed in float64 from float32 inputs; --conditioning prints how far PyTorch's float32 is from it.
+    moved.<name>   after - before over the three steps, at flat indices floor(k * n / m), k = 0..m,
+                   of the PyTorch layout (n elements, m = length of this tensor)
+    norm.<name>    [1], the L2 norm of the complete tensor's after - before
+    <name> is each parameter and running statistic of online.…, target.… and predictor.….
+    online.projector.0.bias and predictor.0.bias stand before a BatchNorm: their gradient is 0 but
+    for rounding, and so is their norm here (< 1e-12). Expect less than 1e-6 of them instead of a
+    relative error.
+    Each value is computed in float64 from float32 inputs; --conditioning prints how far PyTorch's
+    float32 is from it.
 
 classifier.safetensors
-    The online evaluation beside the three steps of step_resnet18_scrl, from weights of the same formula.
+    The online evaluation beside the three steps of step_resnet18_scrl, from weights of the same
+    formula.
     classes [1]  classes.step<s> [B]: the class of each pair, -1 where it is not known
-    online_loss [3]  right [3]: cross-entropy and views whose class was named, before each update
-    moved.classifier.weight, moved.classifier.bias: after - before over the three steps, whole
+    online_loss [3]  right [3]: cross-entropy and views classified right, before each update
+    moved.classifier.weight, moved.classifier.bias: after - before over the three steps, complete
 """
 import argparse
 import json
@@ -90,22 +108,23 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from replay_in_pytorch import (
+from scrl_torch import (
+    UNKNOWN,
     MicroBatch,
     Networks,
-    UNKNOWN,
     Trainer,
+    ema_tau,
     lars_update,
     learning_rate,
-    normalise,
-    target_decay,
+    normalize,
+    without_gradient,
 )
 
 GOLDENS = pathlib.Path(__file__).resolve().parent.parent / "trainer" / "tests" / "goldens"
 
 
 def save(tensors, path):
-    tensors = {k: v.detach().to(torch.float32).contiguous().clone() for k, v in sorted(tensors.items())}
+    tensors = {k: v.detach().float().contiguous().clone() for k, v in sorted(tensors.items())}
     for name, tensor in tensors.items():
         assert tensor.isfinite().all(), name
     save_file(tensors, path)
@@ -124,7 +143,7 @@ def prefixed(case, tensors):
     return {f"{case}.{name}": tensor for name, tensor in tensors.items()}
 
 
-# ---- Layers ------------------------------------------------------------------------------------------------------
+# ---- Layers --------------------------------------------------------------------------------------
 
 
 def roi_align_goldens(out):
@@ -153,10 +172,12 @@ def roi_align_goldens(out):
             (1, 90.0, 70.0, 60.0, 40.0),  # inverted
             (0, -500.0, -500.0, 700.0, 700.0),
         ]),
-        ((1, 1, 1, 3), [(0, 0.0, 0.0, 32.0, 32.0), (0, 4.0, 4.0, 20.0, 40.0), (0, -31.0, -31.0, -1.0, -1.0)]),
-    ]  # fmt: skip
+        ((1, 1, 1, 3), [
+            (0, 0.0, 0.0, 32.0, 32.0), (0, 4.0, 4.0, 20.0, 40.0), (0, -31.0, -31.0, -1.0, -1.0),
+        ]),
+    ]
     generator = torch.Generator().manual_seed(11)
-    # A wide one, with as many channels as no vector register divides, and random boxes over and around the map.
+    # Random boxes over and around the map; 19 channels are no multiple of a SIMD width.
     corner = torch.rand(24, 2, generator=generator) * 300 - 60
     side = torch.rand(24, 2, generator=generator) ** 2 * 250
     image = torch.randint(0, 4, (24, 1), generator=generator).float()
@@ -167,7 +188,7 @@ def roi_align_goldens(out):
         features = torch.randn(shape, generator=generator)
         rois = torch.tensor(rois)
         x = nchw(features).requires_grad_()
-        y = torchvision.ops.roi_align(x, rois, (1, 1), 1 / 32, sampling_ratio=-1, aligned=False).flatten(1)
+        y = torchvision.ops.roi_align(x, rois, (1, 1), 1 / 32, -1, aligned=False).flatten(1)
         grad = torch.randn(y.shape, generator=generator)
         y.backward(grad)
         case = {"map": features, "rois": rois, "out": y, "grad_out": grad, "grad_map": nhwc(x.grad)}
@@ -181,11 +202,12 @@ def batch_norm_goldens(out):
     for case, shape in [
         ("plain2d", (4, 5, 3, 6)), ("relu2d", (4, 5, 3, 6)), ("add_relu2d", (4, 5, 3, 6)),
         ("plain1d", (9, 6)), ("relu1d", (9, 6)),
-    ]:  # fmt: skip
+    ]:
         to, back = (nchw, nhwc) if len(shape) == 4 else (lambda t: t.clone(), lambda t: t)
         channels = shape[-1]
-        # Each channel with an offset and a width of its own.
-        x = torch.randn(shape, generator=generator) * torch.linspace(0.3, 3, channels) + torch.linspace(-2, 4, channels)
+        # Each channel has its own mean and variance.
+        scale, offset = torch.linspace(0.3, 3, channels), torch.linspace(-2, 4, channels)
+        x = torch.randn(shape, generator=generator) * scale + offset
         r, grad = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
         weight = torch.randn(channels, generator=generator).requires_grad_()
         bias = torch.randn(channels, generator=generator).requires_grad_()
@@ -200,11 +222,12 @@ def batch_norm_goldens(out):
             y = F.relu(y)
         y.backward(to(grad))
         tensors |= prefixed(case, {
-            "x": x, "weight": weight, "bias": bias, "y": back(y), "grad_y": grad, "grad_x": back(xt.grad),
+            "x": x, "weight": weight, "bias": bias, "y": back(y),
+            "grad_y": grad, "grad_x": back(xt.grad),
             "grad_weight": weight.grad, "grad_bias": bias.grad,
             "running_mean_before": before[0], "running_var_before": before[1],
             "running_mean_after": mean, "running_var_after": var,
-        })  # fmt: skip
+        })
         if "add" in case:
             tensors |= prefixed(case, {"r": r, "grad_r": back(rt.grad)})
     save(tensors, out / "batch_norm.safetensors")
@@ -224,15 +247,17 @@ def conv_goldens(out):
         ("k1s2_even", (2, 6, 8), (6, 4), 1, 2, 0),
     ]:
         x = torch.randn((n, h, w, i), generator=generator)
-        weight = torch.randn((o, i, kernel, kernel), generator=generator) / math.sqrt(i * kernel * kernel)
+        fan_in = i * kernel * kernel
+        weight = torch.randn((o, i, kernel, kernel), generator=generator) / math.sqrt(fan_in)
         xt, weight = nchw(x).requires_grad_(), weight.requires_grad_()
         y = F.conv2d(xt, weight, stride=stride, padding=padding)
         grad = torch.randn(nhwc(y).shape, generator=generator)
         y.backward(nchw(grad))
         tensors |= prefixed(case, {
-            "x": x, "weight": weight, "y": nhwc(y), "grad_y": grad, "grad_x": nhwc(xt.grad), "grad_weight": weight.grad,
+            "x": x, "weight": weight, "y": nhwc(y),
+            "grad_y": grad, "grad_x": nhwc(xt.grad), "grad_weight": weight.grad,
             "stride": torch.tensor([stride]), "padding": torch.tensor([padding]),
-        })  # fmt: skip
+        })
     save(tensors, out / "conv.safetensors")
 
 
@@ -255,45 +280,52 @@ def block_goldens(out):
     for number, (name, block, inputs, planes, stride) in enumerate([
         ("bottleneck", Bottleneck, 16, 8, 2), ("bottleneck_identity", Bottleneck, 32, 8, 1),
         ("basic_block", BasicBlock, 6, 8, 2), ("basic_block_identity", BasicBlock, 8, 8, 1),
-    ]):  # fmt: skip
+    ]):
         torch.manual_seed(20 + number)
         outputs = planes * block.expansion
         downsample = None
         if stride != 1:
-            downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
         module = block(inputs, planes, stride, downsample).train()
         with torch.no_grad():
             for key, tensor in module.state_dict().items():
                 if tensor.ndim == 1:
-                    tensor.add_(torch.rand(tensor.shape) - 0.5)  # batch norm away from its neutral values
+                    # Batch norm away from the identity.
+                    tensor.add_(torch.rand(tensor.shape) - 0.5)
         state = {k: v.clone() for k, v in module.state_dict().items() if v.ndim}
         x = torch.randn(2, 7, 6, inputs)
         xt = nchw(x).requires_grad_()
         y = module(xt)
         grad = torch.randn(nhwc(y).shape)
         y.backward(nchw(grad))
-        tensors = prefixed("before", state) | {"x": x, "y": nhwc(y), "grad_y": grad, "grad_x": nhwc(xt.grad)}
+        tensors = {"x": x, "y": nhwc(y), "grad_y": grad, "grad_x": nhwc(xt.grad)}
+        tensors |= prefixed("before", state)
         tensors |= prefixed("grad", {k: p.grad for k, p in module.named_parameters()})
-        tensors |= prefixed("after", {k: v for k, v in module.state_dict().items() if "running" in k})
+        statistics = {k: v for k, v in module.state_dict().items() if "running" in k}
+        tensors |= prefixed("after", statistics)
         save(tensors, out / f"{name}.safetensors")
 
 
-# ---- The optimiser and its schedules -----------------------------------------------------------------------------
+# ---- The optimizer and its schedules -------------------------------------------------------------
 
 
 def lars_goldens(out):
     generator = torch.Generator().manual_seed(15)
-    shapes = {"conv": (4, 3, 3, 3), "linear": (5, 7), "bias": (6,), "zero_weight": (3, 4), "zero_grad": (4, 5)}
+    shapes = {"conv": (4, 3, 3, 3), "linear": (5, 7), "bias": (6,)}
+    shapes |= {"zero_weight": (3, 4), "zero_grad": (4, 5)}
     lrs = [0.4, 1.3, 0.05]
     tensors = {}
     for case, weight_decay in [("wd1e-6", 1e-6), ("wd1e-2", 1e-2)]:
-        tensors |= prefixed(case, {"lr": torch.tensor(lrs), "weight_decay": torch.tensor([weight_decay])})
+        options = {"lr": torch.tensor(lrs), "weight_decay": torch.tensor([weight_decay])}
+        tensors |= prefixed(case, options)
         for name, shape in shapes.items():
             parameter = torch.randn(shape, generator=generator) * (name != "zero_weight")
             velocity = torch.zeros(shape)
             tensors[f"{case}.before.{name}"] = parameter.clone()
             for step, lr in enumerate(lrs):
-                gradient = torch.randn(shape, generator=generator) * (name != "zero_grad") * 10.0**-step
+                gradient = torch.randn(shape, generator=generator)
+                gradient = gradient * (name != "zero_grad") * 10.0**-step
                 lars_update(parameter, gradient, velocity, lr, weight_decay)
                 tensors[f"{case}.grad{step}.{name}"] = gradient
                 tensors[f"{case}.after{step}.{name}"] = parameter.clone()
@@ -310,19 +342,21 @@ def schedule_goldens(out):
         (0.3, 0, 10, 0.99),  # no warm-up
         (1.0, 3, 10, 0.97),
     ]:
-        marks = {1, 2, 3, warmup_steps - 1, warmup_steps, warmup_steps + 1, total_steps // 2, total_steps - 1, total_steps}
+        marks = {1, 2, 3, warmup_steps - 1, warmup_steps, warmup_steps + 1}
+        marks |= {total_steps // 2, total_steps - 1, total_steps}
         t = sorted(m for m in marks if 1 <= m <= total_steps)
         cases.append({
-            "peak": peak, "warmup_steps": warmup_steps, "total_steps": total_steps, "ema": ema, "t": t,
+            "peak": peak, "warmup_steps": warmup_steps, "total_steps": total_steps,
+            "ema": ema, "t": t,
             "lr": [learning_rate(x, peak, warmup_steps, total_steps) for x in t],
-            "tau": [target_decay(x, ema, total_steps) for x in t],
-        })  # fmt: skip
+            "tau": [ema_tau(x, ema, total_steps) for x in t],
+        })
     path = out / "schedule.json"
     path.write_text(json.dumps(cases, indent=1) + "\n")
     print(f"{path.name:40} {path.stat().st_size / 1000:8.1f} kB")
 
 
-# ---- The whole step ----------------------------------------------------------------------------------------------
+# ---- Complete steps ------------------------------------------------------------------------------
 
 PAIRS, HIDDEN, PROJECTION, BLOCK, CLASSES = 4, 64, 32, 8, 5
 SIZE = 64
@@ -369,7 +403,7 @@ def formula_views(name):
 
 
 def matched_boxes(step):
-    """Two to four boxes for every pair but the last, quarter pixels so that float32 holds them exactly."""
+    """Two to four boxes for every pair but the last; float32 represents quarter pixels exactly."""
     generator = torch.Generator().manual_seed(100 + step)
     images = torch.cat([torch.full((2 + (pair + step) % 3,), pair) for pair in range(PAIRS - 1)])
     halves = []
@@ -382,24 +416,27 @@ def matched_boxes(step):
 
 
 def classes_of(step):
-    """The class of each pair; one of them is not known."""
-    return torch.tensor([UNKNOWN if pair == 1 else (2 * pair + 3 * step + 4) % CLASSES for pair in range(PAIRS)])
+    """The class of each pair; pair 1 has none."""
+    classes = [(2 * pair + 3 * step + 4) % CLASSES for pair in range(PAIRS)]
+    classes[1] = UNKNOWN
+    return torch.tensor(classes)
 
 
-def three_steps(arch, method, dtype, classes=None, watch=lambda trainer: None):
-    """The losses, and how every tensor moved."""
+def three_steps(arch, method, dtype, classes=None, after_step=lambda trainer: None):
+    """The losses, and the movement of every tensor."""
     networks = Networks(arch, HIDDEN, PROJECTION, classes).to(dtype)
-    before = {name: formula_weight(arch, name, tuple(tensor.shape)) for name, tensor in networks.tensors().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in networks.tensors().items()}
+    before = {name: formula_weight(arch, name, shape) for name, shape in shapes.items()}
     networks.load(before)
     trainer = Trainer(networks, WEIGHT_DECAY)
     losses = []
     for step, (lr, tau) in enumerate(zip(LRS, TAUS)):
         rois = matched_boxes(step) if method == "scrl" else None
-        views = normalise(formula_views(f"views.step{step}"), dtype)
+        views = normalize(formula_views(f"views.step{step}"), dtype)
         losses.append(trainer.step([MicroBatch(views, rois, classes_of(step))], lr, tau))
-        watch(trainer)
-    moved = {name: tensor.double() - before[name].double() for name, tensor in networks.tensors().items()}
-    return losses, moved
+        after_step(trainer)
+    after = networks.tensors()
+    return losses, {name: tensor.double() - before[name].double() for name, tensor in after.items()}
 
 
 def sampled(tensor, count):
@@ -408,8 +445,25 @@ def sampled(tensor, count):
     return flat[torch.tensor([k * len(flat) // m for k in range(m)])]
 
 
-def without_gradient(name):
-    return name in ("online.projector.0.bias", "predictor.0.bias")
+def print_conditioning(arch, method, losses, moved):
+    """How far PyTorch's float32 is from its float64."""
+    losses32, moved32 = three_steps(arch, method, torch.float32)
+    print(f"{arch} {method}: float32 compared with float64, losses", [f"{x:.6f}" for x in losses])
+    print("  losses relative", [f"{abs(a - b) / b:.1e}" for a, b in zip(losses32, losses)])
+    trained = [name for name in moved if not without_gradient(name)]
+    for label, pick in ("complete", lambda t: t), ("sampled", lambda t: sampled(t, SAMPLES[arch])):
+        errors = []
+        for name in trained:
+            expected = pick(moved[name])
+            error = (pick(moved32[name]) - expected).norm() / expected.norm()
+            errors.append((error.item(), name))
+        errors.sort()
+        median, worst = errors[len(errors) // 2][0], [f"{e:.1e} {n}" for e, n in errors[:-4:-1]]
+        print(f"  movement, {label}: median {median:.1e}, worst", worst)
+    least = min((moved[name].norm().item(), name) for name in trained)
+    biases = moved.keys() - trained
+    norms = [f"{m[name].norm():.1e}" for name in sorted(biases) for m in (moved, moved32)]
+    print(f"  smallest movement {least[0]:.1e} {least[1]}; biases without gradient {norms}")
 
 
 def step_goldens(out, archs, conditioning):
@@ -417,28 +471,13 @@ def step_goldens(out, archs, conditioning):
         for method in ("scrl", "byol"):
             losses, moved = three_steps(arch, method, torch.float64)
             if conditioning:
-                losses32, moved32 = three_steps(arch, method, torch.float32)
-                whole, part = [
-                    sorted(
-                        (((pick(moved32[n]) - pick(v)).norm() / pick(v).norm()).item(), n)
-                        for n, v in moved.items()
-                        if not without_gradient(n)
-                    )
-                    for pick in (lambda t: t, lambda t: sampled(t, SAMPLES[arch]))
-                ]
-                print(f"{arch} {method}: float32 against float64, losses {[f'{l:.6f}' for l in losses]}")
-                print("  losses relative", [f"{abs(a - b) / b:.1e}" for a, b in zip(losses32, losses)])
-                for label, errors in (("whole", whole), ("sampled", part)):
-                    middle = errors[len(errors) // 2][0]
-                    print(f"  movement, {label}: median {middle:.1e}, worst", [f"{e:.1e} {n}" for e, n in errors[:-4:-1]])
-                least = min((moved[n].norm().item(), n) for n in moved if not without_gradient(n))
-                idle = [f"{m[n].norm():.1e}" for n in moved if without_gradient(n) for m in (moved, moved32)]
-                print(f"  smallest movement {least[0]:.1e} {least[1]}; biases without gradient {idle}")
+                print_conditioning(arch, method, losses, moved)
             tensors = {
-                "pairs": torch.tensor([PAIRS]), "size": torch.tensor([SIZE]), "hidden": torch.tensor([HIDDEN]),
-                "projection": torch.tensor([PROJECTION]), "lr": torch.tensor(LRS), "tau": torch.tensor(TAUS),
+                "pairs": torch.tensor([PAIRS]), "size": torch.tensor([SIZE]),
+                "hidden": torch.tensor([HIDDEN]), "projection": torch.tensor([PROJECTION]),
+                "lr": torch.tensor(LRS), "tau": torch.tensor(TAUS),
                 "weight_decay": torch.tensor([WEIGHT_DECAY]), "loss": torch.tensor(losses),
-            }  # fmt: skip
+            }
             if method == "scrl":
                 tensors |= {f"boxes.step{s}": matched_boxes(s) for s in range(len(LRS))}
             for name, delta in moved.items():
@@ -448,12 +487,15 @@ def step_goldens(out, archs, conditioning):
 
 
 def classifier_goldens(out):
-    watched = []
-    _, moved = three_steps(
-        "resnet18", "scrl", torch.float64, CLASSES, lambda trainer: watched.append((trainer.online_loss, trainer.right))
-    )
-    losses, right = zip(*watched)
-    tensors = {"classes": torch.tensor([CLASSES]), "online_loss": torch.tensor(losses), "right": torch.tensor(right)}
+    losses, right = [], []
+
+    def record(trainer):
+        losses.append(trainer.online_loss)
+        right.append(trainer.right)
+
+    _, moved = three_steps("resnet18", "scrl", torch.float64, CLASSES, record)
+    tensors = {"classes": torch.tensor([CLASSES])}
+    tensors |= {"online_loss": torch.tensor(losses), "right": torch.tensor(right)}
     tensors |= {f"classes.step{step}": classes_of(step) for step in range(len(LRS))}
     tensors |= {f"moved.{name}": moved[name] for name in ("classifier.weight", "classifier.bias")}
     save(tensors, out / "classifier.safetensors")
@@ -462,9 +504,10 @@ def classifier_goldens(out):
 def main():
     parser = argparse.ArgumentParser(description="Write the golden files of the trainer's tests.")
     parser.add_argument("--out", type=pathlib.Path, default=GOLDENS)
-    parser.add_argument("--only", choices=["layers", "optimiser", "step", "classifier"])
-    parser.add_argument("--arch", choices=list(SAMPLES), help="only this one's whole steps")
-    parser.add_argument("--conditioning", action="store_true", help="print how far float32 is from float64")
+    parser.add_argument("--only", choices=["layers", "optimizer", "step", "classifier"])
+    parser.add_argument("--arch", choices=list(SAMPLES), help="the steps of this one only")
+    conditioning = "print how far float32 is from float64"
+    parser.add_argument("--conditioning", action="store_true", help=conditioning)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
@@ -474,7 +517,7 @@ def main():
         conv_goldens(args.out)
         max_pool_goldens(args.out)
         block_goldens(args.out)
-    if args.only in (None, "optimiser"):
+    if args.only in (None, "optimizer"):
         lars_goldens(args.out)
         schedule_goldens(args.out)
     if args.only in (None, "classifier"):
