@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Golden views: what Pillow and torchvision make of small sources and given parameters.
+"""Write golden views: views that Pillow and torchvision render from given parameters.
 
-usage: make_goldens_views.py [OUT]      (default: preprocess/tests/goldens)
+    make_goldens_views.py [OUT]      (default: preprocess/tests/goldens)
 
-Writes sources (PNG and JPEG, drawn here: gradients, stripes, disks, noise), one PNG for each expected view, and
-views.json with the parameters. Needs torch, torchvision, Pillow, numpy. The same versions give the same files.
+Writes synthetic source images (PNG and JPEG), one PNG for each expected view, and views.json with
+the parameters. Needs torch, torchvision, Pillow and numpy; the same versions give the same files.
 """
 import json
 import math
@@ -16,11 +16,13 @@ import torch
 import torchvision.transforms.functional as F
 from PIL import Image
 
+import synthetic_images
+
 PLAIN = dict(crop=None, flip=False, jitter=None, grayscale=False, blur=None, solarize=False)
 
 
 def render(source, params, size, blur_kind):
-    """A view as bytes [size, size, 3] from a Pillow image: the semantics that the renderer has to meet."""
+    """A view as bytes [size, size, 3] from a Pillow image: the reference for our renderer."""
     x, y, w, h = params["crop"]
     view = source.crop((x, y, x + w, y + h)).resize((size, size), Image.BICUBIC)
     if params["flip"]:
@@ -42,9 +44,9 @@ def render(source, params, size, blur_kind):
         tensor = F.gaussian_blur(tensor, [kernel, kernel], [params["blur"]] * 2)
     if params["blur"] is not None and blur_kind == "resize":
         side = int(size // round(params["blur"], 1))
-        picture = Image.fromarray(to_bytes(tensor))
-        picture = picture.resize((side, side), Image.BICUBIC).resize((size, size), Image.BICUBIC)
-        tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        view = Image.fromarray(to_bytes(tensor))
+        view = view.resize((side, side), Image.BICUBIC).resize((size, size), Image.BICUBIC)
+        tensor = torch.from_numpy(np.array(view)).permute(2, 0, 1).float() / 255
     if params["solarize"]:
         tensor = F.solarize(tensor, 0.5)
     return to_bytes(tensor)
@@ -54,25 +56,9 @@ def to_bytes(tensor):
     return (tensor * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-def draw_source(width, height, seed):
-    """Something like a photo: a sky-to-ground gradient, stripes, textured disks, a noisy patch, sensor noise."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    base = np.stack([60 + 150 * y / height, 90 + 100 * x / width, 200 - 140 * y / height], -1)
-    base += (20 * np.sin((x + 2 * y) / 5.0))[..., None] * [1, 0.5, 0.2]
-    for _ in range(7):
-        cx, cy, r = random.uniform(0, width), random.uniform(0, height), random.uniform(8, 30)
-        color, phase = random.uniform(0, 255, 3), random.uniform(1.5, 6)
-        inside = (x - cx) ** 2 + (y - cy) ** 2 < r * r
-        base[inside] = (color + 30 * np.cos((x + y) / phase)[..., None])[inside]
-    w, h = width // 4, height // 4
-    base[:h, -w:] = random.uniform(0, 255, (h, w, 3))
-    base += random.normal(0, 4, base.shape)
-    return Image.fromarray(base.clip(0, 255).round().astype(np.uint8))
-
-
 def jitter(order, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0):
-    return dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, order=order)
+    factors = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    return dict(**factors, order=order)
 
 
 def cases():
@@ -104,28 +90,33 @@ def cases():
     for index, change in enumerate(single):
         yield ["a.png", "b.png"][index % 2], 64, "gaussian", {**PLAIN, "crop": small, **change}
     for factor in (1.1, 1.2, 1.5):
-        yield "b.png", 64, "resize", {**PLAIN, "crop": small, "blur": factor, "solarize": factor == 1.5}
-    everything = dict(crop=[11, 7, 120, 100], flip=True, jitter=jitter("shcb", **full), blur=1.3, solarize=True)
+        blurred = dict(crop=small, blur=factor, solarize=factor == 1.5)
+        yield "b.png", 64, "resize", {**PLAIN, **blurred}
+    everything = dict(crop=[11, 7, 120, 100], flip=True, blur=1.3, solarize=True)
+    everything["jitter"] = jitter("shcb", **full)
     yield "a.png", 96, "gaussian", {**PLAIN, **everything}
     yield "b.png", 96, "gaussian", {**PLAIN, **everything, "grayscale": True}
     yield "c.jpg", 64, "gaussian", {**PLAIN, "crop": whole}
     yield "c.jpg", 96, "gaussian", {**PLAIN, **everything}
-    yield "a.png", 224, "gaussian", {**PLAIN, "crop": whole, "blur": 1.7, "jitter": jitter("hcbs", **bright)}
+    jittered = dict(crop=whole, blur=1.7, jitter=jitter("hcbs", **bright))
+    yield "a.png", 224, "gaussian", {**PLAIN, **jittered}
     yield "c.jpg", 224, "resize", {**PLAIN, "crop": small, "blur": 1.2}
 
 
 def main():
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "preprocess/tests/goldens")
+    goldens = Path(__file__).parent.parent / "preprocess/tests/goldens"
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else goldens
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    for name, size, seed in [("a.png", (160, 120), 1), ("b.png", (150, 130), 2), ("c.jpg", (160, 120), 3)]:
+    sources = [("a.png", (160, 120), 1), ("b.png", (150, 130), 2), ("c.jpg", (160, 120), 3)]
+    for name, size, seed in sources:
         options = dict(quality=92) if name.endswith("jpg") else {}
-        draw_source(*size, seed).save(out / name, **options)
+        synthetic_images.scene(*size, seed).save(out / name, **options)
     index = []
     for number, (source, size, blur_kind, params) in enumerate(cases()):
-        picture = Image.open(out / source).convert("RGB")
+        image = Image.open(out / source).convert("RGB")
         name = f"view-{number:02}.png"
-        Image.fromarray(render(picture, params, size, blur_kind)).save(out / name, optimize=True)
+        Image.fromarray(render(image, params, size, blur_kind)).save(out / name, optimize=True)
         index.append(dict(view=name, source=source, size=size, blur_kind=blur_kind, params=params))
     lines = ",\n".join("  " + json.dumps(entry) for entry in index)
     (out / "views.json").write_text(f"[\n{lines}\n]\n")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Prints a Python that has the packages of readers_requirements.txt: that of SCRL_READERS_PYTHON, or of a virtual
-# environment in .venv/, which is made where it is missing or the list has changed.
+# Prints a Python with the packages of readers_requirements.txt: the one named in
+# SCRL_READERS_PYTHON, or that of a virtual environment in .venv/, which is made where it is missing
+# or the list has changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Everything a change must pass: format, lints, documentation, the quickstart in small, and every test.
+# Everything a change must pass: format, lints, documentation, the quickstart and the experiment in
+# small, every test, the readers of Parquet, and a build with CUDA.
 #
-# Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with venv, into which pip fetches the
-# packages that read Parquet and, where there is no nvcc, a CUDA toolkit of 2 GB (scripts/cuda_toolkit.sh). With a Chromium the
-# page of scrl-inspect is tried in it as well. With a Python that has PyTorch, torchvision, NumPy, Pillow, safetensors and pycocotools, named in SCRL_PYTHON, also the comparisons with those.
+# Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with
+# venv, in which pip installs the readers of Parquet and, where there is no nvcc, a CUDA toolkit of
+# 2 GB (scripts/cuda_toolkit.sh). With a Chromium, the page of scrl-inspect is tested in it.
+# SCRL_PYTHON names a Python with PyTorch, torchvision, NumPy, Pillow, pyarrow, safetensors and
+# pycocotools; then the comparisons with PyTorch run as well, about three minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bin=${CARGO_TARGET_DIR:-target}/debug
 
 step() { printf '\n== %s\n' "$*"; }
 
-# --workspace throughout: Cargo chooses the features of dependencies for what it builds together, and a single package
-# would have them compiled once more.
+# --workspace throughout: Cargo chooses the features of dependencies for what it builds together,
+# and a single package would have them compiled again.
 step "rustfmt"
 cargo fmt --all --check
 
@@ -50,19 +54,37 @@ cargo test --workspace --locked
 
 step "readers of Parquet"
 python=$(scripts/readers_python.sh)
-"$python" scripts/test_readers.py --bin "${CARGO_TARGET_DIR:-target}/debug"
+"$python" scripts/test_readers.py --bin "$bin"
+
+step "page of scrl-inspect in Chromium"
+"$python" scripts/test_inspect_page.py --bin "$bin"
 
 if [ -n "${SCRL_PYTHON:-}" ]; then
-    step "against PyTorch"
-    "$SCRL_PYTHON" scripts/test_export.py
-    "$SCRL_PYTHON" scripts/test_eval.py
+    step "views and training steps compared with torchvision and PyTorch"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    "$bin/examples/make_scenes" "$work/scenes" --single --images 40 --val 0 --size 160x120
+    "$bin/scrl-prep" --quiet --epochs 2 --size 64 --min-box 16 "$work/scenes/train2017" \
+        "$work/shards"
+    "$SCRL_PYTHON" scripts/check_views.py "$work/shards" "$work/scenes/train2017"
+    for method in scrl byol; do
+        "$bin/scrl-train" --quiet --device cpu --method $method --arch resnet18 --hidden 128 \
+            --projection 64 --batch-size 8 --accumulate 2 --lr 1 --warmup-epochs 1 --max-steps 3 \
+            --log-every 1 --checkpoint-every 3 --out "$work/$method" "$work/shards"
+        "$SCRL_PYTHON" scripts/replay_in_pytorch.py "$work/shards" "$work/$method"
+    done
+
+    step "exported weights, evaluation and detectors compared with PyTorch"
+    "$SCRL_PYTHON" scripts/test_export.py --bin "$bin"
+    "$SCRL_PYTHON" scripts/test_eval.py --bin "$bin"
     "$SCRL_PYTHON" scripts/finetune_detection.py --smoke
 fi
 
-# Linked against CUDA's libraries; the tests above have run the kernels on the CPU. Where there is no driver, a stub of it lets the
-# program start. Last, as the programs above must not need those libraries.
+# Linked with CUDA's libraries; the tests above ran the kernels on the CPU. Where there is no
+# driver, a stub of it lets the program start. Last, since the programs above must not need those
+# libraries.
 step "CUDA"
 cargo build --workspace --bins --features cuda --locked
 libraries=$(dirname "$(command -v nvcc)")/../lib64
 LD_LIBRARY_PATH=$libraries:$libraries/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
-    "${CARGO_TARGET_DIR:-target}/debug/scrl-train" --version
+    "$bin/scrl-train" --version

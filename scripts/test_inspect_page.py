@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Use the page that `scrl-inspect --html` writes in a headless Chromium, as a person would.
+"""Test the page of `scrl-inspect --html` in a headless Chromium with Playwright.
 
     test_inspect_page.py [PAGE] [--bin DIR] [--screenshots DIR]
 
-Without PAGE one is made from drawn photos with the programs of --bin (target/debug). Checked are: twins light up under the
-pointer and with the keyboard, filters leave the right pairs, the colors can be chosen, nothing is wider than a phone,
-everything has a name for those who do not see it, nothing is requested from anywhere, and the console stays empty. Needs no
-packages; without a Chromium it says so and ends well.
+Without PAGE, one is made from synthetic images with the programs of --bin (target/debug). Checked:
+matched boxes light up under the pointer and with the keyboard, filters leave the right pairs, the
+colors can be chosen, nothing is wider than a phone, every control has an accessible name, nothing
+is requested, and the console stays empty.
+
+Needs the packages of readers_requirements.txt (readers_python.sh prints a Python that has them) and
+an installed Chromium, found on the PATH or named in CHROMIUM. Without a Chromium this is printed,
+and the exit code is 0.
 """
 import argparse
-import base64
-import json
 import os
 import pathlib
 import shutil
@@ -18,282 +20,229 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
-import drawn_photos
+from playwright.sync_api import sync_playwright
+
+import synthetic_images
 
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
-# Names that would break a page which did not escape them.
+# Names that would break a page that did not escape them.
 CLASSES = ["cat & dog", "<b>bold</b>", "it's \"quoted\""]
-WIDTHS = {1280: 900, 390: 844}
-# Seconds until the page is there, and until everything is done.
-PATIENCE, LIMIT = 60, 600
-
-
-class Browser:
-    """A Chromium that is spoken to through a pair of pipes."""
-
-    def __init__(self, program, profile):
-        to_browser, self.write_end = os.pipe()
-        self.read_end, from_browser = os.pipe()
-
-        def connect():
-            # Either may already be 3 or 4: both move out of the way first.
-            a, b = os.dup(to_browser), os.dup(from_browser)
-            low, high = os.dup2(a, 63), os.dup2(b, 64)
-            os.dup2(low, 3)
-            os.dup2(high, 4)
-
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe",
-                   f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking"]
-        self.process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        close_fds=False, preexec_fn=connect)
-        os.close(to_browser)
-        os.close(from_browser)
-        self.rest, self.number, self.events, self.session = b"", 0, [], None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def receive(self):
-        while b"\0" not in self.rest:
-            data = os.read(self.read_end, 1 << 20)
-            if not data:
-                raise SystemExit("test_inspect_page: the browser ended unexpectedly")
-            self.rest += data
-        message, self.rest = self.rest.split(b"\0", 1)
-        return json.loads(message)
-
-    def call(self, method, **params):
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.write_end, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self.receive()
-            if answer.get("id") == self.number:
-                if "error" in answer:
-                    raise SystemExit(f"test_inspect_page: {method}: {answer['error']['message']}")
-                return answer["result"]
-            self.events.append(answer)
-
-    def run(self, code):
-        """The value of some JavaScript, a function's body."""
-        result = self.call("Runtime.evaluate", expression=f"(() => {{ {code} }})()", returnByValue=True)
-        if "exceptionDetails" in result:
-            raise SystemExit(f"test_inspect_page: {code}: {result['exceptionDetails']}")
-        return result["result"].get("value")
-
-    def press(self, key, code, text=""):
-        for kind in ["keyDown", "keyUp"]:
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
-                      **({"text": text} if text and kind == "keyDown" else {}))
-
-    def point(self, x, y):
-        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def out_of_time(*_):
-    raise SystemExit(f"test_inspect_page: the browser has not answered within {LIMIT} s")
+HEIGHTS = {1280: 900, 390: 844}
+PHONE = 390
+# Roles that need an accessible name.
+NAMED = {"button", "checkbox", "combobox", "image", "img", "link", "group", "form"}
+# Seconds for everything; a script of the page that never returns has no time limit in Playwright.
+LIMIT = 600
 
 
 class Checks:
     def __init__(self):
         self.passed, self.failed = 0, 0
 
-    def that(self, holds, what):
+    def that(self, holds, message):
         if holds:
             self.passed += 1
         else:
             self.failed += 1
-            print(f"FAILED: {what}", file=sys.stderr)
+            print(f"FAILED: {message}", file=sys.stderr)
 
 
-def show(browser, width, scheme):
-    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=WIDTHS[width], deviceScaleFactor=1,
-                 mobile=width < 500)
-    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+class Window:
+    """The page in a window of a width; `requests` and `messages` (of the console) are recorded."""
+
+    def __init__(self, browser, url, width):
+        size = {"width": width, "height": HEIGHTS[width]}
+        context = browser.new_context(viewport=size, is_mobile=width == PHONE, color_scheme="light")
+        self.page = context.new_page()
+        self.requests, self.messages = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.goto(url)
+
+    def run(self, body, argument=None):
+        """The value that a JavaScript function with this body returns."""
+        return self.page.evaluate(f"(argument) => {{ {body} }}", argument)
 
 
-def lit(browser):
-    """What is lit in the first pair with boxes: the numbers, and in how many places."""
-    return browser.run("""
+def lit(window):
+    """The boxes lit in the first pair with boxes: their numbers, and the number of elements."""
+    return window.run("""
         const pair = document.querySelector('.pair:has(button[data-box])');
         const lit = [...pair.querySelectorAll('.lit')];
         return [[...new Set(lit.map((e) => e.dataset.box))], lit.length];""")
 
 
-def check_twins(browser, check):
-    pictures = browser.run("""
+def check_matched_boxes(window, check):
+    elements = 1 + window.run("""
         const pair = document.querySelector('.pair:has(button[data-box])');
         pair.scrollIntoView({block: 'center'});
         return pair.querySelectorAll('figure').length;""")
-    places = pictures + 1
-    # The middle of the smallest box: no other lies above it.
-    place = browser.run("""
+    # The center of the smallest box: no other lies above it.
+    x, y, box = window.run("""
         const pair = document.querySelector('.pair:has(button[data-box])');
         const last = [...pair.querySelector('.view svg').querySelectorAll('.box')].pop();
         const area = last.querySelector('.over').getBoundingClientRect();
         return [area.left + area.width / 2, area.top + area.height / 2, last.dataset.box];""")
-    browser.point(place[0], place[1])
-    check.that(lit(browser) == [[place[2]], places], f"the pointer lights box {place[2]} in {places} places: {lit(browser)}")
-    browser.point(1, 1)
-    check.that(lit(browser) == [[], 0], "nothing is lit when the pointer has left")
-    browser.run("document.querySelector('.pair button[data-box]').focus()")
-    check.that(lit(browser) == [["0"], places], f"the focus lights a box: {lit(browser)}")
-    browser.press("Tab", 9)
-    check.that(lit(browser) == [["1"], places], f"the Tab key goes to the next box: {lit(browser)}")
-    browser.press("Enter", 13, "\r")
+    mouse, keyboard = window.page.mouse, window.page.keyboard
+    mouse.move(x, y)
+    found = lit(window)
+    message = f"the pointer lights box {box} in {elements} elements: {found}"
+    check.that(found == [[box], elements], message)
+    mouse.move(1, 1)
+    check.that(lit(window) == [[], 0], "nothing is lit after the pointer has left")
+    window.run("document.querySelector('.pair button[data-box]').focus()")
+    check.that(lit(window) == [["0"], elements], f"the focus lights a box: {lit(window)}")
+    keyboard.press("Tab")
+    check.that(lit(window) == [["1"], elements], f"Tab moves to the next box: {lit(window)}")
+    keyboard.press("Enter")
     kept = "return document.querySelectorAll('button[aria-pressed=\"true\"]').length"
-    check.that(browser.run(kept) == 1, "the Enter key keeps a box lit")
-    browser.run("document.activeElement.blur()")
-    check.that(lit(browser) == [["1"], places], "a kept box stays lit without the focus")
-    browser.press("Escape", 27)
-    check.that(lit(browser) == [[], 0] and browser.run(kept) == 0, "the Escape key lets it go")
+    check.that(window.run(kept) == 1, "Enter keeps a box lit")
+    window.run("document.activeElement.blur()")
+    check.that(lit(window) == [["1"], elements], "a kept box stays lit without the focus")
+    keyboard.press("Escape")
+    check.that(lit(window) == [[], 0] and window.run(kept) == 0, "Escape releases it")
 
 
-def check_filters(browser, check):
-    pairs = browser.run("return [...document.querySelectorAll('.pair')].map((p) => ({...p.dataset}))")
+def check_filters(window, check):
+    pairs = window.run("""
+        return [...document.querySelectorAll('.pair')].map((p) => ({...p.dataset}));""")
 
     def shown(settings):
-        code = "".join(
-            f"{{ const f = document.getElementById({json.dumps(name)}); if (f) f.{'checked' if isinstance(value, bool) else 'value'}"
-            f" = {json.dumps(value)}; }}"
-            for name, value in settings.items()
-        )
-        return browser.run(f"""{code}
+        body = """
+            for (const [id, value] of Object.entries(argument)) {
+                const field = document.getElementById(id);
+                if (field) field[typeof value === 'boolean' ? 'checked' : 'value'] = value;
+            }
             document.getElementById('pairs').dispatchEvent(new Event('change'));
-            const visible = [...document.querySelectorAll('.pair')].filter((p) => p.checkVisibility());
-            return [visible.length, document.getElementById('shown').textContent,
-                    document.querySelector('.nothing').checkVisibility()];""")
+            const pairs = [...document.querySelectorAll('.pair')];
+            return [pairs.filter((p) => p.checkVisibility()).length,
+                    document.getElementById('shown').textContent,
+                    document.querySelector('.nothing').checkVisibility()];"""
+        return window.run(body, settings)
 
     everything = {"f-epoch": "", "f-class": "", "f-solarized": False, "f-few": False}
     some = pairs[len(pairs) // 2]
+    epoch, name = some["epoch"], some["class"]
     cases = [
         ({}, lambda p: True),
-        ({"f-epoch": some["epoch"]}, lambda p: p["epoch"] == some["epoch"]),
-        ({"f-class": some["class"]}, lambda p: not some["class"] or p["class"] == some["class"]),
+        ({"f-epoch": epoch}, lambda p: p["epoch"] == epoch),
+        ({"f-class": name}, lambda p: not name or p["class"] == name),
         ({"f-solarized": True}, lambda p: p["solarized"] == "true"),
         ({"f-few": True}, lambda p: p["few"] == "true"),
-        ({"f-few": True, "f-solarized": True, "f-epoch": some["epoch"]},
-         lambda p: p["few"] == "true" and p["solarized"] == "true" and p["epoch"] == some["epoch"]),
+        ({"f-few": True, "f-solarized": True, "f-epoch": epoch},
+         lambda p: p["few"] == p["solarized"] == "true" and p["epoch"] == epoch),
     ]
     for settings, rule in cases:
         expected = sum(map(rule, pairs))
-        found, told, nothing = shown({**everything, **settings})
-        check.that(found == expected and told.startswith(f"{expected} of {len(pairs)}") and nothing == (expected == 0),
-                   f"{settings} leaves {expected} pairs: {found}, {told!r}")
+        found, text, nothing = shown({**everything, **settings})
+        right = text.startswith(f"{expected} of {len(pairs)}") and nothing == (expected == 0)
+        message = f"{settings} leaves {expected} pairs: {found}, {text!r}"
+        check.that(found == expected and right, message)
     shown(everything)
 
 
-def check_colors(browser, check):
+def check_colors(window, check):
     color = "return getComputedStyle(document.body).backgroundColor"
-    show(browser, 1280, "light")
-    light = browser.run(color)
-    show(browser, 1280, "dark")
-    dark = browser.run(color)
+    light = window.run(color)
+    window.page.emulate_media(color_scheme="dark")
+    dark = window.run(color)
     check.that(light != dark, "the colors follow the system's")
-    browser.run("document.getElementById('theme').click()")
-    check.that(browser.run(color) == light, "the button changes the colors")
-    browser.run("document.getElementById('theme').click()")
-    check.that(browser.run(color) == dark, "and back")
-    browser.run("localStorage.removeItem('scrl-theme'); delete document.documentElement.dataset.theme")
+    window.run("document.getElementById('theme').click()")
+    check.that(window.run(color) == light, "the button changes the colors")
+    window.run("document.getElementById('theme').click()")
+    check.that(window.run(color) == dark, "the button changes them back")
+    window.run("""
+        localStorage.removeItem('scrl-theme');
+        delete document.documentElement.dataset.theme;""")
+    window.page.emulate_media(color_scheme="light")
 
 
-def check_names(browser, check):
-    tree = browser.call("Accessibility.getFullAXTree")["nodes"]
-    named = {"button", "checkbox", "combobox", "image", "img", "link", "group", "form"}
+def check_names(window, check):
+    session = window.page.context.new_cdp_session(window.page)
     nameless = [
-        node["role"]["value"] for node in tree
-        if not node.get("ignored") and node.get("role", {}).get("value") in named and not node.get("name", {}).get("value")
+        node["role"]["value"] for node in session.send("Accessibility.getFullAXTree")["nodes"]
+        if not node.get("ignored") and node.get("role", {}).get("value") in NAMED
+        and not node.get("name", {}).get("value")
     ]
-    check.that(not nameless, f"everything has a name: {nameless}")
-    doubled = browser.run("""
+    check.that(not nameless, f"everything has an accessible name: {nameless}")
+    repeated = window.run("""
         const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
         return ids.filter((id, i) => ids.indexOf(id) !== i);""")
-    check.that(not doubled, f"no name of an element stands twice: {doubled}")
+    check.that(not repeated, f"no id is used twice: {repeated}")
 
 
-def check_silence(browser, check):
-    requests = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
-    foreign = [url[:80] for url in requests if not url.startswith(("file:", "data:"))]
-    check.that(not foreign and sum(url.startswith("file:") for url in requests) <= 1, f"nothing is requested: {foreign}")
-    said = [e["params"] for e in browser.events
-            if e.get("method") in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")]
-    check.that(not said, f"the console stays empty: {said}")
+def check_silence(window, check):
+    files = sum(url.startswith("file:") for url in window.requests)
+    others = [url[:80] for url in window.requests if not url.startswith(("file:", "data:"))]
+    check.that(not others and files <= 1, f"nothing is requested: {others}")
+    check.that(not window.messages, f"the console stays empty: {window.messages}")
 
 
-def take_screenshots(browser, folder):
+def take_screenshots(window, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    for width in WIDTHS:
-        for scheme in ["light", "dark"]:
-            show(browser, width, scheme)
-            for place, code in [
-                ("top", "scrollTo(0, 0)"),
-                ("pairs", "document.getElementById('pairs').scrollIntoView()"),
-                ("lit", "document.querySelector('.pair:has(button[data-box])').scrollIntoView(); "
-                        "document.querySelectorAll('.pair button[data-box]')[2].focus({preventScroll: true})"),
-            ]:
-                browser.run(code)
-                time.sleep(0.3)
-                data = browser.call("Page.captureScreenshot", format="png")["data"]
-                (folder / f"page-{width}-{scheme}-{place}.png").write_bytes(base64.b64decode(data))
-                browser.run("document.activeElement.blur()")
+    width = window.page.viewport_size["width"]
+    for scheme in ["light", "dark"]:
+        window.page.emulate_media(color_scheme=scheme)
+        for place, code in [
+            ("top", "scrollTo(0, 0)"),
+            ("pairs", "document.getElementById('pairs').scrollIntoView()"),
+            ("lit", "const pair = document.querySelector('.pair:has(button[data-box])');"
+                    "pair.scrollIntoView();"
+                    "pair.querySelectorAll('button[data-box]')[2]?.focus({preventScroll: true})"),
+        ]:
+            window.run(code)
+            window.page.wait_for_timeout(300)
+            window.page.screenshot(path=folder / f"page-{width}-{scheme}-{place}.png")
+            window.run("document.activeElement.blur()")
 
 
 def make_page(programs, folder):
-    photos, shards, page = folder / "photos", folder / "shards", folder / "page.html"
-    drawn_photos.draw(photos, 24, CLASSES)
-    prep = ["--epochs", "3", "--size", "96", "--min-box", "24", "--quiet", str(photos), str(shards)]
-    subprocess.run([programs / "scrl-prep", *prep], check=True)
+    images, shards, page = folder / "images", folder / "shards", folder / "page.html"
+    synthetic_images.write_class_folders(images, 24, CLASSES)
+    options = ["--epochs", "3", "--size", "96", "--min-box", "24", "--quiet"]
+    subprocess.run([programs / "scrl-prep", *options, images, shards], check=True)
     subprocess.run([programs / "scrl-inspect", "--quiet", "--html", page, shards], check=True)
     return page
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    arguments.add_argument("page", nargs="?", type=pathlib.Path, metavar="PAGE")
-    arguments.add_argument("--bin", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "target/debug")
-    arguments.add_argument("--screenshots", type=pathlib.Path, metavar="DIR")
-    given = arguments.parse_args()
-    program = next(filter(None, map(shutil.which, [os.environ.get("CHROMIUM", ""), *BROWSERS])), None)
-    if program is None:
-        print("test_inspect_page: skipped, no Chromium here (Debian: apt-get install chromium; or set CHROMIUM)")
-        return 0
-    signal.signal(signal.SIGALRM, out_of_time)
-    signal.alarm(LIMIT)
+def check_page(browser, url, screenshots):
     check = Checks()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        page = given.page or make_page(given.bin, pathlib.Path(folder))
-        browser = Browser(program, f"{folder}/profile")
-        try:
-            for domain in ["Network", "Log", "Runtime", "Page", "Accessibility"]:
-                browser.call(f"{domain}.enable")
-            show(browser, 1280, "light")
-            browser.call("Page.navigate", url=page.resolve().as_uri())
-            end = time.monotonic() + PATIENCE
-            while browser.run("return document.readyState") != "complete":
-                check.that(time.monotonic() < end, "the page is there in time")
-                time.sleep(0.05)
-            check_twins(browser, check)
-            check_filters(browser, check)
-            check_colors(browser, check)
-            check_names(browser, check)
-            for width in WIDTHS:
-                show(browser, width, "light")
-                widest = browser.run("return document.documentElement.scrollWidth")
-                check.that(widest <= width, f"nothing is wider than {width} px: {widest}")
-            if given.screenshots:
-                take_screenshots(browser, given.screenshots)
-            check_silence(browser, check)
-        finally:
-            browser.close()
+    for width in HEIGHTS:
+        window = Window(browser, url, width)
+        if width != PHONE:
+            check_matched_boxes(window, check)
+            check_filters(window, check)
+            check_colors(window, check)
+            check_names(window, check)
+        widest = window.run("return document.documentElement.scrollWidth")
+        check.that(widest <= width, f"nothing is wider than {width} px: {widest}")
+        if screenshots:
+            take_screenshots(window, screenshots)
+        check_silence(window, check)
     print(f"test_inspect_page: {check.passed} passed, {check.failed} failed")
     return 1 if check.failed else 0
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    debug = pathlib.Path(__file__).parent.parent / "target/debug"
+    arguments.add_argument("page", nargs="?", type=pathlib.Path, metavar="PAGE")
+    arguments.add_argument("--bin", type=pathlib.Path, default=debug)
+    arguments.add_argument("--screenshots", type=pathlib.Path, metavar="DIR")
+    given = arguments.parse_args()
+    programs = map(shutil.which, [os.environ.get("CHROMIUM", ""), *BROWSERS])
+    program = next(filter(None, programs), None)
+    if program is None:
+        print("test_inspect_page: skipped, no Chromium here (Debian: apt-get install chromium; "
+              "or set CHROMIUM)")
+        return 0
+    signal.alarm(LIMIT)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        page = given.page or make_page(given.bin, pathlib.Path(folder))
+        with playwright.chromium.launch(executable_path=program) as browser:
+            return check_page(browser, page.resolve().as_uri(), given.screenshots)
 
 
 if __name__ == "__main__":

@@ -257,19 +257,6 @@ fn the_page_needs_nothing_else_and_takes_names_as_text() {
 }
 
 #[test]
-fn the_page_works_in_a_browser() {
-    let programs =
-        std::env::current_exe().unwrap().ancestors().nth(2).unwrap().display().to_string();
-    let output = Dir::new().script("test_inspect_page.py", &format!("--bin {programs}")).succeeds();
-    assert!(
-        output.stdout.contains(" 0 failed") || output.stdout.contains("skipped"),
-        "{}",
-        output.stdout
-    );
-    println!("{}", output.stdout);
-}
-
-#[test]
 fn what_is_no_folder_of_shards_is_named() {
     let dir = Dir::new().photos(1).file("shards/notes.txt", "");
     dir.inspect("nowhere").fails(1).says(&["nowhere", "scrl-prep"]);
