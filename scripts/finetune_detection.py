@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""Fine-tune torchvision's detectors on COCO's format from a backbone of scrl-export, and measure AP with pycocotools.
+"""Fine-tune torchvision's detectors from a backbone of scrl-export, and measure their AP on COCO.
 
     finetune_detection.py --recipe coco-faster-rcnn --backbone resnet50.pth \\
         --train-images coco/train2017 --train-boxes coco/annotations/instances_train2017.json \\
-        --val-images coco/val2017 --val-boxes coco/annotations/instances_val2017.json --out runs/coco
-    torchrun --nproc-per-node 8 finetune_detection.py …     on eight GPUs; --batch-size stays that of all together
-    finetune_detection.py --smoke                           every detector, a few steps on a few drawn pictures
+        --val-images coco/val2017 --val-boxes coco/annotations/instances_val2017.json \\
+        --out runs/coco
+    torchrun --nproc-per-node 8 finetune_detection.py …     --batch-size is that of all processes
+    finetune_detection.py --smoke                           two iterations of each detector
 
-FPN is below every detector, every layer is trained, and batch norms are synchronised where there are several processes. A
-backbone is a file of `scrl-export --to torchvision`, or none for random values. A recipe is a set of options; what is
-given beside it wins. The recipes follow the settings of the paper's Tables 1 to 5: the 1x schedule, 640 to 800 pixels on the
-shorter side on COCO and 480 to 800 on VOC; what the paper leaves open is as in Detectron2 (learning rate, steps, warm-up)
-and, for VOC and Cityscapes, as in MoCo. VOC and Cityscapes are read in COCO's format as well: convert their lists first.
+Every detector has an FPN, every layer is trained, and batch norms are synchronized between
+processes. A backbone is a file of `scrl-export --to torchvision`, or none for random weights. A
+recipe is a set of options; options on the command line override it. The recipes follow the settings
+of the paper's Tables 1 to 5: the 1x schedule, 640 to 800 pixels on the shorter side on COCO and 480
+to 800 on VOC. Settings that the paper leaves open are Detectron2's (learning rate, steps, warm-up)
+and, for VOC and Cityscapes, MoCo's. VOC and Cityscapes are read in COCO's format: convert their
+annotations first.
 
-OUT holds options.json, metrics.jsonl, the newest state (a second start goes on from it), model.pth, detections.json and
-results.json. Needs PyTorch, torchvision, Pillow, NumPy, pycocotools, and safetensors for backbones in that format.
+OUT receives options.json, metrics.jsonl, the newest state (a run with the same --out resumes from
+it), model.pth, detections.json and results.json. Needs PyTorch, torchvision, Pillow, NumPy,
+pycocotools, and safetensors for backbones in that format.
 """
 
 import argparse
@@ -23,7 +27,6 @@ import io
 import json
 import os
 import pathlib
-import random
 import sys
 import tempfile
 import time
@@ -31,17 +34,19 @@ import time
 import numpy
 import torch
 import torchvision
-from PIL import Image, ImageDraw
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import distributed
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import LastLevelMaxPool, resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+import synthetic_images
+from coco_dataset import CocoImages, EndlessSampler, UserError
+
 SCALES_640 = [640, 672, 704, 736, 768, 800]
 SCALES_480 = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
-ONE_X = {"iterations": 90_000, "steps": [60_000, 80_000], "batch_size": 16, "lr": 0.02, "warmup": 1000}
+ONE_X = {"iterations": 90_000, "steps": [60_000, 80_000], "warmup": 1000}
+ONE_X |= {"batch_size": 16, "lr": 0.02}
 COCO_1X = ONE_X | {"scales": SCALES_640, "longest": 1333, "fraction": 1.0}
 RECIPES = {
     "coco-faster-rcnn": COCO_1X | {"detector": "faster-rcnn"},
@@ -55,7 +60,8 @@ RECIPES = {
     | {"detector": "faster-rcnn", "iterations": 24_000, "steps": [18_000, 22_000], "warmup": 100}
     | {"scales": SCALES_480, "longest": 1333, "fraction": 1.0},
     "cityscapes-mask-rcnn": ONE_X
-    | {"detector": "mask-rcnn", "iterations": 24_000, "steps": [18_000], "batch_size": 8, "lr": 0.01}
+    | {"detector": "mask-rcnn", "iterations": 24_000, "steps": [18_000]}
+    | {"batch_size": 8, "lr": 0.01}
     | {"scales": [800, 832, 864, 896, 928, 960, 992, 1024], "longest": 2048, "fraction": 1.0},
 }
 DETECTORS = {
@@ -64,13 +70,8 @@ DETECTORS = {
     "mask-rcnn": (detection.MaskRCNN, ["bbox", "segm"]),
     "keypoint-rcnn": (detection.KeypointRCNN, ["bbox", "keypoints"]),
 }
-PLACES = ["train_images", "train_boxes", "val_images", "val_boxes"]
+DATA = ["train_images", "train_boxes", "val_images", "val_boxes"]
 MOMENTUM, WEIGHT_DECAY, WARMUP_FACTOR, STEP_FACTOR = 0.9, 1e-4, 1e-3, 0.1
-SHORTEST_SIDE = 1.0
-
-
-class Unusable(Exception):
-    """Told in one line."""
 
 
 def main():
@@ -80,8 +81,8 @@ def main():
             smoke()
         else:
             finetune(options)
-    except (Unusable, OSError) as problem:
-        print(f"finetune_detection: {problem}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"finetune_detection: {error}", file=sys.stderr)
         return 1
     finally:
         if distributed.is_initialized():
@@ -90,166 +91,64 @@ def main():
 
 
 def parse(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", choices=RECIPES, default="coco-faster-rcnn")
-    parser.add_argument("--detector", choices=DETECTORS)
-    parser.add_argument("--arch", default="resnet50", help="resnet18, 34, 50 or 101 (default: %(default)s)")
-    parser.add_argument("--backbone", default="none", help="a file of scrl-export --to torchvision, or none")
-    for place in PLACES:
-        parser.add_argument("--" + place.replace("_", "-"), type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--iterations", type=int)
-    parser.add_argument("--steps", type=int, nargs="*", help="iterations after which the learning rate falls to a tenth")
-    parser.add_argument("--warmup", type=int, help="iterations in which it rises")
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--batch-size", type=int, help="images of all processes together")
-    parser.add_argument("--scales", type=int, nargs="+", help="shorter sides, ascending; the last one is tested with")
-    parser.add_argument("--longest", type=int, help="limit of the longer side")
-    parser.add_argument("--fraction", type=float, help="share of the training images, drawn with --seed")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where PyTorch's autocast does")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode, for each that trains")
-    parser.add_argument("--checkpoint-every", type=int, default=5000, metavar="ITERATIONS")
-    parser.add_argument("--log-every", type=int, default=20, metavar="ITERATIONS")
-    parser.add_argument("--proposals", type=int, help="of the first stage, and boxes that the second learns from")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="test this program")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--recipe", choices=RECIPES, default="coco-faster-rcnn")
+    add("--detector", choices=DETECTORS)
+    add("--arch", default="resnet50", help="resnet18, 34, 50 or 101 (default: %(default)s)")
+    add("--backbone", default="none", help="a file of scrl-export --to torchvision, or none")
+    for name in DATA:
+        add("--" + name.replace("_", "-"), type=pathlib.Path)
+    add("--out", type=pathlib.Path)
+    add("--iterations", type=int)
+    add("--steps", type=int, nargs="*", help="iterations that divide the learning rate by 10")
+    add("--warmup", type=int, help="iterations in which the learning rate rises")
+    add("--lr", type=float)
+    add("--batch-size", type=int, help="images of all processes together")
+    add("--scales", type=int, nargs="+", help="shorter sides, ascending; the last one validates")
+    add("--longest", type=int, help="limit of the longer side")
+    add("--fraction", type=float, help="fraction of the training images, chosen by --seed")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--bf16", action="store_true", help="PyTorch's autocast to bfloat16")
+    add("--workers", type=int, default=2, help="decoding processes for each training process")
+    add("--checkpoint-every", type=int, default=5000, metavar="ITERATIONS")
+    add("--log-every", type=int, default=20, metavar="ITERATIONS")
+    add("--proposals", type=int, help="limits the first stage's proposals and the second's boxes")
+    add("--seed", type=int, default=0)
+    add("--smoke", action="store_true", help="test this program")
     options = parser.parse_args(arguments)
     for name, value in RECIPES[options.recipe].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    missing = [name for name in [*PLACES, "out"] if getattr(options, name) is None]
+    missing = [name for name in [*DATA, "out"] if getattr(options, name) is None]
     if missing and not options.smoke:
         parser.error(" and ".join("--" + name.replace("_", "-") for name in missing) + ": missing")
     return options
 
 
-# ---- Processes -----------------------------------------------------------------------------------------------------
+# ---- Processes -----------------------------------------------------------------------------------
 
 
 def start_processes(options):
-    """Joins the others that torchrun started; returns rank and number of processes."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if options.batch_size % world:
-        raise Unusable(f"--batch-size: {options.batch_size} images cannot be shared by {world} processes")
-    if world > 1:
+    """Joins the other processes of torchrun; returns rank and world size."""
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if options.batch_size % world_size:
+        raise UserError(f"--batch-size: {options.batch_size} is no multiple of {world_size} ranks")
+    if world_size > 1:
         if options.device == "cuda":
             options.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
             torch.cuda.set_device(options.device)
         distributed.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
-    return rank, world
+    return rank, world_size
 
 
-# ---- Images and boxes ----------------------------------------------------------------------------------------------
-
-
-class Images(torch.utils.data.Dataset):
-    """A folder and its list. Labels count from 1; 0 is the background."""
-
-    def __init__(self, folder, boxes, kinds, train, fraction=1.0, seed=0):
-        with contextlib.redirect_stdout(io.StringIO()):
-            try:
-                self.list = COCO(str(boxes))
-            except (KeyError, ValueError) as problem:
-                raise Unusable(f"{boxes}: no list in COCO's format: {problem}") from problem
-        self.folder, self.kinds, self.train = folder, kinds, train
-        self.categories = sorted(self.list.getCatIds())
-        self.labels = {category: label for label, category in enumerate(self.categories, 1)}
-        self.swaps, self.points = self.keypoints(boxes) if "keypoints" in kinds else ([], 0)
-        self.ids = sorted(self.list.getImgIds())
-        if train:
-            self.ids = [number for number in self.ids if self.annotations(number)]
-            random.Random(seed).shuffle(self.ids)
-            self.ids = sorted(self.ids[: max(1, round(fraction * len(self.ids)))])
-        if not self.ids:
-            raise Unusable(f"{boxes}: no image with a box for {' and '.join(kinds)}")
-
-    def keypoints(self, boxes):
-        """Where left and right change places in a mirrored image, and how many points there are."""
-        category = self.list.loadCats(self.categories)[0]
-        names = category.get("keypoints")
-        if not names:
-            raise Unusable(f"{boxes}: its categories have no keypoints; take person_keypoints_*.json")
-        other = lambda name: name.replace("left", "\0").replace("right", "left").replace("\0", "right")
-        return [names.index(other(name)) for name in names], len(names)
-
-    def annotations(self, number):
-        found = self.list.loadAnns(self.list.getAnnIds(number, iscrowd=False))
-        usable = [a for a in found if min(a["bbox"][2:]) >= SHORTEST_SIDE]
-        if "segm" in self.kinds:
-            usable = [a for a in usable if a.get("segmentation")]
-        if "keypoints" in self.kinds:
-            usable = [a for a in usable if any(a.get("keypoints", [])[2::3])]
-        return usable
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        number = self.ids[index]
-        path = self.folder / self.list.imgs[number]["file_name"]
-        image = torchvision.transforms.functional.to_tensor(Image.open(path).convert("RGB"))
-        if not self.train:
-            return image, {"image_id": number}
-        target = self.target(self.annotations(number), image.shape[-2:])
-        if torch.rand(()) < 0.5:
-            image, target = self.mirrored(image, target)
-        return image, target
-
-    def target(self, annotations, size):
-        boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32)
-        boxes[:, 2:] += boxes[:, :2]
-        boxes[:, 0::2] = boxes[:, 0::2].clamp(0, size[1])
-        boxes[:, 1::2] = boxes[:, 1::2].clamp(0, size[0])
-        keep = ((boxes[:, 2:] - boxes[:, :2]) >= SHORTEST_SIDE).all(1)
-        target = {"boxes": boxes[keep], "labels": torch.tensor([self.labels[a["category_id"]] for a in annotations])[keep]}
-        if "segm" in self.kinds:
-            masks = numpy.stack([self.list.annToMask(a) for a in annotations])
-            target["masks"] = torch.from_numpy(masks)[keep]
-        if "keypoints" in self.kinds:
-            points = torch.tensor([a["keypoints"] for a in annotations], dtype=torch.float32)
-            target["keypoints"] = points.view(len(annotations), -1, 3)[keep]
-        return target
-
-    def mirrored(self, image, target):
-        width = image.shape[-1]
-        target["boxes"] = torch.stack([width - target["boxes"][:, 2], target["boxes"][:, 1],
-                                       width - target["boxes"][:, 0], target["boxes"][:, 3]], 1)
-        if "masks" in target:
-            target["masks"] = target["masks"].flip(-1)
-        if "keypoints" in target:
-            points = target["keypoints"][:, self.swaps].clone()
-            points[..., 0] = torch.where(points[..., 2] > 0, width - points[..., 0], points[..., 0])
-            target["keypoints"] = points
-        return image.flip(-1), target
-
-
-class Forever(torch.utils.data.Sampler):
-    """Every image once an epoch, epoch after epoch in other orders, from a given image on; a process's share of them."""
-
-    def __init__(self, count, seed, rank, world, first):
-        self.count, self.seed, self.rank, self.world, self.first = count, seed, rank, world, first
-
-    def __iter__(self):
-        place = self.first + self.rank
-        order, epoch = None, -1
-        while True:
-            if place // self.count != epoch:
-                epoch = place // self.count
-                order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
-            yield order[place % self.count]
-            place += self.world
-
-
-def together(samples):
-    return list(zip(*samples))
-
-
-# ---- Detectors -----------------------------------------------------------------------------------------------------
+# ---- Detectors -----------------------------------------------------------------------------------
 
 
 def build(options, classes, points):
-    """A detector with every layer to be trained."""
+    """A detector with all layers trainable."""
     kind, kinds = DETECTORS[options.detector]
     retina = options.detector == "retinanet"
     backbone = resnet_fpn_backbone(
@@ -264,18 +163,17 @@ def build(options, classes, points):
         load(backbone.body, options.backbone)
     more = {"num_keypoints": points} if "keypoints" in kinds else {}
     if options.proposals and not retina:
-        more |= {"rpn_post_nms_top_n_train": options.proposals, "rpn_post_nms_top_n_test": options.proposals,
-                 "box_batch_size_per_image": options.proposals}
+        limits = "rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test", "box_batch_size_per_image"
+        more |= dict.fromkeys(limits, options.proposals)
     if retina:
-        more["anchor_generator"] = detection.anchor_utils.AnchorGenerator(
-            tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in [32, 64, 128, 256, 512]),
-            ((0.5, 1.0, 2.0),) * 5,
-        )
+        sizes = [[int(x * 2 ** (i / 3)) for i in range(3)] for x in [32, 64, 128, 256, 512]]
+        ratios = ((0.5, 1.0, 2.0),) * 5
+        more["anchor_generator"] = detection.anchor_utils.AnchorGenerator(sizes, ratios)
     return kind(backbone, classes, min_size=options.scales, max_size=options.longest, **more)
 
 
 def load(body, path):
-    """Puts a backbone's weights in, all of them."""
+    """Loads a backbone's weights, all of them."""
     if path.endswith(".safetensors"):
         import safetensors.torch
 
@@ -284,36 +182,39 @@ def load(body, path):
         state = torch.load(path, weights_only=True, map_location="cpu")
     try:
         missing, unexpected = body.load_state_dict(state, strict=False)
-    except RuntimeError as problem:
-        raise Unusable(f"{path}: of another architecture than --arch: {str(problem).splitlines()[1].strip()}") from problem
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UserError(f"{path}: another architecture than --arch: {reason}") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     unexpected = [name for name in unexpected if not name.startswith("fc.")]
     if missing or unexpected:
-        raise Unusable(f"{path}: no backbone of this --arch: lacks {missing[:1]}, has {unexpected[:1]} too much")
+        names = f"missing {missing[:1]}, unexpected {unexpected[:1]}"
+        raise UserError(f"{path}: not a backbone of this --arch: {names}")
 
 
-# ---- Training ------------------------------------------------------------------------------------------------------
+# ---- Training ------------------------------------------------------------------------------------
 
 
-def rate(options, iteration):
+def learning_rate(options, iteration):
     """The learning rate of an iteration, counted from 0."""
-    rising = min(1.0, WARMUP_FACTOR + (1 - WARMUP_FACTOR) * iteration / max(options.warmup, 1))
-    return options.lr * rising * STEP_FACTOR ** sum(iteration >= step for step in options.steps)
+    warmup = min(1.0, WARMUP_FACTOR + (1 - WARMUP_FACTOR) * iteration / max(options.warmup, 1))
+    return options.lr * warmup * STEP_FACTOR ** sum(iteration >= step for step in options.steps)
 
 
 def finetune(options):
-    rank, world = start_processes(options)
+    rank, world_size = start_processes(options)
     kinds = DETECTORS[options.detector][1]
-    train = Images(options.train_images, options.train_boxes, kinds, True, options.fraction, options.seed)
-    val = Images(options.val_images, options.val_boxes, kinds, False)
+    subset = options.fraction, options.seed
+    train = CocoImages(options.train_images, options.train_boxes, kinds, True, *subset)
+    val = CocoImages(options.val_images, options.val_boxes, kinds, False)
     if val.categories != train.categories:
-        raise Unusable(f"{options.val_boxes}: other categories than {options.train_boxes}")
+        raise UserError(f"{options.val_boxes}: other categories than {options.train_boxes}")
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     model = build(options, len(train.categories) + 1, train.points).to(device)
-    if world > 1 and device.type == "cuda":
+    if world_size > 1 and device.type == "cuda":
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(model.parameters(), options.lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
     options.out.mkdir(parents=True, exist_ok=True)
     newest, done = options.out / "state.pth", 0
     if newest.exists():
@@ -322,28 +223,35 @@ def finetune(options):
         optimizer.load_state_dict(state["optimizer"])
         done = state["done"]
     if rank == 0:
-        print(f"{options.detector} on {options.arch} from {options.backbone}: {len(train)} images, {len(val)} to validate "
-              f"with, iterations {done} to {options.iterations} on {world} x {device}", flush=True)
-        (options.out / "options.json").write_text(json.dumps(vars(options), default=str, indent=1) + "\n")
-    train_on(options, model, optimizer, train, (rank, world), done)
-    results = evaluate(options, model, val, kinds, (rank, world))
+        print(
+            f"{options.detector} with {options.arch} from {options.backbone}: "
+            f"{len(train)} training images, {len(val)} validation images, "
+            f"iterations {done} to {options.iterations} on {world_size} x {device}",
+            flush=True,
+        )
+        write_json(options.out / "options.json", vars(options))
+    train_on(options, model, optimizer, train, (rank, world_size), done)
+    results = evaluate(options, model, val, kinds, (rank, world_size))
     if rank == 0:
         replace(options.out / "model.pth", model.state_dict())
-        (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        write_json(options.out / "results.json", results)
     return results
 
 
-def train_on(options, model, optimizer, train, place, done):
-    rank, world = place
+def train_on(options, model, optimizer, train, ranks, done):
+    rank, world_size = ranks
     device = torch.device(options.device)
-    share = options.batch_size // world
     wrapped = model
-    if world > 1:
+    if world_size > 1:
         ids = [device.index] if device.type == "cuda" else None
         wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
-    sampler = Forever(len(train), options.seed, rank, world, done * options.batch_size)
+    seen = done * options.batch_size
     loader = torch.utils.data.DataLoader(
-        train, share, sampler=sampler, num_workers=options.workers, collate_fn=together,
+        train,
+        options.batch_size // world_size,
+        sampler=EndlessSampler(len(train), options.seed, rank, world_size, seen),
+        num_workers=options.workers,
+        collate_fn=collate,
         persistent_workers=options.workers > 0,
     )
     model.train()
@@ -352,31 +260,41 @@ def train_on(options, model, optimizer, train, place, done):
         images, targets = next(batches)
         images = [image.to(device) for image in images]
         targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
-        lr = rate(options, iteration)
+        lr = learning_rate(options, iteration)
         for group in optimizer.param_groups:
             group["lr"] = lr
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
             losses = wrapped(images, targets)
         loss = sum(losses.values())
         if not torch.isfinite(loss):
-            raise Unusable(f"the loss of iteration {iteration + 1} is {loss.item()}; try a smaller --lr")
+            raise UserError(f"the loss of iteration {iteration + 1} is {loss.item()}; lower --lr")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if rank == 0 and ((iteration + 1) % options.log_every == 0 or iteration + 1 == options.iterations):
-            speed = (iteration + 1 - done) * options.batch_size / (time.time() - begin)
-            line = {"iteration": iteration + 1, "loss": loss.item(), "lr": lr, "images_per_s": speed}
+        now = iteration + 1
+        if rank == 0 and (now % options.log_every == 0 or now == options.iterations):
+            speed = (now - done) * options.batch_size / (time.time() - begin)
+            line = {"iteration": now, "loss": loss.item(), "lr": lr, "images_per_s": speed}
             line |= {name: value.item() for name, value in losses.items()}
             with (options.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            print(f"iteration {iteration + 1}/{options.iterations}  loss {loss:.3f}  lr {lr:.2e}  {speed:.2f} images/s", flush=True)
-        if rank == 0 and (iteration + 1) % options.checkpoint_every == 0:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": iteration + 1}
+            numbers = f"loss {loss:.3f}  lr {lr:.2e}  {speed:.2f} images/s"
+            print(f"iteration {now}/{options.iterations}  {numbers}", flush=True)
+        if rank == 0 and now % options.checkpoint_every == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": now}
             replace(options.out / "state.pth", state)
 
 
+def collate(samples):
+    return list(zip(*samples))
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content, default=str, indent=1) + "\n")
+
+
 def replace(path, content):
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         torch.save(content, file)
@@ -385,51 +303,54 @@ def replace(path, content):
     temporary.rename(path)
 
 
-# ---- Validation ----------------------------------------------------------------------------------------------------
+# ---- Validation ----------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-def evaluate(options, model, val, kinds, place):
-    """AP as COCO's own program computes it, by kind: boxes, masks, keypoints."""
-    rank, world = place
+def evaluate(options, model, val, kinds, ranks):
+    """COCO's AP of each kind: boxes, masks, keypoints."""
+    rank, world_size = ranks
     device = torch.device(options.device)
     model.eval()
-    mine = torch.utils.data.Subset(val, range(rank, len(val), world))
+    mine = torch.utils.data.Subset(val, range(rank, len(val), world_size))
     found = []
-    loader = torch.utils.data.DataLoader(mine, 1, num_workers=options.workers, collate_fn=together)
+    loader = torch.utils.data.DataLoader(mine, 1, num_workers=options.workers, collate_fn=collate)
     for images, targets in loader:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
             outputs = model([image.to(device) for image in images])
         for target, output in zip(targets, outputs):
-            found += detections(val, target["image_id"], {name: value.cpu() for name, value in output.items()})
-    if world > 1:
-        shares = [None] * world
-        distributed.all_gather_object(shares, found)
-        found = [one for share in shares for one in share]
+            output = {name: value.cpu() for name, value in output.items()}
+            found += detections(val, target["image_id"], output)
+    if world_size > 1:
+        of_ranks = [None] * world_size
+        distributed.all_gather_object(of_ranks, found)
+        found = [one for of_rank in of_ranks for one in of_rank]
     if rank != 0:
         return {}
     (options.out / "detections.json").write_text(json.dumps(found))
     results = {}
     for kind in kinds:
         results[kind] = average_precision(val, found, kind)
-        told = "  ".join(f"{name} {100 * value:.2f}" for name, value in results[kind].items())
-        print(f"{kind}: {told}", flush=True)
+        columns = "  ".join(f"{name} {100 * value:.2f}" for name, value in results[kind].items())
+        print(f"{kind}: {columns}", flush=True)
     return results
 
 
-def detections(val, number, output):
-    """What a detector found on an image, in the format of COCO's results."""
+def detections(val, image_id, output):
+    """A detector's output on an image in the format of COCO's results."""
     boxes = output["boxes"].float()
     boxes[:, 2:] -= boxes[:, :2]
+    boxes, labels, scores = boxes.tolist(), output["labels"].tolist(), output["scores"].tolist()
     result = [
-        {"image_id": number, "category_id": val.categories[label - 1], "bbox": box, "score": score}
-        for box, label, score in zip(boxes.tolist(), output["labels"].tolist(), output["scores"].float().tolist())
+        {"image_id": image_id, "category_id": val.categories[k - 1], "bbox": box, "score": score}
+        for box, k, score in zip(boxes, labels, scores)
     ]
     if "masks" in output:
         from pycocotools import mask
 
         for one, found in zip(result, output["masks"]):
-            encoded = mask.encode(numpy.asfortranarray((found[0] > 0.5).numpy().astype(numpy.uint8)))
+            pixels = (found[0] > 0.5).numpy().astype(numpy.uint8)
+            encoded = mask.encode(numpy.asfortranarray(pixels))
             one["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
     if "keypoints" in output:
         for one, points in zip(result, output["keypoints"].float()):
@@ -438,14 +359,15 @@ def detections(val, number, output):
 
 
 def average_precision(val, found, kind):
-    names = ["AP", "AP50", "AP75", "AP_medium", "AP_large"] if kind == "keypoints" else \
-        ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+    names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+    if kind == "keypoints":
+        names.remove("AP_small")
     if not found:
         return dict.fromkeys(names, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(val.list, val.list.loadRes(found), kind)
         if kind == "keypoints" and val.points != 17:
-            # The spread that COCO gives the 17 points of a person has no counterpart for others.
+            # COCO has standard deviations for the 17 points of a person only.
             judge.params.kpt_oks_sigmas = numpy.full(val.points, 0.05)
         judge.evaluate()
         judge.accumulate()
@@ -453,66 +375,47 @@ def average_precision(val, found, kind):
     return dict(zip(names, judge.stats.tolist()))
 
 
-# ---- A test --------------------------------------------------------------------------------------------------------
-
-
-def draw_pictures(folder, count, seed):
-    """Pictures with a bright and a dark rectangle each, their masks, and two of their corners as keypoints."""
-    numbers = random.Random(seed)
-    images, annotations = [], []
-    (folder / "images").mkdir(parents=True)
-    for number in range(1, count + 1):
-        picture = Image.new("RGB", (160, 128), (120, 120, 120))
-        for label, color in ((1, (240, 60, 50)), (2, (20, 30, 90))):
-            width, height = numbers.randint(32, 64), numbers.randint(32, 64)
-            x, y = numbers.randint(0, 160 - width), numbers.randint(0, 128 - height)
-            ImageDraw.Draw(picture).rectangle((x, y, x + width - 1, y + height - 1), fill=color)
-            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": label, "iscrowd": 0,
-                "bbox": [x, y, width, height], "area": width * height, "segmentation": [corners],
-                "keypoints": [x, y, 2, x + width, y, 2], "num_keypoints": 2,
-            })
-        picture.save(folder / "images" / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": 160, "height": 128})
-    points = {"keypoints": ["left_top", "right_top"], "skeleton": []}
-    categories = [{"id": n, "name": name, **points} for n, name in ((1, "bright"), (2, "dark"))]
-    content = {"images": images, "annotations": annotations, "categories": categories, "info": {}}
-    (folder / "boxes.json").write_text(json.dumps(content))
+# ---- Smoke test ----------------------------------------------------------------------------------
 
 
 def smoke():
-    """The first recipe of every detector learns for a step, goes on from its state, and is judged; a backbone arrives whole."""
-    with tempfile.TemporaryDirectory() as place:
-        place = pathlib.Path(place)
+    """The first recipe of every detector trains for an iteration, resumes for another, and is
+    evaluated; all weights of the backbone are loaded."""
+    small = "--arch=resnet18 --device=cpu --scales 64 96 --longest=144 --batch-size=2 --warmup=2"
+    small += " --proposals=16 --workers=0 --log-every=1 --lr=0.005 --fraction=1"
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        data = []
         for side, seed in (("train", 0), ("val", 1)):
-            draw_pictures(place / side, 4, seed)
-        state = {n: t for n, t in torchvision.models.resnet18().state_dict().items() if not n.startswith("fc.")}
-        torch.save(state, place / "resnet18.pth")
+            synthetic_images.write_coco(folder / side, 4, seed)
+            data += [f"--{side}-images={folder}/{side}/images"]
+            data += [f"--{side}-boxes={folder}/{side}/boxes.json"]
+        state = torchvision.models.resnet18().state_dict()
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        torch.save(state, folder / "resnet18.pth")
         for recipe in list(RECIPES)[: len(DETECTORS)]:
-            places = [f"--{side}-{what}={place}/{side}/{name}" for side in ("train", "val")
-                      for what, name in (("images", "images"), ("boxes", "boxes.json"))]
-            small = ["--arch=resnet18", "--device=cpu", "--scales", "64", "96", "--longest=144", "--batch-size=2", "--proposals=16",
-                     "--workers=0", "--log-every=1", "--lr=0.005", "--warmup=2", "--fraction=1", f"--recipe={recipe}"]
-            begin = [*small, *places, f"--backbone={place}/resnet18.pth", f"--out={place}/{recipe}"]
-            finetune(parse([*begin, "--iterations=1", "--checkpoint-every=1"]))
-            options = parse([*begin, "--iterations=2"])
+            given = [*small.split(), *data, f"--recipe={recipe}", f"--out={folder}/{recipe}"]
+            given.append(f"--backbone={folder}/resnet18.pth")
+            finetune(parse([*given, "--iterations=1", "--checkpoint-every=1"]))
+            options = parse([*given, "--iterations=2"])
             results = finetune(options)
-            lines = (place / recipe / "metrics.jsonl").read_text().splitlines()
+            lines = (folder / recipe / "metrics.jsonl").read_text().splitlines()
             assert [json.loads(line)["iteration"] for line in lines] == [1, 2], lines
-            assert list(results) == DETECTORS[options.detector][1] and all(0 <= r["AP"] <= 1 for r in results.values())
+            assert list(results) == DETECTORS[options.detector][1], results
+            assert all(0 <= of_kind["AP"] <= 1 for of_kind in results.values()), results
             model = build(options, 3, 2)
             loaded = model.backbone.body.state_dict()
-            assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items() if name in loaded)
+            names = state.keys() & loaded.keys()
+            assert names and all(torch.equal(loaded[name], state[name]) for name in names)
             assert all(parameter.requires_grad for parameter in model.parameters())
             print(f"{recipe}: bbox AP {100 * results['bbox']['AP']:.2f} after 2 iterations")
         try:
-            finetune(parse([*begin, "--arch=resnet50", f"--out={place}/refused"]))
-        except Unusable as told:
-            print(f"refused: {told}")
+            finetune(parse([*given, "--arch=resnet50", f"--out={folder}/refused"]))
+        except UserError as error:
+            print(f"refused: {error}")
         else:
-            raise AssertionError("weights of a ResNet-18 went into a ResNet-50")
-    print("all well")
+            raise AssertionError("a ResNet-50 loaded the weights of a ResNet-18")
+    print("finetune_detection: all checks passed")
 
 
 if __name__ == "__main__":
