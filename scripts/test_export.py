@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""Test scrl-export and scrl-train --init against the programs whose files they write and read.
+"""Test scrl-export and scrl-train --init with the libraries whose files they write and read.
 
     test_export.py [--bin target/debug] [--numpy-python PYTHON …]
 
-Trains a step of a small ResNet-18 on drawn pictures, and then checks that
+Trains one step of a small ResNet-18 on synthetic images, and then checks that
 
-  - torchvision's ResNet-18 loads the exported .safetensors, .pth and .pt (with weights_only=True, and mapped into memory):
-    fc.* alone is missing, nothing is unexpected, every tensor has the checkpoint's bits, and the three give the same features;
-  - the .pkl loads by the standard library's pickle alone, without a warning, as writable float32 arrays whose names are
-    those that Detectron2's converter of torchvision's weights makes, for the four architectures;
-  - a run that starts from each of these files, from a whole checkpoint, from what torch.save and save_file make of
-    torchvision's own models, and from checkpoints in the format of the authors' code, begins with exactly these weights;
-  - the golden files that scrl's own tests compare with load in PyTorch and NumPy.
+  - torchvision's ResNet-18 loads the exported .safetensors, .pth and .pt (also with
+    weights_only=True and mapped into memory): only fc.* is missing, nothing is unexpected, every
+    tensor is the checkpoint's bit for bit, and the three give the same features;
+  - the .pkl loads with the standard library's pickle alone, without a warning, as writable float32
+    arrays under the names of Detectron2's converter of torchvision's weights, for the four
+    architectures;
+  - a run that starts from each of these files, from a complete checkpoint, from torchvision's
+    models saved by torch.save and save_file, and from checkpoints in the format of the authors'
+    code, starts with exactly these weights;
+  - the golden files of the trainer's tests load in PyTorch and NumPy.
 
-Needs PyTorch, torchvision, NumPy and safetensors, and scrl-prep, scrl-train and scrl-export in the folder of --bin. Each
---numpy-python is another interpreter, say one with NumPy 1, which must load the .pkl as well.
+Needs PyTorch, torchvision, NumPy, Pillow and safetensors, and scrl-prep, scrl-train and scrl-export
+in the folder of --bin. Each --numpy-python is another interpreter, such as one with NumPy 1, which
+must load the .pkl as well.
 """
 
 import argparse
@@ -30,6 +34,8 @@ import safetensors.torch
 import torch
 import torchvision
 
+import synthetic_images
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = REPOSITORY / "trainer/tests/goldens/weights"
 FIRST = "checkpoints/step-00000000.safetensors"
@@ -37,7 +43,9 @@ LAST = "checkpoints/step-00000001.safetensors"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bin", type=pathlib.Path, default=REPOSITORY / "target/debug")
     parser.add_argument("--numpy-python", action="append", default=[], metavar="PYTHON")
     arguments = parser.parse_args()
@@ -53,7 +61,7 @@ def main():
         runs_start_from_weights_of_other_programs(programs)
         wrong_weights_are_refused(programs)
     goldens_load()
-    print("all well")
+    print("test_export: all checks passed")
 
 
 class Programs:
@@ -65,22 +73,21 @@ class Programs:
         self.started = 0
 
     def run(self, program, *arguments, code=0):
-        """Runs a program and returns what it said on standard error."""
+        """Runs a program and returns its standard error."""
         command = [self.binaries / program, *map(str, arguments)]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
-        assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        output = done.stdout + done.stderr
+        assert done.returncode == code, f"{command}: exit code {done.returncode}\n{output}"
         return done.stderr
 
     def prepare(self):
-        (self.folder / "photos").mkdir()
-        for index in range(4):
-            picture = torch.randint(0, 256, (3, 80, 96), dtype=torch.uint8)
-            torchvision.io.write_png(picture, str(self.folder / f"photos/{index}.png"))
-        self.run("scrl-prep", "--size", 64, "--min-box", 16, "photos", "shards")
+        synthetic_images.write_class_folders(self.folder / "images", 4, ["one", "two"])
+        self.run("scrl-prep", "--size", 64, "--min-box", 16, "images", "shards")
 
-    def train(self, out, *options, arch="resnet18", hidden=64, code=0):
-        small = ["--device", "cpu", "--arch", arch, "--batch-size", 4, "--projection", 32, "--hidden", hidden]
-        return self.run("scrl-train", *small, "--max-steps", 1, *options, "--out", out, "shards", code=code)
+    def train(self, out, *options, arch="resnet18", code=0):
+        small = ["--device", "cpu", "--arch", arch, "--batch-size", 4, "--max-steps", 1]
+        small += ["--projection", 32, "--hidden", 64, "--online-eval", "off"]
+        return self.run("scrl-train", *small, *options, "--out", out, "shards", code=code)
 
     def export(self, to, checkpoint, out, *options):
         self.run("scrl-export", "--to", to, "--checkpoint", checkpoint, *options, out)
@@ -90,16 +97,16 @@ class Programs:
         return safetensors.torch.load_file(self.folder / name)
 
     def starts_with(self, weights, expected, *options, arch="resnet18", says=()):
-        """Expects a run from a file to begin with these tensors."""
+        """Expects a run from a file to start with these tensors."""
         self.started += 1
         out = f"start-{self.started}"
-        said = self.train(out, "--seed", 7, "--init", weights, *options, arch=arch)
-        line = next(line for line in said.splitlines() if line.startswith("init: "))
+        messages = self.train(out, "--seed", 7, "--init", weights, *options, arch=arch)
+        line = next(line for line in messages.splitlines() if line.startswith("init: "))
         assert all(words in line for words in says), line
         found = self.tensors(f"{out}/{FIRST}")
         for name, tensor in expected.items():
             assert same(found[name], tensor), f"{weights}: {name} differs"
-        print(f"--init {weights}: {len(expected)} tensors the same. {line}")
+        print(f"--init {weights}: {len(expected)} tensors are the same. {line}")
         return found
 
 
@@ -108,7 +115,7 @@ def same(a, b):
 
 
 def below(prefix, tensors):
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def prefixed(prefix, tensors):
@@ -117,11 +124,12 @@ def prefixed(prefix, tensors):
 
 def weights_of(module):
     """Without the counters of batches."""
-    return {k: v.clone() for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    state = module.state_dict().items()
+    return {k: v.clone() for k, v in state if not k.endswith("num_batches_tracked")}
 
 
 def backbone_of(model):
-    return {name: tensor for name, tensor in weights_of(model).items() if not name.startswith("fc.")}
+    return {k: v for k, v in weights_of(model).items() if not k.startswith("fc.")}
 
 
 def torchvision_loads_what_is_exported(programs):
@@ -130,17 +138,18 @@ def torchvision_loads_what_is_exported(programs):
         expected = below(f"{network}.backbone.", programs.tensors(f"run/{LAST}"))
         features = []
         for ending in ["safetensors", "pth", "pt"]:
-            options = ["--network", network]
-            path = programs.export("torchvision", f"run/{LAST}", f"{network}.{ending}", *options)
+            out = f"{network}.{ending}"
+            path = programs.export("torchvision", f"run/{LAST}", out, "--network", network)
             for state in loaded(path):
-                # As from the file, to see what the file itself holds; torch adds to a dictionary what it finds missing.
+                # Before load_state_dict, which adds what is missing to a dictionary.
                 assert state.keys() == expected.keys(), path
                 assert all(same(state[name], tensor) for name, tensor in expected.items()), path
                 model = torchvision.models.resnet18()
                 result = model.load_state_dict(dict(state), strict=False)
                 assert sorted(result.missing_keys) == ["fc.bias", "fc.weight"], result.missing_keys
                 assert not result.unexpected_keys, result.unexpected_keys
-                assert all(same(model.state_dict()[name], tensor) for name, tensor in expected.items())
+                found = model.state_dict()
+                assert all(same(found[name], tensor) for name, tensor in expected.items())
                 model.fc = torch.nn.Identity()
                 with torch.no_grad():
                     features.append(model.eval()(views))
@@ -151,11 +160,12 @@ def torchvision_loads_what_is_exported(programs):
             features.append(reference.eval()(views))
         assert all(torch.equal(features[0], other) for other in features[1:])
         assert torch.isfinite(features[0]).all() and features[0].std() > 0
-        print(f"torchvision {torchvision.__version__}, {network}: {len(expected)} tensors, only fc.* missing")
+        tensors = f"{len(expected)} tensors, only fc.* missing"
+        print(f"torchvision {torchvision.__version__}, {network}: {tensors}")
 
 
 def loaded(path):
-    """The state dict in a file, read in each way that there is."""
+    """The state dict of a file, read in each possible way."""
     if path.suffix == ".safetensors":
         return [safetensors.torch.load_file(path)]
     return [
@@ -169,21 +179,25 @@ def detectron2_would_load_what_is_exported(programs, other_pythons):
     path = programs.export("detectron2", f"run/{LAST}", "online.pkl")
     expected = below("online.backbone.", programs.tensors(f"run/{LAST}"))
     check_pickle(path, expected)
+    script = (
+        "import pickle, sys, warnings, numpy; warnings.simplefilter('error'); "
+        "model = pickle.load(open(sys.argv[1], 'rb'), encoding='latin1')['model']; "
+        "assert all(type(v) is numpy.ndarray and v.dtype == 'f4' for v in model.values()); "
+        "total = sum(float(abs(v).sum()) for v in model.values()); "
+        "print('NumPy', numpy.__version__, len(model), 'arrays,', total)"
+    )
     for python in other_pythons:
-        script = "import pickle, sys, warnings, numpy; warnings.simplefilter('error'); " \
-            "model = pickle.load(open(sys.argv[1], 'rb'), encoding='latin1')['model']; " \
-            "assert all(type(v) is numpy.ndarray and v.dtype == 'f4' for v in model.values()); " \
-            "print('NumPy', numpy.__version__, len(model), 'arrays,', sum(float(abs(v).sum()) for v in model.values()))"
         done = subprocess.run([python, "-c", script, path], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         print(done.stdout.strip())
     for arch in ["resnet18", "resnet34", "resnet50", "resnet101"]:
         model = getattr(torchvision.models, arch)()
-        safetensors.torch.save_file(model.state_dict(), programs.folder / f"{arch}.safetensors")
-        check_pickle(programs.export("detectron2", f"{arch}.safetensors", f"{arch}.pkl"), backbone_of(model))
-        again = programs.export("torchvision", f"{arch}.safetensors", f"{arch}.pth")
+        expected, file = backbone_of(model), f"{arch}.safetensors"
+        safetensors.torch.save_file(model.state_dict(), programs.folder / file)
+        check_pickle(programs.export("detectron2", file, f"{arch}.pkl"), expected)
+        again = programs.export("torchvision", file, f"{arch}.pth")
         model.load_state_dict(torch.load(again, weights_only=True), strict=False)
-        print(f"detectron2 {arch}: {len(backbone_of(model))} names and arrays as they should be")
+        print(f"detectron2 {arch}: {len(expected)} names and arrays are right")
 
 
 def check_pickle(path, expected):
@@ -196,20 +210,22 @@ def check_pickle(path, expected):
     assert list(arrays) == [detectron2_name(name) for name in arrays_order(arrays, expected)]
     for name, tensor in expected.items():
         array = arrays[detectron2_name(name)]
-        assert type(array) is numpy.ndarray and array.dtype == numpy.float32 and array.flags.writeable
+        assert type(array) is numpy.ndarray and array.flags.writeable
+        assert array.dtype == numpy.float32
         assert same(torch.from_numpy(array), tensor), name
 
 
 def arrays_order(arrays, expected):
-    """The names expected, in the order of the arrays; all of them must be there."""
+    """The expected names, all of which must be there, in the order of the arrays."""
     names = {detectron2_name(name): name for name in expected}
     assert len(names) == len(expected) and names.keys() == arrays.keys()
     return [names[name] for name in arrays]
 
 
 def detectron2_name(name):
-    """The rule of Detectron2's tools/convert-torchvision-to-d2.py, in words: outside the stages, below `stem`; stages 1 to
-    4 are res2 to res5; a batch norm is the `norm` of the convolution of its number; downsample is the shortcut."""
+    """The rule of Detectron2's tools/convert-torchvision-to-d2.py, rewritten: stages 1 to 4 are
+    res2 to res5, everything else is below `stem`; a batch norm is the `norm` of the convolution of
+    its number; downsample is the shortcut."""
     name = name if "layer" in name else f"stem.{name}"
     name = re.sub(r"layer([1-4])", lambda stage: f"res{int(stage[1]) + 1}", name)
     name = re.sub(r"bn([1-3])", r"conv\1.norm", name)
@@ -220,12 +236,14 @@ def runs_start_from_exported_weights(programs):
     checkpoint = programs.tensors(f"run/{LAST}")
     backbone = prefixed("online.backbone.", below("online.backbone.", checkpoint))
     random = programs.train("random", "--seed", 7) and programs.tensors(f"random/{FIRST}")
+    words = ["resnet18 backbone (100 tensors)", "target random"]
     for name in ["online.safetensors", "online.pth", "online.pt", "run/backbone.safetensors"]:
-        found = programs.starts_with(name, backbone, says=["resnet18 backbone (100 tensors)", "target random"])
+        found = programs.starts_with(name, backbone, says=words)
         for other in found.keys() - backbone.keys():
-            assert same(found[other], random[other]), f"{name}: {other} is not what --seed makes"
-    networks = {name: tensor for name, tensor in checkpoint.items() if not name.startswith("momentum.")}
-    found = programs.starts_with(f"run/{LAST}", networks, says=["projector, predictor", "target from the same file"])
+            assert same(found[other], random[other]), f"{name}: {other} is not --seed's"
+    networks = {n: tensor for n, tensor in checkpoint.items() if not n.startswith("momentum.")}
+    words = ["projector, predictor", "target from the same file"]
+    found = programs.starts_with(f"run/{LAST}", networks, says=words)
     assert all(not tensor.any() for name, tensor in found.items() if name.startswith("momentum."))
 
 
@@ -234,8 +252,10 @@ def runs_start_from_weights_of_other_programs(programs):
     fill_statistics(model)
     backbone = prefixed("online.backbone.", backbone_of(model))
     torch.save(model.state_dict(), programs.folder / "torchvision.pth")
-    torch.save({"state_dict": torch.nn.DataParallel(model).state_dict()}, programs.folder / "wrapped.pth")
-    torch.save(model.state_dict(), programs.folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    wrapped = torch.nn.DataParallel(model).state_dict()
+    torch.save({"state_dict": wrapped}, programs.folder / "wrapped.pth")
+    legacy = programs.folder / "legacy.pth"
+    torch.save(model.state_dict(), legacy, _use_new_zipfile_serialization=False)
     channels_last = torchvision.models.resnet18().to(memory_format=torch.channels_last)
     channels_last.load_state_dict(model.state_dict())
     torch.save(channels_last.state_dict(), programs.folder / "channels_last.pth")
@@ -245,9 +265,10 @@ def runs_start_from_weights_of_other_programs(programs):
     programs.starts_with("torchvision.pth", backbone | copied, "--target-init", "online")
     for arch in ["resnet18", "resnet50"]:
         checkpoint, expected = authors_checkpoint(arch)
-        torch.save(checkpoint, programs.folder / f"authors-{arch}.pth")
-        programs.starts_with(f"authors-{arch}.pth", expected, arch=arch, says=["target from the same file"])
-        path = programs.export("detectron2", f"authors-{arch}.pth", "authors.pkl", "--network", "target")
+        name = f"authors-{arch}.pth"
+        torch.save(checkpoint, programs.folder / name)
+        programs.starts_with(name, expected, arch=arch, says=["target from the same file"])
+        path = programs.export("detectron2", name, "authors.pkl", "--network", "target")
         check_pickle(path, below("target.backbone.", expected))
 
 
@@ -258,7 +279,7 @@ def fill_statistics(module):
 
 
 def authors_checkpoint(arch):
-    """A checkpoint as the authors' code leaves it, and what must be found in it."""
+    """A checkpoint in the format of the authors' code, and the tensors expected from it."""
 
     def head(inputs):
         layers = [torch.nn.Linear(inputs, 64), torch.nn.BatchNorm1d(64), torch.nn.ReLU()]
@@ -295,9 +316,9 @@ def wrong_weights_are_refused(programs):
         ("online.pkl", ["neither a safetensors file"]),
         ("nowhere.pth", ["No such file"]),
     ]:
-        said = programs.train("refused", "--init", name, code=1)
-        line = next(line for line in said.splitlines() if line.startswith("scrl-train: "))
-        assert name in line and all(word in line for word in words), said
+        messages = programs.train("refused", "--init", name, code=1)
+        line = next(line for line in messages.splitlines() if line.startswith("scrl-train: "))
+        assert name in line and all(word in line for word in words), messages
         assert not (programs.folder / "refused").exists()
         print(f"refused: {line}")
 
@@ -305,7 +326,8 @@ def wrong_weights_are_refused(programs):
 def goldens_load():
     expected = safetensors.torch.load_file(GOLDENS / "tiny.safetensors")
     state = torch.load(GOLDENS / "tiny.pth", weights_only=True)
-    assert state.keys() == expected.keys() and all(same(state[name], expected[name]) for name in expected)
+    assert state.keys() == expected.keys()
+    assert all(same(state[name], tensor) for name, tensor in expected.items())
     check_pickle(GOLDENS / "tiny.pkl", expected)
 
 
