@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Times other libraries on the two views of every photo that scrl-prep makes, and prints lines of a table in Markdown.
+"""Time other libraries on the two views of every image that scrl-prep makes.
 
-usage: bench_prep_peers.py IMAGES [--workers N] [--photos N]
+    bench_prep_peers.py IMAGES [--workers N] [--images N]
 
-Each library decodes a photo and makes both views with the method's parameters, to normalized tensors in batches: nothing is encoded
-or written, which scrl-prep does besides. One round warms up; the next three are
-timed, and the middle one counts. What is not installed is skipped with a line on
-standard error.
+Each library decodes an image and makes both views with the method's parameters, as normalized
+tensors in batches; nothing is encoded or written, unlike in scrl-prep. After a warm-up round, three
+are timed. Prints rows of a table in Markdown, with the median of 3 (min–max). A library that is
+not installed is skipped with a line on standard error.
 """
 import argparse
 import os
@@ -22,7 +22,7 @@ VIEWS = ((1.0, 0.0), (0.1, 0.2))
 
 
 class Pairs:
-    """Both views of each photo; what decodes and what changes a photo are functions."""
+    """Both views of each image; `decode` reads an image, each of `views` augments it."""
 
     def __init__(self, files, decode, views):
         self.files, self.decode, self.views = files, decode, views
@@ -31,18 +31,18 @@ class Pairs:
         return len(self.files)
 
     def __getitem__(self, index):
-        photo = self.decode(self.files[index])
-        return [view(photo) for view in self.views]
+        image = self.decode(self.files[index])
+        return [view(image) for view in self.views]
 
 
 def timed(work):
-    """Pairs a second of something that returns how many it made."""
+    """Pairs per second of a function that returns their number."""
     start = time.perf_counter()
     return work() / (time.perf_counter() - start)
 
 
 def time_loader(pairs, workers):
-    """Pairs a second through torch's loader in three rounds, its workers started and warm."""
+    """Pairs per second of torch's loader in three rounds, after its workers are warm."""
     import torch
 
     torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def albumentations_x(files, workers):
     import cv2
     import torch
 
-    # The workers are the parallelism; threads within them would only get in each other's way.
+    # One thread in each worker; there are as many workers as cores.
     cv2.setNumThreads(0)
 
     def view(blur, solarize):
@@ -88,14 +88,18 @@ def albumentations_x(files, workers):
             A.RandomResizedCrop(size=(SIZE, SIZE), scale=SCALE, interpolation=cv2.INTER_CUBIC),
             A.HorizontalFlip(p=0.5),
             A.ColorJitter(
-                brightness_range=(0.6, 1.4), contrast_range=(0.6, 1.4), saturation_range=(0.8, 1.2), hue_range=(-0.1, 0.1), p=0.8
+                brightness_range=(0.6, 1.4),
+                contrast_range=(0.6, 1.4),
+                saturation_range=(0.8, 1.2),
+                hue_range=(-0.1, 0.1),
+                p=0.8,
             ),
             A.ToGray(p=0.2),
             A.GaussianBlur(blur_range=(KERNEL, KERNEL), sigma_range=SIGMA, p=blur),
             A.Solarize(p=solarize),
             A.Normalize(MEAN, DEVIATION),
         ])
-        return lambda photo: torch.from_numpy(steps(image=photo)["image"].transpose(2, 0, 1).copy())
+        return lambda x: torch.from_numpy(steps(image=x)["image"].transpose(2, 0, 1).copy())
 
     def decode(path):
         return cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
@@ -114,11 +118,18 @@ def dali(files, workers):
 
     @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=None, enable_conditionals=True)
     def pipeline():
-        def view(photo, blur, solarize):
-            out = fn.random_resized_crop(photo, size=(SIZE, SIZE), random_area=SCALE, interp_type=types.INTERP_CUBIC)
+        def view(image, blur, solarize):
+            cubic = types.INTERP_CUBIC
+            out = fn.random_resized_crop(
+                image, size=(SIZE, SIZE), random_area=SCALE, interp_type=cubic
+            )
             if perhaps(0.8):
                 out = fn.color_twist(
-                    out, brightness=uniform(0.6, 1.4), contrast=uniform(0.6, 1.4), saturation=uniform(0.8, 1.2), hue=uniform(-36.0, 36.0)
+                    out,
+                    brightness=uniform(0.6, 1.4),
+                    contrast=uniform(0.6, 1.4),
+                    saturation=uniform(0.8, 1.2),
+                    hue=uniform(-36.0, 36.0),
                 )
             if perhaps(0.2):
                 out = fn.hsv(out, saturation=0.0)
@@ -135,8 +146,8 @@ def dali(files, workers):
             )
 
         encoded, _ = fn.readers.file(files=files)
-        photo = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
-        return tuple(view(photo, *each) for each in VIEWS)
+        image = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+        return tuple(view(image, *each) for each in VIEWS)
 
     pipe = pipeline()
     pipe.build()
@@ -159,22 +170,26 @@ PEERS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="IMAGES")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--photos", type=int, default=600)
+    parser.add_argument("--images", type=int, default=600, help="the first N of the folder (600)")
     arguments = parser.parse_args()
     endings = {".jpg", ".jpeg"}
-    files = sorted(str(path) for path in arguments.images.rglob("*") if path.suffix.lower() in endings)[: arguments.photos]
+    files = (path for path in arguments.folder.rglob("*") if path.suffix.lower() in endings)
+    files = sorted(map(str, files))[: arguments.images]
     if not files:
-        sys.exit(f"bench_prep_peers: {arguments.images} holds no JPEG")
+        sys.exit(f"bench_prep_peers: no JPEG in {arguments.folder}")
     for name, peer in PEERS.items():
         try:
-            low, middle, high = sorted(peer(files, arguments.workers))
+            low, median, high = sorted(peer(files, arguments.workers))
         except ImportError as error:
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
-        print(f"| {name}: to a tensor, one epoch | {middle:,.0f} ({low:,.0f}–{high:,.0f}) | – | – | – |", flush=True)
+        rates = f"{median:,.0f} ({low:,.0f}–{high:,.0f})"
+        print(f"| {name}: to a tensor, one epoch | {rates} | – | – | – |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,27 @@
 
     make_goldens_weights.py [--out trainer/tests/goldens/weights]
 
-Needs PyTorch and safetensors. The tensors are far too small for a ResNet: these files are about names and layouts.
+Needs PyTorch and safetensors. The tensors are far too small for a ResNet: these files test names
+and layouts.
 
 authors.pth
-    A checkpoint as the authors' code leaves it: numbers, the state dicts of both networks (their encoder is nn.Sequential
-    of a ResNet's children, their heads keep their layers in `net`), of the predictor, of the classifier, and of an
-    optimizer that has taken a step. The target network's names begin with `module.`, as a wrapped one's would.
+    A checkpoint in the format of the authors' code: numbers, the state dicts of both networks
+    (their encoder is an nn.Sequential of a ResNet's children, their heads have their layers in
+    `net`), of the predictor, of the classifier, and of an optimizer that has taken a step. The
+    names of the target network start with `module.`, like those of a wrapped module.
 legacy.pth
-    The same in the format of PyTorch before 1.6.
+    The same in the format of PyTorch before 1.6; its bytes differ from run to run.
 layouts.pth
-    A state dict whose tensors lie in memory in other ways: channels last, a transposed view, two views of one storage,
-    numbers of 16 and 64 bits, an nn.Parameter.
+    A state dict whose tensors have other memory layouts: channels last, a transposed view, two
+    views of one storage, numbers of 16 and 64 bits, an nn.Parameter.
 half.safetensors
     Numbers of 16 and 64 bits.
 expected.safetensors, layouts.expected.safetensors, half.expected.safetensors
-    What must be found in them, under the names of scrl's checkpoints, as contiguous float32.
+    The tensors expected from them, under the names of scrl's checkpoints, as contiguous float32.
 tiny.safetensors
-    A few tensors under torchvision's names. tiny.pth and tiny.pkl, which lie beside it, are what scrl-export makes of
-    them; the test in trainer/src/weights/tests.rs writes them with SCRL_WRITE_GOLDENS=1, and scripts/test_export.py loads
-    them with PyTorch and NumPy.
+    A few tensors under torchvision's names. tiny.pth and tiny.pkl beside it are their export by
+    scrl-export; the test in trainer/src/weights/tests.rs writes them with SCRL_WRITE_GOLDENS=1, and
+    scripts/test_export.py loads them with PyTorch and NumPy.
 """
 
 import argparse
@@ -31,19 +33,22 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from scrl_torch import head
+
 
 class Block(nn.Module):
-    """A residual block's names, without its sense."""
+    """The names of a residual block, without its computation."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 
 
 class TinyResNet(nn.Module):
-    """The children of torchvision's ResNet, in their order."""
+    """The children of torchvision's ResNet, in the same sequence."""
 
     def __init__(self):
         super().__init__()
@@ -62,9 +67,7 @@ class TinyResNet(nn.Module):
 class Head(nn.Module):
     def __init__(self, inputs, hidden, outputs):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, outputs, bias=False)
-        )
+        self.net = head(inputs, hidden, outputs)
 
 
 class Encoder(nn.Module):
@@ -77,7 +80,7 @@ class Encoder(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """What nn.DataParallel makes of names."""
+    """Prefixes names like nn.DataParallel."""
 
     def __init__(self, module):
         super().__init__()
@@ -85,25 +88,27 @@ class Wrapped(nn.Module):
 
 
 def fill(module):
-    """Values of every parameter and statistic that no two tensors share."""
+    """Fills every parameter and statistic with other values."""
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(torch.randn(tensor.shape))
 
 
 def weights_of(module):
-    return {k: v.clone() for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    state = module.state_dict().items()
+    return {k: v.clone() for k, v in state if not k.endswith("num_batches_tracked")}
 
 
 def expected_of(network, resnet, encoder):
     """The tensors of a network under the names of scrl's checkpoints."""
-    found = {f"{network}.backbone.{k}": v for k, v in weights_of(resnet).items() if not k.startswith("fc.")}
-    found |= {f"{network}.projector.{k}": v for k, v in weights_of(encoder.projector.net).items()}
-    return found
+    backbone = {k: v for k, v in weights_of(resnet).items() if not k.startswith("fc.")}
+    expected = {f"{network}.backbone.{k}": v for k, v in backbone.items()}
+    projector = weights_of(encoder.projector.net)
+    return expected | {f"{network}.projector.{k}": v for k, v in projector.items()}
 
 
 def authors():
-    """A checkpoint of the authors' code, and what is to be found in it."""
+    """A checkpoint of the authors' code, and the tensors expected from it."""
     online_resnet, target_resnet = TinyResNet(), TinyResNet()
     online, target, predictor = Encoder(online_resnet), Encoder(target_resnet), Head(3, 6, 3)
     classifier = nn.Linear(4, 5)
@@ -127,7 +132,8 @@ def authors():
         "optimizer_state_dict": optimizer.state_dict(),
         "scheduler_state_dict": scheduler.state_dict(),
     }
-    expected = expected_of("online", online_resnet, online) | expected_of("target", target_resnet, target)
+    expected = expected_of("online", online_resnet, online)
+    expected |= expected_of("target", target_resnet, target)
     expected |= {f"predictor.{k}": v for k, v in weights_of(predictor.net).items()}
     return checkpoint, expected
 
@@ -154,8 +160,11 @@ def plain(tensors):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("trainer/tests/goldens/weights"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    goldens = pathlib.Path("trainer/tests/goldens/weights")
+    parser.add_argument("--out", type=pathlib.Path, default=goldens)
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
