@@ -27,7 +27,7 @@ for tool in python3 gcc g++ flock; do
     command -v "$tool" >/dev/null || fail "$tool is not installed"
 done
 
-# The marker tells an unfinished toolkit from a folder of something else, which is never removed.
+# The marker distinguishes an unfinished toolkit from another folder, which is never removed.
 # It is also the lock that makes a second run wait for the first.
 if [ -e "$dest" ] && [ ! -e "$dest/.unfinished" ] && [ -n "$(ls -A "$dest")" ]; then
     fail "$dest is not empty and not a toolkit; name another folder or remove it"
@@ -35,7 +35,7 @@ fi
 mkdir -p "$dest"
 dest=$(cd "$dest" && pwd)
 case $dest in
-    *[[:space:]]*) fail "$dest has a space, which nvcc's own files cannot hold; name another folder" ;;
+    *[[:space:]]*) fail "$dest has a space, which nvcc's files cannot have; name another folder" ;;
 esac
 exec 9>"$dest/.unfinished"
 flock 9
@@ -93,7 +93,7 @@ ln -s stubs/libcuda.so.1 "$root/lib64/libcuda.so"
 
 "$root/bin/nvcc" --version | tail -2
 
-# Written last and at once, as its presence says that the rest is complete. The linker finds the
+# Written last and at once, as its presence means that the rest is complete. The linker finds the
 # libraries by LIBRARY_PATH; RUSTFLAGS would make cargo build everything anew.
 cat >"$dest/env.sh.new" <<EOF
 export CUDA_HOME=$root CUDA_PATH=$root CUDA_ROOT=$root CUDA_TOOLKIT_ROOT_DIR=$root

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Packs what a GPU machine without Rust needs to test and time this commit: run OUT/gpu_report.sh there.
+# Packs the files that a GPU machine without Rust needs to test and time this commit: run
+# OUT/gpu_report.sh there.
 #
 #   scripts/gpu_pack.sh [--images DIR] [OUT]      OUT is .gpu by default, and is replaced
 #
@@ -13,7 +14,7 @@ set -euo pipefail
 MOST_MIB=60
 IMAGES_MIB=25
 
-usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 fail() { printf 'gpu_pack: %s\n' "$1" >&2; exit "${2:-1}"; }
 
 images=
@@ -81,8 +82,8 @@ PYTHON
         strip -o "$out/bin/$name" "$path"
         chmod 755 "$out/bin/$name"
     done
-# All binaries hold the same kernels of candle's, half of their size. A dictionary larger than two of
-# them keeps those once.
+# All binaries contain candle's kernels, half of their size. A dictionary larger than two binaries
+# stores them once.
 tar -C "$out" --sort=name --owner=0 --group=0 --mtime=@0 -c bin |
     xz --threads=1 --lzma2=preset=6,dict=192MiB >"$out/bin.tar.xz"
 rm -r "$out/bin"

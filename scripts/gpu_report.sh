@@ -37,7 +37,8 @@ done
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || fail "$python is not installed"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-[ -f "$here/bin.tar.xz" ] || fail "$here has no bin.tar.xz; run the copy in a pack of scripts/gpu_pack.sh"
+[ -f "$here/bin.tar.xz" ] ||
+    fail "$here has no bin.tar.xz; run the copy in a pack of scripts/gpu_pack.sh"
 mkdir -p "${out:-report}"
 out=$(cd "${out:-report}" && pwd)
 rm -rf "$out/logs" "$out/report.md" "$out/report.json"
@@ -51,7 +52,8 @@ mkdir "$work/json"
 "$python" -m tarfile -e "$here/bin.tar.xz" "$work"
 # Tests that find no GPU fail instead of being skipped.
 export SCRL_REQUIRE_GPU=1
-export here work python STEPS BATCH TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton
+export here work python STEPS BATCH
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton
 touch "$work/parts.tsv"
 
 # PyTorch finds its libraries by itself; other versions in LD_LIBRARY_PATH would come before those.
@@ -69,14 +71,16 @@ wanted() { [ -z "$only" ] || [[ ,$only, == *,$1,* ]]; }
 record() { # NAME STATE SECONDS NOTE
     printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "${4//$'\t'/ }" >>"$work/parts.tsv"
     printf '%-24s %-10s %6s s  %s\n' "$1" "$2" "$3" "$4"
-    "$python" "$work/assemble.py" "$here" "$work" "$out" || printf 'gpu_report: no report after %s\n' "$1" >&2
+    "$python" "$work/assemble.py" "$here" "$work" "$out" ||
+        printf 'gpu_report: no report after %s\n' "$1" >&2
 }
 skip() { record "$1" "not there" 0 "$2"; }
 
 # part NAME SECONDS COMMAND...: runs the command on its own. $must is a pattern that its log needs,
 # $results a JSON file that it has to write.
 part() {
-    local name=$1 seconds=$2 left=$((LIMIT - SECONDS)) log=$out/logs/$1.log start status=0 state=ok note=
+    local name=$1 seconds=$2 left=$((LIMIT - SECONDS)) log=$out/logs/$1.log
+    local start status=0 state=ok note='' took
     shift 2
     if [ "$left" -le 0 ]; then
         record "$name" failed 0 "not run, as the $LIMIT s for all parts are over"
@@ -96,19 +100,22 @@ part() {
     esac
     if [ "$state" = ok ] && [ -n "${must:-}" ] && [ -z "$note" ]; then
         state=failed note="no test ran"
-    elif [ "$state" = ok ] && [ -n "${results:-}" ] && ! "$python" -m json.tool "$results" >/dev/null 2>&1; then
+    elif [ "$state" = ok ] && [ -n "${results:-}" ] &&
+        ! "$python" -m json.tool "$results" >/dev/null 2>&1; then
         state=failed note="wrote no results"
     fi
     if [ "$(stat -c %s "$log")" -gt 65536 ]; then
         { head -c 16384 "$log"; printf '\n... cut here ...\n'; tail -c 32768 "$log"; } >"$work/log"
         cp "$work/log" "$log"
     fi
-    record "$name" "$state" "$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')" "$note"
+    took=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+    record "$name" "$state" "$took" "$note"
 }
 tests() { # NAME SECONDS ARGUMENTS...
     local name=$1 seconds=$2
     shift 2
-    must='[1-9][0-9]* passed' part "$name" "$seconds" "$work/bin/cuda_gpu" --test-threads 1 --nocapture "$@"
+    must='[1-9][0-9]* passed' part "$name" "$seconds" \
+        "$work/bin/cuda_gpu" --test-threads 1 --nocapture "$@"
 }
 ours() { # NAME ARGUMENTS...
     local results=$work/json/$1.json
@@ -129,10 +136,12 @@ environment() {
     date -u '+date: %Y-%m-%d %H:%M UTC'
     fields=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit,compute_cap
     if nvidia-smi --query-gpu=$fields --format=csv,noheader >"$work/gpu"; then
-        head -1 "$work/gpu" | sed 's/, /\n/g' | paste -d' ' <(printf '%s\n' gpu: driver: 'gpu memory:' \
-            'highest clock:' 'highest memory clock:' 'power limit:' 'compute capability:') -
+        head -1 "$work/gpu" | sed 's/, /\n/g' |
+            paste -d' ' <(printf '%s\n' gpu: driver: 'gpu memory:' 'highest clock:' \
+                'highest memory clock:' 'power limit:' 'compute capability:') -
         printf 'gpus: %s\n' "$(wc -l <"$work/gpu")"
-        printf 'CUDA of the driver: %s\n' "$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p')"
+        printf 'CUDA of the driver: %s\n' \
+            "$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p')"
     else
         printf 'gpu: none, as nvidia-smi fails\n'
         status=1
@@ -143,15 +152,20 @@ environment() {
     printf 'glibc: %s\n' "$(getconf GNU_LIBC_VERSION | sed 's/glibc //')"
     "$python" - <<'PYTHON'
 import importlib.metadata, platform
-names = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+found = importlib.metadata.distributions()
+names = {d.metadata["Name"]: d.version for d in found if d.metadata["Name"]}
 kept = [n for n in sorted(names) if n.startswith(("torch", "triton", "nvidia-cu", "nvidia-nccl"))]
 print("Python:", ", ".join([platform.python_version()] + [f"{n} {names[n]}" for n in kept]))
 PYTHON
     for program in "$work"/bin/*; do
         missing=$(ldd "$program" 2>&1 | awk '/not found/ { printf "%s ", $0 }' | tr -s ' \t' ' ')
-        [ -z "$missing" ] || { printf 'missing for %s: %s\n' "${program##*/}" "$missing"; status=1; }
+        if [ -n "$missing" ]; then
+            printf 'missing for %s: %s\n' "${program##*/}" "$missing"
+            status=1
+        fi
     done
-    printf 'CUDA libraries: %s\n' "$(ldd "$work/bin/scrl-train" | awk '/lib(cu|nv|nccl)/ { print $3 }' | tr '\n' ' ')"
+    printf 'CUDA libraries: %s\n' \
+        "$(ldd "$work/bin/scrl-train" | awk '/lib(cu|nv|nccl)/ { print $3 }' | tr '\n' ' ')"
     return $status
 }
 export -f environment
@@ -160,7 +174,8 @@ sanitizer() {
     local folders tool
     IFS=: read -ra folders <<<"$wheels"
     for tool in "$(command -v compute-sanitizer || true)" /usr/local/cuda/bin/compute-sanitizer \
-        "${folders[@]/%lib/bin/compute-sanitizer}" "${folders[@]/%lib/compute-sanitizer/compute-sanitizer}"; do
+        "${folders[@]/%lib/bin/compute-sanitizer}" \
+        "${folders[@]/%lib/compute-sanitizer/compute-sanitizer}"; do
         if [ -f "$tool" ] && [ -x "$tool" ]; then
             must='[1-9][0-9]* passed' part sanitizer 120 \
                 "$tool" --error-exitcode 1 "$work/bin/cuda_gpu" --exact sanitized_step
@@ -170,7 +185,8 @@ sanitizer() {
     skip sanitizer "no compute-sanitizer on the PATH, in /usr/local/cuda or in the nvidia wheels"
 }
 
-# In turns, so that a GPU that slows down as it warms shows as a difference between our two runs.
+# In turns, so that a GPU that slows down as it warms is visible as a difference between our two
+# runs.
 speed() {
     local pairs mode
     for pairs in 256 64; do
@@ -205,8 +221,9 @@ PYTHON
     "$work/bin/scrl-prep" --epochs "$epochs" "$work/images" "$work/shards"
 }
 train() {
-    "$work/bin/scrl-train" --device cuda --arch resnet50 --batch-size "$BATCH" --max-steps "$STEPS" \
-        --warmup-epochs "$(cat "$work/warmup")" --log-every 20 --out "$work/run" "$work/shards" || return
+    "$work/bin/scrl-train" --device cuda --arch resnet50 --batch-size "$BATCH" \
+        --max-steps "$STEPS" --warmup-epochs "$(cat "$work/warmup")" --log-every 20 \
+        --out "$work/run" "$work/shards" || return
     if ! grep -qE "\"step\": ?$STEPS\b" "$work/run/metrics.jsonl"; then
         printf 'step %s was not reached\n' "$STEPS"
         return 1
@@ -235,8 +252,9 @@ PEAKS = {
     "A100": (312, 19.5), "L40S": (362, 91.6),
 }
 TITLES = {
-    "environment": "environment", "ops": "ops against the CPU", "steps": "whole steps against the CPU",
-    "same_bits": "same bits twice", "sanitizer": "compute-sanitizer on one step", "profile": "profile by op",
+    "environment": "environment", "ops": "ops against the CPU", "steps": "steps against the CPU",
+    "same_bits": "same bits twice", "sanitizer": "compute-sanitizer on one step",
+    "profile": "profile by op",
     "shards_prepare": "shards from the images", "shards_train": "200 steps from the shards",
 }
 
@@ -248,7 +266,8 @@ def keys(path):
 
 def table(head, rows):
     lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in lines] + [""]
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return ["| " + " | ".join(line) + " |" for line in cells] + [""]
 
 def number(value, digits=1):
     return "" if value is None else f"{value:,.{digits}f}"
@@ -272,27 +291,32 @@ for result in results.values():
     result["share_of_peak"] = result["tflops"] / of if of and result.get("tflops") else None
 profile = results.pop("profile", None)
 # A killed run can leave half a line.
-metrics = [json.loads(line) for line in read(work / "run/metrics.jsonl").splitlines() if line.endswith("}")]
-data = {"build": build, "environment": environment, "parts": parts, "speed": results, "profile": profile,
-        "shards": metrics}
+lines = read(work / "run/metrics.jsonl").splitlines()
+metrics = [json.loads(line) for line in lines if line.endswith("}")]
+data = {"build": build, "environment": environment, "parts": parts, "speed": results,
+        "profile": profile, "shards": metrics}
 (out / "report.json").write_text(json.dumps(data, indent=1) + "\n")
 
 page = ["# scrl on a GPU", ""]
 bad = [p["part"] for p in parts if p["state"] == "failed"]
 page += [f"{len(parts)} parts, {len(bad)} failed" + (f": {', '.join(bad)}." if bad else "."), ""]
-page += table(["machine and build", ""], [*environment.items(), *((f"build: {k}", v) for k, v in build.items())])
+built = [(f"build: {name}", value) for name, value in build.items()]
+page += table(["machine and build", ""], [*environment.items(), *built])
 page += ["## Parts", ""]
+titles = {p["part"]: TITLES.get(p["part"], p["part"].replace("_", " ")) for p in parts}
 page += table(["part", "result", "seconds", ""], [
-    (TITLES.get(p["part"], p["part"].replace("_", " ")), p["state"], number(p["seconds"]), p["note"]) for p in parts])
+    (titles[p["part"]], p["state"], number(p["seconds"]), p["note"]) for p in parts])
 for name in bad:
-    log = read(out / f"logs/{name}.log").splitlines()[-15:]
-    page += [f"The end of `logs/{name}.log`:", "", "````text", *(line[:300] for line in log), "````", ""]
+    log = [line[:300] for line in read(out / f"logs/{name}.log").splitlines()[-15:]]
+    page += [f"The end of `logs/{name}.log`:", "", "````text", *log, "````", ""]
 
 if results:
-    page += ["## Speed", "", "Milliseconds a step: median (min–max), in the order in which they ran."
-             f" The peak of this GPU is {peak.get('bf16', 'unknown')} TFLOP/s in bf16 and"
-             f" {peak.get('f32', 'unknown')} in f32. Each program counts its own operations, so compare pairs/s.", ""]
-    page += table(["run", "precision", "pairs", "ms a step", "pairs/s", "TFLOP/s", "of peak", "peak memory, GiB"], [
+    page += ["## Speed", "", "Milliseconds a step: median (min–max), in the order in which they"
+             f" ran. The peak of this GPU is {peak.get('bf16', 'unknown')} TFLOP/s in bf16 and"
+             f" {peak.get('f32', 'unknown')} in f32. Each program counts its own operations, so"
+             " compare pairs/s.", ""]
+    head = ["run", "precision", "pairs", "ms a step", "pairs/s", "TFLOP/s", "of peak"]
+    page += table([*head, "peak memory, GiB"], [
         (name.replace("_", " "), r.get("precision"), r.get("batch_size"),
          f"{number(r.get('ms_median'))} ({number(r.get('ms_min'))}–{number(r.get('ms_max'))})",
          number(r.get("pairs_per_s")), number(r.get("tflops")),
@@ -304,25 +328,29 @@ if results:
             other = results.get(f"pytorch_{mode}_{size}")
             if mine and other:
                 ratio = statistics.mean(mine) / other["pairs_per_s"]
-                page += [f"- {size} pairs: scrl-train has {ratio:.2f} times the pairs/s of PyTorch, {mode} mode."]
+                page += [f"- {size} pairs: scrl-train has {ratio:.2f} times the pairs/s of PyTorch,"
+                         f" {mode} mode."]
     page += [""]
 if profile and profile.get("parts"):
     ops = sorted(profile["parts"], key=lambda op: -op["ms"])
     total = sum(op["ms"] for op in ops) or 1
     page += ["## Profile", "", f"{profile['batch_size']} pairs, {profile['precision']}; a step took"
-             f" {number(profile['ms_median'])} ms while profiled, the ops {number(total)} ms together.", ""]
-    page += table(["op", "ms", "share", "calls"], [
-        (op["name"], number(op["ms"], 2), f"{op['ms'] / total:.1%}", op["calls"]) for op in ops[:40]])
+             f" {number(profile['ms_median'])} ms while profiled, the ops {number(total)} ms"
+             " together.", ""]
+    page += table(["op", "ms", "of all ops", "calls"], [
+        (op["name"], number(op["ms"], 2), f"{op['ms'] / total:.1%}", op["calls"])
+        for op in ops[:40]])
 if metrics:
     page += ["## Training from shards", ""]
     said = re.findall(r"^\d+ (?:images|epochs).*", read(out / "logs/shards_prepare.log"), re.M)
     later = metrics[1:] or metrics
     page += [f"{'; '.join(said)}. After the first line, the median is"
              f" {number(statistics.median(m['pairs_per_s'] for m in later))} pairs/s, and"
-             f" {statistics.median(m['data_wait'] for m in later):.1%} of the time went into waiting for data.", ""]
+             f" {statistics.median(m['data_wait'] for m in later):.1%} of the time was spent"
+             " waiting for data.", ""]
     page += table(["step", "epoch", "loss", "learning rate", "boxes", "pairs/s", "data wait"], [
-        (m["step"], m["epoch"], number(m["loss"], 4), f"{m['lr']:.4g}", m["boxes"], number(m["pairs_per_s"]),
-         f"{m['data_wait']:.1%}") for m in metrics])
+        (m["step"], m["epoch"], number(m["loss"], 4), f"{m['lr']:.4g}", m["boxes"],
+         number(m["pairs_per_s"]), f"{m['data_wait']:.1%}") for m in metrics])
 (out / "report.md").write_text("\n".join(page).rstrip() + "\n")
 PYTHON
 
