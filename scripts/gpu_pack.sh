@@ -48,7 +48,7 @@ if ! command -v nvcc >/dev/null; then
     # shellcheck disable=SC1091
     . "$toolkit/env.sh"
 fi
-# Without a GPU to ask, the build needs to be told.
+# Without a GPU, the build cannot find this out.
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 
 # One call for all of them, since calls that differ in their targets resolve other features of the
