@@ -12,8 +12,7 @@ use scrl_cli::{Event, Reporter, Stop, World};
 use scrl_preprocess::Error;
 use scrl_preprocess::prepare::{Config, Job, Options, Summary};
 use scrl_schemas::{
-    Consumed, Epoch, Preset, Shard, ShardPaths, ShardReader, Source, SourcesReader, Success,
-    ViewEncoding,
+    Consumed, Epoch, Shard, ShardPaths, ShardReader, Source, SourcesReader, Success, ViewEncoding,
 };
 
 /// Images in the folder, and how many of them cannot be read.

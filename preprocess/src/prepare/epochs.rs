@@ -169,7 +169,7 @@ fn make_rows(
 ) -> Result<std::result::Result<Vec<Row>, Unreadable>> {
     let Config { seed, ref options, .. } = *context.config;
     if options.views == ViewEncoding::Recipe {
-        let source = context.sources.source(image_id)?;
+        let source = context.sources.source(image_id);
         if let Some(reason) = source.error {
             return Ok(Err(Unreadable(reason)));
         }
@@ -254,7 +254,7 @@ pub fn complete(context: &Context, epoch: Epoch) -> Result<bool> {
     let mut news = false;
     for skipped in finished.iter().flat_map(|part| &part.skipped) {
         if let Ok(image_id) = u32::try_from(skipped.image_id) {
-            news |= context.sources.note_unreadable(image_id, &skipped.error)?;
+            news |= context.sources.note_unreadable(image_id, &skipped.error);
         }
     }
     if news {

@@ -12,7 +12,7 @@ use super::estimate::{Estimate, estimate};
 use super::options::Config;
 use super::resume;
 use super::shuffle::Shuffle;
-use crate::sources::{Look, Sources};
+use crate::sources::{Examine, Sources};
 use crate::{Error, Result};
 
 /// A run that is planned in full: nothing has been written yet.
@@ -176,11 +176,11 @@ fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
     if known.exists() && !config.overwrite {
         return Sources::find_again(&config.images, paths.root(), SourcesReader::open(&known)?);
     }
-    let look = match config.options.views {
-        ViewEncoding::Recipe => Look::Whole,
-        ViewEncoding::Webp | ViewEncoding::Jpeg => Look::Header,
+    let depth = match config.options.views {
+        ViewEncoding::Recipe => Examine::Pixels,
+        ViewEncoding::Webp | ViewEncoding::Jpeg => Examine::Header,
     };
-    Sources::find(&config.images, config.options.exif, look)
+    Sources::find(&config.images, config.options.exif, depth)
 }
 
 /// Counts what is there and what there is to make, on all threads of the current pool.

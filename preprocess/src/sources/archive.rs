@@ -1,7 +1,8 @@
-//! Tar archives, named as WebDataset does: the members of a sample share everything before their first dot, so the class
-//! of `00042.jpg` stands in `00042.cls`. Without such a member an image's class is the first folder of its path.
+//! Tar archives, named as in WebDataset: the members of a sample share everything before their first
+//! dot, so the class of `00042.jpg` is the content of `00042.cls`. Without such a member an image's
+//! class is the first folder of its path.
 //!
-//! Nothing is unpacked: listing notes where each member begins, and reading reads from there.
+//! Nothing is unpacked: listing notes where each member begins, and reading starts there.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,35 +11,38 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, EntryType};
 
-use super::{Blocks, Class, Found, Location, Receive, SourceFormat, first_folder, is_image_name};
+use super::format::{
+    BatchSink, Batcher, Class, FoundImage, SourceFormat, first_folder, is_image_name, name_prefix,
+};
+use super::index::Location;
 use crate::{Error, Result};
 
 /// Bytes of a tar header.
-pub const HEADER_BYTES: u64 = 512;
-/// Bytes of a class member; a longer one is not a number.
+pub(super) const HEADER_BYTES: u64 = 512;
+/// Largest `.cls` member that is read, in bytes; a longer one is no class.
 const MAX_CLASS_BYTES: u64 = 32;
 
 /// Whether a file begins as a tar archive does (POSIX or GNU).
-pub fn is_tar(head: &[u8]) -> bool {
+pub(super) fn is_tar(head: &[u8]) -> bool {
     head.get(257..262) == Some(b"ustar")
 }
 
 /// One or more tar archives.
 #[derive(Debug)]
-pub struct Archives {
+pub(super) struct TarArchives {
     files: Vec<PathBuf>,
-    /// What stands before the members' names: nothing for a single archive, else the archive's path and a slash.
+    /// The prefix of the members' names, by archive.
     prefixes: Vec<String>,
 }
 
-impl Archives {
+impl TarArchives {
     /// The archives `files`, which lie below `root` or are `root` itself.
     pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
-        let prefixes = files.iter().map(|file| prefix(root, file)).collect();
+        let prefixes = files.iter().map(|file| name_prefix(root, file)).collect();
         Self { files, prefixes }
     }
 
-    fn list_archive(&self, container: u32, blocks: &mut Blocks) -> Result<u64> {
+    fn list_archive(&self, container: u32, batcher: &mut Batcher) -> Result<u64> {
         let path = &self.files[container as usize];
         let prefix = &self.prefixes[container as usize];
         let file = File::open(path).map_err(Error::io(path))?;
@@ -62,16 +66,16 @@ impl Archives {
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let key = sample_key(&name);
             if key != sample.key {
-                sample.hand_over(blocks)?;
+                sample.pass_on(batcher)?;
                 sample.key = key.to_owned();
             }
             let (position, size) = (entry.raw_file_position(), entry.size());
             if is_image_name(Path::new(&name)) {
                 let cut = position.saturating_add(size) > end;
-                sample.images.push(Found {
+                sample.images.push(FoundImage {
                     class: first_folder(&name),
                     path: format!("{prefix}{name}"),
-                    place: Location { container, position },
+                    location: Location { container, position },
                     bytes: Some(size),
                     refused: cut.then(|| "cut short: the archive ends within it".to_owned()),
                     content: None,
@@ -91,19 +95,19 @@ impl Archives {
                 ignored += 1;
             }
         }
-        sample.hand_over(blocks)?;
+        sample.pass_on(batcher)?;
         Ok(ignored)
     }
 }
 
-impl SourceFormat for Archives {
-    fn list(&self, _contents: bool, receive: Receive) -> Result<u64> {
-        let mut blocks = Blocks::new(receive);
+impl SourceFormat for TarArchives {
+    fn list(&self, _contents: bool, sink: BatchSink) -> Result<u64> {
+        let mut batcher = Batcher::new(sink);
         let mut ignored = 0;
         for container in 0..self.files.len() as u32 {
-            ignored += self.list_archive(container, &mut blocks)?;
+            ignored += self.list_archive(container, &mut batcher)?;
         }
-        blocks.flush()?;
+        batcher.flush()?;
         Ok(ignored)
     }
 
@@ -115,40 +119,30 @@ impl SourceFormat for Archives {
         Ok(None)
     }
 
-    fn read(&self, _path: &str, place: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, _path: &str, location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
         let mut content = vec![0; bytes.min(limit) as usize];
-        File::open(&self.files[place.container as usize])?
-            .read_exact_at(&mut content, place.position)?;
+        File::open(&self.files[location.container as usize])?
+            .read_exact_at(&mut content, location.position)?;
         Ok(content)
     }
 }
 
-/// What stands before the names of what `file` holds: nothing if it is `root` itself.
-pub fn prefix(root: &Path, file: &Path) -> String {
-    let below = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
-    if below.is_empty() {
-        String::new()
-    } else {
-        below.replace(std::path::MAIN_SEPARATOR, "/") + "/"
-    }
-}
-
-/// A member's path up to the first dot of its last part.
+/// The key of a member's sample: its path up to the first dot of the file name.
 fn sample_key(name: &str) -> &str {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     name[file..].find('.').map_or(name, |dot| &name[..file + dot])
 }
 
-/// Members of the same key, which follow each other.
+/// Consecutive members of the same key.
 #[derive(Default)]
 struct Sample {
     key: String,
-    images: Vec<Found>,
+    images: Vec<FoundImage>,
     class: Option<(Option<i32>, String)>,
 }
 
 impl Sample {
-    fn hand_over(&mut self, blocks: &mut Blocks) -> Result<()> {
+    fn pass_on(&mut self, batcher: &mut Batcher) -> Result<()> {
         let class = self.class.take();
         for mut image in std::mem::take(&mut self.images) {
             match &class {
@@ -158,7 +152,7 @@ impl Sample {
                 Some((None, text)) => image.class = Some(Class::Name(text.clone())),
                 None => {}
             }
-            blocks.push(image)?;
+            batcher.push(image)?;
         }
         Ok(())
     }

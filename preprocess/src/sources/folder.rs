@@ -1,32 +1,32 @@
-//! A folder tree: every file that is an image by its name, in the order of the names, folder by folder.
+//! A folder tree: every file that is an image by its name, sorted by name, folder by folder.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{
-    Blocks, Found, Location, Receive, SourceFormat, file_size, first_folder, is_image_name,
-    read_file,
+use super::format::{
+    BatchSink, Batcher, FoundImage, SourceFormat, file_size, first_folder, is_image_name, read_file,
 };
+use super::index::Location;
 use crate::{Error, Result};
 
 /// What a folder holds.
-pub enum Contents {
-    /// Images, or nothing at all that could hold some.
+pub(super) enum Contents {
+    /// Image files, or nothing that could hold images.
     Images,
-    /// No image as a file of its own, but tar archives: these, sorted.
+    /// No image files but tar archives, sorted.
     Archives(Vec<PathBuf>),
-    /// Neither, but Parquet files: these, sorted.
-    Tables(Vec<PathBuf>),
+    /// Neither of these but Parquet files, sorted.
+    Parquet(Vec<PathBuf>),
 }
 
-/// Looks for images below `root`, and where there are none, for what else may hold some.
+/// Looks for image files below `root`, and if there are none, for archives and Parquet files.
 ///
 /// # Errors
 /// Where the folder itself cannot be listed.
-pub fn files_in(root: &Path) -> Result<Contents> {
-    let (mut archives, mut tables) = (Vec::new(), Vec::new());
+pub(super) fn contents_of(root: &Path) -> Result<Contents> {
+    let (mut archives, mut parquet) = (Vec::new(), Vec::new());
     for entry in walk(root) {
         let path = match entry {
             Ok(entry) if !entry.file_type().is_dir() => entry.into_path(),
@@ -42,18 +42,18 @@ pub fn files_in(root: &Path) -> Result<Contents> {
         if has_ending("tar") {
             archives.push(path);
         } else if has_ending("parquet") {
-            tables.push(path);
+            parquet.push(path);
         }
     }
-    Ok(match (archives.is_empty(), tables.is_empty()) {
+    Ok(match (archives.is_empty(), parquet.is_empty()) {
         (false, _) => Contents::Archives(archives),
-        (true, false) => Contents::Tables(tables),
+        (true, false) => Contents::Parquet(parquet),
         (true, true) => Contents::Images,
     })
 }
 
-/// Everything below `root`, sorted. Links are followed; a link to a folder above itself is reported as an error instead
-/// of going round.
+/// Everything below `root`, sorted. Links are followed; one to a folder above itself is an error of the
+/// entry instead of an endless walk.
 fn walk(root: &Path) -> walkdir::IntoIter {
     WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter()
 }
@@ -64,36 +64,36 @@ fn unlistable(root: &Path, error: walkdir::Error) -> Error {
 
 /// A folder tree of images.
 #[derive(Debug)]
-pub struct Tree {
+pub(super) struct FolderTree {
     root: PathBuf,
 }
 
-impl Tree {
+impl FolderTree {
     /// The images below `root`.
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 }
 
-impl SourceFormat for Tree {
-    fn list(&self, _contents: bool, receive: Receive) -> Result<u64> {
-        let mut blocks = Blocks::new(receive);
+impl SourceFormat for FolderTree {
+    fn list(&self, _contents: bool, sink: BatchSink) -> Result<u64> {
+        let mut batcher = Batcher::new(sink);
         let mut ignored = 0;
         for entry in walk(&self.root) {
             let path = match entry {
                 Ok(entry) if entry.file_type().is_dir() => continue,
                 Ok(entry) => entry.into_path(),
                 Err(error) if error.depth() == 0 => return Err(unlistable(&self.root, error)),
-                // A loop, a dangling link or a folder that may not be read: if it is named like an image, it is
-                // listed, and looking into it gives the reason.
+                // A loop, a dangling link or a folder without permission: if it is named like an
+                // image it is listed, and examining it gives the reason.
                 Err(error) => error.path().unwrap_or(Path::new("")).to_owned(),
             };
             match path.strip_prefix(&self.root) {
-                Ok(below) if is_image_name(below) => blocks.push(found(below))?,
+                Ok(below) if is_image_name(below) => batcher.push(found(below))?,
                 _ => ignored += 1,
             }
         }
-        blocks.flush()?;
+        batcher.flush()?;
         Ok(ignored)
     }
 
@@ -105,20 +105,20 @@ impl SourceFormat for Tree {
         file_size(&self.root.join(path))
     }
 
-    fn read(&self, path: &str, _place: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &str, _location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
         read_file(&self.root.join(path), bytes, limit)
     }
 }
 
-fn found(below: &Path) -> Found {
+fn found(below: &Path) -> FoundImage {
     let path = below.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
     let is_text = below.to_str().is_some();
-    Found {
+    FoundImage {
         class: first_folder(&path),
         path,
-        // Its size cannot be asked for by a name that is only nearly its own.
+        // The path is lossy here, so that the size cannot be looked up by it.
         bytes: (!is_text).then_some(0),
         refused: (!is_text).then(|| "the name is not UTF-8".to_owned()),
-        ..Found::default()
+        ..FoundImage::default()
     }
 }

@@ -1,203 +1,142 @@
-//! What is known of every image, in little memory: up to some millions of images it lies in memory, beyond that in a
-//! temporary file that has no name and vanishes with the process.
+//! A compact table of all images in memory: 40 bytes and the length of its path for each image. A
+//! hundred million images with paths of 40 bytes take 8.0 GB.
 //!
-//! An image takes [`RECORD_BYTES`] and the length of its path, about 80 bytes: a hundred million take 8 GB of disk and
-//! [`MEMORY_LIMIT`] of memory.
+//! The table grows block by block, so that it is never copied and at most one block is partly empty.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-
-/// Bytes that a [`Store`] keeps in memory before it moves to a file.
-const MEMORY_LIMIT: usize = 192 << 20;
-/// Bytes gathered before they are written to the file.
-const WRITE_BUFFER: usize = 1 << 20;
-/// Size of a record, see [`Record::to_bytes`].
-const RECORD_BYTES: usize = 48;
-/// Stands for no class.
+/// Images of a block.
+const BLOCK: usize = 1 << 16;
+/// Marks an image without a class.
 const NO_CLASS: u32 = u32::MAX;
 
 /// Where an image's bytes lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Location {
-    /// The archive or table; 0 where every image is a file of its own.
+pub(super) struct Location {
+    /// The number of the archive or Parquet file; 0 where every image is a file of its own.
     pub container: u32,
-    /// The first byte within an archive, or the row within an index.
+    /// The first byte within the archive, or the row within the Parquet file.
     pub position: u64,
 }
 
-/// What the index knows of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Its name: below the images folder, or within the archive.
+/// What the index holds of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Its path below the images folder, or its name within the archive or table.
     pub path: String,
-    /// Its class, by the order in which classes were met.
+    /// The number of its class in [`super::classes::Classes`].
     pub class: Option<u32>,
     /// Width in pixels, 0 where the header could not be read.
     pub width: i32,
-    /// Height in pixels, likewise.
+    /// Height in pixels, 0 where the header could not be read.
     pub height: i32,
     /// Its size in bytes.
     pub bytes: u64,
     /// Where its bytes lie.
-    pub place: Location,
-    /// Why it has no rows.
-    pub error: Option<String>,
+    pub location: Location,
 }
 
-/// The fixed part of a record: all but its two texts, and where these lie.
-struct Fixed {
-    text: u64,
-    path: u32,
-    error: u32,
-    record: Record,
+/// The records of all images, by their number from 0.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    blocks: Vec<Block>,
 }
 
-impl Fixed {
-    fn to_bytes(&self) -> [u8; RECORD_BYTES] {
-        let record = &self.record;
-        let mut bytes = [0; RECORD_BYTES];
-        let mut rest = &mut bytes[..];
-        let mut put = |value: &[u8]| {
-            let (here, after) = std::mem::take(&mut rest).split_at_mut(value.len());
-            here.copy_from_slice(value);
-            rest = after;
-        };
-        put(&self.text.to_le_bytes());
-        put(&self.path.to_le_bytes());
-        put(&self.error.to_le_bytes());
-        put(&record.class.unwrap_or(NO_CLASS).to_le_bytes());
-        put(&record.place.container.to_le_bytes());
-        put(&record.place.position.to_le_bytes());
-        put(&record.bytes.to_le_bytes());
-        put(&record.width.to_le_bytes());
-        put(&record.height.to_le_bytes());
-        bytes
+/// The records of [`BLOCK`] images, a column for each field.
+#[derive(Debug, Default)]
+struct Block {
+    /// All paths, one behind the other.
+    paths: Vec<u8>,
+    /// Where each path ends in `paths`.
+    ends: Vec<u64>,
+    classes: Vec<u32>,
+    widths: Vec<i32>,
+    heights: Vec<i32>,
+    bytes: Vec<u64>,
+    containers: Vec<u32>,
+    positions: Vec<u64>,
+}
+
+impl Block {
+    fn push(&mut self, record: &Record) {
+        self.paths.extend_from_slice(record.path.as_bytes());
+        self.ends.push(self.paths.len() as u64);
+        self.classes.push(record.class.unwrap_or(NO_CLASS));
+        self.widths.push(record.width);
+        self.heights.push(record.height);
+        self.bytes.push(record.bytes);
+        self.containers.push(record.location.container);
+        self.positions.push(record.location.position);
     }
 
-    fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Self {
-        let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        Self {
-            text: u64_at(0),
-            path: u32_at(8),
-            error: u32_at(12),
-            record: Record {
-                path: String::new(),
-                class: Some(u32_at(16)).filter(|&class| class != NO_CLASS),
-                place: Location { container: u32_at(20), position: u64_at(24) },
-                bytes: u64_at(32),
-                width: u32_at(40) as i32,
-                height: u32_at(44) as i32,
-                error: None,
-            },
+    /// Frees the room that a full block does not need.
+    fn shrink(&mut self) {
+        let Self { paths, ends, classes, widths, heights, bytes, containers, positions } = self;
+        paths.shrink_to_fit();
+        ends.shrink_to_fit();
+        classes.shrink_to_fit();
+        widths.shrink_to_fit();
+        heights.shrink_to_fit();
+        bytes.shrink_to_fit();
+        containers.shrink_to_fit();
+        positions.shrink_to_fit();
+    }
+
+    fn get(&self, row: usize) -> Record {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] as usize };
+        let path = &self.paths[start..self.ends[row] as usize];
+        Record {
+            path: String::from_utf8_lossy(path).into_owned(),
+            class: Some(self.classes[row]).filter(|&class| class != NO_CLASS),
+            width: self.widths[row],
+            height: self.heights[row],
+            bytes: self.bytes[row],
+            location: Location { container: self.containers[row], position: self.positions[row] },
         }
     }
-}
 
-/// The records of all images, by their number.
-#[derive(Debug)]
-pub struct Index {
-    fixed: Store,
-    texts: Store,
-    len: u64,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self::with_memory(MEMORY_LIMIT)
+    /// Bytes of memory, room that is not used yet included.
+    #[cfg(test)]
+    fn memory(&self) -> usize {
+        let Self { paths, ends, classes, widths, heights, bytes, containers, positions } = self;
+        paths.capacity()
+            + 8 * (ends.capacity() + bytes.capacity() + positions.capacity())
+            + 4 * (classes.capacity() + widths.capacity() + heights.capacity())
+            + 4 * containers.capacity()
     }
 }
 
 impl Index {
-    /// An empty index that keeps up to `bytes` of each of its two stores in memory.
-    fn with_memory(bytes: usize) -> Self {
-        Self { fixed: Store::new(bytes), texts: Store::new(bytes), len: 0 }
-    }
-
     /// Appends an image.
-    pub fn push(&mut self, record: Record) -> io::Result<()> {
-        let error = record.error.as_deref().unwrap_or_default();
-        let fixed = Fixed {
-            text: self.texts.len,
-            path: record.path.len() as u32,
-            error: error.len() as u32,
-            record: record.clone(),
-        };
-        self.texts.append(record.path.as_bytes())?;
-        self.texts.append(error.as_bytes())?;
-        self.fixed.append(&fixed.to_bytes())?;
-        self.len += 1;
-        Ok(())
-    }
-
-    /// To be called after the last [`Index::push`], before the first [`Index::get`].
-    pub fn seal(&mut self) -> io::Result<()> {
-        self.fixed.flush()?;
-        self.texts.flush()
+    pub fn push(&mut self, record: &Record) {
+        match self.blocks.last_mut() {
+            Some(block) if block.ends.len() < BLOCK => block.push(record),
+            last => {
+                last.into_iter().for_each(Block::shrink);
+                let mut block = Block::default();
+                block.push(record);
+                self.blocks.push(block);
+            }
+        }
     }
 
     /// How many images there are.
     pub fn len(&self) -> u64 {
-        self.len
+        let full = self.blocks.len().saturating_sub(1) as u64;
+        full * BLOCK as u64 + self.blocks.last().map_or(0, |block| block.ends.len()) as u64
     }
 
-    /// The image of this number, which is below [`Index::len`].
-    pub fn get(&self, number: u64) -> io::Result<Record> {
-        let mut bytes = [0; RECORD_BYTES];
-        self.fixed.read_at(number * RECORD_BYTES as u64, &mut bytes)?;
-        let Fixed { text, path, error, mut record } = Fixed::from_bytes(&bytes);
-        let mut texts = vec![0; path as usize + error as usize];
-        self.texts.read_at(text, &mut texts)?;
-        let reason = texts.split_off(path as usize);
-        let text = |bytes| String::from_utf8(bytes).map_err(io::Error::other);
-        record.path = text(texts)?;
-        record.error = if reason.is_empty() { None } else { Some(text(reason)?) };
-        Ok(record)
-    }
-}
-
-/// Bytes to append to and to read at any place: in memory while they are few, then in a temporary file.
-#[derive(Debug)]
-struct Store {
-    file: Option<File>,
-    /// All bytes, or with a file those that have yet to be written to it.
-    memory: Vec<u8>,
-    len: u64,
-    limit: usize,
-}
-
-impl Store {
-    fn new(limit: usize) -> Self {
-        Self { file: None, memory: Vec::new(), len: 0, limit }
+    /// The image of this number.
+    ///
+    /// # Panics
+    /// If the number is not below [`Index::len`].
+    pub fn get(&self, number: u64) -> Record {
+        self.blocks[number as usize / BLOCK].get(number as usize % BLOCK)
     }
 
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.memory.extend_from_slice(bytes);
-        self.len += bytes.len() as u64;
-        if self.file.is_none() && self.memory.len() > self.limit {
-            self.file = Some(tempfile::tempfile()?);
-        }
-        if self.file.is_some() && self.memory.len() >= WRITE_BUFFER { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if let Some(file) = &self.file {
-            file.write_all_at(&self.memory, self.len - self.memory.len() as u64)?;
-            self.memory = Vec::new();
-        }
-        Ok(())
-    }
-
-    fn read_at(&self, position: u64, bytes: &mut [u8]) -> io::Result<()> {
-        match &self.file {
-            Some(file) => file.read_exact_at(bytes, position),
-            None => {
-                let first = position as usize;
-                bytes.copy_from_slice(&self.memory[first..first + bytes.len()]);
-                Ok(())
-            }
-        }
+    /// Bytes of memory.
+    #[cfg(test)]
+    fn memory(&self) -> usize {
+        let blocks = self.blocks.capacity() * size_of::<Block>();
+        blocks + self.blocks.iter().map(Block::memory).sum::<usize>()
     }
 }
 
@@ -212,23 +151,39 @@ mod tests {
             width: number as i32 * 3,
             height: 7,
             bytes: number << 33,
-            place: Location { container: number as u32 % 5, position: u64::MAX - number },
-            error: number.is_multiple_of(4).then(|| "empty file".to_owned()),
+            location: Location { container: number as u32 % 5, position: u64::MAX - number },
         }
     }
 
     #[test]
-    fn a_file_holds_what_memory_would() {
-        for memory in [0, 1000, MEMORY_LIMIT] {
-            let mut index = Index::with_memory(memory);
-            for number in 0..500 {
-                index.push(record(number)).unwrap();
-            }
-            index.seal().unwrap();
-            assert_eq!((index.len(), index.fixed.file.is_some()), (500, memory < 20_000));
-            for number in [0, 499, 3, 250] {
-                assert_eq!(index.get(number).unwrap(), record(number));
-            }
+    fn records_come_back_from_every_block() {
+        let mut index = Index::default();
+        assert_eq!(index.len(), 0);
+        let count = 2 * BLOCK as u64 + 500;
+        for number in 0..count {
+            index.push(&record(number));
+            assert_eq!(index.len(), number + 1);
         }
+        for number in (0..count).step_by(97).chain([0, BLOCK as u64 - 1, BLOCK as u64, count - 1]) {
+            assert_eq!(index.get(number), record(number));
+        }
+    }
+
+    #[test]
+    fn a_hundred_million_images_take_less_than_10_gb() {
+        let mut index = Index::default();
+        let images = 1_000_000;
+        let mut path_bytes = 0;
+        for number in 0..images {
+            // As in ImageNet, below a folder for each split: 36 bytes.
+            let path =
+                format!("train/n{:08}/n{:08}_{:05}.JPEG", number / 1300, number / 1300, number);
+            path_bytes += path.len() as u64;
+            index.push(&Record { path, ..record(number) });
+        }
+        let each = index.memory() as f64 / images as f64;
+        let expected = 40.0 + path_bytes as f64 / images as f64;
+        assert!(each < 1.05 * expected, "{each} bytes an image, {expected} expected");
+        assert!(each * 1e8 < 10e9, "{each} bytes an image");
     }
 }

@@ -1,7 +1,8 @@
-//! Parquet files with a column of images, as Hugging Face `datasets` writes them: a struct with the field `bytes`, or the
-//! bytes themselves. A column `label` (or `labels`, `class`, `cls`), of numbers or names, gives the class.
+//! Parquet files with a column of images, as Hugging Face `datasets` writes them: a struct with the
+//! field `bytes`, or the bytes themselves. A column `label` (or `labels`, `class`, `cls`), of numbers
+//! or names, holds the class.
 //!
-//! Listing reads every image once, a few at a time. Reading one later decompresses the page it lies in and no other.
+//! Listing reads every image once, a few at a time. Reading one later decompresses only its own page.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,29 +21,29 @@ use parquet::arrow::arrow_reader::{
     RowSelector,
 };
 
-use super::archive::prefix;
-use super::{Blocks, Class, Found, Location, Receive, SourceFormat};
+use super::format::{BatchSink, Batcher, Class, FoundImage, SourceFormat, name_prefix};
+use super::index::Location;
 use crate::{Error, Result};
 
 /// How a Parquet file begins.
-pub const MAGIC: &[u8] = b"PAR1";
+pub(super) const MAGIC: &[u8] = b"PAR1";
 /// Images read at a time.
 const ROWS_PER_BATCH: usize = 64;
-/// Files whose footers are kept for reading single images.
+/// Files whose footers are cached for reading single images.
 const OPEN_FILES: usize = 256;
 /// Names of a column with the class.
 const LABEL_COLUMNS: [&str; 4] = ["label", "labels", "class", "cls"];
 
 /// One or more Parquet files.
 #[derive(Debug)]
-pub struct Tables {
+pub(super) struct ParquetFiles {
     files: Vec<PathBuf>,
-    /// What stands before the rows' names: nothing for a single file, else the file's path and a slash.
+    /// The prefix of the rows' names, by file.
     prefixes: Vec<String>,
     footers: Mutex<HashMap<u32, Footer>>,
 }
 
-/// What is needed to read from a file.
+/// What is needed to read rows of a file.
 #[derive(Clone, Debug)]
 struct Footer {
     metadata: ArrowReaderMetadata,
@@ -54,10 +55,10 @@ struct Footer {
 struct Columns {
     /// The column of images.
     image: usize,
-    /// The place of `bytes` within the image's struct; `None` where the column is the bytes themselves.
-    bytes: Option<usize>,
-    /// The place of `path` within the struct.
-    path: Option<usize>,
+    /// Whether the image column is a struct with the field `bytes`, and not the bytes themselves.
+    is_struct: bool,
+    /// Whether that struct has a field `path`.
+    has_path: bool,
     /// The column with the class.
     label: Option<usize>,
 }
@@ -67,18 +68,16 @@ fn is_bytes(field: &Field) -> bool {
 }
 
 impl Columns {
-    /// Finds the column of images: the first struct with `bytes`, else the only column of bytes, else the one of
-    /// several that is called `image`.
+    /// Finds the column of images: the first struct with `bytes`, else the only column of bytes, else
+    /// the one of several that is called `image`.
     fn find(schema: &SchemaRef) -> Option<Self> {
         let fields = schema.fields();
         let label = LABEL_COLUMNS.iter().find_map(|name| schema.index_of(name).ok());
         for (image, field) in fields.iter().enumerate() {
-            let DataType::Struct(parts) = field.data_type() else { continue };
-            if let Some((bytes, part)) = parts.find("bytes")
-                && is_bytes(part)
-            {
-                let path = parts.find("path").map(|(path, _)| path);
-                return Some(Self { image, bytes: Some(bytes), path, label });
+            let DataType::Struct(inner) = field.data_type() else { continue };
+            if inner.find("bytes").is_some_and(|(_, bytes)| is_bytes(bytes)) {
+                let has_path = inner.find("path").is_some();
+                return Some(Self { image, is_struct: true, has_path, label });
             }
         }
         let plain: Vec<usize> =
@@ -87,14 +86,14 @@ impl Columns {
             [only] => only,
             _ => plain.into_iter().find(|&index| fields[index].name() == "image")?,
         };
-        Some(Self { image, bytes: None, path: None, label })
+        Some(Self { image, is_struct: false, has_path: false, label })
     }
 }
 
-impl Tables {
+impl ParquetFiles {
     /// The Parquet files `files`, which lie below `root` or are `root` itself.
     pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
-        let prefixes = files.iter().map(|file| prefix(root, file)).collect();
+        let prefixes = files.iter().map(|file| name_prefix(root, file)).collect();
         Self { files, prefixes, footers: Mutex::default() }
     }
 
@@ -106,16 +105,18 @@ impl Tables {
             .map_err(|error| fail(format!("not a Parquet file that can be read: {error}")))?;
         let schema = metadata.schema();
         let columns = Columns::find(schema).ok_or_else(|| {
-            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let names: Vec<&str> =
+                schema.fields().iter().map(|field| field.name().as_str()).collect();
             fail(format!(
-                "has no column of images (bytes, or a struct with bytes) among {}; give a file that has",
+                "has no column of images (bytes, or a struct with bytes) among {}; give a file \
+                 that has one",
                 names.join(", ")
             ))
         })?;
         Ok(Footer { metadata, columns })
     }
 
-    /// The footer of a file, from memory where it was needed lately.
+    /// The footer of a file, from the cache if it is there.
     fn footer(&self, container: u32) -> Result<Footer> {
         let mut footers = self.footers.lock().unwrap_or_else(|poison| poison.into_inner());
         if let Some(footer) = footers.get(&container) {
@@ -129,7 +130,7 @@ impl Tables {
         Ok(footer)
     }
 
-    fn list_file(&self, container: u32, contents: bool, blocks: &mut Blocks) -> Result<()> {
+    fn list_file(&self, container: u32, contents: bool, batcher: &mut Batcher) -> Result<()> {
         let path = &self.files[container as usize];
         let Footer { metadata, columns } = self.open(container)?;
         let names = class_names(metadata.schema(), columns.label);
@@ -137,11 +138,11 @@ impl Tables {
         let parquet = metadata.parquet_schema();
         let schema = metadata.schema().clone();
         let wanted = parquet.columns().iter().enumerate().filter(|(_, leaf)| {
-            let parts = leaf.path().parts();
-            let is = |column: usize| parts[0] == *schema.field(column).name();
-            // Without contents, the pictures' bytes stay unread.
+            let names = leaf.path().parts();
+            let is = |column: usize| names[0] == *schema.field(column).name();
+            // Without contents, the images' bytes stay unread.
             columns.label.is_some_and(is)
-                || (is(columns.image) && (contents || (parts.len() == 2 && parts[1] == "path")))
+                || (is(columns.image) && (contents || (names.len() == 2 && names[1] == "path")))
         });
         let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
         let rows = metadata.metadata().file_metadata().num_rows().max(0) as u64;
@@ -163,10 +164,10 @@ impl Tables {
                 let name = batch.path(row).unwrap_or_else(|| position.to_string());
                 let content = batch.content(row);
                 let empty = contents && content.is_none();
-                blocks.push(Found {
+                batcher.push(FoundImage {
                     path: format!("{prefix}{name}"),
                     class: batch.class(row, &names),
-                    place: Location { container, position },
+                    location: Location { container, position },
                     bytes: empty.then_some(0),
                     content,
                     refused: empty.then(|| "no image in this row".to_owned()),
@@ -174,23 +175,23 @@ impl Tables {
                 position += 1;
             }
             if contents {
-                blocks.flush()?;
+                batcher.flush()?;
             }
         }
         if position != rows {
-            return Err(damaged(format!("{position} rows where the footer says {rows}")));
+            return Err(damaged(format!("{position} rows, the footer says {rows}")));
         }
         Ok(())
     }
 
-    fn read_row(&self, place: Location) -> Result<Option<Vec<u8>>> {
-        let path = &self.files[place.container as usize];
+    fn read_row(&self, location: Location) -> Result<Option<Vec<u8>>> {
+        let path = &self.files[location.container as usize];
         let damaged = |error: String| Error::Images {
             path: path.clone(),
             reason: format!("damaged: {error}; make or fetch the file again"),
         };
-        let Footer { metadata, columns } = self.footer(place.container)?;
-        let mut row = place.position as usize;
+        let Footer { metadata, columns } = self.footer(location.container)?;
+        let mut row = location.position as usize;
         let mut group = 0;
         let groups = metadata.metadata().row_groups();
         while row
@@ -203,8 +204,8 @@ impl Tables {
         let parquet = metadata.parquet_schema();
         let name = metadata.schema().field(columns.image).name().clone();
         let wanted = parquet.columns().iter().enumerate().filter(|(_, leaf)| {
-            let parts = leaf.path().parts();
-            parts[0] == name && (parts.len() == 1 || parts[1] == "bytes")
+            let names = leaf.path().parts();
+            names[0] == name && (names.len() == 1 || names[1] == "bytes")
         });
         let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
         let schema = metadata.schema().clone();
@@ -223,13 +224,13 @@ impl Tables {
     }
 }
 
-impl SourceFormat for Tables {
-    fn list(&self, contents: bool, receive: Receive) -> Result<u64> {
-        let mut blocks = Blocks::new(receive);
+impl SourceFormat for ParquetFiles {
+    fn list(&self, contents: bool, sink: BatchSink) -> Result<u64> {
+        let mut batcher = Batcher::new(sink);
         for container in 0..self.files.len() as u32 {
-            self.list_file(container, contents, &mut blocks)?;
+            self.list_file(container, contents, &mut batcher)?;
         }
-        blocks.flush()?;
+        batcher.flush()?;
         Ok(0)
     }
 
@@ -241,15 +242,21 @@ impl SourceFormat for Tables {
         Ok(None)
     }
 
-    fn read(&self, _path: &str, place: Location, _bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
-        let content = self.read_row(place).map_err(io::Error::other)?;
+    fn read(
+        &self,
+        _path: &str,
+        location: Location,
+        _bytes: u64,
+        limit: u64,
+    ) -> io::Result<Vec<u8>> {
+        let content = self.read_row(location).map_err(io::Error::other)?;
         let mut content = content.ok_or_else(|| io::Error::other("no image in this row"))?;
         content.truncate(limit as usize);
         Ok(content)
     }
 }
 
-/// Some rows, the columns that were read found among them by name.
+/// The columns that were read of some rows.
 struct Batch {
     rows: usize,
     bytes: Option<ArrayRef>,
@@ -265,17 +272,18 @@ impl Batch {
         contents: bool,
     ) -> std::result::Result<Self, String> {
         let image = batch.column_by_name(schema.field(columns.image).name());
-        let part = |name: &str| {
+        let field = |name: &str| {
             image.and_then(|image| image.as_struct_opt()?.column_by_name(name).cloned())
         };
-        let bytes = match columns.bytes {
+        let bytes = match columns.is_struct {
             _ if !contents => None,
-            Some(_) => part("bytes"),
-            None => image.cloned(),
+            true => field("bytes"),
+            false => image.cloned(),
         };
         let text =
             |array: ArrayRef| cast(&array, &DataType::Utf8).map_err(|error| error.to_string());
-        let paths = columns.path.and_then(|_| part("path")).map(text).transpose()?;
+        let paths =
+            Some("path").filter(|_| columns.has_path).and_then(field).map(text).transpose()?;
         let labels = columns
             .label
             .and_then(|label| batch.column_by_name(schema.field(label).name()).cloned());
@@ -320,7 +328,7 @@ impl Batch {
     }
 }
 
-/// The names of the classes that Hugging Face `datasets` notes with the schema.
+/// The names of the classes in the metadata that Hugging Face `datasets` writes.
 fn class_names(schema: &SchemaRef, label: Option<usize>) -> Vec<String> {
     let names = || {
         let text = schema.metadata().get("huggingface")?;

@@ -1,25 +1,31 @@
 use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
-use super::*;
+use scrl_schemas::{Exif, Source, SourcesReader};
 
-fn picture(path: &Path) {
+use super::{Examine, SourceReader, Sources};
+use crate::Result;
+
+fn write_image(path: &Path) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     image::RgbImage::new(5, 4).save(path).unwrap();
 }
 
 fn find(images: &Path) -> Result<Sources> {
-    Sources::find(images, Exif::Ignore, Look::Header)
+    Sources::find(images, Exif::Ignore, Examine::Header)
 }
 
 fn all(sources: &Sources) -> Vec<Source> {
-    (0..sources.len()).map(|id| sources.source(id).unwrap()).collect()
+    (0..sources.len()).map(|id| sources.source(id)).collect()
 }
 
 #[test]
-fn folders_are_classes_and_the_order_is_that_of_the_names() {
+fn folders_are_classes_and_images_are_sorted_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["b/2.png", "b/1.PNG", "a b/deep/3.bmp", "top.gif"] {
-        picture(&folder.path().join(name));
+        write_image(&folder.path().join(name));
     }
     fs::write(folder.path().join("notes.txt"), "x").unwrap();
     fs::write(folder.path().join("b/broken.jpg"), "x").unwrap();
@@ -40,14 +46,14 @@ fn folders_are_classes_and_the_order_is_that_of_the_names() {
     assert_eq!((sources.ignored(), sources.unreadable(), sources.classes()), (1, 1, 2));
     assert_eq!((list[0].width, list[0].height), (5, 4));
     assert!(sources.read(3).unwrap().0.error.is_some());
-    let originals = SourceReader::open(folder.path()).unwrap();
-    assert_eq!(originals.read(1, "b/1.PNG").unwrap(), sources.read(1).unwrap().1);
-    assert!(originals.read(9, "b/9.png").is_err());
+    let reader = SourceReader::open(folder.path()).unwrap();
+    assert_eq!(reader.read(1, "b/1.PNG").unwrap(), sources.read(1).unwrap().1);
+    assert!(reader.read(9, "b/9.png").is_err());
     assert_eq!(sources.read(1).unwrap().1.len() as i64, list[1].bytes);
 }
 
 #[test]
-fn what_holds_no_images_says_what_to_do() {
+fn refused_inputs_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     for (name, content, expected) in [
         ("video.mp4", &b"\0\0\0\x20ftypisom"[..], "is neither a folder"),
@@ -68,10 +74,10 @@ fn what_holds_no_images_says_what_to_do() {
 }
 
 #[test]
-fn a_file_that_changes_or_goes_is_an_error_of_the_run() {
+fn a_file_that_is_changed_or_removed_fails_the_run() {
     let folder = tempfile::tempdir().unwrap();
-    picture(&folder.path().join("1.png"));
-    picture(&folder.path().join("2.png"));
+    write_image(&folder.path().join("1.png"));
+    write_image(&folder.path().join("2.png"));
     let sources = find(folder.path()).unwrap();
     fs::write(folder.path().join("1.png"), "shorter").unwrap();
     fs::remove_file(folder.path().join("2.png")).unwrap();
@@ -82,23 +88,23 @@ fn a_file_that_changes_or_goes_is_an_error_of_the_run() {
 }
 
 #[test]
-fn what_is_known_need_not_be_looked_into_again() {
+fn known_images_are_not_examined_again() {
     let folder = tempfile::tempdir().unwrap();
     let images = folder.path().join("images");
     for name in ["a/1.png", "a/2.png", "b/3.png"] {
-        picture(&images.join(name));
+        write_image(&images.join(name));
     }
     fs::write(images.join("a/0.jpg"), "x").unwrap();
     let list = folder.path().join("sources.parquet");
     let sources = find(&images).unwrap();
-    assert!(sources.note_unreadable(2, "found later").unwrap());
-    assert!(!sources.note_unreadable(2, "again").unwrap());
+    assert!(sources.note_unreadable(2, "found later"));
+    assert!(!sources.note_unreadable(2, "again"));
     sources.write(&list).unwrap();
     let again = || Sources::find_again(&images, folder.path(), SourcesReader::open(&list).unwrap());
     assert_eq!(all(&again().unwrap()), all(&sources));
     assert_eq!(again().unwrap().unreadable(), 2);
 
-    picture(&images.join("c/4.png"));
+    write_image(&images.join("c/4.png"));
     let message = again().unwrap_err().to_string();
     assert!(message.contains("c/4.png is new"), "{message}");
     fs::remove_file(images.join("c/4.png")).unwrap();
@@ -110,9 +116,9 @@ fn what_is_known_need_not_be_looked_into_again() {
 #[test]
 fn a_list_names_paths_and_classes() {
     let folder = tempfile::tempdir().unwrap();
-    picture(&folder.path().join("deep/ü 1.png"));
+    write_image(&folder.path().join("deep/ü 1.png"));
     let outside = tempfile::tempdir().unwrap();
-    picture(&outside.path().join("2.bmp"));
+    write_image(&outside.path().join("2.bmp"));
     let list = folder.path().join("list.txt");
     let text = format!(
         "deep/ü 1.png\tcat\r\n\n{}\tant\nmissing.png\n",
@@ -146,7 +152,7 @@ fn png() -> Vec<u8> {
 }
 
 #[test]
-fn archives_are_read_where_they_lie() {
+fn archives_are_read_without_unpacking() {
     let folder = tempfile::tempdir().unwrap();
     let png = png();
     let long = format!("{}/x.png", "d".repeat(150));
@@ -165,31 +171,31 @@ fn archives_are_read_where_they_lie() {
     let found = all(&sources);
     let names: Vec<_> = found.iter().map(|s| s.path.as_str()).collect();
     assert_eq!(names, ["0001.jpg", "0002.jpg", "n01/3.png", &long]);
-    // One class came without a number, so the names' order gives all of them theirs.
+    // One class came without a number, so all are numbered by name.
     assert_eq!(found[0].class.as_ref().unwrap(), &(1, "7".into()));
     assert_eq!(found[2].class.as_ref().unwrap().1, "n01".into());
     assert_eq!((found[0].width, found[1].error.is_some(), sources.ignored()), (6, true, 1));
     assert_eq!(sources.read(3).unwrap().1, png);
 
-    let originals = SourceReader::open(&path).unwrap();
-    assert_eq!(originals.read(2, "n01/3.png").unwrap(), png);
-    assert!(originals.read(0, "n01/3.png").unwrap_err().contains("0001.jpg stands in its place"));
-    assert!(originals.read(4, "n01/3.png").is_err() && originals.read(-1, "n01/3.png").is_err());
+    let reader = SourceReader::open(&path).unwrap();
+    assert_eq!(reader.read(2, "n01/3.png").unwrap(), png);
+    assert!(reader.read(0, "n01/3.png").unwrap_err().contains("0001.jpg stands in its place"));
+    assert!(reader.read(4, "n01/3.png").is_err() && reader.read(-1, "n01/3.png").is_err());
 
     // A folder of archives, the last of them cut short.
     tar_of(&folder.path().join("1.tar"), &members[..4]);
-    let whole = fs::read(folder.path().join("1.tar")).unwrap();
-    fs::write(folder.path().join("1.tar"), &whole[..1560]).unwrap();
+    let intact = fs::read(folder.path().join("1.tar")).unwrap();
+    fs::write(folder.path().join("1.tar"), &intact[..1560]).unwrap();
     let sources = find(folder.path()).unwrap();
     assert_eq!(sources.len(), 5);
-    let last = sources.source(4).unwrap();
+    let last = sources.source(4);
     assert_eq!((last.path.as_str(), last.class.unwrap().1), ("1.tar/0001.jpg", "7".into()));
     assert!(last.error.unwrap().contains("cut short"));
     assert_eq!(sources.read(0).unwrap().1, png);
 }
 
 #[test]
-fn tables_give_images_paths_and_classes() {
+fn parquet_files_give_images_paths_and_classes() {
     use std::collections::HashMap;
 
     use ::parquet::arrow::ArrowWriter;
@@ -201,8 +207,8 @@ fn tables_give_images_paths_and_classes() {
 
     let folder = tempfile::tempdir().unwrap();
     let png = png();
-    let pictures: Vec<Option<&[u8]>> = (0..40).map(|i| (i != 5).then_some(&png[..])).collect();
-    let bytes: ArrayRef = Arc::new(BinaryArray::from(pictures));
+    let images: Vec<Option<&[u8]>> = (0..40).map(|i| (i != 5).then_some(&png[..])).collect();
+    let bytes: ArrayRef = Arc::new(BinaryArray::from(images));
     let names: Vec<Option<String>> =
         (0..40).map(|i| (i != 6).then(|| format!("{i}.png"))).collect();
     let paths: ArrayRef = Arc::new(StringArray::from(names));
@@ -249,15 +255,15 @@ fn tables_give_images_paths_and_classes() {
     );
     assert_eq!(all(&again.unwrap()), found);
     fs::remove_file(list).unwrap();
-    let originals = SourceReader::open(&folder.path().join("a.parquet")).unwrap();
-    assert_eq!(originals.read(39, &found[39].path).unwrap(), png);
+    let reader = SourceReader::open(&folder.path().join("a.parquet")).unwrap();
+    assert_eq!(reader.read(39, &found[39].path).unwrap(), png);
 
     // A folder of files, the other with a plain column.
     let plain = Arc::new(Schema::new(vec![Field::new("jpg", DataType::Binary, true)]));
     write("b.parquet", &RecordBatch::try_new(plain, vec![bytes]).unwrap());
     let sources = find(folder.path()).unwrap();
     assert_eq!(sources.len(), 80);
-    assert_eq!(sources.source(41).unwrap().path, "b.parquet/1");
+    assert_eq!(sources.source(41).path, "b.parquet/1");
     assert_eq!(sources.read(41).unwrap().1, png);
 
     let text = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, true)]));
@@ -269,7 +275,7 @@ fn tables_give_images_paths_and_classes() {
 
 #[cfg(unix)]
 #[test]
-fn loops_pipes_and_names_that_are_not_text_are_survived() {
+fn loops_pipes_and_names_that_are_not_text_do_no_harm() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
@@ -277,7 +283,7 @@ fn loops_pipes_and_names_that_are_not_text_are_survived() {
 
     let folder = tempfile::tempdir().unwrap();
     let inside = |name: &str| folder.path().join("a").join(name);
-    picture(&inside("1.png"));
+    write_image(&inside("1.png"));
     symlink(folder.path(), inside("loop")).unwrap();
     symlink("nowhere", inside("gone.png")).unwrap();
     symlink("self.png", inside("self.png")).unwrap();

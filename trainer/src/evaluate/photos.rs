@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use scrl_preprocess::images::RgbImage;
-use scrl_preprocess::sources::{Look, Sources};
+use scrl_preprocess::sources::{Examine, Sources};
 use scrl_schemas::Exif;
 
 use super::Watch;
@@ -30,10 +30,10 @@ impl Photos {
     /// # Errors
     /// If there are none, if they have no classes or just one, or other ones than `like`.
     pub fn find(path: &Path, like: Option<&[String]>, watch: &mut Watch) -> Result<Self> {
-        let sources = Sources::find(path, Exif::Ignore, Look::Whole)?;
+        let sources = Sources::find(path, Exif::Ignore, Examine::Pixels)?;
         let mut found = Vec::new();
         for image_id in 0..sources.len() {
-            let source = sources.source(image_id)?;
+            let source = sources.source(image_id);
             if let Some(reason) = source.error {
                 watch.note(format!("left out: {}: {reason}", path.join(&source.path).display()));
             } else if let Some((_, name)) = source.class {
@@ -86,7 +86,7 @@ impl Photos {
     /// A checksum of which photos these are.
     pub(super) fn checksum(&self) -> Result<u32> {
         self.photos.iter().try_fold(0, |sum, (image_id, _)| {
-            let source = self.sources.source(*image_id)?;
+            let source = self.sources.source(*image_id);
             Ok(crc32c::crc32c_append(
                 sum,
                 format!("{} {} {:?};", source.path, source.bytes, source.class).as_bytes(),

@@ -1,19 +1,20 @@
-//! A text file of paths, one a line, relative to the folder that the file lies in. After a tab may follow the name of
-//! the image's class. Empty lines are passed over.
+//! A text file of paths, one per line, relative to the folder of the file. A tab and the name of the
+//! image's class may follow the path. Empty lines are skipped.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::{Blocks, Class, Found, Location, Receive, SourceFormat, file_size, read_file};
+use super::format::{BatchSink, Batcher, Class, FoundImage, SourceFormat, file_size, read_file};
+use super::index::Location;
 use crate::{Error, Result};
 
-/// Bytes of a line beyond which the file is taken for something else than a list of paths.
+/// Longest line in bytes; a file with a longer one is no list of paths.
 const MAX_LINE: u64 = 1 << 16;
 
 /// The images whose paths a file lists.
 #[derive(Debug)]
-pub struct PathList {
+pub(super) struct PathList {
     file: PathBuf,
     folder: PathBuf,
 }
@@ -26,9 +27,9 @@ impl PathList {
 }
 
 impl SourceFormat for PathList {
-    fn list(&self, _contents: bool, receive: Receive) -> Result<u64> {
+    fn list(&self, _contents: bool, sink: BatchSink) -> Result<u64> {
         let mut lines = BufReader::new(File::open(&self.file).map_err(Error::io(&self.file))?);
-        let mut blocks = Blocks::new(receive);
+        let mut batcher = Batcher::new(sink);
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -44,10 +45,10 @@ impl SourceFormat for PathList {
             }
             let text = line.trim_ascii_end();
             if !text.is_empty() {
-                blocks.push(found(text))?;
+                batcher.push(found(text))?;
             }
         }
-        blocks.flush()?;
+        batcher.flush()?;
         Ok(0)
     }
 
@@ -59,23 +60,23 @@ impl SourceFormat for PathList {
         file_size(&self.folder.join(path))
     }
 
-    fn read(&self, path: &str, _place: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &str, _location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
         read_file(&self.folder.join(path), bytes, limit)
     }
 }
 
-fn found(line: &[u8]) -> Found {
+fn found(line: &[u8]) -> FoundImage {
     let text = String::from_utf8_lossy(line);
     let is_text = matches!(text, std::borrow::Cow::Borrowed(_));
     let (path, class) = match text.split_once('\t') {
         Some((path, class)) => (path, Some(Class::Name(class.trim().to_owned()))),
         None => (&*text, None),
     };
-    Found {
+    FoundImage {
         path: path.to_owned(),
         class,
         bytes: (!is_text).then_some(0),
         refused: (!is_text).then(|| "the name is not UTF-8".to_owned()),
-        ..Found::default()
+        ..FoundImage::default()
     }
 }

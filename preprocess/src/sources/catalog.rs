@@ -1,0 +1,224 @@
+//! All images of a run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use rayon::prelude::*;
+use scrl_schemas::{Exif, Source, SourcesReader, SourcesWriter};
+
+use super::classes::Classes;
+use super::examine::{Examine, Examined, examine};
+use super::format::{FoundImage, IMAGE_ENDINGS, SourceFormat};
+use super::index::{Index, Record};
+use super::open::open;
+use crate::{Error, Result};
+
+/// The images of a run, and access to their bytes.
+///
+/// Memory: that of the index, 40 bytes and the path for each image, and the reason for each that
+/// cannot be read.
+#[derive(Debug)]
+pub struct Sources {
+    images: PathBuf,
+    format: Box<dyn SourceFormat>,
+    index: Index,
+    classes: Classes,
+    ignored: u64,
+    /// Why an image cannot be read, by its number; some are only found while the run decodes them.
+    errors: RwLock<BTreeMap<u32, String>>,
+}
+
+impl Sources {
+    /// Finds the images and examines each, on all threads of the current rayon pool.
+    ///
+    /// # Errors
+    /// [`Error::Images`] where `images` is nothing that holds images, or holds none.
+    pub fn find(images: &Path, exif: Exif, depth: Examine) -> Result<Self> {
+        Self::list(images, true, |format, batch| {
+            Ok(batch.into_par_iter().map(|found| examine(format, found, exif, depth)).collect())
+        })
+    }
+
+    /// Finds the images that the shards in the folder `shards` were made from, and takes size and
+    /// error of each from the folder's list, `known`.
+    ///
+    /// # Errors
+    /// As [`Sources::find`], and [`Error::Folder`] where names or sizes have changed.
+    pub fn find_again(images: &Path, shards: &Path, mut known: SourcesReader) -> Result<Self> {
+        let changed = |reason: String| {
+            let reason = format!(
+                "was made from other images: {reason}; give those images or another folder, or \
+                 --overwrite to remove these shards"
+            );
+            Error::Folder { path: shards.to_owned(), reason }
+        };
+        let total = known.total();
+        let sources = Self::list(images, false, |format, batch| {
+            let sizes: Vec<Option<u64>> = batch
+                .par_iter()
+                .map(|found| found.bytes.or_else(|| format.size(&found.path).unwrap_or(Some(0))))
+                .collect();
+            batch
+                .into_iter()
+                .zip(sizes)
+                .map(|(found, size)| {
+                    let before = known.next().transpose()?;
+                    let Some(before) = before else {
+                        return Err(changed(format!(
+                            "{} is new ({total} images were known)",
+                            found.path
+                        )));
+                    };
+                    let size = size.unwrap_or(before.bytes as u64);
+                    if (&before.path, before.bytes as u64) != (&found.path, size) {
+                        return Err(changed(format!(
+                            "{} ({} bytes) is now {} ({size} bytes)",
+                            before.path, before.bytes, found.path
+                        )));
+                    }
+                    let record = Record {
+                        path: found.path,
+                        class: None,
+                        width: before.width,
+                        height: before.height,
+                        bytes: size,
+                        location: found.location,
+                    };
+                    Ok(Examined { record, class: found.class, error: before.error })
+                })
+                .collect()
+        })?;
+        match known.next().transpose()? {
+            Some(lost) => Err(changed(format!("{} is no longer there", lost.path))),
+            None => Ok(sources),
+        }
+    }
+
+    /// Lists the images and indexes what `examine` returns for each batch.
+    fn list(
+        images: &Path,
+        contents: bool,
+        mut examine: impl FnMut(&dyn SourceFormat, Vec<FoundImage>) -> Result<Vec<Examined>>,
+    ) -> Result<Self> {
+        let format = open(images)?;
+        let mut index = Index::default();
+        let mut classes = Classes::default();
+        let mut errors = BTreeMap::new();
+        let refuse = |reason: String| Error::Images { path: images.to_owned(), reason };
+        let ignored = format.list(contents, &mut |batch| {
+            for Examined { mut record, class, error } in examine(&*format, batch)? {
+                record.class = class.map(|class| classes.add(class));
+                let number = u32::try_from(index.len())
+                    .ok()
+                    .filter(|&number| number < u32::MAX)
+                    .ok_or_else(|| {
+                        refuse(format!("holds more than {} images; split it", u32::MAX))
+                    })?;
+                errors.extend(error.map(|error| (number, error)));
+                index.push(&record);
+            }
+            Ok(())
+        })?;
+        classes.assign_labels();
+        if index.len() == 0 {
+            let endings = IMAGE_ENDINGS.join(" ");
+            return Err(refuse(format!(
+                "holds no images (files ending in {endings}); give another folder or file"
+            )));
+        }
+        let errors = RwLock::new(errors);
+        Ok(Self { images: images.to_owned(), format, index, classes, ignored, errors })
+    }
+
+    /// How many images there are, readable or not.
+    #[allow(clippy::len_without_is_empty)] // There is at least one.
+    pub fn len(&self) -> u32 {
+        self.index.len() as u32
+    }
+
+    /// How many classes there are.
+    pub(crate) fn classes(&self) -> u64 {
+        self.classes.len() as u64
+    }
+
+    /// How many files there are that are no images by their name.
+    pub(crate) fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// How many images cannot be read, as far as is known.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.errors().len() as u64
+    }
+
+    /// An image's path, class, size, and the reason if it cannot be read.
+    ///
+    /// # Panics
+    /// If `image_id` is not below [`Sources::len`].
+    pub fn source(&self, image_id: u32) -> Source {
+        self.describe(image_id, self.index.get(u64::from(image_id)))
+    }
+
+    fn describe(&self, image_id: u32, record: Record) -> Source {
+        Source {
+            path: record.path,
+            class: record.class.map(|class| self.classes.get(class)),
+            width: record.width,
+            height: record.height,
+            bytes: record.bytes as i64,
+            error: self.errors().get(&image_id).cloned(),
+        }
+    }
+
+    /// An image's description and its undecoded bytes; no bytes if it is known to be unreadable.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if the file is gone or its size has changed since the images were listed:
+    /// that stops the run, as it concerns more than one image.
+    pub fn read(&self, image_id: u32) -> Result<(Source, Vec<u8>)> {
+        let record = self.index.get(u64::from(image_id));
+        let location = record.location;
+        let source = self.describe(image_id, record);
+        if source.error.is_some() {
+            return Ok((source, Vec::new()));
+        }
+        let fail = |reason: String| Error::source(&self.images, &source.path, reason);
+        let size = source.bytes as u64;
+        // One byte more than expected: a file that has grown is another file.
+        let bytes = self
+            .format
+            .read(&source.path, location, size, size + 1)
+            .map_err(|error| fail(error.to_string()))?;
+        if bytes.len() as u64 != size {
+            return Err(fail("its size has changed".to_owned()));
+        }
+        Ok((source, bytes))
+    }
+
+    /// Notes that an image turned out unreadable. Returns whether that was not known before.
+    pub(crate) fn note_unreadable(&self, image_id: u32, reason: &str) -> bool {
+        let mut errors = self.errors.write().unwrap_or_else(PoisonError::into_inner);
+        if image_id >= self.len() || errors.contains_key(&image_id) {
+            return false;
+        }
+        errors.insert(image_id, reason.to_owned());
+        true
+    }
+
+    fn errors(&self) -> RwLockReadGuard<'_, BTreeMap<u32, String>> {
+        self.errors.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes `sources.parquet`.
+    ///
+    /// # Errors
+    /// [`Error::Shards`] where it cannot be written.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let mut writer = SourcesWriter::create(path)?;
+        for image_id in 0..self.len() {
+            writer.write(self.source(image_id))?;
+        }
+        Ok(writer.finish()?)
+    }
+}

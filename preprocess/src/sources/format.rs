@@ -1,0 +1,129 @@
+//! What every kind of source has in common: listing its images, and reading one of them.
+
+use std::fmt::Debug;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::index::Location;
+use crate::Result;
+
+/// File names with one of these endings, in any case, are taken for images.
+pub(super) const IMAGE_ENDINGS: [&str; 8] =
+    ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"];
+/// Images examined together, on all threads.
+const BATCH: usize = 4096;
+
+/// An image as its source lists it, before it is examined.
+#[derive(Debug, Default)]
+pub(super) struct FoundImage {
+    /// Its path below the images folder, or its name within the archive or table.
+    pub path: String,
+    /// Its class, where it has one.
+    pub class: Option<Class>,
+    /// Where its bytes lie.
+    pub location: Location,
+    /// Its size in bytes; `None` where listing does not give it.
+    pub bytes: Option<u64>,
+    /// The undecoded image, where listing reads it anyway.
+    pub content: Option<Vec<u8>>,
+    /// Why it cannot be an image, where listing shows that.
+    pub refused: Option<String>,
+}
+
+/// An image's class.
+#[derive(Debug)]
+pub(super) enum Class {
+    /// A name; the sorted names are numbered later.
+    Name(String),
+    /// A number that came with the data, and its name.
+    Number(i32, String),
+}
+
+/// Receives the listed images, batch by batch.
+pub(super) type BatchSink<'a> = &'a mut dyn FnMut(Vec<FoundImage>) -> Result<()>;
+
+/// A kind of source: a folder tree, tar archives, Parquet files or a list of paths.
+pub(super) trait SourceFormat: Debug + Send + Sync {
+    /// Lists all images in their order, in batches of at most [`BATCH`]; with their content, if
+    /// `contents` is set and reading it costs nothing extra. Returns how many other files it met.
+    fn list(&self, contents: bool, sink: BatchSink) -> Result<u64>;
+
+    /// Whether an image's path alone locates it.
+    fn reads_by_path(&self) -> bool;
+
+    /// The size of an image in bytes, where [`FoundImage::bytes`] has none; `None` if only reading
+    /// the image shows it.
+    fn size(&self, path: &str) -> io::Result<Option<u64>>;
+
+    /// The first `limit` bytes of an image, or all of them where it has fewer.
+    fn read(&self, path: &str, location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>>;
+}
+
+/// Groups listed images into batches.
+pub(super) struct Batcher<'a> {
+    sink: BatchSink<'a>,
+    batch: Vec<FoundImage>,
+}
+
+impl<'a> Batcher<'a> {
+    /// Passes full batches on to `sink`.
+    pub fn new(sink: BatchSink<'a>) -> Self {
+        Self { sink, batch: Vec::new() }
+    }
+
+    /// Adds an image.
+    pub fn push(&mut self, image: FoundImage) -> Result<()> {
+        self.batch.push(image);
+        if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Passes on the images that wait for a full batch; to be called after the last one.
+    pub fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() { Ok(()) } else { (self.sink)(batch) }
+    }
+}
+
+/// Whether a file name ends as an image's does.
+pub(super) fn is_image_name(path: &Path) -> bool {
+    path.extension()
+        .and_then(|ending| ending.to_str())
+        .is_some_and(|ending| IMAGE_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
+/// The first folder of a path that has several components, `/` between them, as a class.
+pub(super) fn first_folder(path: &str) -> Option<Class> {
+    let mut components = path.split('/').filter(|name| !name.is_empty() && *name != ".");
+    let first = components.next()?;
+    components.next().map(|_| Class::Name(first.to_owned()))
+}
+
+/// The prefix of the names in a container `file`: its path below `root` and a slash, or nothing if
+/// it is `root` itself.
+pub(super) fn name_prefix(root: &Path, file: &Path) -> String {
+    let below = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
+    if below.is_empty() {
+        String::new()
+    } else {
+        below.replace(std::path::MAIN_SEPARATOR, "/") + "/"
+    }
+}
+
+/// The size of a regular file. Others are refused: a pipe or a device might never end.
+pub(super) fn file_size(path: &Path) -> io::Result<Option<u64>> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_file() {
+        Ok(Some(metadata.len()))
+    } else {
+        Err(io::Error::other("not a regular file"))
+    }
+}
+
+/// The first `limit` bytes of a file of about `bytes` bytes.
+pub(super) fn read_file(path: &Path, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
+    file_size(path)?;
+    let mut content = Vec::with_capacity(bytes.min(limit) as usize + 1);
+    File::open(path)?.take(limit).read_to_end(&mut content)?;
+    Ok(content)
+}
