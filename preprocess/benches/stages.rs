@@ -11,8 +11,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use scrl_preprocess::codec::ViewEncoder;
 use scrl_preprocess::images::{RgbImage, decode, decode_view};
 use scrl_preprocess::prepare::Options;
-use scrl_preprocess::prepare::rows::{RowMaker, draw_recipe};
+use scrl_preprocess::prepare::rows::RowMaker;
 use scrl_preprocess::views::params::{ViewIndex, draw_view};
+use scrl_preprocess::views::recipe::draw_recipe;
 use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_schemas::{
     BlurKind, ColorJitter, ColorStep, Crop, Epoch, Exif, PrepOptions, Source, ViewEncoding,

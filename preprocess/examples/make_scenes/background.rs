@@ -5,8 +5,8 @@ use std::f64::consts::{PI, TAU};
 use libm::{cos, sin};
 use scrl_preprocess::views::rng::Stream;
 
+use crate::canvas::{Canvas, Size};
 use crate::noise::{Noise, Rgb, mix, random_color, smoothstep};
-use crate::scene::{Canvas, Size};
 
 /// A canvas with a background on it.
 pub fn draw(size: Size, random: &mut Stream) -> Canvas {
@@ -44,7 +44,7 @@ fn ground(size: Size, random: &mut Stream) -> Canvas {
 
 /// A soft ellipse with a wobbling edge.
 fn blotch(canvas: &mut Canvas, random: &mut Stream) {
-    let Size { width, height } = canvas.size();
+    let Size { width, height } = canvas.size;
     let center = [random.uniform(0.0, f64::from(width)), random.uniform(0.0, f64::from(height))];
     let radii = [(); 2].map(|()| random.uniform(10.0, 0.3 * f64::from(height)));
     let color: Rgb = random_color(random, [0.1, 0.7], [0.1, 0.95]);
@@ -61,7 +61,7 @@ fn blotch(canvas: &mut Canvas, random: &mut Stream) {
 
 /// A long bent stroke.
 fn streak(canvas: &mut Canvas, random: &mut Stream) {
-    let Size { width, height } = canvas.size();
+    let Size { width, height } = canvas.size;
     let angle = random.uniform(0.0, PI);
     let (cosine, sine) = (cos(angle), sin(angle));
     let start = [random.uniform(0.0, f64::from(width)), random.uniform(0.0, f64::from(height))];

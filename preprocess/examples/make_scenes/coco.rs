@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use crate::canvas::Size;
 use crate::objects::CLASSES;
-use crate::scene::{Size, Visible};
+use crate::scene::Visible;
 
 /// One `instances_*.json`.
 #[derive(Serialize)]

@@ -9,6 +9,7 @@
 //! ```
 
 mod background;
+mod canvas;
 mod coco;
 mod noise;
 mod objects;
@@ -23,8 +24,9 @@ use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
+use canvas::Size;
 use coco::Dataset;
-use scene::{OBJECTS, Scene, Size};
+use scene::{OBJECTS, Scene};
 
 /// As much as photos from a camera have.
 const JPEG_QUALITY: u8 = 92;

@@ -7,11 +7,12 @@ use scrl_schemas::{
 };
 use serde::Serialize;
 
-use super::{Histogram, Shards};
+use super::histogram::Histogram;
+use super::shards::Shards;
 use crate::Result;
 use crate::images::ImageSize;
-use crate::prepare::rows::draw_recipe;
 use crate::views::method::{BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, SATURATION};
+use crate::views::recipe::draw_recipe;
 
 /// Bins of each histogram.
 const BINS: usize = 40;

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use scrl_cli::Reporter;
 use scrl_schemas::{EncodedImage, Epoch, PrepOptions, Row, ShardReader, ViewParams};
 
-use super::Shards;
+use super::shards::Shards;
 use crate::images::ImageSize;
 use crate::images::{RgbImage, decode, decode_view};
 use crate::sources::SourceReader;

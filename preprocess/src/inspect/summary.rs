@@ -6,8 +6,9 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 
 use super::distributions::Distributions;
+use super::histogram::Histogram;
 use super::requested::{Frequency, steps};
-use super::{Histogram, Shards};
+use super::shards::Shards;
 
 /// Cells of the longest bar.
 const BAR: usize = 40;

@@ -13,7 +13,7 @@ use scrl_cli::Reporter;
 use scrl_schemas::{Epoch, Row, Shard, ShardReader, ShardRecord, Source, file_names};
 
 use super::compare::difference;
-use super::{FinishedEpoch, Shards};
+use super::shards::{FinishedEpoch, Shards};
 use crate::Result;
 use crate::images::ImageSize;
 use crate::images::decode;

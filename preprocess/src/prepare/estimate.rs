@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use scrl_schemas::{Epoch, PrepOptions, Row, ViewEncoding};
 
+use super::rows::RowMaker;
 use crate::Result;
 use crate::images::decode;
-use crate::prepare::rows::RowMaker;
 use crate::sources::Sources;
 
 /// Images encoded to judge the size of all.

@@ -1,42 +1,12 @@
 //! One image and one epoch to one row.
 
-use scrl_schemas::{Epoch, MatchedBox, PrepOptions, Row, Source, View, ViewEncoding, ViewParams};
+use scrl_schemas::{Epoch, PrepOptions, Row, Source, View, ViewEncoding, ViewParams};
 
 use crate::Result;
 use crate::codec::ViewEncoder;
-use crate::images::ImageSize;
-use crate::images::RgbImage;
-use crate::views::boxes::draw_boxes;
-use crate::views::params::{ViewIndex, draw_view};
+use crate::images::{ImageSize, RgbImage};
+use crate::views::recipe::draw_recipe;
 use crate::views::render::{RenderOptions, Renderer};
-use crate::views::rng::{Purpose, Stream};
-
-/// Everything of a row that is drawn at random.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Recipe {
-    /// View 1.
-    pub view1: ViewParams,
-    /// View 2.
-    pub view2: ViewParams,
-    /// The boxes that both show.
-    pub boxes: Vec<MatchedBox>,
-}
-
-/// Draws an image's views and boxes for an epoch; they depend on the arguments alone.
-pub fn draw_recipe(
-    seed: u64,
-    epoch: Epoch,
-    image_id: u32,
-    size: ImageSize,
-    options: &PrepOptions,
-) -> Recipe {
-    let image_id = u64::from(image_id);
-    let [view1, view2] = [ViewIndex::First, ViewIndex::Second]
-        .map(|view| draw_view(seed, epoch.0, image_id, view, size, options));
-    let mut random = Stream::new(seed, epoch.0, image_id, Purpose::Boxes);
-    let boxes = draw_boxes(&mut random, &view1, &view2, options);
-    Recipe { view1, view2, boxes }
-}
 
 /// The row of an image of this size in an epoch, without pixels.
 pub fn recipe_row(

@@ -10,8 +10,8 @@
 
 use scrl_schemas::{Box2, BoxSampler, Crop, IouFallback, MatchedBox, PrepOptions, ViewParams};
 
-use crate::views::method::{BOX_TRIES, SOURCE_GRID, VIEW_GRID};
-use crate::views::rng::Stream;
+use super::method::{BOX_TRIES, SOURCE_GRID, VIEW_GRID};
+use super::rng::Stream;
 
 /// A box in double precision, in whichever frame.
 #[derive(Clone, Copy, Debug, PartialEq)]

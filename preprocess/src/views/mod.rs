@@ -1,7 +1,8 @@
-//! The two views of an image: their parameters, the boxes that both show, their pixels.
+//! The two views of an image: their parameters, their matched boxes, their pixels.
 
-pub mod boxes;
+mod boxes;
 pub mod method;
 pub mod params;
+pub mod recipe;
 pub mod render;
 pub mod rng;

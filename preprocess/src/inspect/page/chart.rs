@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::escape;
+use super::escape::escape;
 
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 150.0;

@@ -4,7 +4,8 @@
 //! loaded from anywhere. Every text that comes from the shards goes through `escape`.
 
 mod chart;
-mod distributions;
+mod charts;
+mod escape;
 mod pair;
 
 use std::fmt::Write;
@@ -13,9 +14,11 @@ use indicatif::{HumanBytes, HumanCount};
 
 use super::distributions::Distributions;
 use super::pairs::Pair;
+use super::palette;
 use super::requested::{Frequency, Step, steps};
-use super::{Shards, palette};
+use super::shards::Shards;
 use crate::Result;
+use escape::escape;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -52,27 +55,10 @@ pub fn html(
         toggle = "<button type=\"button\" id=\"theme\" hidden>Dark</button>",
         facts = facts(shards, found),
         augmentations = augmentations(&steps(options, found)),
-        distributions = distributions::section(options, found, expected),
+        distributions = charts::section(options, found, expected),
         filters = filters(shards, pairs),
         version = env!("CARGO_PKG_VERSION"),
     ))
-}
-
-/// Text as it may stand anywhere in HTML, in attributes too.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            letter if letter.is_control() => escaped.push('\u{FFFD}'),
-            letter => escaped.push(letter),
-        }
-    }
-    escaped
 }
 
 /// The colors of the boxes as CSS.
@@ -182,17 +168,4 @@ fn filters(shards: &Shards, pairs: &[Pair]) -> String {
         total = HumanCount(shards.rows()),
         most = shards.manifest.options.boxes,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_of_a_name_becomes_markup() {
-        assert_eq!(
-            escape("<b>\"x\" & 'ü'\u{1}"),
-            "&lt;b&gt;&quot;x&quot; &amp; &#39;ü&#39;\u{FFFD}"
-        );
-    }
 }

@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use scrl_schemas::{Box2, Crop, PrepOptions, ViewParams};
 
-use super::super::pairs::Pair;
-use super::super::palette;
-use super::escape;
+use super::escape::escape;
+use crate::inspect::pairs::Pair;
+use crate::inspect::palette;
 use crate::{Error, Result};
 
 /// Quality of the pictures on the page: for looking at, not for training.

@@ -3,7 +3,7 @@
 
 use libm::exp;
 
-use super::Planes;
+use super::planes::Planes;
 use crate::views::method::BLUR_KERNEL_SHARE;
 
 /// Pixels computed together, in registers.

@@ -6,7 +6,7 @@
 
 use scrl_schemas::{ColorJitter, ColorStep};
 
-use super::Planes;
+use super::planes::Planes;
 use crate::views::method::LUMA;
 
 /// Pixels a block: three planes of them fit the first-level cache.

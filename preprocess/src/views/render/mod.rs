@@ -9,6 +9,7 @@
 
 mod blur;
 mod color;
+mod planes;
 mod resize;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -18,6 +19,7 @@ use crate::images::ImageSize;
 use crate::images::RgbImage;
 use crate::views::method::SOLARIZE_THRESHOLD;
 use blur::GaussianBlur;
+use planes::Planes;
 use resize::Resize;
 
 /// What else a view depends on, besides its parameters.
@@ -32,22 +34,6 @@ pub struct RenderOptions {
 impl From<&PrepOptions> for RenderOptions {
     fn from(options: &PrepOptions) -> Self {
         Self { size: options.size, blur: options.blur }
-    }
-}
-
-/// Red, green and blue as separate planes, `[size, size]` each, values in [0, 1].
-#[derive(Debug, Default)]
-struct Planes {
-    red: Vec<f32>,
-    green: Vec<f32>,
-    blue: Vec<f32>,
-}
-
-impl Planes {
-    fn resize(&mut self, pixels: usize) {
-        for plane in [&mut self.red, &mut self.green, &mut self.blue] {
-            plane.resize(pixels, 0.0);
-        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use scrl_schemas::{BlurKind, PrepOptions};
 
-use super::super::Histogram;
-use super::super::distributions::Distributions;
 use super::chart::Chart;
+use crate::inspect::distributions::Distributions;
+use crate::inspect::histogram::Histogram;
 use crate::views::method::{
     BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, RESIZE_BLUR_FACTORS, SATURATION,
 };
