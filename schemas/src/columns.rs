@@ -98,7 +98,7 @@ pub(crate) fn box_field() -> FieldRef {
 }
 
 /// The schema of every part of every epoch. Its metadata describe the columns to Hugging Face `datasets`.
-pub fn shard_schema() -> SchemaRef {
+pub(crate) fn shard_schema() -> SchemaRef {
     let fields = vec![
         required("image_id", DataType::Int64),
         required("path", DataType::Utf8),
@@ -115,7 +115,7 @@ pub fn shard_schema() -> SchemaRef {
 }
 
 /// The schema of `sources.parquet`.
-pub fn sources_schema() -> SchemaRef {
+pub(crate) fn sources_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         required("image_id", DataType::Int64),
         required("path", DataType::Utf8),

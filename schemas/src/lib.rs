@@ -17,7 +17,7 @@
 #![deny(missing_docs)]
 
 pub mod atomic;
-pub mod columns;
+mod columns;
 mod consumed;
 mod error;
 mod huggingface;
@@ -48,4 +48,4 @@ pub use success::{ShardRecord, Success};
 pub const FORMAT: u32 = 1;
 
 /// The key under which [`FORMAT`] stands in the Parquet metadata of every file.
-pub const FORMAT_KEY: &str = "scrl.format";
+pub(crate) const FORMAT_KEY: &str = "scrl.format";

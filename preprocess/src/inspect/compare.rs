@@ -3,7 +3,7 @@
 use scrl_schemas::{Row, View};
 
 /// The first column in which a row is not the expected one; pictures are not looked at.
-pub fn difference(found: &Row, expected: &Row) -> Option<String> {
+pub(super) fn difference(found: &Row, expected: &Row) -> Option<String> {
     if found.image_id != expected.image_id {
         let (found, expected) = (found.image_id, expected.image_id);
         return Some(format!("holds image {found} where the seed's order has image {expected}"));

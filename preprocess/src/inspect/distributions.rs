@@ -23,7 +23,7 @@ const EXPECTED_DRAWS: u32 = 30_000;
 
 /// How many views had each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Steps {
+pub(crate) struct Steps {
     /// Mirrored.
     pub flip: u64,
     /// Color jitter.
@@ -38,7 +38,7 @@ pub struct Steps {
 
 /// The rows of one view.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ViewDistributions {
+pub(crate) struct ViewDistributions {
     /// How many had which step.
     pub steps: Steps,
     /// The crop's share of the source's area.
@@ -51,7 +51,7 @@ pub struct ViewDistributions {
 
 /// The strengths of color jitter, of both views.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct JitterDistributions {
+pub(crate) struct JitterDistributions {
     /// Factors.
     pub brightness: Histogram,
     /// Factors.
@@ -66,26 +66,26 @@ pub struct JitterDistributions {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Distributions {
     /// Pairs of views.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// Matched boxes of all rows.
-    pub boxes: u64,
+    pub(crate) boxes: u64,
     /// Rows by how many boxes they have.
-    pub rows_by_boxes: Vec<u64>,
+    pub(crate) rows_by_boxes: Vec<u64>,
     /// View 1 and view 2.
-    pub views: [ViewDistributions; 2],
+    pub(crate) views: [ViewDistributions; 2],
     /// IoU of the two crops in the source.
-    pub crop_iou: Histogram,
+    pub(crate) crop_iou: Histogram,
     /// IoU of every two boxes of a row, in the source.
-    pub box_iou: Histogram,
+    pub(crate) box_iou: Histogram,
     /// Strengths of the jitter.
-    pub jitter: JitterDistributions,
+    pub(crate) jitter: JitterDistributions,
     /// σ of the blur in pixels of the view, or the factor of the resize blur; both views.
-    pub blur: Histogram,
+    pub(crate) blur: Histogram,
 }
 
 impl Distributions {
     /// No rows yet.
-    pub fn new(options: &PrepOptions) -> Self {
+    pub(crate) fn new(options: &PrepOptions) -> Self {
         // The bounds lie within the bins, or numbers upon them would look as if beyond.
         let around = |[low, high]: [f64; 2]| {
             let spare = (high - low) / BINS as f64 * 2.0;
@@ -213,7 +213,7 @@ impl Distributions {
     }
 
     /// Rows that have fewer than so many boxes.
-    pub fn rows_below(&self, boxes: u32) -> u64 {
+    pub(crate) fn rows_below(&self, boxes: u32) -> u64 {
         self.rows_by_boxes.iter().take(boxes as usize).sum()
     }
 }

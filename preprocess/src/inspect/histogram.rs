@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Counts of numbers between two bounds, in bins of one width. What lies beyond a bound is counted in the bin next to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     /// Where the first bin begins.
     pub low: f64,
     /// Where the last bin ends.
@@ -19,12 +19,12 @@ pub struct Histogram {
 
 impl Histogram {
     /// No numbers yet.
-    pub fn new(low: f64, high: f64, bins: usize) -> Self {
+    pub(crate) fn new(low: f64, high: f64, bins: usize) -> Self {
         Self { low, high, counts: vec![0; bins], min: f64::INFINITY, max: f64::NEG_INFINITY }
     }
 
     /// Counts a number.
-    pub fn add(&mut self, value: f64) {
+    pub(crate) fn add(&mut self, value: f64) {
         let bins = self.counts.len();
         let bin = (value - self.low) / (self.high - self.low) * bins as f64;
         // A cast saturates: what lies before the first bin becomes 0.
@@ -34,25 +34,25 @@ impl Histogram {
     }
 
     /// Adds the numbers of another histogram with the same bins.
-    pub fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
     }
 
     /// How many numbers there are.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
 
     /// The share of the numbers in each bin; zeros without numbers.
-    pub fn shares(&self) -> Vec<f64> {
+    pub(crate) fn shares(&self) -> Vec<f64> {
         let total = self.total().max(1) as f64;
         self.counts.iter().map(|&count| count as f64 / total).collect()
     }
 
     /// The number below which a share `q` of them lies, to a bin's width; `None` without numbers.
-    pub fn quantile(&self, q: f64) -> Option<f64> {
+    pub(crate) fn quantile(&self, q: f64) -> Option<f64> {
         let wanted = q * self.total() as f64;
         let width = (self.high - self.low) / self.counts.len() as f64;
         let mut before = 0.0;
@@ -68,7 +68,7 @@ impl Histogram {
     }
 
     /// Where each bin begins, and at last where the last one ends.
-    pub fn edges(&self) -> impl Iterator<Item = f64> {
+    pub(crate) fn edges(&self) -> impl Iterator<Item = f64> {
         let (low, bins) = (self.low, self.counts.len());
         let width = (self.high - self.low) / bins as f64;
         (0..=bins).map(move |bin| low + width * bin as f64)

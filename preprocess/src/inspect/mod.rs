@@ -16,11 +16,10 @@ mod options;
 pub mod page;
 pub mod pairs;
 mod palette;
-pub mod requested;
+mod requested;
 mod shards;
 pub mod summary;
 pub mod verify;
 
-pub use histogram::Histogram;
 pub use options::Options;
-pub use shards::{FinishedEpoch, Shards};
+pub use shards::Shards;

@@ -13,7 +13,7 @@ const UNLIKELY: f64 = 4.0;
 
 /// How often a step was asked for in one view, and how often it is found.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Frequency {
+pub(super) struct Frequency {
     /// Views.
     pub views: u64,
     /// Views that have it.
@@ -38,7 +38,7 @@ impl Frequency {
 
 /// One step of augmentation in both views.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub(super) struct Step {
     /// What it is called in the columns.
     pub name: &'static str,
     /// In view 1 and view 2.
@@ -46,7 +46,7 @@ pub struct Step {
 }
 
 /// Every step that happens by chance, in the order in which they are applied.
-pub fn steps(options: &PrepOptions, found: &Distributions) -> Vec<Step> {
+pub(super) fn steps(options: &PrepOptions, found: &Distributions) -> Vec<Step> {
     let blur = if options.blur == BlurKind::None { [0.0; 2] } else { BLUR_PROBABILITY };
     type Count = fn(&Steps) -> u64;
     let table: [(&'static str, Count, [f64; 2]); 5] = [

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// An epoch that is there whole, as its `_SUCCESS` says.
 #[derive(Clone, Debug)]
-pub struct FinishedEpoch {
+pub(crate) struct FinishedEpoch {
     /// Its number.
     pub epoch: Epoch,
     /// Its parts in reading order.
@@ -29,11 +29,11 @@ pub struct Shards {
     /// The images; each one's `image_id` is its position.
     pub sources: Vec<Source>,
     /// The epochs that are whole, in order.
-    pub epochs: Vec<FinishedEpoch>,
+    pub(crate) epochs: Vec<FinishedEpoch>,
     /// Epochs that have a folder but no `_SUCCESS`: they are being made, or wait for other ranks.
     pub unfinished: Vec<Epoch>,
     /// Epochs whose `_SUCCESS` cannot be read, with the reason.
-    pub damaged: Vec<(Epoch, String)>,
+    pub(crate) damaged: Vec<(Epoch, String)>,
 }
 
 impl Shards {
@@ -108,7 +108,7 @@ impl Shards {
     }
 
     /// Every part of every finished epoch.
-    pub fn parts(&self) -> impl Iterator<Item = (Epoch, &ShardRecord)> {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (Epoch, &ShardRecord)> {
         self.epochs
             .iter()
             .flat_map(|finished| finished.parts.iter().map(|part| (finished.epoch, part)))
@@ -120,12 +120,12 @@ impl Shards {
     }
 
     /// Bytes of all parts of finished epochs.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.parts().map(|(_, part)| part.bytes).sum()
     }
 
     /// Images that could not be read.
-    pub fn unreadable(&self) -> u64 {
+    pub(crate) fn unreadable(&self) -> u64 {
         self.sources.iter().filter(|source| source.error.is_some()).count() as u64
     }
 
@@ -135,7 +135,7 @@ impl Shards {
     }
 
     /// Which image lies in which part.
-    pub fn shuffle(&self) -> Shuffle {
+    pub(crate) fn shuffle(&self) -> Shuffle {
         let Manifest { seed, ref options, .. } = self.manifest;
         Shuffle::new(
             seed,
@@ -146,7 +146,7 @@ impl Shards {
     }
 
     /// A part's name below the folder, `epoch=00000/part-00000.parquet`.
-    pub fn name(&self, epoch: Epoch, file: &str) -> String {
+    pub(crate) fn name(&self, epoch: Epoch, file: &str) -> String {
         format!("{}/{file}", self.paths.epoch(epoch).file_name().unwrap_or_default().display())
     }
 }

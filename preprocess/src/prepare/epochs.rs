@@ -26,7 +26,7 @@ use crate::{Error, Result};
 
 /// Consecutive epochs of one pass that are made together.
 #[derive(Clone, Debug)]
-pub struct PassEpochs {
+pub(super) struct PassEpochs {
     /// The pass they are of.
     pub pass: u32,
     /// The epochs.
@@ -35,13 +35,13 @@ pub struct PassEpochs {
 
 /// A shard to write.
 #[derive(Clone, Copy, Debug)]
-pub struct ShardId {
+pub(super) struct ShardId {
     epoch: Epoch,
     number: Shard,
 }
 
 /// What rendering hands over to writing.
-pub enum Rendered {
+pub(super) enum Rendered {
     /// A chunk's rows for some epochs.
     Chunk(Chunk),
     /// No more chunks of this group follow.
@@ -49,7 +49,7 @@ pub enum Rendered {
 }
 
 /// A chunk's rows for the epochs of `shards`.
-pub struct Chunk {
+pub(super) struct Chunk {
     shards: Vec<ShardId>,
     /// By task and by position in the chunk; `None` where the image is unreadable.
     rows: Vec<Vec<Option<Row>>>,
@@ -59,7 +59,7 @@ pub struct Chunk {
 }
 
 /// Everything that rendering and writing look at.
-pub struct Context<'a> {
+pub(super) struct Context<'a> {
     /// What is asked for.
     pub config: &'a Config,
     /// The images.
@@ -79,7 +79,7 @@ pub struct Context<'a> {
 ///
 /// # Errors
 /// Where the folder of shards cannot be read.
-pub fn missing(context: &Context, wanted: &PassEpochs) -> Result<Vec<(u32, Vec<ShardId>)>> {
+pub(super) fn missing(context: &Context, wanted: &PassEpochs) -> Result<Vec<(u32, Vec<ShardId>)>> {
     let parts = context.shuffle.shards_per_epoch();
     let mut chunks: Vec<Vec<ShardId>> = vec![Vec::new(); parts as usize];
     for epoch in wanted.epochs.clone().map(Epoch) {
@@ -101,7 +101,7 @@ pub fn missing(context: &Context, wanted: &PassEpochs) -> Result<Vec<(u32, Vec<S
 ///
 /// # Errors
 /// Where the system refuses.
-pub fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> Result<()> {
+pub(super) fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> Result<()> {
     let mut epochs: Vec<Epoch> =
         chunks.iter().flat_map(|(_, shards)| shards).map(|shard| shard.epoch).collect();
     epochs.sort_unstable();
@@ -123,7 +123,12 @@ pub fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> Result<
 ///
 /// # Errors
 /// [`Error::Stopped`] after a stop, [`Error::Source`] for an image that is gone.
-pub fn render(context: &Context, pass: &Pass, chunk: u32, shards: Vec<ShardId>) -> Result<Chunk> {
+pub(super) fn render(
+    context: &Context,
+    pass: &Pass,
+    chunk: u32,
+    shards: Vec<ShardId>,
+) -> Result<Chunk> {
     let images = pass.images(chunk);
     let makers: Vec<Mutex<RowMaker>> =
         (0..rayon::current_num_threads()).map(|_| Mutex::default()).collect();
@@ -201,7 +206,11 @@ fn make_rows(
 ///
 /// # Errors
 /// [`Error::Stopped`] after a stop; otherwise whatever writing raises.
-pub fn write(context: &Context, threads: &ThreadPool, rendered: Receiver<Rendered>) -> Result<u64> {
+pub(super) fn write(
+    context: &Context,
+    threads: &ThreadPool,
+    rendered: Receiver<Rendered>,
+) -> Result<u64> {
     let mut pairs = 0;
     for rendered in rendered {
         match rendered {
@@ -241,7 +250,7 @@ fn write_chunk(context: &Context, chunk: Chunk) -> Result<u64> {
 ///
 /// # Errors
 /// Where a file cannot be read or written.
-pub fn complete(context: &Context, epoch: Epoch) -> Result<bool> {
+pub(super) fn complete(context: &Context, epoch: Epoch) -> Result<bool> {
     let (layout, parts) = (context.paths, context.shuffle.shards_per_epoch());
     if resume::is_complete(layout, epoch, parts)? {
         journal::remove(layout, epoch)?;

@@ -61,7 +61,7 @@ struct Sample {
 ///
 /// # Errors
 /// Those of [`crate::codec::ViewEncoder::encode`] and [`Sources::read`]; images that cannot be read are passed over.
-pub fn estimate(
+pub(super) fn estimate(
     sources: &Sources,
     seed: u64,
     parts: u32,

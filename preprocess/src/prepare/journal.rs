@@ -28,7 +28,12 @@ struct Entry {
 ///
 /// # Errors
 /// Where the journal cannot be written.
-pub fn append(paths: &ShardPaths, epoch: Epoch, world: World, part: &FinishedShard) -> Result<()> {
+pub(super) fn append(
+    paths: &ShardPaths,
+    epoch: Epoch,
+    world: World,
+    part: &FinishedShard,
+) -> Result<()> {
     let path = paths.epoch(epoch).join(format!("{PREFIX}{}-of-{}.jsonl", world.rank, world.size));
     let entry = Entry { record: part.record.clone(), skipped: part.skipped.clone() };
     let line = serde_json::to_string(&entry).expect("plain values") + "\n";
@@ -42,7 +47,7 @@ pub fn append(paths: &ShardPaths, epoch: Epoch, world: World, part: &FinishedSha
 ///
 /// # Errors
 /// Where the folder cannot be listed.
-pub fn read(paths: &ShardPaths, epoch: Epoch) -> Result<HashMap<String, FinishedShard>> {
+pub(super) fn read(paths: &ShardPaths, epoch: Epoch) -> Result<HashMap<String, FinishedShard>> {
     let mut parts = HashMap::new();
     for path in journals(paths, epoch)? {
         let text = match fs::read(&path) {
@@ -64,7 +69,7 @@ pub fn read(paths: &ShardPaths, epoch: Epoch) -> Result<HashMap<String, Finished
 ///
 /// # Errors
 /// Where one cannot be removed.
-pub fn remove(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
+pub(super) fn remove(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     for path in journals(paths, epoch)? {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

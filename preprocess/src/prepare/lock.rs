@@ -18,7 +18,7 @@ const PREFIX: &str = ".writer-";
 
 /// This process's lock among the writers of a folder, held until dropped.
 #[derive(Debug)]
-pub struct WriterLock {
+pub(super) struct WriterLock {
     path: PathBuf,
     /// Keeps the lock; `None` on a file system without locks.
     file: Option<File>,

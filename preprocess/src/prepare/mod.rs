@@ -13,7 +13,7 @@ mod plan;
 pub(crate) mod resume;
 pub mod rows;
 mod run;
-pub mod shuffle;
+pub(crate) mod shuffle;
 
 pub use estimate::{EpochBytes, Estimate};
 pub use options::{Config, MaxIou, Options};

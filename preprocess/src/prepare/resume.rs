@@ -21,7 +21,7 @@ const CHECKSUM_BUFFER: usize = 1 << 20;
 ///
 /// # Errors
 /// [`Error::Folder`] that names each difference; [`Error::Shards`] where a file cannot be read.
-pub fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
+pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
     let way_out = "give another folder, or --overwrite to remove these shards";
     let refuse = |reason: String| Err(Error::Folder { path: paths.root().to_owned(), reason });
     if !paths.manifest().exists() {
@@ -43,7 +43,7 @@ pub fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::io`] where the system refuses.
-pub fn remove_shards(paths: &ShardPaths) -> Result<()> {
+pub(crate) fn remove_shards(paths: &ShardPaths) -> Result<()> {
     // The manifest goes first: a folder without one is not taken for whole.
     for file in [paths.manifest(), paths.sources(), paths.consumed()] {
         if file.exists() {
@@ -65,7 +65,7 @@ const OWN_FILES: [&str; 4] = ["dataset.toml", "sources.parquet", "part-", "_SUCC
 ///
 /// # Errors
 /// [`Error::io`] where the system refuses.
-pub fn remove_stale_files(paths: &ShardPaths, alone: bool) -> Result<()> {
+pub(crate) fn remove_stale_files(paths: &ShardPaths, alone: bool) -> Result<()> {
     let this = Writer::this();
     let mut folders = vec![paths.root().to_owned()];
     folders.extend(epoch_folders(paths)?.into_iter().map(|name| paths.root().join(name)));
@@ -93,7 +93,7 @@ fn has_ended(process: u32) -> bool {
 ///
 /// # Errors
 /// [`Error::io`] where the system refuses; that another process was faster is no error.
-pub fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
+pub(crate) fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     let success = paths.success(epoch);
     let folder = paths.epoch(epoch);
     for (path, removed) in
@@ -113,7 +113,7 @@ pub fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::io`] where the folder of shards cannot be listed.
-pub fn epochs(paths: &ShardPaths) -> Result<Vec<Epoch>> {
+pub(crate) fn epochs(paths: &ShardPaths) -> Result<Vec<Epoch>> {
     let number = |name: &String| name.trim_start_matches("epoch=").parse().ok().map(Epoch);
     Ok(epoch_folders(paths)?.iter().filter_map(number).collect())
 }
@@ -131,7 +131,7 @@ fn epoch_folders(paths: &ShardPaths) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// [`Error::Shards`] for a `_SUCCESS` of another format.
-pub fn is_complete(paths: &ShardPaths, epoch: Epoch, parts: u32) -> Result<bool> {
+pub(crate) fn is_complete(paths: &ShardPaths, epoch: Epoch, parts: u32) -> Result<bool> {
     let success = paths.success(epoch);
     if !success.exists() {
         return Ok(false);
@@ -151,7 +151,7 @@ pub fn is_complete(paths: &ShardPaths, epoch: Epoch, parts: u32) -> Result<bool>
 ///
 /// # Errors
 /// Where the epoch's folder cannot be listed.
-pub fn finished_shards(
+pub(crate) fn finished_shards(
     paths: &ShardPaths,
     epoch: Epoch,
     parts: u32,
@@ -184,7 +184,7 @@ pub fn finished_shards(
 ///
 /// # Errors
 /// Where it cannot be read.
-pub fn checksum(path: &Path) -> std::io::Result<u32> {
+pub(crate) fn checksum(path: &Path) -> std::io::Result<u32> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; CHECKSUM_BUFFER];
     let mut checksum = 0;
@@ -197,7 +197,7 @@ pub fn checksum(path: &Path) -> std::io::Result<u32> {
 }
 
 /// Bytes free for this user on the disk that holds `path` or will hold it; `None` where the system does not say.
-pub fn free_bytes(path: &Path) -> Option<u64> {
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     let disk = rustix::fs::statvfs(existing).ok()?;

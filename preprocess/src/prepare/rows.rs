@@ -9,7 +9,7 @@ use crate::views::recipe::draw_recipe;
 use crate::views::render::{RenderOptions, Renderer};
 
 /// The row of an image of this size in an epoch, without pixels.
-pub fn recipe_row(
+pub(crate) fn recipe_row(
     image_id: u32,
     source: &Source,
     size: ImageSize,

@@ -18,7 +18,7 @@ use crate::views::rng::{Purpose, Stream};
 
 /// The permutation of every epoch.
 #[derive(Clone, Copy, Debug)]
-pub struct Shuffle {
+pub(crate) struct Shuffle {
     seed: u64,
     images: u32,
     rows_per_shard: u32,
@@ -27,7 +27,7 @@ pub struct Shuffle {
 
 /// One pass over all images, for up to `epochs_per_pass` epochs.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub(crate) struct Pass {
     shuffle: Shuffle,
     number: u32,
     /// All images, permuted; 4 bytes each.

@@ -45,7 +45,11 @@ impl Sources {
     ///
     /// # Errors
     /// As [`Sources::find`], and [`Error::Folder`] where names or sizes have changed.
-    pub fn find_again(images: &Path, shards: &Path, mut known: SourcesReader) -> Result<Self> {
+    pub(crate) fn find_again(
+        images: &Path,
+        shards: &Path,
+        mut known: SourcesReader,
+    ) -> Result<Self> {
         let changed = |reason: String| {
             let reason = format!(
                 "was made from other images: {reason}; give those images or another folder, or \

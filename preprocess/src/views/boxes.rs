@@ -151,7 +151,7 @@ impl Frame {
 }
 
 /// Draws the boxes of a row, at most `options.boxes`; none where the views hardly overlap.
-pub fn draw_boxes(
+pub(super) fn draw_boxes(
     random: &mut Stream,
     view1: &ViewParams,
     view2: &ViewParams,

@@ -4,74 +4,74 @@
 //! of BYOL (Grill et al. 2020, table 6). "Reference" is the authors' published code, where the paper is silent.
 
 /// Width over height of a crop is log-uniform between these (torchvision's `RandomResizedCrop`).
-pub const CROP_RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+pub(crate) const CROP_RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 /// Draws of area and ratio before the crop falls back to the centre (torchvision's `RandomResizedCrop`).
-pub const CROP_TRIES: u32 = 10;
+pub(crate) const CROP_TRIES: u32 = 10;
 /// Smallest and largest share of the image's area that a crop takes, by default (paper).
-pub const CROP_SCALE: [f32; 2] = [0.2, 1.0];
+pub(crate) const CROP_SCALE: [f32; 2] = [0.2, 1.0];
 /// Side of a view in pixels, by default (paper).
-pub const VIEW_SIZE: u32 = 224;
+pub(crate) const VIEW_SIZE: u32 = 224;
 
 /// Probability of a mirrored view (paper).
 pub const FLIP_PROBABILITY: f64 = 0.5;
 /// Probability of color jitter (paper).
-pub const JITTER_PROBABILITY: f64 = 0.8;
+pub(crate) const JITTER_PROBABILITY: f64 = 0.8;
 /// Brightness and contrast factors lie between these (paper).
-pub const BRIGHTNESS_AND_CONTRAST: [f64; 2] = [0.6, 1.4];
+pub(crate) const BRIGHTNESS_AND_CONTRAST: [f64; 2] = [0.6, 1.4];
 /// Saturation factors lie between these (paper).
-pub const SATURATION: [f64; 2] = [0.8, 1.2];
+pub(crate) const SATURATION: [f64; 2] = [0.8, 1.2];
 /// Hue shifts lie between these, in turns (paper).
-pub const HUE: [f64; 2] = [-0.1, 0.1];
+pub(crate) const HUE: [f64; 2] = [-0.1, 0.1];
 /// Probability of a gray view (paper).
-pub const GRAYSCALE_PROBABILITY: f64 = 0.2;
+pub(crate) const GRAYSCALE_PROBABILITY: f64 = 0.2;
 /// Probability of blur for view 1 and view 2 (paper).
-pub const BLUR_PROBABILITY: [f64; 2] = [1.0, 0.1];
+pub(crate) const BLUR_PROBABILITY: [f64; 2] = [1.0, 0.1];
 /// Probability of solarization for view 1 and view 2 (paper).
-pub const SOLARIZE_PROBABILITY: [f64; 2] = [0.0, 0.2];
+pub(crate) const SOLARIZE_PROBABILITY: [f64; 2] = [0.0, 0.2];
 
 /// σ of the Gaussian blur lies between these, in pixels of the view (paper).
-pub const BLUR_SIGMA: [f64; 2] = [0.1, 2.0];
+pub(crate) const BLUR_SIGMA: [f64; 2] = [0.1, 2.0];
 /// The side of the Gaussian's kernel is the odd number next to this share of the view (paper: 23 of 224).
-pub const BLUR_KERNEL_SHARE: f64 = 0.1;
+pub(crate) const BLUR_KERNEL_SHARE: f64 = 0.1;
 /// The factors of the resize blur (reference).
-pub const RESIZE_BLUR_FACTORS: [f32; 3] = [1.1, 1.2, 1.5];
+pub(crate) const RESIZE_BLUR_FACTORS: [f32; 3] = [1.1, 1.2, 1.5];
 
 /// Red, green and blue in the gray image (ITU-R BT.601).
-pub const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
+pub(crate) const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 /// Values from here on are inverted by solarization.
-pub const SOLARIZE_THRESHOLD: f32 = 0.5;
+pub(crate) const SOLARIZE_THRESHOLD: f32 = 0.5;
 
 /// Matched boxes a row, by default (paper: K).
-pub const BOXES: u32 = 10;
+pub(crate) const BOXES: u32 = 10;
 /// Shortest side of a box by default, in pixels of the view that magnifies it least: one cell of a ResNet's last map.
-pub const MIN_BOX: u32 = 32;
+pub(crate) const MIN_BOX: u32 = 32;
 /// Largest IoU between two boxes of a row, by default (paper).
-pub const MAX_IOU: f32 = 0.5;
+pub(crate) const MAX_IOU: f32 = 0.5;
 /// Candidates for one box before the row does without (the paper repeats for ever).
-pub const BOX_TRIES: u32 = 50;
+pub(crate) const BOX_TRIES: u32 = 50;
 /// Step of a box's coordinates in a view, in pixels: a thousandth of a cell of a ResNet's last map.
-pub const VIEW_GRID: f64 = 1.0 / 32.0;
+pub(crate) const VIEW_GRID: f64 = 1.0 / 32.0;
 /// Largest step of a box's coordinates in the source, in pixels of the view that magnifies it most.
-pub const SOURCE_GRID: f64 = 1.0 / 2.0;
+pub(crate) const SOURCE_GRID: f64 = 1.0 / 2.0;
 /// Strengths of color jitter are multiples of this: finer than what a byte of a view can show.
-pub const JITTER_GRID: f64 = 1.0 / 1024.0;
+pub(crate) const JITTER_GRID: f64 = 1.0 / 1024.0;
 /// Shifts of hue are multiples of this, in turns.
-pub const HUE_GRID: f64 = 1.0 / 4096.0;
+pub(crate) const HUE_GRID: f64 = 1.0 / 4096.0;
 /// σ of the Gaussian blur is a multiple of this, in pixels of the view.
-pub const SIGMA_GRID: f64 = 1.0 / 256.0;
+pub(crate) const SIGMA_GRID: f64 = 1.0 / 256.0;
 
 /// Quality of JPEG views, by default.
-pub const JPEG_QUALITY: u8 = 95;
+pub(crate) const JPEG_QUALITY: u8 = 95;
 
 /// Rows a part by default, where parts hold pictures: at about 160 kB a row and eight epochs a pass, 0.7 GB.
-pub const ROWS_PER_SHARD: u32 = 512;
+pub(crate) const ROWS_PER_SHARD: u32 = 512;
 /// Rows a part by default, where parts hold recipes.
-pub const ROWS_PER_RECIPE_SHARD: u32 = 16_384;
+pub(crate) const ROWS_PER_RECIPE_SHARD: u32 = 16_384;
 /// Consecutive epochs that share a pass over the sources. A constant, so that which epochs belong together follows from
 /// the epoch's number alone.
-pub const EPOCHS_PER_PASS: u32 = 8;
+pub(crate) const EPOCHS_PER_PASS: u32 = 8;
 /// Share of unreadable images above which a run counts as failed, by default.
-pub const MAX_BAD: f64 = 0.01;
+pub(crate) const MAX_BAD: f64 = 0.01;
 
 /// The options of the paper's preset, for tests.
 #[cfg(test)]

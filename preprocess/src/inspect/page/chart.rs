@@ -12,7 +12,7 @@ const TOP: f64 = 10.0;
 const BOTTOM: f64 = 26.0;
 
 /// What a drawing shows. Shares are by bin and sum up to 1.
-pub struct Chart {
+pub(super) struct Chart {
     /// What is counted.
     pub title: &'static str,
     /// What the lines mean, in a sentence.

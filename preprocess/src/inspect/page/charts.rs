@@ -10,7 +10,11 @@ use crate::views::method::{
 };
 
 /// The section with all drawings.
-pub fn section(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> String {
+pub(super) fn section(
+    options: &PrepOptions,
+    found: &Distributions,
+    expected: &Distributions,
+) -> String {
     let charts: String = charts(options, found, expected).iter().map(Chart::figure).collect();
     format!(
         "<section aria-labelledby=\"h-dist\">\n<h2 id=\"h-dist\">Distributions</h2>\n\

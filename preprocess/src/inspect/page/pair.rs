@@ -16,7 +16,7 @@ use crate::{Error, Result};
 const QUALITY: u8 = 82;
 
 /// The pair as an `article`, `index` being its number on the page.
-pub fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Result<String> {
+pub(super) fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Result<String> {
     let row = &pair.row;
     let params = pair.params();
     let solarized = params.iter().any(|view| view.solarize);
