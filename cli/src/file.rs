@@ -8,8 +8,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command};
 
-/// The options of the file that `--config` names, as command-line arguments, without those that the command line gives
-/// itself; `None` without a file.
+/// The options in the file of `--config` as command-line arguments, except those on the command
+/// line; `None` without a file.
 pub(crate) fn options(
     command: &Command,
     given: &ArgMatches,

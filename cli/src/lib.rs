@@ -1,8 +1,8 @@
-//! What the command lines of all programs share: options from a file, completion scripts, progress and
-//! Ctrl-C, ranks, and how a program ends.
+//! The common part of all command lines: options from a file, completion scripts, progress, Ctrl-C,
+//! ranks, exit codes.
 //!
-//! A program flattens [`CommonOptions`], or its parts, into its arguments, takes them from [`parse`],
-//! hands a [`Reporter`] to its library, and ends with [`fail`] where something went wrong.
+//! A program flattens [`CommonOptions`] into its arguments, gets them from [`parse`], passes a
+//! [`Reporter`] to its library, and ends with [`fail`] on an error.
 
 #![deny(missing_docs)]
 
@@ -25,15 +25,15 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
-/// How a program ends that does not succeed.
+/// The exit code of a program that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Ending {
-    /// What it was asked to do did not work.
+    /// The run failed.
     Failed = 1,
-    /// Options that make no sense, as where clap refuses them.
+    /// Invalid options; clap's own exit code.
     BadUsage = 2,
-    /// Ctrl-C, as a shell reports a process that the signal ended.
+    /// Ctrl-C; the code that a shell reports after SIGINT.
     Interrupted = 130,
 }
 
@@ -69,8 +69,8 @@ pub struct CompletionScript {
     pub completions: Option<Shell>,
 }
 
-/// Reads the program's command line and the file that `--config` names. Ends the program with exit code 2 where they make no
-/// sense, and with 0 after `--help`, `--version` and `--completions`.
+/// Parses the program's command line and the file of `--config`. Ends the program with exit code 2
+/// if they are invalid, and with 0 after `--help`, `--version` and `--completions`.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> A {
     let line: Vec<OsString> = std::env::args_os().collect();
     if let Some(script) = completion_script(A::command(), &line) {
@@ -80,9 +80,9 @@ pub fn parse<A: CommandFactory + FromArgMatches>() -> A {
     read(line).unwrap_or_else(|error| error.exit())
 }
 
-/// The script that `--completions` asks for.
+/// The script requested by `--completions`.
 fn completion_script(mut command: clap::Command, line: &[OsString]) -> Option<String> {
-    // Without what the program needs otherwise.
+    // Required arguments may be missing here.
     let given = command.clone().ignore_errors(true).try_get_matches_from(line).ok()?;
     let shell = *given.get_one::<Shell>("completions")?;
     let name = command.get_name().to_owned();
@@ -91,27 +91,27 @@ fn completion_script(mut command: clap::Command, line: &[OsString]) -> Option<St
     Some(String::from_utf8_lossy(&script).into_owned())
 }
 
-/// Reads a command line, the program's name first, and the file that `--config` names.
+/// Parses a command line, which starts with the program's name, and the file of `--config`.
 ///
 /// # Errors
-/// What clap finds wrong with either. `--help` and `--version` are among its errors, with the text to print.
+/// The errors of clap, which include the texts of `--help` and `--version`.
 pub fn read<A: CommandFactory + FromArgMatches>(mut line: Vec<OsString>) -> Result<A, clap::Error> {
     let command = A::command();
-    // What is missing here may stand in the file.
+    // Arguments that are missing here may be in the file.
     let given = command.clone().ignore_errors(true).try_get_matches_from(&line)?;
-    let (asked, protocol) = match given.subcommand() {
-        Some((name, asked)) => (asked, command.find_subcommand(name)),
+    let (requested, subcommand) = match given.subcommand() {
+        Some((name, requested)) => (requested, command.find_subcommand(name)),
         None => (&given, None),
     };
-    if let Some(options) = file::options(protocol.unwrap_or(&command), asked)? {
-        // Behind the program's name, and that of a protocol.
-        let place = 1 + usize::from(protocol.is_some());
-        line.splice(place..place, options);
+    if let Some(options) = file::options(subcommand.unwrap_or(&command), requested)? {
+        // After the program's name and that of a subcommand.
+        let position = 1 + usize::from(subcommand.is_some());
+        line.splice(position..position, options);
     }
     A::from_arg_matches(&command.try_get_matches_from(&line)?)
 }
 
-/// A clap parser for a choice declared by `named_choice!`, which shows the names in `--help`.
+/// A clap parser for a choice declared by `named_choice!`; the names are shown in `--help`.
 #[macro_export]
 macro_rules! choices {
     ($choice:ty) => {
@@ -129,25 +129,25 @@ pub fn usage_error<A: CommandFactory>(message: impl std::fmt::Display) -> clap::
     A::command().error(ErrorKind::ValueValidation, message)
 }
 
-/// How many threads to use: as many as given, otherwise one for each core.
+/// The number of threads: the one given, or one for each core.
 pub fn threads(given: Option<u16>) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     given.map_or_else(cores, usize::from)
 }
 
-/// An error that knows how a program ends with it.
+/// An error that determines the exit code.
 pub trait Failure: std::error::Error + Send + Sync + 'static {
-    /// How a program ends.
+    /// The exit code after this error.
     fn ending(&self) -> Ending;
 }
 
-/// Tells in a line why `program` failed, and with which code it ends: its own errors `E` say so, and tell their causes themselves;
-/// with all others it has failed.
+/// Prints in one line why `program` failed and returns its exit code: that of an error `E`, which
+/// includes its causes in its message, or [`Ending::Failed`] for all others.
 pub fn fail<E: Failure>(program: &str, error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<E>() {
-        Some(own) => {
-            print_error(format_args!("{program}: {own}"));
-            own.ending().into()
+        Some(error) => {
+            print_error(format_args!("{program}: {error}"));
+            error.ending().into()
         }
         None => {
             print_error(format_args!("{program}: {error:#}"));
@@ -156,8 +156,7 @@ pub fn fail<E: Failure>(program: &str, error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Prints a line of results on standard output. Where that was closed, as by `| head`, the program
-/// ends quietly.
+/// Prints results on standard output. If that was closed, as by `| head`, the program ends quietly.
 pub fn print(line: impl std::fmt::Display) {
     match writeln!(std::io::stdout(), "{line}") {
         Ok(()) => {}
@@ -169,14 +168,14 @@ pub fn print(line: impl std::fmt::Display) {
     }
 }
 
-/// Prints a line on standard error. One that cannot be shown, as nobody reads it any more, is lost.
+/// Prints a line on standard error; errors of writing are ignored.
 pub fn print_error(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Where results go unless told: `runs/<time>`, the time in UTC.
+/// The default output folder: `runs/<time>`, the time in UTC.
 pub fn default_out() -> PathBuf {
-    // Colons are no part of a file's name everywhere.
+    // Not every file system allows colons in names.
     let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "-");
     PathBuf::from("runs").join(time)
 }
@@ -200,7 +199,7 @@ mod tests {
         #[arg(long)]
         quiet: bool,
         #[command(flatten)]
-        everywhere: CommonOptions,
+        common: CommonOptions,
     }
 
     #[derive(Parser)]
@@ -233,11 +232,11 @@ mod tests {
         fs::write(&file, "epochs = 5\nscale = [0.3, 1.0]\nquiet = true\n").unwrap();
         let config = file.display();
         let read: Plain =
-            read_words(&format!("plain --epochs 6 --config {config} -- photos")).unwrap();
+            read_words(&format!("plain --epochs 6 --config {config} -- images")).unwrap();
         assert_eq!((read.epochs, read.scale, read.quiet), (6, vec![0.3, 1.0], true));
-        let read: Plain = read_words(&format!("plain --config {config} photos")).unwrap();
+        let read: Plain = read_words(&format!("plain --config {config} images")).unwrap();
         assert_eq!(read.epochs, 5);
-        assert_eq!(read.folder, PathBuf::from("photos"));
+        assert_eq!(read.folder, PathBuf::from("images"));
         fs::write(&file, "size = 7\n").unwrap();
         let nested: Nested = read_words(&format!("nested one --config {config}")).unwrap();
         let Protocol::One { size, .. } = nested.protocol;
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_in_the_file_names_it() {
+    fn invalid_options_in_the_file_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.toml");
         for (text, expected) in [
@@ -279,7 +278,7 @@ mod tests {
             }
         }
         assert_eq!(
-            completion_script(Plain::command(), &["plain", "photos"].map(OsString::from)),
+            completion_script(Plain::command(), &["plain", "images"].map(OsString::from)),
             None
         );
     }

@@ -1,5 +1,5 @@
-//! One reporter for the progress of every program: a bar with rate and time left on a terminal, plain
-//! lines otherwise, nothing where quiet. All of it goes to standard error.
+//! The progress of every program on standard error: a bar with rate and time left on a terminal,
+//! plain lines otherwise, nothing with `--quiet`.
 
 use std::fmt::Display;
 use std::io::IsTerminal;
@@ -13,16 +13,16 @@ use crate::{Stop, Stopped, print_error};
 /// Time between two plain lines of progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a reporter shows, as an observer receives it.
+/// What an observer of a reporter receives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A sentence that the user should read.
+    /// A message to the user.
     Line(String),
-    /// This many units of the current task are done.
+    /// This many units are done.
     Done(u64),
 }
 
-/// Where a reporter shows things.
+/// The output of a reporter.
 enum Output {
     Bar(ProgressBar),
     Lines,
@@ -30,27 +30,27 @@ enum Output {
     Observer(Box<dyn Fn(Event) + Send + Sync>),
 }
 
-/// Reports the progress of one program, and carries its stop flag. Shared by all its threads.
+/// Reports the progress of a program and has its stop flag; shared by all threads.
 pub struct Reporter {
     output: Output,
-    task: Mutex<Task>,
+    counter: Mutex<Counter>,
     stop: Stop,
 }
 
-/// The work whose units are being counted.
-struct Task {
+/// The units counted since [`Reporter::begin`].
+struct Counter {
     unit: &'static str,
     total: u64,
     done: u64,
-    /// Units that were done before [`Task::start`].
+    /// Units that were done before `start`.
     before: u64,
     start: Instant,
     last_line: Instant,
-    /// What a line says besides the counts.
+    /// Further text of a line, after the counts.
     status: String,
 }
 
-impl Task {
+impl Counter {
     fn new(unit: &'static str, total: u64, before: u64) -> Self {
         let now = Instant::now();
         let status = String::new();
@@ -78,7 +78,7 @@ impl Task {
 }
 
 impl Reporter {
-    /// Reports on standard error, or nothing where `quiet`.
+    /// Reports on standard error, or not at all if `quiet`.
     pub fn new(quiet: bool, stop: Stop) -> Self {
         let output = if quiet {
             Output::None
@@ -95,16 +95,16 @@ impl Reporter {
         Self::with_output(Output::None, Stop::default())
     }
 
-    /// Hands every event to `observer`, which may set a clone of `stop`.
+    /// Passes every event to `observer`, which may set a clone of `stop`.
     pub fn observed(stop: Stop, observer: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self::with_output(Output::Observer(Box::new(observer)), stop)
     }
 
     fn with_output(output: Output, stop: Stop) -> Self {
-        Self { output, task: Mutex::new(Task::new("", 0, 0)), stop }
+        Self { output, counter: Mutex::new(Counter::new("", 0, 0)), stop }
     }
 
-    /// Fails once the program was asked to stop. To be called now and then by whatever takes long.
+    /// Fails once the stop flag is set; long work calls this regularly.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -112,7 +112,7 @@ impl Reporter {
         if self.stop.is_set() { Err(Stopped) } else { Ok(()) }
     }
 
-    /// Shows a sentence that the user should read, above the bar.
+    /// Shows a message to the user, above the bar.
     pub fn say(&self, line: impl Display) {
         match &self.output {
             Output::Bar(bar) => bar.suspend(|| print_error(line)),
@@ -124,7 +124,7 @@ impl Reporter {
 
     /// Begins to count `total` units, such as `images`, of which `done` were done earlier.
     pub fn begin(&self, unit: &'static str, total: u64, done: u64) {
-        *self.task() = Task::new(unit, total, done);
+        *self.counter() = Counter::new(unit, total, done);
         if let Output::Bar(bar) = &self.output {
             let template = format!(
                 "{{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left{{msg}}"
@@ -147,21 +147,23 @@ impl Reporter {
         if let Output::Bar(bar) = &self.output {
             bar.inc(count);
         }
-        let mut task = self.task();
-        task.done += count;
+        let mut counter = self.counter();
+        counter.done += count;
         match &self.output {
-            Output::Lines if task.last_line.elapsed() >= LINE_INTERVAL => self.print(&mut task),
+            Output::Lines if counter.last_line.elapsed() >= LINE_INTERVAL => {
+                self.print(&mut counter)
+            }
             Output::Observer(observer) => {
-                let done = task.done;
+                let done = counter.done;
                 // The observer may call the reporter.
-                drop(task);
+                drop(counter);
                 observer(Event::Done(done));
             }
             _ => {}
         }
     }
 
-    /// Counts units that are done, and fails once the program was asked to stop.
+    /// Counts units that are done, and fails once the stop flag is set.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -170,43 +172,43 @@ impl Reporter {
         self.check_stop()
     }
 
-    /// What the bar and the plain lines say besides the counts, such as `loss 3.1`.
+    /// Sets the text after the counts in bar and lines, such as `loss 3.1`.
     pub fn set_status(&self, status: impl Display) {
         let status = format!("  {status}");
         if let Output::Bar(bar) = &self.output {
             bar.set_message(status.clone());
         }
-        self.task().status = status;
+        self.counter().status = status;
     }
 
-    /// Prints a plain line of progress now, where there is no bar.
+    /// Prints a plain line of progress now, if there is no bar.
     pub fn log(&self) {
-        let mut task = self.task();
+        let mut counter = self.counter();
         match &self.output {
-            Output::Lines => self.print(&mut task),
+            Output::Lines => self.print(&mut counter),
             Output::Observer(observer) => {
-                let line = task.line();
-                drop(task);
+                let line = counter.line();
+                drop(counter);
                 observer(Event::Line(line));
             }
             Output::Bar(_) | Output::None => {}
         }
     }
 
-    /// Ends the counting and takes the bar away.
+    /// Ends the counting and removes the bar.
     pub fn end(&self) {
         if let Output::Bar(bar) = &self.output {
             bar.finish_and_clear();
         }
     }
 
-    fn print(&self, task: &mut Task) {
-        task.last_line = Instant::now();
-        print_error(task.line());
+    fn print(&self, counter: &mut Counter) {
+        counter.last_line = Instant::now();
+        print_error(counter.line());
     }
 
-    fn task(&self) -> MutexGuard<'_, Task> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counter(&self) -> MutexGuard<'_, Counter> {
+        self.counter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -239,13 +241,13 @@ mod tests {
 
     #[test]
     fn a_line_has_counts_rate_and_time_left() {
-        let mut task = Task::new("pairs", 4000, 1000);
-        task.start -= Duration::from_secs(10);
-        (task.done, task.status) = (2000, "  loss 3.1".into());
-        let line = task.line();
+        let mut counter = Counter::new("pairs", 4000, 1000);
+        counter.start -= Duration::from_secs(10);
+        (counter.done, counter.status) = (2000, "  loss 3.1".into());
+        let line = counter.line();
         assert!(line.starts_with("2,000 of 4,000 pairs, "), "{line}");
         assert!(line.contains(" pairs/s, ") && line.ends_with(" left  loss 3.1"), "{line}");
-        task.done = 4000;
-        assert!(!task.line().contains("left"));
+        counter.done = 4000;
+        assert!(!counter.line().contains("left"));
     }
 }

@@ -1,15 +1,15 @@
-//! The one stop flag of a program.
+//! The stop flag of a program.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
 
-/// A flag that asks work to end soon and cleanly. Clones are the same flag.
+/// A flag on which work ends soon and cleanly. Clones share the flag.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
-/// The work was asked to stop and did.
+/// The run was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stopped; run the same command again to complete it")]
 pub struct Stopped;
@@ -25,27 +25,27 @@ impl Stop {
         Ok(stop)
     }
 
-    /// From now on Ctrl-C sets the flag.
+    /// Makes Ctrl-C set the flag from now on.
     ///
     /// # Errors
     /// Where the system refuses.
     pub fn set_on_ctrl_c(&self) -> anyhow::Result<()> {
         let flag = self.clone();
         ctrlc::set_handler(move || flag.set())
-            .map_err(|error| anyhow!("watching for Ctrl-C: {error}"))
+            .map_err(|error| anyhow!("cannot handle Ctrl-C: {error}"))
     }
 
-    /// Asks to stop.
+    /// Sets the flag.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// The flag itself.
+    /// The flag as an atomic, for code that only checks it.
     pub fn flag(&self) -> &AtomicBool {
         &self.0
     }
 
-    /// Whether anyone asked to stop.
+    /// Whether the flag is set.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,12 +1,11 @@
-//! Which of several processes this one is.
+//! Rank and world size of a process.
 
 use std::fmt;
 
 use clap::Args;
 
-/// Launchers in the order in which they are asked: the variables that give a process's rank and how
-/// many processes there are. Slurm's are those of a step: within an sbatch script, outside of srun,
-/// `SLURM_PROCID` is set as well.
+/// Launchers in the order in which they are tried, with the variables of rank and world size.
+/// Slurm's are those of a step: `SLURM_PROCID` is also set in an sbatch script outside of srun.
 const LAUNCHERS: [(&str, &str, &str); 5] = [
     ("torchrun", "RANK", "WORLD_SIZE"),
     ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -15,12 +14,12 @@ const LAUNCHERS: [(&str, &str, &str); 5] = [
     ("Kubernetes indexed job", "JOB_COMPLETION_INDEX", "WORLD_SIZE"),
 ];
 
-/// A process among those that share the work.
+/// The rank of a process and the world size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct World {
     /// The process's number, from 0.
     pub rank: u32,
-    /// How many processes there are, at least 1.
+    /// The number of processes, at least 1.
     pub size: u32,
 }
 
@@ -28,8 +27,8 @@ impl World {
     /// A process that does all the work.
     pub const ALONE: Self = Self { rank: 0, size: 1 };
 
-    /// Reads the rank from the options, or from the launcher that started this process. Returns the
-    /// launcher's name where it was one.
+    /// Reads rank and world size from the options, or from the environment that a launcher set.
+    /// Returns also the launcher's name.
     ///
     /// # Errors
     /// One line that names the invalid option or variable.
@@ -65,7 +64,7 @@ impl World {
         }
         match world_size {
             None if number("JOB_COMPLETION_INDEX")?.is_some() => {
-                let advice = "give with --world-size how many completions the job has";
+                let advice = "give the number of completions of the job with --world-size";
                 Err(format!("JOB_COMPLETION_INDEX is set; {advice}"))
             }
             None | Some(1) => Ok((Self::ALONE, None)),
@@ -88,7 +87,7 @@ impl fmt::Display for World {
     }
 }
 
-/// The options of a program that several processes may share.
+/// The options of a program that divides its work among processes.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct WorldOptions {
     /// Number of this process, from 0, among several that share the work [default: from torchrun,
@@ -96,7 +95,7 @@ pub struct WorldOptions {
     #[arg(long, value_name = "R")]
     pub rank: Option<u32>,
 
-    /// How many processes share the work [default: likewise, or 1]
+    /// Number of processes that share the work [default: likewise, or 1]
     #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..))]
     pub world_size: Option<u32>,
 }

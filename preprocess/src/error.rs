@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use scrl_cli::{Ending, Failure, Stopped};
 
-/// Anything that stops a run. An image that cannot be read does not; see [`crate::images::Unreadable`].
+/// Anything that stops a run. An unreadable image does not: see [`crate::images::Unreadable`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
@@ -18,10 +18,10 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// An image that was there when the images were listed cannot be had any more.
+    /// An image is gone or has changed since the images were listed.
     #[error(
-        "{}: {path}: {reason}; restore it as it was when the shards were begun and run the same command again, \
-         or begin anew with --overwrite",
+        "{}: {path}: {reason}; restore it as it was when the shards were begun and run the same \
+         command again, or begin anew with --overwrite",
         images.display()
     )]
     Source {
@@ -32,10 +32,10 @@ pub enum Error {
         /// What happened to it.
         reason: String,
     },
-    /// The prepared folder does not go with what is asked.
+    /// The shards folder does not match what is requested.
     #[error("{}: {reason}", path.display())]
     Folder {
-        /// The prepared folder.
+        /// The shards folder.
         path: PathBuf,
         /// What is wrong and what to do.
         reason: String,
@@ -51,7 +51,7 @@ pub enum Error {
     /// A view could not be encoded.
     #[error("encoding a view: {0}")]
     Encode(String),
-    /// The work was asked to stop and did.
+    /// The run was stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// A thread could not be started.
@@ -68,7 +68,7 @@ impl Error {
         Self::Source { images: images.to_owned(), path: path.to_owned(), reason }
     }
 
-    /// A refusal of the operating system that names `path`, for use in `map_err`.
+    /// An error of the operating system about `path`, for use in `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let named = scrl_schemas::Error::io(path);
         move |source| Self::Shards(named(source))

@@ -1,10 +1,11 @@
 //! Every augmentation of self-supervised pretraining, computed ahead of time.
 //!
-//! The data's way through this crate, one folder a station; imports run from right to left:
+//! Data pass through this crate from left to right, one folder for each stage; imports point to the
+//! left:
 //!
 //! ```text
-//! sources → images (decode) → views (parameters, boxes, pixels) → codec (encode) → prepare (rows, shards)
-//!                                                                                └→ inspect
+//! sources → images (decode) → views (parameters, boxes, pixels) → codec (encode) → prepare
+//!                                                                               → inspect
 //! ```
 //!
 //! A program calls [`prepare::Job::plan`] and then [`prepare::Job::run`].

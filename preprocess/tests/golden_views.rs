@@ -7,8 +7,9 @@ use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_schemas::{ColorJitter, Crop, Exif, ViewParams};
 use serde_json::Value;
 
-/// Largest difference allowed from lossless sources, in levels: mean and 99th percentile. The two resizers round their
-/// intermediate rows differently, by a level here and there; all else agrees to the byte but for rounding.
+/// Largest difference allowed from lossless sources, in levels: mean and 99th percentile. The two
+/// resizers round intermediate rows differently, by one level at times; everything else agrees
+/// except for rounding.
 const LOSSLESS: (f64, u8) = (0.5, 3);
 /// The same from JPEG sources, where decoders differ: the method's bound.
 const JPEG: (f64, u8) = (1.5, 8);

@@ -37,9 +37,10 @@ impl Dir {
             .unwrap();
         }
         fs::write(folder.path().join("images/class0/zz.jpg"), "no image at all").unwrap();
-        // A header that is whole and pixels that are not.
-        let whole = fs::read(folder.path().join("images/class0/00.png")).unwrap();
-        fs::write(folder.path().join("images/class1/cut.png"), &whole[..whole.len() / 2]).unwrap();
+        // An intact header and truncated pixels.
+        let intact = fs::read(folder.path().join("images/class0/00.png")).unwrap();
+        fs::write(folder.path().join("images/class1/cut.png"), &intact[..intact.len() / 2])
+            .unwrap();
         Self { folder }
     }
 
@@ -96,12 +97,14 @@ fn every_epoch_holds_every_readable_image_once() {
     let summary = run(dir.config("s")).unwrap();
     assert_eq!(summary.pairs, 3 * (IMAGES - BROKEN) as u64);
     assert_eq!((summary.images, summary.unreadable), (IMAGES as u64, BROKEN as u64));
-    let layout = ShardPaths::new(dir.shards("s"));
+    let paths = ShardPaths::new(dir.shards("s"));
     for epoch in 0..3 {
-        let success = Success::read(&layout.success(Epoch(epoch))).unwrap();
+        let success = Success::read(&paths.success(Epoch(epoch))).unwrap();
         assert_eq!((success.parts.len(), success.rows()), (5, (IMAGES - BROKEN) as u64));
         let mut ids: Vec<i64> = (0..5)
-            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Shard(part))).unwrap())
+            .flat_map(|number| {
+                ShardReader::open(&paths.shard(Epoch(epoch), Shard(number))).unwrap()
+            })
             .map(|row| row.unwrap().image_id)
             .collect();
         ids.sort_unstable();
@@ -109,7 +112,7 @@ fn every_epoch_holds_every_readable_image_once() {
         assert_eq!(ids.len(), IMAGES - BROKEN);
     }
     let sources: Vec<Source> =
-        SourcesReader::open(&layout.sources()).unwrap().collect::<Result<_, _>>().unwrap();
+        SourcesReader::open(&paths.sources()).unwrap().collect::<Result<_, _>>().unwrap();
     let broken: Vec<_> = sources.iter().filter(|source| source.error.is_some()).collect();
     assert_eq!(broken.len(), BROKEN);
     assert!(broken.iter().any(|source| source.path == "class1/cut.png" && source.width > 0));
@@ -129,7 +132,7 @@ fn threads_restarts_and_single_epochs_give_the_same_bytes() {
     }
     assert_same_files(&dir.shards("whole"), &dir.shards("apart"));
 
-    // As after a kill: parts missing, one epoch without its list, a stale temporary file.
+    // As after a kill: missing shards, an epoch without its list, a damaged shard.
     let damaged = dir.shards("apart");
     fs::remove_file(damaged.join("epoch=00000/part-00003.parquet")).unwrap();
     fs::remove_file(damaged.join("epoch=00001/_SUCCESS")).unwrap();
@@ -141,7 +144,7 @@ fn threads_restarts_and_single_epochs_give_the_same_bytes() {
 }
 
 #[test]
-fn a_run_that_is_stopped_leaves_whole_files_and_continues() {
+fn a_stopped_run_leaves_complete_files_and_resumes() {
     let dir = Dir::new();
     run(dir.config("whole")).unwrap();
     let stop = Stop::default();
@@ -159,12 +162,12 @@ fn a_run_that_is_stopped_leaves_whole_files_and_continues() {
 }
 
 #[test]
-fn ranks_share_the_work_and_whoever_is_last_completes_it() {
+fn ranks_share_the_work_and_the_last_one_completes_it() {
     let dir = Dir::new();
     run(dir.config("whole")).unwrap();
     let rank =
         |rank: u32, shards: &str| Config { world: World { rank, size: 3 }, ..dir.config(shards) };
-    // One after the other, in whatever order.
+    // One after the other, in any order.
     let summaries = [2, 0, 1].map(|number| run(rank(number, "s")).unwrap());
     assert_eq!(summaries.map(|summary| summary.incomplete), [3, 3, 0]);
     assert_eq!(
@@ -184,27 +187,27 @@ fn ranks_share_the_work_and_whoever_is_last_completes_it() {
     assert_same_files(&dir.shards("whole"), &dir.shards("t"));
 }
 
-/// Consumes epochs as training does, and sees that never more than two are there.
+/// Consumes epochs as training does, and checks that there are never more than two.
 #[test]
 fn kept_epochs_make_room_for_others() {
     let dir = Dir::new();
     run(Config { only: 0..10, ..dir.config("whole") }).unwrap();
-    let layout = ShardPaths::new(dir.shards("s"));
+    let paths = ShardPaths::new(dir.shards("s"));
     std::thread::scope(|scope| {
         let config = Config { only: 0..10, keep: Some(2), ..dir.config("s") };
         let prep = scope.spawn(move || run(config).unwrap());
         for epoch in (0..10).map(Epoch) {
-            // The journal goes right after `_SUCCESS` comes.
-            let journal = layout.epoch(epoch).join("_parts-0-of-1.jsonl");
-            while !layout.success(epoch).exists() || journal.exists() {
+            // The journal is removed right after `_SUCCESS` is written.
+            let journal = paths.epoch(epoch).join("_parts-0-of-1.jsonl");
+            while !paths.success(epoch).exists() || journal.exists() {
                 assert!(!prep.is_finished());
                 std::thread::sleep(Duration::from_millis(5));
             }
-            let there: Vec<u32> = (0..10).filter(|&e| layout.success(Epoch(e)).exists()).collect();
+            let there: Vec<u32> = (0..10).filter(|&e| paths.success(Epoch(e)).exists()).collect();
             assert!(there.len() <= 2, "{there:?}");
             let whole = ShardPaths::new(dir.shards("whole"));
-            assert_same_files(&whole.epoch(epoch), &layout.epoch(epoch));
-            Consumed { epochs: epoch.0 + 1 }.write(&layout.consumed()).unwrap();
+            assert_same_files(&whole.epoch(epoch), &paths.epoch(epoch));
+            Consumed { epochs: epoch.0 + 1 }.write(&paths.consumed()).unwrap();
         }
         assert_eq!(prep.join().unwrap().pairs, 10 * (IMAGES - BROKEN) as u64);
     });
@@ -214,7 +217,7 @@ fn kept_epochs_make_room_for_others() {
     let outline = Job::plan(keep.clone()).unwrap().outline();
     assert_eq!((outline.shards_to_write, run(keep).unwrap().pairs), (0, 0));
     run(Config { only: 0..10, ..dir.config("s") }).unwrap();
-    fs::remove_file(layout.consumed()).unwrap();
+    fs::remove_file(paths.consumed()).unwrap();
     assert_same_files(&dir.shards("whole"), &dir.shards("s"));
 }
 
@@ -241,7 +244,7 @@ fn a_second_writer_is_refused_and_harms_nothing() {
 }
 
 #[test]
-fn an_image_that_goes_stops_the_run_and_its_return_continues_it() {
+fn a_removed_image_stops_the_run_and_restoring_it_resumes() {
     let dir = Dir::new();
     run(dir.config("whole")).unwrap();
     let job = Job::plan(dir.config("s")).unwrap();
@@ -275,7 +278,7 @@ fn other_options_or_images_on_the_same_folder_are_refused_unless_overwritten() {
 }
 
 #[test]
-fn the_outline_tells_what_the_run_does() {
+fn the_outline_matches_the_run() {
     let dir = Dir::new();
     let outline = Job::plan(dir.config("s")).unwrap().outline();
     assert!(!dir.shards("s").exists());
@@ -296,8 +299,8 @@ fn jpeg_and_recipe_shards_have_the_same_recipes() {
         let mut config = dir.config(views.name());
         config.options.views = views;
         run(config).unwrap();
-        let layout = ShardPaths::new(dir.shards(views.name()));
-        ShardReader::open(&layout.part(Epoch(1), Shard(0)))
+        let paths = ShardPaths::new(dir.shards(views.name()));
+        ShardReader::open(&paths.shard(Epoch(1), Shard(0)))
             .unwrap()
             .map(Result::unwrap)
             .collect::<Vec<_>>()

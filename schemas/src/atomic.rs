@@ -1,7 +1,8 @@
-//! Files that appear under their final name only when whole.
+//! Files that appear under their final name only when complete.
 //!
-//! A file is written under a temporary name beside its destination, flushed to the disk, and renamed; the folder is
-//! flushed as well, so that after a power cut the name holds either nothing, the old content, or all of the new.
+//! A file is written under a temporary name beside its destination, flushed to the disk, and
+//! renamed; the folder is flushed as well, so that after a power failure the name has either no
+//! content, the old or the complete new one.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -10,25 +11,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
-/// What every temporary name contains; nothing else in a prepared folder does.
+/// Part of every temporary name, and of no other name in a shards folder.
 pub const TEMPORARY_MARK: &str = ".tmp-";
 
-/// Temporary files that this process has begun: no two of them share a name.
+/// The number of temporary files of this process, which makes their names unique.
 static CREATED: AtomicU64 = AtomicU64::new(0);
 
-/// Who writes a temporary file: its name ends in `.tmp-<host>-<process>-<number>`.
+/// The writer of a temporary file, from its name, which ends in `.tmp-<host>-<process>-<number>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Writer {
-    /// The machine's name.
+    /// The name of the machine.
     pub host: String,
-    /// The process's number on it.
+    /// The process ID on it.
     pub process: u32,
 }
 
 impl Writer {
     /// This process.
     pub fn this() -> Self {
-        // A slash cannot stand in a file's name; what else may be in a host's name can.
+        // Of all characters in a host name only a slash is invalid in a file name.
         let host = rustix::system::uname().nodename().to_string_lossy().replace('/', "_");
         Self { host, process: std::process::id() }
     }
@@ -50,8 +51,8 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Opens the temporary file of `destination`. The name holds the [`Writer`], so that two writers of the same file,
-    /// be it on two machines, do not write into each other's.
+    /// Opens the temporary file of `destination`. Its name contains the [`Writer`], so that two
+    /// writers of the same file, even on two machines, use different temporary files.
     pub fn create(destination: &Path) -> Result<Self> {
         let mut name = destination.file_name().unwrap_or_default().to_owned();
         let Writer { host, process } = Writer::this();
@@ -101,14 +102,14 @@ impl Seek for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let Some(buffered) = self.file.take() {
-            // Not flushed: the content is of no use to anyone.
+            // Not flushed, as the content is discarded.
             let _ = buffered.into_parts();
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Writes `bytes` as the whole content of `destination`.
+/// Writes `bytes` as the complete content of `destination`.
 pub fn write(destination: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = AtomicFile::create(destination)?;
     file.write_all(bytes).map_err(Error::io(destination))?;
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_temporary_name_tells_its_writer() {
+    fn a_temporary_name_contains_its_writer() {
         let folder = tempfile::tempdir().unwrap();
         let file = AtomicFile::create(&folder.path().join("a-b.bin")).unwrap();
         let name = file.temporary.file_name().unwrap().to_str().unwrap().to_owned();

@@ -9,7 +9,7 @@
 //! | `label` | int32, nullable | class, null without class folders |
 //! | `source_width`, `source_height` | int32 | pixels |
 //! | `view1`, `view2` | struct | below |
-//! | `boxes` | list of struct{`source`, `view1`, `view2`: `fixed_size_list<float32>[4]`} | x0 y0 x1 y1 in pixels of the source / of the view |
+//! | `boxes` | list of struct{`source`, `view1`, `view2`: 4 × float32} | x0 y0 x1 y1 |
 //!
 //! and a view is
 //!
@@ -18,7 +18,7 @@
 //! | `image` | struct{`bytes` binary, `path` string}, nullable | null in recipe shards |
 //! | `crop` | struct{`x`, `y`, `width`, `height`: int32} | pixels of the source |
 //! | `flip` | bool | |
-//! | `jitter` | struct{`brightness`, `contrast`, `saturation`, `hue`: float32, `order`: string}, nullable | null where not applied |
+//! | `jitter` | struct{`brightness` … `hue`: float32, `order`: string}, nullable | |
 //! | `grayscale` | bool | |
 //! | `blur` | float32, nullable | σ in pixels of the view, or the resize factor |
 //! | `solarize` | bool | |
@@ -49,9 +49,9 @@ fn nullable(name: &str, data_type: DataType) -> Field {
     Field::new(name, data_type, true)
 }
 
-// Hugging Face `datasets` takes its own description of a column only where the column's type is, to the last flag, the
-// one it would write itself, and it writes everything nullable. So the views are, though only those fields that the
-// table above calls nullable ever are null.
+// Hugging Face `datasets` uses its own description of a column only if the column's type equals, to
+// the last flag, the one it would write itself, and it writes every field nullable. So are the
+// fields of a view, though only those called nullable in the table above are ever null.
 
 pub(crate) fn image_fields() -> Fields {
     vec![nullable("bytes", DataType::Binary), nullable("path", DataType::Utf8)].into()
@@ -97,7 +97,7 @@ pub(crate) fn box_field() -> FieldRef {
     Arc::new(required("element", DataType::Struct(box_fields())))
 }
 
-/// The schema of every part of every epoch. Its metadata describe the columns to Hugging Face `datasets`.
+/// The schema of every shard. Its metadata describes the columns to Hugging Face `datasets`.
 pub(crate) fn shard_schema() -> SchemaRef {
     let fields = vec![
         required("image_id", DataType::Int64),
@@ -109,7 +109,7 @@ pub(crate) fn shard_schema() -> SchemaRef {
         nullable("view2", DataType::Struct(view_fields())),
         required("boxes", DataType::List(box_field())),
     ];
-    // pyarrow, and `datasets` with it, look among the Arrow schema's metadata, not among the file's.
+    // pyarrow, and with it `datasets`, reads the metadata of the Arrow schema, not of the file.
     let metadata = HashMap::from([(huggingface::KEY.to_owned(), huggingface::features())]);
     Arc::new(Schema::new_with_metadata(fields, metadata))
 }

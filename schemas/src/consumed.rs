@@ -1,4 +1,4 @@
-//! `consumed.json`: how far training has come, so that `scrl-prep --keep` may remove what lies behind.
+//! `consumed.json`: the epochs that training has consumed, which `scrl-prep --keep` may remove.
 
 use std::fs;
 use std::path::Path;
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, FORMAT, Result, atomic};
 
-/// The content of `consumed.json`. `scrl-train --consume` writes it, once a checkpoint lies behind the epoch: an epoch
-/// that a restarted training would need again is not consumed.
+/// The content of `consumed.json`. `scrl-train --consume` writes it once there is a checkpoint
+/// after the epoch: an epoch that a resumed run would need again is not consumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consumed {
-    /// Every epoch below this number has been used up.
+    /// Training has consumed every epoch below this number.
     pub epochs: u32,
 }
 
 impl Consumed {
-    /// Reads `consumed.json`; where there is none, nothing has been consumed.
+    /// Reads `consumed.json`; without that file no epoch has been consumed.
     ///
     /// # Errors
     /// [`Error::Invalid`] for anything that is not such a file.
@@ -37,7 +37,7 @@ impl Consumed {
         serde_json::from_value(value).map_err(|error| Error::invalid(path, error.to_string()))
     }
 
-    /// Writes `consumed.json`, whole or not at all.
+    /// Writes `consumed.json` atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = format!("{{\"format\": {FORMAT}, \"epochs\": {}}}\n", self.epochs);
         atomic::write(path, text.as_bytes())

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-/// Anything that can go wrong while reading or writing a prepared folder.
+/// Anything that can go wrong while reading or writing a shards folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder concerned.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A Parquet file is damaged or could not be written.
@@ -18,7 +18,7 @@ pub enum Error {
     Parquet {
         /// The file concerned.
         path: PathBuf,
-        /// The Parquet library's reason.
+        /// The error of the Parquet library.
         source: parquet::errors::ParquetError,
     },
     /// A batch of rows could not be built or decoded.
@@ -26,12 +26,13 @@ pub enum Error {
     Arrow {
         /// The file concerned.
         path: PathBuf,
-        /// The Arrow library's reason.
+        /// The error of the Arrow library.
         source: arrow::error::ArrowError,
     },
     /// The file was written by another version of the format.
     #[error(
-        "{}: format {found}, but this version reads format {expected}; prepare the shards again or use the matching version",
+        "{}: format {found}, but this version reads format {expected}; prepare the shards again or \
+         use the matching version",
         path.display()
     )]
     Format {
@@ -42,7 +43,7 @@ pub enum Error {
         /// What this version reads.
         expected: u32,
     },
-    /// The file's content is not what its name promises.
+    /// The file's content does not match its name.
     #[error("{}: {reason}", path.display())]
     Invalid {
         /// The file concerned.
@@ -65,7 +66,7 @@ impl Error {
     pub(crate) fn parquet(path: &Path) -> impl FnOnce(parquet::errors::ParquetError) -> Self {
         let path = path.to_owned();
         move |source| match source {
-            // A full disk reaches us wrapped; unwrapped it reads as what it is.
+            // Parquet wraps errors of the system, such as a full disk.
             parquet::errors::ParquetError::External(inner) => match inner.downcast() {
                 Ok(io) => Self::Io { path, source: *io },
                 Err(inner) => {

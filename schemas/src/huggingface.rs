@@ -1,9 +1,10 @@
-//! The `huggingface` metadata of a shard: with it `datasets.load_dataset("parquet", …)` decodes the views as pictures.
+//! The `huggingface` metadata of a shard: with it `datasets.load_dataset("parquet", …)`
+//! decodes the views as images.
 //!
-//! `datasets` compares the order of fields as well, so the JSON is put together here in the columns' order; `serde_json`
-//! would sort the names.
+//! `datasets` compares the order of fields as well, so the JSON is built here in the order of the
+//! columns; `serde_json` would sort the names.
 
-/// Where `datasets` looks for a description of the columns.
+/// The metadata key under which `datasets` finds a description of the columns.
 pub(crate) const KEY: &str = "huggingface";
 
 fn object(fields: &[(&str, String)]) -> String {
@@ -45,7 +46,7 @@ fn view() -> String {
     ])
 }
 
-/// The JSON text that stands under [`KEY`].
+/// The JSON text for [`KEY`].
 pub(crate) fn features() -> String {
     let corners = object(&[
         ("feature", value("float32")),

@@ -1,18 +1,18 @@
-//! The format where `scrl-prep` and `scrl-train` meet.
+//! The file format that `scrl-prep` writes and `scrl-train` reads.
 //!
-//! A prepared folder looks like this; every name and column is fixed by [`FORMAT`]:
+//! A shards folder has these files; every name and column is fixed by [`FORMAT`]:
 //!
 //! ```text
 //! shards/
-//!   dataset.toml                  [`Manifest`]: format, seed, planned epochs, resolved options, counts, writer
-//!   sources.parquet               [`Source`]: one row per image found, with the reason where one could not be read
+//!   dataset.toml                       [`Manifest`]: format, seed, epochs, options, counts, writer
+//!   sources.parquet                    [`Source`]: one row per image, with the error if unreadable
 //!   epoch=00000/part-00000.parquet …   [`Row`]: one row per image that decoded, already shuffled
-//!   epoch=00000/_SUCCESS          [`Success`]: JSON, each part's rows, bytes and CRC-32C; written last
-//!   consumed.json                 [`Consumed`]: how far training has come, where it said so (`scrl-train --consume`)
+//!   epoch=00000/_SUCCESS               [`Success`]: rows, bytes, CRC-32C of each shard; last
+//!   consumed.json                      [`Consumed`]: the epochs that training has consumed
 //! ```
 //!
-//! [`columns`] holds the Arrow schemas, [`ShardWriter`] and [`ShardReader`] turn rows into files and back, [`ShardPaths`]
-//! knows the paths, and [`atomic`] makes every file appear whole or not at all.
+//! [`ShardWriter`] and [`ShardReader`] convert rows to files and back, [`ShardPaths`] has the
+//! paths, and [`atomic`] writes files that appear complete or not at all.
 
 #![deny(missing_docs)]
 
@@ -44,8 +44,8 @@ pub use shard_writer::{FinishedShard, ShardWriter, Skipped};
 pub use sources::{Source, SourcesReader, SourcesWriter, read_labels};
 pub use success::{ShardRecord, Success};
 
-/// The version of the folder's layout and columns. A reader refuses any other.
+/// The version of the folder's files and columns. A reader refuses any other.
 pub const FORMAT: u32 = 1;
 
-/// The key under which [`FORMAT`] stands in the Parquet metadata of every file.
+/// The key of [`FORMAT`] in the Parquet metadata of every file.
 pub(crate) const FORMAT_KEY: &str = "scrl.format";

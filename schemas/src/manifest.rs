@@ -1,4 +1,4 @@
-//! `dataset.toml`: what a folder of shards was made from and how.
+//! `dataset.toml`: the images and options that a shards folder was made from.
 
 use std::fs;
 use std::path::Path;
@@ -7,78 +7,78 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Error, FORMAT, Result, atomic, named_choice};
 
-/// The content of `dataset.toml`. Written before the first shard and compared on every later start, so that two
-/// different sets of options never mix in one folder.
+/// The content of `dataset.toml`. It is written before the first shard and compared on every later
+/// start, so that shards of different options never mix in one folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`FORMAT`] at the time of writing.
     pub format: u32,
     /// The writer's name and version, such as `scrl-prep 0.1.0`.
     pub writer: String,
-    /// The folder, file or list the images come from, as an absolute path.
+    /// The absolute path of the images: a folder, an archive, a Parquet file or a list of paths.
     pub images: String,
     /// The seed of every random number.
     pub seed: u64,
-    /// How many epochs are planned: the length of the trainer's schedule.
+    /// The number of planned epochs: the length of the trainer's schedule.
     pub epochs: u32,
-    /// Every option that decides what the rows hold, defaults and presets resolved.
+    /// Every option that decides the content of the rows, with defaults and preset resolved.
     pub options: PrepOptions,
-    /// How much there is.
+    /// The numbers of images, classes and shards.
     pub counts: Counts,
 }
 
-/// The sizes that follow from sources and options.
+/// The numbers that follow from sources and options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Images found, readable or not: the rows of `sources.parquet`.
     pub images: u64,
     /// Classes found; 0 without class folders.
     pub classes: u64,
-    /// Parts of each epoch.
+    /// Shards of each epoch.
     #[serde(rename = "parts_per_epoch")]
     pub shards_per_epoch: u64,
 }
 
-/// The options of `scrl-prep` that decide what the rows hold.
+/// The options of `scrl-prep` that decide the content of the rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PrepOptions {
-    /// Where the defaults of the others came from.
+    /// The preset, which gives the defaults of other options.
     pub preset: Preset,
-    /// How the pixels are stored.
+    /// The encoding of the views.
     pub views: ViewEncoding,
-    /// JPEG quality, 1 to 100; of no effect for other encodings.
+    /// JPEG quality, 1 to 100; without effect on other encodings.
     pub quality: u8,
     /// Side of a view in pixels.
     pub size: u32,
-    /// Matched boxes a row at most.
+    /// Largest number of matched boxes of a row.
     pub boxes: u32,
     /// Shortest side of a box in pixels of the view that magnifies it least.
     pub min_box: u32,
-    /// Largest IoU allowed between two boxes of a row; `None` for no rule.
+    /// Largest IoU of two boxes of a row; `None` for no limit.
     #[serde(serialize_with = "number_or_none", deserialize_with = "parse_number_or_none")]
     pub iou: Option<f32>,
-    /// What happens when no candidate passes the IoU rule.
+    /// What to do if every candidate exceeds the IoU limit.
     pub iou_fallback: IouFallback,
-    /// Box jitter of view 2: each side moves by up to this share of the box's own size.
+    /// Box jitter of view 2: each side moves by up to this fraction of the box's own size.
     pub box_jitter: f32,
-    /// Smallest and largest share of the image's area that a crop takes.
+    /// Smallest and largest fraction of the image's area in a crop.
     pub crop_scale: [f32; 2],
-    /// Which blur.
+    /// The kind of blur.
     pub blur: BlurKind,
-    /// How boxes are drawn.
+    /// The sampler of the boxes.
     pub box_sampler: BoxSampler,
-    /// Whether EXIF orientation turns the source first.
+    /// Whether the EXIF orientation is applied.
     pub exif: Exif,
-    /// Rows a part, before unreadable images are left out.
+    /// Images of a shard, unreadable ones included.
     pub rows_per_shard: u32,
-    /// Consecutive epochs made in one pass over the sources, each image decoded once. They share which images lie in
-    /// a part together, though neither the order of the parts nor the order within one.
+    /// Consecutive epochs made in one pass over the sources, each image decoded once. The same
+    /// images are in a shard together in all of them, but shards and rows are permuted anew.
     pub epochs_per_pass: u32,
 }
 
 named_choice! {
-    /// Whose choices fill the options that were not given.
+    /// The source of the choices that the paper's text and code make differently.
     pub enum Preset {
         /// The paper's text.
         Paper = "paper",
@@ -100,7 +100,7 @@ named_choice! {
 }
 
 named_choice! {
-    /// Which blur a view gets.
+    /// The kind of blur.
     pub enum BlurKind {
         /// Gaussian, σ ~ U(0.1, 2).
         Gaussian = "gaussian",
@@ -112,36 +112,36 @@ named_choice! {
 }
 
 named_choice! {
-    /// How box candidates are drawn.
+    /// How box candidates are sampled.
     pub enum BoxSampler {
         /// Uniform in size and place (Eq. 1).
         Uniform = "uniform",
-        /// Inside a cell of a random grid, as the authors' code does.
+        /// Inside a cell of a random grid, as in the authors' code.
         Grid = "grid",
     }
 }
 
 named_choice! {
-    /// What a row does when every try at a further box overlaps too much.
+    /// What happens if every candidate for another box overlaps too much.
     pub enum IouFallback {
-        /// Keeps the boxes it has.
+        /// The row gets fewer boxes.
         Fewer = "fewer",
-        /// Takes the last candidate all the same.
+        /// The row gets the last candidate.
         KeepLast = "keep-last",
     }
 }
 
 named_choice! {
-    /// What EXIF orientation does.
+    /// Whether the EXIF orientation is applied.
     pub enum Exif {
-        /// Nothing: pixels as stored.
+        /// Pixels as stored.
         Ignore = "ignore",
-        /// Turns the image upright first.
+        /// The image is turned upright first.
         Apply = "apply",
     }
 }
 
-/// TOML has no null: `iou = "none"` stands for no rule.
+/// TOML has no null: `iou = "none"` means no limit.
 fn number_or_none<S: Serializer>(
     value: &Option<f32>,
     serializer: S,
@@ -174,8 +174,8 @@ impl Manifest {
     /// Reads `dataset.toml`.
     ///
     /// # Errors
-    /// [`Error::Format`] for another format number, which is looked at before anything else; otherwise
-    /// [`Error::Invalid`] with the line that does not fit.
+    /// [`Error::Format`] for another format, which is checked first; otherwise [`Error::Invalid`]
+    /// with the invalid line.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(Error::io(path))?;
         let table: toml::Table = toml::from_str(&text)
@@ -189,7 +189,7 @@ impl Manifest {
             .map_err(|error: toml::de::Error| Error::invalid(path, error.to_string().trim()))
     }
 
-    /// Writes `dataset.toml`, whole or not at all.
+    /// Writes `dataset.toml` atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
         atomic::write(path, self.to_toml().as_bytes())
     }
@@ -199,8 +199,9 @@ impl Manifest {
         toml::to_string(self).expect("a manifest holds only plain values")
     }
 
-    /// What differs between this manifest and `other`, one `name: this → other` each; empty if the two describe the
-    /// same shards. The writer's version and the place of the images do not change a row and do not count.
+    /// The differences between this manifest and `other`, each as `name: this → other`; empty if
+    /// both describe the same shards. The writer's version and the path of the images are ignored,
+    /// as no row depends on them.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let flat = |manifest: &Self| -> Vec<(String, String)> {
             let mut table =
@@ -234,7 +235,7 @@ mod tests {
         Manifest {
             format: FORMAT,
             writer: "scrl-prep 0.1.0".into(),
-            images: "/photos".into(),
+            images: "/images".into(),
             seed: 7,
             epochs: 3,
             options: PrepOptions {
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn round_trip_with_and_without_the_iou_rule() {
+    fn round_trip_with_and_without_an_iou_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dataset.toml");
         for iou in [Some(0.5), None] {

@@ -1,6 +1,7 @@
-//! Options that are one of a few names.
+//! Options with a few named values.
 
-/// Declares an enumeration whose variants have the same names on the command line, in files, and on the screen.
+/// Declares an enum whose variants have the same names on the command line, in files, and in
+/// messages.
 ///
 /// ```
 /// scrl_schemas::named_choice! {
@@ -20,7 +21,9 @@
 /// The crate that uses it needs `serde` with its derive macros.
 #[macro_export]
 macro_rules! named_choice {
-    ($(#[$doc:meta])* pub enum $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+    ($(#[$doc:meta])* pub enum $name:ident {
+        $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)?
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, ::serde::Serialize, ::serde::Deserialize)]
         pub enum $name {

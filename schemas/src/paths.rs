@@ -1,10 +1,11 @@
-//! Where each file of a prepared folder lies.
+//! The paths of the files in a shards folder.
 
-use crate::{Error, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 /// The number of an epoch, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -16,25 +17,25 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The number of a part within its epoch, from 0; parts are read in this order.
+/// The number of a shard within its epoch, from 0; shards are read in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard(pub u32);
 
 impl Shard {
-    /// The part's file name, `part-00000.parquet`.
+    /// The shard's file name, `part-00000.parquet`.
     pub fn file_name(self) -> String {
         format!("part-{:05}.parquet", self.0)
     }
 }
 
-/// The paths inside a prepared folder.
+/// The paths inside a shards folder.
 #[derive(Clone, Debug)]
 pub struct ShardPaths {
     root: PathBuf,
 }
 
 impl ShardPaths {
-    /// A layout rooted at `root`; touches nothing.
+    /// The paths below `root`; no file is accessed.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -65,8 +66,8 @@ impl ShardPaths {
     }
 
     /// `epoch=00000/part-00000.parquet`.
-    pub fn part(&self, epoch: Epoch, part: Shard) -> PathBuf {
-        self.epoch(epoch).join(part.file_name())
+    pub fn shard(&self, epoch: Epoch, shard: Shard) -> PathBuf {
+        self.epoch(epoch).join(shard.file_name())
     }
 
     /// `epoch=00000/_SUCCESS`.
@@ -75,7 +76,7 @@ impl ShardPaths {
     }
 }
 
-/// The UTF-8 names in a folder, sorted; none where the folder does not exist.
+/// The UTF-8 names in a folder, sorted; none if the folder does not exist.
 ///
 /// # Errors
 /// Where the system refuses.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A rectangle of whole pixels of the source image, cut out before resizing.
+/// The rectangle of the source image that becomes a view, in integer pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
     /// Left edge, in pixels of the source.
@@ -33,14 +33,9 @@ impl Box2 {
     pub fn to_array(self) -> [f32; 4] {
         [self.x0, self.y0, self.x1, self.y1]
     }
-
-    /// The inverse of [`Box2::to_array`].
-    pub fn from_array([x0, y0, x1, y1]: [f32; 4]) -> Self {
-        Self { x0, y0, x1, y1 }
-    }
 }
 
-/// One of the four steps of color jitter; its letter stands in the `order` column.
+/// One of the four steps of color jitter, with its letter in the `order` column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColorStep {
     /// `b`: blend with black.
@@ -49,7 +44,7 @@ pub enum ColorStep {
     Contrast,
     /// `s`: blend with the gray image.
     Saturation,
-    /// `h`: turn the hue.
+    /// `h`: shift the hue.
     Hue,
 }
 
@@ -68,7 +63,7 @@ impl ColorStep {
     }
 }
 
-/// Color jitter with its four strengths already drawn.
+/// Color jitter with its four strengths.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ColorJitter {
     /// Factor, 1 = unchanged.
@@ -89,7 +84,7 @@ impl ColorJitter {
         self.order.iter().map(|step| step.letter()).collect()
     }
 
-    /// Parses the `order` column; `None` unless each of `b c s h` stands in it exactly once.
+    /// Parses the `order` column; `None` unless it has each of `b c s h` exactly once.
     pub fn parse_order(text: &str) -> Option<[ColorStep; 4]> {
         let steps: Vec<ColorStep> = text
             .chars()
@@ -100,29 +95,30 @@ impl ColorJitter {
     }
 }
 
-/// Everything that was drawn at random for one view. With the source image it determines the view's pixels.
+/// The random parameters of one view. With the source image they determine the view's pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ViewParams {
-    /// What is cut out of the source.
+    /// The crop of the source.
     pub crop: Crop,
     /// Mirrored left to right after the crop.
     pub flip: bool,
-    /// Color jitter, where applied.
+    /// Color jitter; `None` if not applied.
     pub jitter: Option<ColorJitter>,
-    /// Turned gray.
+    /// Converted to grayscale.
     pub grayscale: bool,
-    /// σ of the Gaussian in pixels of the view, or the factor of the resize blur; `None` where not applied.
+    /// σ of the Gaussian in pixels of the view, or the factor of the resize blur; `None` if not
+    /// applied.
     pub blur: Option<f32>,
     /// Values of one half and above inverted.
     pub solarize: bool,
 }
 
-/// An encoded picture, as Hugging Face `datasets` lays it out.
+/// An encoded image, with the fields that Hugging Face `datasets` uses.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncodedImage {
     /// The file's bytes.
     pub bytes: Vec<u8>,
-    /// A file name that says which picture it is.
+    /// A file name that identifies the image.
     pub path: String,
 }
 
@@ -137,11 +133,11 @@ impl fmt::Debug for EncodedImage {
 pub struct View {
     /// The pixels; `None` in recipe shards.
     pub image: Option<EncodedImage>,
-    /// What was drawn.
+    /// The random parameters.
     pub params: ViewParams,
 }
 
-/// A box of the source image and where it lies in each view.
+/// A box of the source image and the same region in each view.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MatchedBox {
     /// In pixels of the source.
@@ -159,7 +155,7 @@ pub struct Row {
     pub image_id: i64,
     /// The image's path below the images folder, with `/` between folders.
     pub path: String,
-    /// The class, where the images lie in class folders.
+    /// The label of the class; `None` without classes.
     pub label: Option<i32>,
     /// Width of the source in pixels.
     pub source_width: i32,
@@ -169,7 +165,7 @@ pub struct Row {
     pub view1: View,
     /// View 2.
     pub view2: View,
-    /// At most `--boxes` of them; empty where the views hardly overlap.
+    /// At most `--boxes` matched boxes; empty if the crops hardly overlap.
     pub boxes: Vec<MatchedBox>,
 }
 
@@ -178,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn order_round_trips_and_refuses_nonsense() {
+    fn order_round_trips_and_refuses_invalid_text() {
         let order = ColorJitter::parse_order("hbsc").unwrap();
         let jitter =
             ColorJitter { brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.0, order };

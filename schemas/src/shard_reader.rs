@@ -1,4 +1,4 @@
-//! A Parquet part to rows.
+//! Reading the rows of a shard.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,21 +14,21 @@ use crate::row::{Box2, ColorJitter, Crop, EncodedImage, MatchedBox, Row, View, V
 use crate::shard_writer::{SKIPPED_KEY, Skipped};
 use crate::{Error, FORMAT, FORMAT_KEY, Result, columns};
 
-/// Rows decoded from Parquet at a time: a few MB of pictures.
+/// Rows decoded from Parquet at a time, with pixels: a few MB.
 const ROWS_PER_BATCH: usize = 32;
 
-/// Rows decoded at a time where their pictures are passed over.
-const BARE_ROWS_PER_BATCH: usize = 1024;
+/// Rows decoded at a time without pixels.
+const ROWS_PER_BATCH_WITHOUT_PIXELS: usize = 1024;
 
-/// What of the rows is read.
+/// The columns to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Columns {
     All,
-    /// All but the pictures, which are nearly all of the bytes: a view's `image` is `None` then.
-    Bare,
+    /// All but the views' images, which are most of the bytes: every view's `image` is `None`.
+    WithoutPixels,
 }
 
-/// Streams the rows of one part, in order, a few megabytes in memory at a time.
+/// Streams the rows of one shard in order, with a few megabytes of memory.
 pub struct ShardReader {
     batches: ParquetRecordBatchReader,
     rows: VecDeque<Row>,
@@ -38,19 +38,19 @@ pub struct ShardReader {
 }
 
 impl ShardReader {
-    /// Opens a part and checks that its format number and columns are those of this version.
+    /// Opens a shard and checks that its format and columns are those of this version.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_at(path, 0)
     }
 
-    /// Like [`ShardReader::open`], beginning with row `first`.
+    /// Like [`ShardReader::open`], starting with row `first`.
     pub fn open_at(path: &Path, first: u64) -> Result<Self> {
         Self::begin(path, first, Columns::All)
     }
 
-    /// Like [`ShardReader::open`], but the pictures are not read: every view's `image` is `None`.
-    pub fn open_without_pictures(path: &Path) -> Result<Self> {
-        Self::begin(path, 0, Columns::Bare)
+    /// Like [`ShardReader::open`], but without pixels: every view's `image` is `None`.
+    pub fn open_without_pixels(path: &Path) -> Result<Self> {
+        Self::begin(path, 0, Columns::WithoutPixels)
     }
 
     fn begin(path: &Path, first: u64, columns: Columns) -> Result<Self> {
@@ -59,14 +59,6 @@ impl ShardReader {
             ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
         let metadata = builder.metadata().file_metadata();
         check_format(path, metadata.key_value_metadata())?;
-        let skipped = metadata
-            .key_value_metadata()
-            .and_then(|pairs| pairs.iter().find(|pair| pair.key == SKIPPED_KEY))
-            .and_then(|pair| pair.value.as_deref())
-            .map(serde_json::from_str)
-            .transpose()
-            .map_err(|error| Error::invalid(path, format!("{SKIPPED_KEY}: {error}")))?
-            .unwrap_or_default();
         let total_rows = metadata.num_rows() as u64;
         let expected = columns::shard_schema();
         if builder.schema().fields() != expected.fields() {
@@ -76,27 +68,36 @@ impl ShardReader {
             let name = odd.map_or("order of columns", |field| field.name());
             return Err(Error::invalid(path, format!("not a shard of views: {name} differs")));
         }
+        let skipped = builder
+            .metadata()
+            .file_metadata()
+            .key_value_metadata()
+            .and_then(|pairs| pairs.iter().find(|pair| pair.key == SKIPPED_KEY))
+            .and_then(|pair| pair.value.as_deref())
+            .ok_or_else(|| Error::invalid(path, format!("{SKIPPED_KEY} is missing")))?;
+        let skipped = serde_json::from_str(skipped)
+            .map_err(|error| Error::invalid(path, format!("{SKIPPED_KEY}: {error}")))?;
         let builder = match columns {
             Columns::All => builder.with_batch_size(ROWS_PER_BATCH),
-            Columns::Bare => {
+            Columns::WithoutPixels => {
                 let leaves = builder.parquet_schema();
-                let is_bare =
+                let is_read =
                     |&leaf: &usize| !leaves.column(leaf).path().string().contains(".image.");
-                let bare =
-                    ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_bare));
-                builder.with_batch_size(BARE_ROWS_PER_BATCH).with_projection(bare)
+                let mask =
+                    ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
+                builder.with_batch_size(ROWS_PER_BATCH_WITHOUT_PIXELS).with_projection(mask)
             }
         };
         let batches = builder.with_offset(first as usize).build().map_err(Error::parquet(path))?;
         Ok(Self { batches, rows: VecDeque::new(), skipped, total_rows, path: path.to_owned() })
     }
 
-    /// The images left out of this part.
+    /// The unreadable images that have no row in this shard.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
-    /// All rows of the part, those before the first one read included.
+    /// All rows of the shard, including those before the first one read.
     pub fn total_rows(&self) -> u64 {
         self.total_rows
     }
@@ -183,7 +184,7 @@ fn from_record_batch(batch: &RecordBatch) -> std::result::Result<VecDeque<Row>, 
         .collect()
 }
 
-/// The columns of one view, by the positions of [`columns::view_fields`] behind the image, which may have been left out.
+/// The columns of one view, in the order of [`columns::view_fields`]; the image may be missing.
 struct ViewColumns<'a> {
     image: Option<&'a StructArray>,
     crop: &'a StructArray,
@@ -197,15 +198,15 @@ struct ViewColumns<'a> {
 impl<'a> ViewColumns<'a> {
     fn new(all: &'a StructArray) -> Self {
         let image = all.column_by_name("image").map(AsArray::as_struct);
-        let part = |index: usize| all.column(index + usize::from(image.is_some()));
+        let field = |index: usize| all.column(index + usize::from(image.is_some()));
         Self {
             image,
-            crop: part(0).as_struct(),
-            flip: part(1).as_boolean(),
-            jitter: part(2).as_struct(),
-            grayscale: part(3).as_boolean(),
-            blur: part(4).as_primitive(),
-            solarize: part(5).as_boolean(),
+            crop: field(0).as_struct(),
+            flip: field(1).as_boolean(),
+            jitter: field(2).as_struct(),
+            grayscale: field(3).as_boolean(),
+            blur: field(4).as_primitive(),
+            solarize: field(5).as_boolean(),
         }
     }
 

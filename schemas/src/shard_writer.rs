@@ -1,4 +1,4 @@
-//! Rows to a Parquet part.
+//! Writing rows to a shard.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,34 +21,35 @@ use crate::atomic::AtomicFile;
 use crate::row::{Box2, Crop, MatchedBox, Row, View};
 use crate::{Error, FORMAT, FORMAT_KEY, Result, ShardRecord, columns, huggingface};
 
-/// The Parquet metadata key of the images that should have a row in the part but could not be read.
+/// The Parquet metadata key of the unreadable images that would have had a row in the shard.
 pub(crate) const SKIPPED_KEY: &str = "scrl.skipped";
 
 /// Rows turned into Arrow arrays at a time.
 const ROWS_PER_BATCH: usize = 64;
 
-/// A row group is closed once it holds this many bytes, so that a reader needs little memory at a time.
+/// A row group is closed once it has this many bytes, so that readers need little memory.
 const ROW_GROUP_BYTES: usize = 16 << 20;
 
-/// An image that has no row in the part where it belongs, and why.
+/// An unreadable image that has no row in its shard, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// Its row of `sources.parquet`.
+    /// Its row in `sources.parquet`.
     pub image_id: i64,
     /// Why it could not be read.
     pub error: String,
 }
 
-/// A part under its final name.
+/// A shard under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedShard {
-    /// What `_SUCCESS` says of it.
+    /// Its entry in `_SUCCESS`.
     pub record: ShardRecord,
-    /// The images left out.
+    /// The unreadable images without a row.
     pub skipped: Vec<Skipped>,
 }
 
-/// Writes one part; the file appears when [`ShardWriter::finish`] returns. The bytes depend on the rows alone.
+/// Writes one shard; the file appears when [`ShardWriter::finish`] returns. Its bytes depend on the
+/// rows alone.
 pub struct ShardWriter {
     writer: ArrowWriter<Checksummed<AtomicFile>>,
     pending: Vec<Row>,
@@ -56,7 +57,7 @@ pub struct ShardWriter {
     path: PathBuf,
 }
 
-/// Counts and checksums what passes through.
+/// Counts and checksums the bytes written through it.
 struct Checksummed<W> {
     inner: W,
     bytes: u64,
@@ -76,16 +77,17 @@ impl<W: Write> Write for Checksummed<W> {
     }
 }
 
-/// Of zstd, 1 to 22.
+/// Compression level of zstd, from 1 to 22.
 const ZSTD_LEVEL: i32 = 3;
 
-/// Where a leaf of the columns lies.
+/// The path of a leaf column.
 fn column(path: &str) -> ColumnPath {
     ColumnPath::from(path.split('.').map(str::to_owned).collect::<Vec<_>>())
 }
 
-/// How the columns are stored. Recipes shall be small: numbers that do not repeat have their bytes split into streams of
-/// first bytes, second bytes and so on, of which zstd finds some to be nearly constant.
+/// The encodings of the columns. For small recipes, the bytes of numbers that do not repeat are
+/// split into streams of first bytes, second bytes and so on, some of which are nearly constant and
+/// compress well.
 fn properties() -> WriterProperties {
     let level = ZstdLevel::try_new(ZSTD_LEVEL).expect("a level that zstd has");
     let mut builder = WriterProperties::builder()
@@ -101,7 +103,7 @@ fn properties() -> WriterProperties {
     let unique = |builder: WriterPropertiesBuilder, path: &str| {
         builder.set_column_dictionary_enabled(column(path), false)
     };
-    // Encoded pictures do not compress further.
+    // Encoded images do not compress further.
     for view in ["view1", "view2"] {
         let bytes = format!("{view}.image.bytes");
         builder = unique(builder, &bytes)
@@ -157,7 +159,7 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Records the images left out, completes the file and gives it its final name.
+    /// Records the unreadable images, completes the file and gives it its final name.
     pub fn finish(mut self, skipped: Vec<Skipped>) -> Result<FinishedShard> {
         if !self.pending.is_empty() {
             self.write_batch()?;

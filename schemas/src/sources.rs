@@ -1,4 +1,4 @@
-//! `sources.parquet`: every image that was found, and what became of it.
+//! `sources.parquet`: every image that was found, and the errors of the unreadable ones.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
@@ -26,19 +26,20 @@ const ROWS_PER_BATCH: usize = 65_536;
 pub struct Source {
     /// Below the images folder, with `/` between folders.
     pub path: String,
-    /// Class number and name, where the images lie in class folders.
+    /// Label and name of the class; `None` without classes.
     pub class: Option<(i32, Arc<str>)>,
     /// Width in pixels, 0 where the header could not be read.
     pub width: i32,
     /// Height in pixels, 0 where the header could not be read.
     pub height: i32,
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub bytes: i64,
     /// Why the image has no rows.
     pub error: Option<String>,
 }
 
-/// Writes `sources.parquet` image after image; the file appears, whole, when [`SourcesWriter::finish`] returns.
+/// Writes `sources.parquet` image by image; the file appears when [`SourcesWriter::finish`]
+/// returns.
 pub struct SourcesWriter {
     writer: ArrowWriter<AtomicFile>,
     pending: Vec<Source>,
@@ -108,7 +109,7 @@ pub struct SourcesReader {
 }
 
 impl SourcesReader {
-    /// Opens the file and checks that its format number and columns are those of this version.
+    /// Opens the file and checks that its format and columns are those of this version.
     pub fn open(path: &Path) -> Result<Self> {
         let builder = open(path)?;
         let total = builder.metadata().file_metadata().num_rows() as u64;
@@ -168,7 +169,7 @@ fn from_record_batch(batch: &RecordBatch) -> VecDeque<Source> {
     for row in 0..batch.num_rows() {
         let class = (int(2).is_valid(row) && text(3).is_valid(row)).then(|| {
             let name = text(3).value(row);
-            // Neighbours mostly share their class: share its name too.
+            // Consecutive images mostly have the same class: they share its name.
             let last = sources.back().and_then(|source| source.class.as_ref());
             let name = last.filter(|c| &*c.1 == name).map_or_else(|| name.into(), |c| c.1.clone());
             (int(2).value(row), name)

@@ -1,4 +1,4 @@
-//! `_SUCCESS`: the list of an epoch's parts, written when all of them are there.
+//! `_SUCCESS`: the list of an epoch's shards, written when all of them exist.
 
 use std::fs;
 use std::path::Path;
@@ -12,33 +12,34 @@ use crate::{Error, FORMAT, Result, atomic};
 pub struct Success {
     /// [`FORMAT`] at the time of writing.
     pub format: u32,
-    /// The parts in reading order.
+    /// The shards in reading order.
     pub parts: Vec<ShardRecord>,
 }
 
-/// One part of an epoch.
+/// One shard of an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardRecord {
     /// The file's name within the epoch's folder.
     pub name: String,
-    /// Rows in it.
+    /// The number of rows.
     pub rows: u64,
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub bytes: u64,
     /// CRC-32C of the file, as a number.
     pub crc32c: u32,
 }
 
 impl Success {
-    /// Rows of the whole epoch.
+    /// Rows of the epoch.
     pub fn rows(&self) -> u64 {
-        self.parts.iter().map(|part| part.rows).sum()
+        self.parts.iter().map(|shard| shard.rows).sum()
     }
 
     /// Reads a `_SUCCESS` file.
     ///
     /// # Errors
-    /// [`Error::Format`] for another format number, [`Error::Invalid`] for anything that is not such a file.
+    /// [`Error::Format`] for another format number, [`Error::Invalid`] for anything that is not
+    /// such a file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(Error::io(path))?;
         let value: serde_json::Value =
@@ -50,7 +51,7 @@ impl Success {
         serde_json::from_value(value).map_err(|error| Error::invalid(path, error.to_string()))
     }
 
-    /// Writes a `_SUCCESS` file, whole or not at all.
+    /// Writes a `_SUCCESS` file atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).expect("plain values");
         atomic::write(path, (text + "\n").as_bytes())
@@ -65,9 +66,9 @@ mod tests {
     fn round_trip_and_foreign_format() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("_SUCCESS");
-        let part =
+        let shard =
             ShardRecord { name: "part-00000.parquet".into(), rows: 3, bytes: 9, crc32c: u32::MAX };
-        let success = Success { format: FORMAT, parts: vec![part.clone(), part] };
+        let success = Success { format: FORMAT, parts: vec![shard.clone(), shard] };
         success.write(&path).unwrap();
         assert_eq!(Success::read(&path).unwrap(), success);
         assert_eq!(success.rows(), 6);

@@ -1,4 +1,4 @@
-//! A part written and read again, and what a reader refuses.
+//! Shards written and read again, and files that a reader refuses.
 
 use std::fs;
 use std::path::Path;
@@ -67,13 +67,13 @@ fn rows_round_trip_from_any_position() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part-00000.parquet");
     let rows: Vec<Row> = (0..150).map(row).collect();
-    let part = write(&path, &rows);
+    let finished = write(&path, &rows);
 
-    assert_eq!(part.record.rows, 150);
-    assert_eq!(part.record.bytes, fs::metadata(&path).unwrap().len());
-    assert_eq!(part.record.crc32c, crc32c::crc32c(&fs::read(&path).unwrap()));
+    assert_eq!(finished.record.rows, 150);
+    assert_eq!(finished.record.bytes, fs::metadata(&path).unwrap().len());
+    assert_eq!(finished.record.crc32c, crc32c::crc32c(&fs::read(&path).unwrap()));
     let reader = ShardReader::open(&path).unwrap();
-    assert_eq!(reader.skipped(), part.skipped);
+    assert_eq!(reader.skipped(), finished.skipped);
     assert_eq!(reader.total_rows(), 150);
     assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), rows);
     for first in [1, 64, 149, 150] {
@@ -83,22 +83,22 @@ fn rows_round_trip_from_any_position() {
 }
 
 #[test]
-fn without_pictures_everything_else_is_read() {
+fn without_pixels_everything_else_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part-00000.parquet");
     let rows: Vec<Row> = (0..70).map(row).collect();
     write(&path, &rows);
     let found: Vec<Row> =
-        ShardReader::open_without_pictures(&path).unwrap().map(Result::unwrap).collect();
-    let bare = |mut row: Row| {
+        ShardReader::open_without_pixels(&path).unwrap().map(Result::unwrap).collect();
+    let without_pixels = |mut row: Row| {
         (row.view1.image, row.view2.image) = (None, None);
         row
     };
-    assert_eq!(found, rows.into_iter().map(bare).collect::<Vec<_>>());
+    assert_eq!(found, rows.into_iter().map(without_pixels).collect::<Vec<_>>());
 }
 
 #[test]
-fn the_arrow_schema_describes_the_views_as_pictures() {
+fn the_arrow_schema_describes_the_views_as_images() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part-00000.parquet");
     write(&path, &[row(1)]);
@@ -111,15 +111,16 @@ fn the_arrow_schema_describes_the_views_as_pictures() {
     for field in schema.fields() {
         assert!(features.get(field.name()).is_some(), "{}", field.name());
     }
-    // Otherwise `datasets` ignores the description: fields in the columns' order, and all of them nullable.
+    // Otherwise `datasets` ignores the description: fields in the order of the columns, all of them
+    // nullable.
     let text = &schema.metadata()["huggingface"];
     let view = &text[text.find("\"view1\"").unwrap()..];
     let DataType::Struct(fields) = schema.field_with_name("view1").unwrap().data_type() else {
         panic!()
     };
-    let places: Vec<_> =
+    let positions: Vec<_> =
         fields.iter().map(|field| view.find(&format!("\"{}\":", field.name()))).collect();
-    assert!(places.is_sorted() && places[0].is_some(), "{places:?}");
+    assert!(positions.is_sorted() && positions[0].is_some(), "{positions:?}");
     fn all_nullable(field: &Field) -> bool {
         let DataType::Struct(inner) = field.data_type() else { return field.is_nullable() };
         field.is_nullable() && inner.iter().all(|field| all_nullable(field))
@@ -140,7 +141,7 @@ fn the_same_rows_give_the_same_bytes() {
 }
 
 #[test]
-fn an_unfinished_part_leaves_no_file() {
+fn an_unfinished_shard_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = ShardWriter::create(&folder.path().join("part-00000.parquet")).unwrap();
     writer.write(row(1)).unwrap();
@@ -153,9 +154,9 @@ fn foreign_and_damaged_files_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part-00000.parquet");
     write(&path, &[row(1)]);
-    let whole = fs::read(&path).unwrap();
+    let intact = fs::read(&path).unwrap();
 
-    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    fs::write(&path, &intact[..intact.len() / 2]).unwrap();
     let message = ShardReader::open(&path).err().unwrap().to_string();
     assert!(message.contains("part-00000.parquet"), "{message}");
 
@@ -164,11 +165,11 @@ fn foreign_and_damaged_files_are_refused_by_name() {
     let message = ShardReader::open(&sources).err().unwrap().to_string();
     assert!(message.contains("not a shard of views"), "{message}");
 
-    // The format number is the only "1" right behind its key.
+    // The format number is the first "1" behind its key.
     let key = b"scrl.format";
-    let at = whole.windows(key.len()).position(|window| window == key).unwrap() + key.len();
-    let digit = at + whole[at..].iter().position(|byte| *byte == b'1').unwrap();
-    let mut newer = whole.clone();
+    let at = intact.windows(key.len()).position(|window| window == key).unwrap() + key.len();
+    let digit = at + intact[at..].iter().position(|byte| *byte == b'1').unwrap();
+    let mut newer = intact.clone();
     newer[digit] = b'2';
     fs::write(&path, newer).unwrap();
     match ShardReader::open(&path) {

@@ -1,4 +1,5 @@
-//! The programs, run as a user runs them: a [`Dir`] holds the files of one test, a [`Command`] runs a program in it.
+//! Running the programs as a user does: a [`Dir`] holds the files of one test, a [`Command`] runs a
+//! program in it.
 //!
 //! ```no_run
 //! use scrl_tests::Dir;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
 
-/// How long a program may take to get to where it is to be interrupted.
+/// Time limit for a program to reach the point where it is interrupted.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder for one test, removed at its end. Every path given to it is relative to it.
@@ -40,17 +41,20 @@ impl Dir {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    /// With `photos/`: so many small textured pictures, JPEG and PNG by turns, in three class folders.
+    /// With `photos/`: this number of small textured images, alternately JPEG and PNG, in three
+    /// class folders.
     pub fn photos(self, count: u32) -> Self {
         for index in 0..count {
             let extension = if index % 2 == 0 { "jpg" } else { "png" };
             let path = self.new_path(&format!("photos/class{}/{index:03}.{extension}", index % 3));
-            photo(index).save(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            draw_image(index)
+                .save(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
         self
     }
 
-    /// With a file of this content.
+    /// With a file.
     pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
         let path = self.new_path(name);
         fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -70,7 +74,7 @@ impl Dir {
         path
     }
 
-    /// Where a file lies.
+    /// The path of a file.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -90,7 +94,7 @@ impl Dir {
         fs::remove_file(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    /// Every file below a folder: its bytes by its path, with `/` between folders.
+    /// Every file below a folder: bytes by path, with `/` between folders.
     pub fn files(&self, name: &str) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         collect_files(&self.path(name), "", &mut found);
@@ -111,37 +115,37 @@ impl Dir {
         }
     }
 
-    /// `scrl-prep` with these arguments, blanks between them.
+    /// `scrl-prep` with these arguments, separated by blanks.
     pub fn prep(&self, arguments: &str) -> Command<'_> {
         self.command("scrl-prep", arguments)
     }
 
-    /// `scrl-inspect` with these arguments, blanks between them.
+    /// `scrl-inspect` with these arguments, separated by blanks.
     pub fn inspect(&self, arguments: &str) -> Command<'_> {
         self.command("scrl-inspect", arguments)
     }
 
-    /// `scrl-train` with these arguments, blanks between them.
+    /// `scrl-train` with these arguments, separated by blanks.
     pub fn train(&self, arguments: &str) -> Command<'_> {
         self.command("scrl-train", arguments)
     }
 
-    /// `scrl-export` with these arguments, blanks between them.
+    /// `scrl-export` with these arguments, separated by blanks.
     pub fn export(&self, arguments: &str) -> Command<'_> {
         self.command("scrl-export", arguments)
     }
 
-    /// `scrl-eval` with these arguments, blanks between them.
+    /// `scrl-eval` with these arguments, separated by blanks.
     pub fn eval(&self, arguments: &str) -> Command<'_> {
         self.command("scrl-eval", arguments)
     }
 
-    /// The example `make_scenes` with these arguments, blanks between them.
+    /// The example `make_scenes` with these arguments, separated by blanks.
     pub fn make_scenes(&self, arguments: &str) -> Command<'_> {
         self.command("examples/make_scenes", arguments)
     }
 
-    /// A Python program of `scripts/` with these arguments, blanks between them.
+    /// A Python program of `scripts/` with these arguments, separated by blanks.
     pub fn script(&self, name: &str, arguments: &str) -> Command<'_> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("scripts").join(name);
         self.run("python3".into(), format!("{} {arguments}", script.display()))
@@ -171,8 +175,8 @@ fn collect_files(folder: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u
     }
 }
 
-/// Two plaids, one inside the other: no two are alike, and there is something to see at every scale.
-fn photo(index: u32) -> RgbImage {
+/// Two textures, one inside the other: every image is different and has structure at every scale.
+fn draw_image(index: u32) -> RgbImage {
     let (width, height) = (80 + 5 * (index % 7), 72 + 3 * (index % 5));
     RgbImage::from_fn(width, height, |x, y| {
         let inside = x.abs_diff(width / 2) < width / 4 && y.abs_diff(height / 2) < height / 4;
@@ -182,7 +186,8 @@ fn photo(index: u32) -> RgbImage {
     })
 }
 
-/// The programs lie beside the tests: `target/<profile>/deps/test-1234` and `target/<profile>/scrl-prep`.
+/// The programs are next to the tests' folder: `target/<profile>/deps/test-1234` and
+/// `target/<profile>/scrl-prep`.
 fn find_program(name: &str) -> PathBuf {
     let test = env::current_exe().expect("the path of this test");
     let profile = test.ancestors().nth(2).expect("a test two folders deep");
@@ -211,15 +216,15 @@ impl Command<'_> {
         self
     }
 
-    /// On a disk that is full as soon as a file has so many KiB.
+    /// With a disk that is full as soon as a file has this many KiB.
     #[cfg(unix)]
     pub fn with_room_for(mut self, kib: u32) -> Self {
         self.largest_file = Some(kib);
         self
     }
 
-    /// Runs the program and kills it, as `kill -9` does, after that time unless it has ended by then. Returns whether it
-    /// was killed; a program that ended by itself must have ended well.
+    /// Runs the program and kills it, as by `kill -9`, after this time. Returns whether it was
+    /// killed; a program that ended before must have succeeded.
     #[track_caller]
     pub fn killed_after(self, time: Duration) -> bool {
         let mut child = self.start();
@@ -270,7 +275,7 @@ impl Command<'_> {
     fn start(&self) -> process::Child {
         let mut command = process::Command::new(&self.program);
         if let Some(kib) = self.largest_file {
-            // Without the trap the system would end the program, which a full disk does not.
+            // Without the trap the signal would end the program, which a full disk does not.
             let limit = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
             command = process::Command::new("bash");
             command.arg("-c").arg(limit).arg("bash").arg(&self.program);
@@ -307,19 +312,19 @@ impl Command<'_> {
     }
 }
 
-/// What a program left behind when it ended.
+/// The exit code and the output of a program.
 #[derive(Debug)]
 pub struct Output {
-    /// The exit code; `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Its standard output.
     pub stdout: String,
-    /// What it had to say.
+    /// Its standard error.
     pub stderr: String,
 }
 
 impl Output {
-    /// Expects one line on standard error that holds all of `words`.
+    /// Expects a line on standard error that contains all of `words`.
     #[track_caller]
     pub fn says(&self, words: &[&str]) {
         let found = self.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));

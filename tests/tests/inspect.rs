@@ -1,38 +1,38 @@
-//! `scrl-inspect` from the outside: what it tells, what it draws, and that it finds whatever is wrong.
+//! `scrl-inspect` as a program: its statistics, its images, and that it finds every fault.
 
 use std::fs;
 
 use scrl_schemas::{Epoch, Row, Shard, ShardPaths, ShardReader, ShardWriter, Success};
 use scrl_tests::Dir;
 
-/// Small views, so that a test takes no time; parts of four images, so that there are several.
+/// Small views, so that tests are fast; shards of four images, so that there are several.
 const SMALL: &str = "--size 64 --min-box 16 --rows-per-shard 4 --epochs 2";
 
-/// Two epochs of ten photos in `shards`.
+/// Two epochs of ten images in `shards`.
 fn prepared(options: &str) -> Dir {
     let dir = Dir::new().photos(10);
     dir.prep(&format!("{SMALL} {options} photos shards")).succeeds();
     dir
 }
 
-/// Writes a part anew with other rows, and its new size and checksum into `_SUCCESS`.
-fn rewrite(dir: &Dir, epoch: u32, part: u32, change: impl FnOnce(&mut Vec<Row>)) {
-    let layout = ShardPaths::new(dir.path("shards"));
-    let (epoch, part) = (Epoch(epoch), Shard(part));
-    let reader = ShardReader::open(&layout.part(epoch, part)).unwrap();
+/// Rewrites a shard with changed rows, and its new size and checksum in `_SUCCESS`.
+fn rewrite(dir: &Dir, epoch: u32, shard: u32, change: impl FnOnce(&mut Vec<Row>)) {
+    let paths = ShardPaths::new(dir.path("shards"));
+    let (epoch, shard) = (Epoch(epoch), Shard(shard));
+    let reader = ShardReader::open(&paths.shard(epoch, shard)).unwrap();
     let skipped = reader.skipped().to_vec();
     let mut rows: Vec<Row> = reader.collect::<Result<_, _>>().unwrap();
     change(&mut rows);
-    let mut writer = ShardWriter::create(&layout.part(epoch, part)).unwrap();
+    let mut writer = ShardWriter::create(&paths.shard(epoch, shard)).unwrap();
     rows.into_iter().for_each(|row| writer.write(row).unwrap());
     let written = writer.finish(skipped).unwrap();
-    let mut success = Success::read(&layout.success(epoch)).unwrap();
-    success.parts[part.0 as usize] = written.record;
-    success.write(&layout.success(epoch)).unwrap();
+    let mut success = Success::read(&paths.success(epoch)).unwrap();
+    success.parts[shard.0 as usize] = written.record;
+    success.write(&paths.success(epoch)).unwrap();
 }
 
 #[test]
-fn the_summary_tells_what_is_there_beside_what_was_asked() {
+fn the_summary_shows_found_and_requested_frequencies() {
     let dir = prepared("");
     let text = dir.inspect("shards").succeeds().stdout;
     for line in [
@@ -43,17 +43,18 @@ fn the_summary_tells_what_is_there_beside_what_was_asked() {
     ] {
         assert!(text.contains(line), "no {line:?} in\n{text}");
     }
-    assert!(!text.contains("unlike"), "{text}");
+    assert!(!text.contains("not as requested"), "{text}");
 }
 
 #[test]
-fn the_numbers_come_as_json_too() {
+fn the_statistics_are_printed_as_json() {
     let dir = prepared("--views recipe");
     let text = dir.inspect("--json --epoch 1 shards").succeeds().stdout;
     let numbers: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(numbers["found"]["rows"], 10);
     assert_eq!(numbers["epochs"], serde_json::json!([1]));
-    assert_eq!(numbers["augmentations"]["blur"]["view1"]["share"], 1.0);
+    assert_eq!(numbers["augmentations"]["blur"]["view1"]["found"], 1.0);
+    assert_eq!(numbers["augmentations"]["blur"]["view1"]["requested"], 1.0);
     assert_eq!(numbers["manifest"]["options"]["views"], "recipe");
     let boxes: u64 = numbers["found"]["rows_by_boxes"]
         .as_array()
@@ -65,11 +66,11 @@ fn the_numbers_come_as_json_too() {
 }
 
 #[test]
-fn what_was_prepared_is_right_in_every_encoding() {
+fn shards_of_every_encoding_are_verified() {
     for (options, says) in [
-        ("", "the pictures of 20 rows"),
-        ("--views jpeg --preset reference --box-jitter 0.1", "the pictures of 20 rows"),
-        ("--views recipe", "10 sources decode"),
+        ("", "the views of 20 rows"),
+        ("--views jpeg --preset reference --box-jitter 0.1", "the views of 20 rows"),
+        ("--views recipe", "10 source images decode"),
     ] {
         let output = prepared(options).inspect("--verify shards").succeeds();
         assert!(output.stdout.contains("20 rows are those of seed 0"), "{}", output.stdout);
@@ -79,13 +80,13 @@ fn what_was_prepared_is_right_in_every_encoding() {
 }
 
 #[test]
-fn a_flipped_byte_is_found_and_its_part_named() {
+fn a_flipped_byte_is_found_and_its_shard_named() {
     let dir = prepared("");
-    let part = "shards/epoch=00001/part-00001.parquet";
-    let mut bytes = dir.read(part);
+    let shard = "shards/epoch=00001/part-00001.parquet";
+    let mut bytes = dir.read(shard);
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(dir.path(part), bytes).unwrap();
+    fs::write(dir.path(shard), bytes).unwrap();
     let output = dir.inspect("--verify shards").fails(1);
     output.says(&["epoch=00001/part-00001.parquet", "checksum"]);
     output.says(&["shards: 1 fault"]);
@@ -93,11 +94,11 @@ fn a_flipped_byte_is_found_and_its_part_named() {
 }
 
 #[test]
-fn a_part_of_another_size_or_none_is_named() {
+fn a_missing_shard_or_one_of_another_size_is_named() {
     let dir = prepared("");
-    let part = "shards/epoch=00000/part-00002.parquet";
-    let bytes = dir.read(part);
-    fs::write(dir.path(part), &bytes[..bytes.len() - 1]).unwrap();
+    let shard = "shards/epoch=00000/part-00002.parquet";
+    let bytes = dir.read(shard);
+    fs::write(dir.path(shard), &bytes[..bytes.len() - 1]).unwrap();
     dir.remove("shards/epoch=00001/part-00000.parquet");
     let output = dir.inspect("--verify shards").fails(1);
     output.says(&["epoch=00000/part-00002.parquet", "bytes, _SUCCESS says"]);
@@ -115,16 +116,16 @@ fn a_changed_row_is_found_under_a_right_checksum() {
         ("label", |rows| rows[1].label = None),
         ("view2.image", |rows| rows[1].view2.image = rows[2].view2.image.clone()),
         ("view1.image", |rows| rows[1].view1.image = None),
-        ("where the seed's order has image", |rows| rows.swap(0, 1)),
+        ("the seed's permutation has image", |rows| rows.swap(0, 1)),
         ("the readable sources give 4", |rows| drop(rows.pop())),
     ];
     let dir = prepared("");
-    let whole = dir.read("shards/epoch=00000/part-00000.parquet");
+    let intact = dir.read("shards/epoch=00000/part-00000.parquet");
     let success = dir.read("shards/epoch=00000/_SUCCESS");
     for (says, change) in changes {
         rewrite(&dir, 0, 0, change);
         dir.inspect("--verify shards").fails(1).says(&["epoch=00000/part-00000.parquet: ", says]);
-        fs::write(dir.path("shards/epoch=00000/part-00000.parquet"), &whole).unwrap();
+        fs::write(dir.path("shards/epoch=00000/part-00000.parquet"), &intact).unwrap();
         fs::write(dir.path("shards/epoch=00000/_SUCCESS"), &success).unwrap();
     }
     dir.inspect("--verify shards").succeeds();
@@ -134,24 +135,24 @@ fn a_changed_row_is_found_under_a_right_checksum() {
 fn a_changed_box_is_found() {
     let dir = prepared("");
     let mut of = None;
-    for part in 0..3 {
-        rewrite(&dir, 1, part, |rows| {
+    for number in 0..3 {
+        rewrite(&dir, 1, number, |rows| {
             if let Some(row) = rows.iter_mut().find(|row| of.is_none() && !row.boxes.is_empty()) {
                 row.boxes[0].view2.x1 -= 1.0;
-                of = Some(part);
+                of = Some(number);
             }
         });
     }
-    let part = format!("epoch=00001/part-{:05}.parquet", of.expect("a row with boxes"));
-    dir.inspect("--verify --no-pixels shards").fails(1).says(&[&part, "boxes[1]"]);
+    let shard = format!("epoch=00001/part-{:05}.parquet", of.expect("a row with boxes"));
+    dir.inspect("--verify --no-pixels shards").fails(1).says(&[&shard, "boxes[1]"]);
 }
 
 #[test]
-fn parts_that_success_does_not_know_are_named() {
+fn shards_missing_in_success_are_named() {
     let dir = prepared("");
-    let part = dir.read("shards/epoch=00000/part-00000.parquet");
+    let shard = dir.read("shards/epoch=00000/part-00000.parquet");
     let dir = dir
-        .file("shards/epoch=00000/part-00007.parquet", part)
+        .file("shards/epoch=00000/part-00007.parquet", shard)
         .file("shards/epoch=00001/_SUCCESS", "{");
     let output = dir.inspect("--verify shards").fails(1);
     output.says(&["epoch=00000/part-00007.parquet", "not in _SUCCESS"]);
@@ -160,7 +161,7 @@ fn parts_that_success_does_not_know_are_named() {
 }
 
 #[test]
-fn epochs_that_are_not_there_are_no_fault() {
+fn missing_epochs_are_no_fault() {
     let dir = Dir::new().photos(10);
     dir.prep(&format!("{SMALL} --only 1..2 photos shards")).succeeds();
     dir.inspect("--verify shards").succeeds();
@@ -173,7 +174,7 @@ fn epochs_that_are_not_there_are_no_fault() {
 }
 
 #[test]
-fn moved_photos_are_asked_for_and_changed_ones_named() {
+fn moved_images_are_requested_and_changed_ones_named() {
     let dir = prepared("--views recipe");
     fs::rename(dir.path("photos"), dir.path("moved")).unwrap();
     let output = dir.inspect("--verify shards").succeeds();
@@ -185,28 +186,28 @@ fn moved_photos_are_asked_for_and_changed_ones_named() {
     let output = dir.inspect("--verify --images moved shards").fails(1);
     output.says(&["class0/000.jpg", "pixels, sources.parquet says"]);
     output.says(&["class2/002.jpg", "No such file"]);
-    output.says(&["2 faults; bring the photos named back"]);
+    output.says(&["2 faults; restore the images named"]);
 }
 
 #[test]
-fn lossless_shards_are_compared_with_the_photos_that_are_left() {
+fn lossless_shards_are_compared_with_the_images_that_are_left() {
     let dir = prepared("");
     dir.remove("photos/class0/000.jpg");
     let output = dir.inspect("--verify shards").succeeds();
     output.says(&["pixels of some rows not compared", "class0/000.jpg"]);
-    assert!(output.stdout.contains("the pictures of 18 rows"), "{}", output.stdout);
+    assert!(output.stdout.contains("the views of 18 rows"), "{}", output.stdout);
 }
 
 #[test]
-fn unreadable_images_are_told_and_change_nothing_else() {
-    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
+fn unreadable_images_are_reported_and_are_no_fault() {
+    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no image");
     dir.prep(&format!("{SMALL} --max-bad 0.1 photos shards")).succeeds();
     assert!(dir.inspect("shards").succeeds().stdout.contains("1 unreadable"));
     dir.inspect("--verify shards").succeeds();
 }
 
 #[test]
-fn the_sheet_is_a_picture_of_pairs() {
+fn the_contact_sheet_is_an_image_of_pairs() {
     let dir = prepared("");
     let output = dir.inspect("--png sheet.png --rows 4 shards").succeeds();
     output.says(&["sheet.png"]);
@@ -223,7 +224,7 @@ fn the_sheet_is_a_picture_of_pairs() {
 }
 
 #[test]
-fn a_recipe_s_pictures_are_those_of_lossless_shards() {
+fn recipes_are_drawn_as_lossless_shards_are() {
     let dir = prepared("");
     dir.prep(&format!("{SMALL} --views recipe photos recipes")).succeeds();
     let line = |shards: &str| format!("--png {shards}.png --epoch 1 --rows 10 {shards}");
@@ -233,7 +234,7 @@ fn a_recipe_s_pictures_are_those_of_lossless_shards() {
 }
 
 #[test]
-fn the_page_needs_nothing_else_and_takes_names_as_text() {
+fn the_page_is_self_contained_and_escapes_names() {
     let dir = Dir::new().photos(4);
     fs::create_dir(dir.path("photos/<b>&")).unwrap();
     fs::rename(dir.path("photos/class0/000.jpg"), dir.path("photos/<b>&/\"x'.jpg")).unwrap();
@@ -246,18 +247,18 @@ fn the_page_needs_nothing_else_and_takes_names_as_text() {
     for outside in ["http:", "https:", "src=\"/", "@import", "url("] {
         assert!(!page.contains(outside), "{outside}");
     }
-    for part in [
+    for content in [
         "prefers-color-scheme: dark",
         "Crop area, view 1",
         "data-solarized",
         "data:image/jpeg;base64,",
     ] {
-        assert!(page.contains(part), "no {part}");
+        assert!(page.contains(content), "no {content}");
     }
 }
 
 #[test]
-fn what_is_no_folder_of_shards_is_named() {
+fn what_is_no_shards_folder_is_named() {
     let dir = Dir::new().photos(1).file("shards/notes.txt", "");
     dir.inspect("nowhere").fails(1).says(&["nowhere", "scrl-prep"]);
     dir.inspect("photos").fails(1).says(&["photos", "dataset.toml"]);

@@ -1,4 +1,5 @@
-//! `scrl-prep` from the outside: what it writes, that it writes the same again, and what it says where it cannot.
+//! `scrl-prep` as a program: the files it writes, that they are reproducible, and its error
+//! messages.
 
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use scrl_schemas::{
 };
 use scrl_tests::Dir;
 
-/// Small views, so that a test takes no time; parts of four images, so that there are several.
+/// Small views, so that tests are fast; shards of four images, so that there are several.
 const SMALL: &str = "--size 64 --min-box 16 --rows-per-shard 4";
 
-/// Two epochs of ten photos in `shards`.
+/// Two epochs of ten images in `shards`.
 fn prepared() -> Dir {
     let dir = Dir::new().photos(10);
     dir.prep(&format!("{SMALL} --epochs 2 photos shards")).succeeds();
@@ -39,7 +40,7 @@ fn writes_every_file_of_the_format() {
 }
 
 #[test]
-fn the_manifest_records_what_was_asked() {
+fn the_manifest_records_the_options() {
     let dir = prepared();
     let manifest = Manifest::read(&dir.path("shards/dataset.toml")).unwrap();
     assert_eq!((manifest.format, manifest.seed, manifest.epochs), (1, 0, 2));
@@ -54,30 +55,32 @@ fn the_manifest_records_what_was_asked() {
 }
 
 #[test]
-fn every_epoch_holds_every_image_once_in_an_order_of_its_own() {
+fn every_epoch_is_another_permutation_of_all_images() {
     let dir = prepared();
-    let layout = ShardPaths::new(dir.path("shards"));
-    let order = |epoch| -> Vec<i64> {
+    let paths = ShardPaths::new(dir.path("shards"));
+    let permutation = |epoch| -> Vec<i64> {
         (0..3)
-            .flat_map(|part| ShardReader::open(&layout.part(Epoch(epoch), Shard(part))).unwrap())
+            .flat_map(|number| {
+                ShardReader::open(&paths.shard(Epoch(epoch), Shard(number))).unwrap()
+            })
             .map(|row| row.unwrap().image_id)
             .collect()
     };
-    let (first, second) = (order(0), order(1));
+    let (first, second) = (permutation(0), permutation(1));
     assert_ne!(first, second);
     for mut ids in [first, second] {
         ids.sort_unstable();
         assert_eq!(ids, (0..10).collect::<Vec<_>>());
     }
-    assert_eq!(Success::read(&layout.success(Epoch(1))).unwrap().rows(), 10);
+    assert_eq!(Success::read(&paths.success(Epoch(1))).unwrap().rows(), 10);
 }
 
 #[test]
-fn rows_hold_pictures_and_boxes_within_the_views() {
+fn rows_hold_images_and_boxes_within_the_views() {
     let dir = prepared();
-    let part = ShardPaths::new(dir.path("shards")).part(Epoch(0), Shard(0));
+    let shard = ShardPaths::new(dir.path("shards")).shard(Epoch(0), Shard(0));
     let mut boxes = 0;
-    for row in ShardReader::open(&part).unwrap() {
+    for row in ShardReader::open(&shard).unwrap() {
         let row = row.unwrap();
         assert!(row.path.starts_with(&format!("class{}/", row.label.unwrap())));
         for view in [&row.view1, &row.view2] {
@@ -114,16 +117,16 @@ fn a_single_epoch_is_that_of_the_whole_run() {
 #[test]
 fn a_restart_makes_what_is_missing_and_leaves_the_rest() {
     let dir = prepared();
-    let whole = dir.files("shards");
+    let before = dir.files("shards");
     dir.remove("shards/epoch=00000/part-00001.parquet");
     dir.remove("shards/epoch=00000/_SUCCESS");
     dir.prep(&format!("{SMALL} --epochs 2 photos shards")).succeeds();
-    assert!(dir.files("shards") == whole);
+    assert!(dir.files("shards") == before);
 }
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_leaves_whole_files_and_the_same_command_continues() {
+fn ctrl_c_leaves_complete_files_and_the_same_command_resumes() {
     let dir = Dir::new().photos(10);
     let line = format!("{SMALL} --epochs 3000 photos shards");
     dir.prep(&line).interrupted_once(|| dir.path("shards/epoch=00000/part-00000.parquet").exists());
@@ -143,7 +146,7 @@ fn ten_kills_change_nothing() {
     whole.prep(&line).succeeds();
     let dir = Dir::new().photos(10);
     let mut kills = 0;
-    // Moments spread over the run without a pattern; how far each comes depends on the machine.
+    // Irregular times; how far the run gets in each depends on the machine.
     for moment in [35, 80, 20, 140, 60, 230, 45, 100, 170, 70] {
         kills += u32::from(dir.prep(&line).killed_after(Duration::from_millis(moment)));
     }
@@ -151,7 +154,7 @@ fn ten_kills_change_nothing() {
     dir.prep(&line).succeeds();
     let (left, expected) = (dir.files("shards"), whole.files("shards"));
     assert_eq!(left.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    // The manifest names the photos' folder, which is another one.
+    // The manifest has the path of the images, which differs.
     assert!(left.iter().all(|(name, bytes)| name == "dataset.toml" || *bytes == expected[name]));
 }
 
@@ -170,14 +173,14 @@ fn ranks_from_the_environment_share_the_work() {
         .succeeds()
         .says(&["shards is complete"]);
     dir.assert_same("whole", "shards");
-    // A single process completes what a rank that never came left undone.
+    // A single process completes the work of a missing rank.
     dir.prep(&format!("{} --rank 2 --world-size 3", line("alone"))).succeeds();
     dir.prep(&line("alone")).succeeds();
     dir.assert_same("whole", "alone");
 }
 
 #[test]
-fn what_is_no_collection_of_images_is_told_apart() {
+fn inputs_that_hold_no_images_are_refused() {
     let dir = Dir::new()
         .file("video.mp4", b"\0\0\0\x20ftypisom\0\0\0\0")
         .file("photos.tar.gz", b"\x1f\x8b\x08\0")
@@ -198,14 +201,14 @@ fn a_folder_that_cannot_be_written_is_named() {
 #[test]
 fn other_options_on_the_same_folder_are_refused_by_name() {
     let dir = prepared();
-    let whole = dir.files("shards");
+    let before = dir.files("shards");
     dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 photos shards")).fails(1).says(&[
         "shards",
         "boxes: 10 → 5",
         "seed: 0 → 3",
         "--overwrite",
     ]);
-    assert!(dir.files("shards") == whole);
+    assert!(dir.files("shards") == before);
     dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 --overwrite photos shards"))
         .succeeds();
 }
@@ -234,7 +237,7 @@ fn options_may_stand_in_a_file_and_the_command_line_wins() {
 
 #[test]
 fn an_unreadable_image_is_listed_with_its_reason() {
-    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
+    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no image");
     dir.prep(&format!("{SMALL} --max-bad 0.1 photos shards")).succeeds().says(&["1", "unreadable"]);
     let sources = SourcesReader::open(&dir.path("shards/sources.parquet")).unwrap();
     let sources: Vec<Source> = sources.collect::<Result<_, _>>().unwrap();
@@ -246,7 +249,7 @@ fn an_unreadable_image_is_listed_with_its_reason() {
 
 #[test]
 fn too_many_unreadable_images_fail_the_run() {
-    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no picture");
+    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no image");
     dir.prep(&format!("{SMALL} photos shards")).fails(1).says(&[
         "1 of 10",
         "--max-bad",
@@ -271,7 +274,7 @@ fn an_unknown_option_is_named() {
 }
 
 #[test]
-fn an_option_without_sense_is_named() {
+fn an_invalid_option_is_named() {
     Dir::new().prep("--size 0 photos shards").fails(2).says(&["--size"]);
 }
 

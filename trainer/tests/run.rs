@@ -123,7 +123,7 @@ fn a_step_without_boxes_moves_only_the_target() {
     let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
     let layout = ShardPaths::new(&shards);
     let rows: Vec<Row> = prepared::rows(&shards, 0);
-    let path = layout.part(Epoch(0), scrl_schemas::Shard(0));
+    let path = layout.shard(Epoch(0), scrl_schemas::Shard(0));
     let mut writer = ShardWriter::create(&path).unwrap();
     for row in rows {
         writer.write(Row { boxes: Vec::new(), ..row }).unwrap();

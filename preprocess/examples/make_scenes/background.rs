@@ -1,4 +1,4 @@
-//! What lies behind the objects: a gradient, clouds of noise, grain, and clutter that belongs to no class.
+//! The background of a scene: a gradient, clouds of noise, grain, and clutter of no class.
 
 use std::f64::consts::{PI, TAU};
 
@@ -20,7 +20,7 @@ pub fn draw(size: Size, random: &mut Stream) -> Canvas {
     canvas
 }
 
-/// Two colors across the picture, a third in clouds, and fine warped grain, as of wood, grass or sand.
+/// A gradient of two colors, clouds of a third, and fine warped grain, as of wood, grass or sand.
 fn ground(size: Size, random: &mut Stream) -> Canvas {
     let (width, height) = (f64::from(size.width), f64::from(size.height));
     let [a, b, c] = [(); 3].map(|()| random_color(random, [0.05, 0.6], [0.2, 0.9]));
@@ -42,7 +42,7 @@ fn ground(size: Size, random: &mut Stream) -> Canvas {
     })
 }
 
-/// A soft ellipse with a wobbling edge.
+/// A soft ellipse with an irregular edge.
 fn blotch(canvas: &mut Canvas, random: &mut Stream) {
     let Size { width, height } = canvas.size;
     let center = [random.uniform(0.0, f64::from(width)), random.uniform(0.0, f64::from(height))];
@@ -51,7 +51,7 @@ fn blotch(canvas: &mut Canvas, random: &mut Stream) {
     let opacity = random.uniform(0.2, 0.7);
     let softness = random.uniform(0.05, 0.5);
     let edge = Noise::new(random, 3, 0.6 * radii[0], 0.5);
-    // The wobble moves the edge by 0.6 radii at most.
+    // The noise moves the edge by at most 0.6 radii.
     canvas.paint(center, 1.6 * radii[0].max(radii[1]), |x, y| {
         let (dx, dy) = ((x - center[0]) / radii[0], (y - center[1]) / radii[1]);
         let reach = (dx * dx + dy * dy).sqrt() + 1.2 * (edge.at(x, y) - 0.5);

@@ -1,4 +1,4 @@
-//! Pixels to paint on.
+//! The pixels of a scene while it is drawn.
 
 use std::str::FromStr;
 
@@ -38,7 +38,7 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// A canvas whose pixels are given by their centres.
+    /// A canvas with a color for each pixel, given its center.
     pub fn new(size: Size, color: impl Fn(f64, f64) -> Rgb) -> Self {
         let row = |y| (0..size.width).map(move |x| (f64::from(x) + 0.5, f64::from(y) + 0.5));
         Self { size, pixels: (0..size.height).flat_map(row).map(|(x, y)| color(x, y)).collect() }

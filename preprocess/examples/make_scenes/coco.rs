@@ -1,4 +1,4 @@
-//! The lists of images, boxes and classes, as COCO's `instances_*.json` hold them.
+//! The lists of images, boxes and classes in COCO's `instances_*.json`.
 
 use serde::Serialize;
 
@@ -33,9 +33,9 @@ struct Annotation {
     id: u32,
     image_id: u32,
     category_id: u32,
-    /// x, y, width, height of what can be seen, in pixels.
+    /// x, y, width, height of the visible pixels.
     bbox: [u32; 4],
-    /// Pixels that can be seen.
+    /// The number of visible pixels.
     area: u32,
     iscrowd: u8,
 }
@@ -47,8 +47,8 @@ struct Category {
     supercategory: &'static str,
 }
 
-/// The name of an image's file: twelve digits, as COCO's; below a folder named after the class of its one object, where
-/// images are sorted by it.
+/// The name of an image's file: twelve digits, as in COCO, in a folder named after the class of
+/// `sorted_by`, if given.
 pub fn file_name(id: u32, sorted_by: Option<&Visible>) -> String {
     match sorted_by {
         Some(object) => format!("{}/{id:012}.jpg", CLASSES[object.class].name().replace(' ', "-")),
@@ -57,8 +57,8 @@ pub fn file_name(id: u32, sorted_by: Option<&Visible>) -> String {
 }
 
 impl Dataset {
-    /// The lists for scenes numbered from 1, given by their files' names and their objects. Categories count from 1 as
-    /// well: 0 is left to the background.
+    /// The lists for scenes numbered from 1, given the names of their files and their objects.
+    /// Categories are also numbered from 1: 0 is the background.
     pub fn new(size: Size, scenes: &[(String, Vec<Visible>)]) -> Self {
         let mut dataset = Self {
             info: Info { description: "drawn scenes of textured shapes" },

@@ -1,8 +1,9 @@
-//! Draws scenes of several textured objects each, with their boxes in COCO's format: something to train on and to
-//! evaluate with where no photos are at hand. The same seed and size give the same bytes.
+//! Draws scenes of several textured objects each, with their boxes in COCO's format: data for
+//! training and evaluation without photos. The same seed and size give the same bytes.
 //!
 //! ```text
-//! cargo run --release -p scrl-preprocess --example make_scenes -- OUT [--images 96] [--val 32] [--size 320x240] [--seed 0] [--single] [--hues]
+//! cargo run --release -p scrl-preprocess --example make_scenes -- \
+//!     OUT [--images 96] [--val 32] [--size 320x240] [--seed 0] [--single] [--hues]
 //! OUT/train2017/000000000001.jpg …   OUT/instances_train2017.json
 //! OUT/val2017/000000000001.jpg …     OUT/instances_val2017.json
 //! OUT/train2017/striped-disc/000000000001.jpg …   with --single
@@ -28,19 +29,19 @@ use canvas::Size;
 use coco::Dataset;
 use scene::{OBJECTS, Scene};
 
-/// As much as photos from a camera have.
+/// A common quality of photos from a camera.
 const JPEG_QUALITY: u8 = 92;
 
 /// Draws scenes of several textured objects each, with their boxes in COCO's format.
 #[derive(Parser)]
-#[command(name = "make_scenes", max_term_width = 110)]
+#[command(name = "make_scenes", max_term_width = 100)]
 struct Arguments {
-    /// Folder to write, made where it is missing
+    /// Folder to write, created if missing
     out: PathBuf,
-    /// Scenes to train on
+    /// Number of scenes for training
     #[arg(long, value_name = "N", default_value_t = 96)]
     images: u32,
-    /// Scenes to evaluate with
+    /// Number of scenes for evaluation
     #[arg(long, value_name = "N", default_value_t = 32)]
     val: u32,
     /// Width and height of a scene in pixels
@@ -49,10 +50,10 @@ struct Arguments {
     /// Seed of every random number
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// One object a scene, which lies in a folder named after the object's class
+    /// One object per scene, in a folder named after the object's class
     #[arg(long)]
     single: bool,
-    /// Each class has a hue of its own; otherwise colors tell nothing of it
+    /// Each class has a hue of its own; otherwise colors do not depend on the class
     #[arg(long)]
     hues: bool,
 }

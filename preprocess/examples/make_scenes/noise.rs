@@ -1,4 +1,4 @@
-//! Noise without a visible grid, and colors.
+//! Value noise and colors.
 
 use scrl_preprocess::views::rng::Stream;
 
@@ -10,7 +10,7 @@ pub fn mix(a: Rgb, b: Rgb, t: f64) -> Rgb {
     std::array::from_fn(|c| a[c] + (b[c] - a[c]) * t)
 }
 
-/// A color by its hue from 0 to 6, once round, its saturation and its value.
+/// A color by hue (from 0 to 6 for a full turn), saturation and value.
 #[derive(Clone, Copy)]
 pub struct Hsv {
     pub hue: f64,
@@ -47,10 +47,11 @@ pub fn smoothstep(low: f64, high: f64, x: f64) -> f64 {
     t * t * (3.0 - 2.0 * t)
 }
 
-/// Points along each side of a lattice; it repeats beyond.
+/// Points along each side of a lattice, which repeats.
 const LATTICE: usize = 64;
 
-/// Smooth random values over the plane: octaves of value noise, each half as wide and `gain` as strong as the one before.
+/// Smooth random values: octaves of value noise, each half as wide and `gain` times as strong as
+/// the one before.
 pub struct Noise {
     octaves: Vec<Vec<f64>>,
     cell: f64,
@@ -64,7 +65,7 @@ impl Noise {
         Self { octaves: (0..octaves).map(lattice).collect(), cell, gain }
     }
 
-    /// The value at a point, in [0, 1], one half in the mean.
+    /// The value at a point, in [0, 1], one half on average.
     pub fn at(&self, x: f64, y: f64) -> f64 {
         let (mut sum, mut weights, mut weight, mut cell) = (0.0, 0.0, 1.0, self.cell);
         for octave in &self.octaves {

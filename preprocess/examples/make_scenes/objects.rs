@@ -1,4 +1,4 @@
-//! The objects: shapes, textures, and the classes they make up.
+//! The objects: shapes, textures, and their combinations, the classes.
 
 use std::f64::consts::{PI, TAU};
 
@@ -18,7 +18,7 @@ pub enum Shape {
     Cross,
 }
 
-/// What fills an outline.
+/// The fill of an outline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Texture {
     Stripes,
@@ -34,7 +34,8 @@ pub struct Class {
     pub texture: Texture,
 }
 
-/// Every shape has two textures and every texture three shapes, so that neither alone tells the class.
+/// Every shape has two textures and every texture three shapes, so that neither alone identifies
+/// the class.
 pub const CLASSES: [Class; 12] = [
     Class { shape: Shape::Disc, texture: Texture::Stripes },
     Class { shape: Shape::Disc, texture: Texture::Dots },
@@ -122,17 +123,19 @@ pub struct Object {
 }
 
 impl Object {
-    /// A random object of so many pixels, to be placed; with `hues` its colors have the hue of its class.
+    /// A random object of this size, not placed yet; with `hues` its colors have the hue of its
+    /// class.
     pub fn new(pixels: f64, hues: bool, random: &mut Stream) -> Self {
         let angle = random.uniform(0.0, TAU);
         let light = random.uniform(0.0, TAU);
         let bright = Hsv::draw(random, [0.15, 0.9], [0.65, 1.0]);
         let dark = Hsv::draw(random, [0.3, 1.0], [0.05, 0.45]);
         let class = random.below(CLASSES.len() as u64) as usize;
-        // The drawn hue moves within the class's share of the circle, of which a fifth is left free.
-        let share = 6.0 / CLASSES.len() as f64;
+        // The random hue varies within the class's sector of the color circle, a fifth of which
+        // stays free.
+        let sector = 6.0 / CLASSES.len() as f64;
         let of_class =
-            |color: Hsv| Hsv { hue: (class as f64 + 0.8 * color.hue / 6.0) * share, ..color };
+            |color: Hsv| Hsv { hue: (class as f64 + 0.8 * color.hue / 6.0) * sector, ..color };
         let [bright, dark] =
             [bright, dark].map(|color| if hues { of_class(color) } else { color }.to_rgb());
         Self {

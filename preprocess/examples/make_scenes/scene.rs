@@ -1,4 +1,4 @@
-//! A scene: objects placed on a background, and what can be seen of each.
+//! A scene: objects placed on a background, and the visible pixels of each.
 
 use image::RgbImage;
 use scrl_preprocess::views::rng::Stream;
@@ -7,18 +7,18 @@ use crate::background;
 use crate::canvas::{Canvas, Size};
 use crate::objects::Object;
 
-/// The fewest and the most objects of a scene.
+/// Smallest and largest number of objects of a scene.
 pub const OBJECTS: [u64; 2] = [2, 8];
 /// Sizes of objects in pixels; small ones are more frequent, as in photos.
 const OBJECT_PIXELS: [f64; 2] = [24.0, 140.0];
-/// No object is larger than this share of the scene's shorter side.
-const LARGEST_SHARE: f64 = 0.62;
-/// At least this much of an object's area can be seen.
-const VISIBLE_SHARE: f64 = 0.7;
-/// Places tried for an object before the scene does without it.
-const PLACES: u32 = 40;
+/// Largest size of an object as a fraction of the scene's shorter side.
+const LARGEST_FRACTION: f64 = 0.62;
+/// Smallest visible fraction of an object's area.
+const VISIBLE_FRACTION: f64 = 0.7;
+/// Positions tried for an object before it is left out.
+const POSITIONS: u32 = 40;
 
-/// What can be seen of an object.
+/// The visible pixels of an object.
 #[derive(Clone, Copy, Debug)]
 pub struct Visible {
     /// Its position in [`crate::objects::CLASSES`].
@@ -43,12 +43,13 @@ impl Scene {
         let count = fewest + random.below(most - fewest + 1);
         let mut placed: Vec<Object> = Vec::new();
         let mut owners = Owners::new(size);
-        let largest = OBJECT_PIXELS[1].min(LARGEST_SHARE * f64::from(size.width.min(size.height)));
+        let largest =
+            OBJECT_PIXELS[1].min(LARGEST_FRACTION * f64::from(size.width.min(size.height)));
         for _ in 0..count {
-            let share = random.uniform_f64();
-            let pixels = OBJECT_PIXELS[0] + (largest - OBJECT_PIXELS[0]) * share * share;
+            let scale = random.uniform_f64();
+            let pixels = OBJECT_PIXELS[0] + (largest - OBJECT_PIXELS[0]) * scale * scale;
             let mut object = Object::new(pixels, hues, random);
-            for _ in 0..PLACES {
+            for _ in 0..POSITIONS {
                 object.center = [
                     random.uniform(0.0, f64::from(size.width)),
                     random.uniform(0.0, f64::from(size.height)),
@@ -85,12 +86,12 @@ impl Scene {
     }
 }
 
-/// Which object each pixel shows.
+/// The object that each pixel shows.
 struct Owners {
     size: Size,
-    /// By pixel: the number of an object.
+    /// By pixel: the number of its object.
     pixels: Vec<Option<usize>>,
-    /// By object: its area if nothing hid it, and how much of it can be seen.
+    /// By object: its total and its visible area.
     areas: Vec<[u32; 2]>,
 }
 
@@ -99,9 +100,10 @@ impl Owners {
         Self { size, pixels: vec![None; (size.width * size.height) as usize], areas: Vec::new() }
     }
 
-    /// Puts an object in front of all others, unless too little of it or of another could then be seen.
+    /// Places an object in front of all others, unless too little of it or of another would be
+    /// visible.
     fn place(&mut self, object: &Object) -> bool {
-        let (mut whole, mut inside) = (0, Vec::new());
+        let (mut total, mut inside) = (0, Vec::new());
         let around = |center: f64| {
             (center - object.reach()).floor() as i64..(center + object.reach()).ceil() as i64
         };
@@ -110,7 +112,7 @@ impl Owners {
                 if object.coverage(x as f64 + 0.5, y as f64 + 0.5) < 0.5 {
                     continue;
                 }
-                whole += 1;
+                total += 1;
                 let Size { width, height } = self.size;
                 if (0..i64::from(width)).contains(&x) && (0..i64::from(height)).contains(&y) {
                     inside.push((y * i64::from(width) + x) as usize);
@@ -122,10 +124,10 @@ impl Owners {
             .iter()
             .filter_map(|&pixel| self.pixels[pixel])
             .for_each(|owner| areas[owner][1] -= 1);
-        areas.push([whole, inside.len() as u32]);
-        let can_be_seen =
-            |[whole, seen]: &[u32; 2]| f64::from(*seen) >= VISIBLE_SHARE * f64::from(*whole);
-        if whole == 0 || !areas.iter().all(can_be_seen) {
+        areas.push([total, inside.len() as u32]);
+        let is_visible =
+            |[total, seen]: &[u32; 2]| f64::from(*seen) >= VISIBLE_FRACTION * f64::from(*total);
+        if total == 0 || !areas.iter().all(is_visible) {
             return false;
         }
         inside.iter().for_each(|&pixel| self.pixels[pixel] = Some(self.areas.len()));

@@ -7,7 +7,7 @@ use scrl_schemas::{EncodedImage, ViewEncoding};
 use crate::{Error, Result};
 use webp::WebpEncoder;
 
-/// Encodes views, one after the other, in buffers that it keeps. One for each thread.
+/// Encodes views and reuses its buffers; one for each thread.
 #[derive(Default)]
 pub struct ViewEncoder {
     webp: WebpEncoder,
@@ -17,10 +17,10 @@ pub struct ViewEncoder {
 impl ViewEncoder {
     /// Encodes `[size, size, 3]` bytes; `None` for recipes, which store no pixels.
     ///
-    /// `name` is the picture's file name without its ending.
+    /// `name` is the image's file name without its ending.
     ///
     /// # Errors
-    /// [`Error::Encode`] where the encoder refuses, which no size that passes for an option makes it do.
+    /// [`Error::Encode`] if the encoder fails; it does for no size that `--size` accepts.
     pub fn encode(
         &mut self,
         pixels: &[u8],
@@ -45,7 +45,7 @@ impl ViewEncoder {
             }
             ViewEncoding::Recipe => return Ok(None),
         };
-        // A copy of just the right length: rows wait in memory by the thousand.
+        // A copy of the exact length: thousands of rows wait in memory.
         Ok(Some(EncodedImage { bytes: self.file.clone(), path: format!("{name}.{ending}") }))
     }
 }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn webp_comes_back_exactly_and_jpeg_nearly() {
+    fn webp_is_lossless_and_jpeg_close() {
         for (encoding, name, limit) in
             [(ViewEncoding::Webp, "a.webp", 0), (ViewEncoding::Jpeg, "a.jpg", 8)]
         {

@@ -1,12 +1,14 @@
-//! In what two rows differ, in words.
+//! Describing how two rows differ.
 
 use scrl_schemas::{Row, View};
 
-/// The first column in which a row is not the expected one; pictures are not looked at.
+/// Describes the first column in which a row differs from the expected one, pixels excepted.
 pub(super) fn difference(found: &Row, expected: &Row) -> Option<String> {
     if found.image_id != expected.image_id {
         let (found, expected) = (found.image_id, expected.image_id);
-        return Some(format!("holds image {found} where the seed's order has image {expected}"));
+        return Some(format!(
+            "holds image {found}, the seed's permutation has image {expected} here"
+        ));
     }
     let named = |column: &str, found: String, wanted: String| {
         Some(format!("{}: {column} is {found}, should be {wanted}", expected.path))
@@ -41,7 +43,8 @@ pub(super) fn difference(found: &Row, expected: &Row) -> Option<String> {
     named(&format!("boxes[{}]", index + 1), format!("{found:?}"), format!("{wanted:?}"))
 }
 
-/// The first field in which a view is not the expected one: its name, what it is, what it should be.
+/// The first field in which a view differs from the expected one: its name, its value, the expected
+/// value.
 fn view_difference(found: &View, wanted: &View) -> Option<(&'static str, String, String)> {
     let (found, wanted) = (&found.params, &wanted.params);
     // Formatting takes longer than comparing, and nearly every view is right.

@@ -1,4 +1,5 @@
-//! A contact sheet: pairs side by side, matched boxes in matching colors with their numbers, a caption below each pair.
+//! The contact sheet: pairs side by side with numbered matched boxes in matching colors, and
+//! captions.
 
 use std::convert::Infallible;
 use std::io::Cursor;
@@ -17,13 +18,13 @@ use image::{ImageFormat, Rgb, RgbImage};
 use scrl_schemas::{Box2, ViewParams};
 
 use super::pairs::Pair;
-use super::palette::{color, upon};
+use super::palette::{color, text_color};
 use crate::{Error, Result};
 
-const PAPER: [u8; 3] = [0xFA, 0xF9, 0xF6];
-const INK: [u8; 3] = [0x22, 0x24, 0x26];
-const FAINT: [u8; 3] = [0x6B, 0x6E, 0x70];
-/// Views smaller than this are drawn larger, so that numbers fit.
+const BACKGROUND: [u8; 3] = [0xFA, 0xF9, 0xF6];
+const TEXT: [u8; 3] = [0x22, 0x24, 0x26];
+const FAINT_TEXT: [u8; 3] = [0x6B, 0x6E, 0x70];
+/// Smaller views are enlarged to this many pixels, so that numbers fit.
 const LEAST_SIDE: u32 = 192;
 const MARGIN: i32 = 20;
 /// Between the views of a pair, and between pairs.
@@ -31,13 +32,13 @@ const GAP: i32 = 4;
 const GUTTER: i32 = 24;
 /// Two lines of text below a pair.
 const CAPTION: i32 = 40;
-/// Wide sheets are hard to read on a screen.
+/// Largest number of columns, so that the sheet fits on a screen.
 const MOST_COLUMNS: usize = 3;
 
 /// Draws the pairs and encodes the sheet as PNG. `size` is the side of a view in pixels.
 ///
 /// # Errors
-/// [`Error::Encode`] where the encoder refuses, as for a sheet too large to be one picture.
+/// [`Error::Encode`] if the encoder fails, as for a sheet too large for one image.
 pub fn png(pairs: &[Pair], size: u32) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     draw(pairs, size)
@@ -46,7 +47,7 @@ pub fn png(pairs: &[Pair], size: u32) -> Result<Vec<u8>> {
     Ok(bytes.into_inner())
 }
 
-/// The sheet's pixels.
+/// The pixels of the contact sheet.
 fn draw(pairs: &[Pair], size: u32) -> RgbImage {
     let zoom = LEAST_SIDE.div_ceil(size).max(1);
     let side = (size * zoom) as i32;
@@ -55,7 +56,7 @@ fn draw(pairs: &[Pair], size: u32) -> RgbImage {
     let (cell_width, cell_height) = (2 * side + GAP, side + CAPTION);
     let width = 2 * MARGIN + columns as i32 * (cell_width + GUTTER) - GUTTER;
     let height = 2 * MARGIN + lines * (cell_height + GUTTER) - GUTTER;
-    let mut canvas = Canvas(RgbImage::from_pixel(width as u32, height as u32, Rgb(PAPER)));
+    let mut canvas = Canvas(RgbImage::from_pixel(width as u32, height as u32, Rgb(BACKGROUND)));
     for (index, pair) in pairs.iter().enumerate() {
         let x = MARGIN + (index % columns) as i32 * (cell_width + GUTTER);
         let y = MARGIN + (index / columns) as i32 * (cell_height + GUTTER);
@@ -64,7 +65,7 @@ fn draw(pairs: &[Pair], size: u32) -> RgbImage {
     canvas.0
 }
 
-/// An image to draw upon; what lies beyond its border is not drawn.
+/// An image to draw on; nothing is drawn beyond its border.
 struct Canvas(RgbImage);
 
 impl OriginDimensions for Canvas {
@@ -97,38 +98,47 @@ fn rgb([red, green, blue]: [u8; 3]) -> Rgb888 {
 
 impl Canvas {
     fn pair(&mut self, pair: &Pair, at: Point, side: i32, zoom: u32) {
-        for (view, picture) in pair.views.iter().enumerate() {
+        for (view, image) in pair.views.iter().enumerate() {
             let corner = at + Point::new(view as i32 * (side + GAP), 0);
             let side = side as u32;
-            let enlarged = (zoom > 1).then(|| resize(picture, side, side, FilterType::Nearest));
+            let enlarged = (zoom > 1).then(|| resize(image, side, side, FilterType::Nearest));
             replace(
                 &mut self.0,
-                enlarged.as_ref().unwrap_or(picture),
+                enlarged.as_ref().unwrap_or(image),
                 corner.x.into(),
                 corner.y.into(),
             );
-            let places: Vec<Rectangle> = pair
+            let rectangles: Vec<Rectangle> = pair
                 .row
                 .boxes
                 .iter()
                 .map(|matched| {
-                    place(if view == 0 { matched.view1 } else { matched.view2 }, corner, zoom)
+                    to_rectangle(
+                        if view == 0 { matched.view1 } else { matched.view2 },
+                        corner,
+                        zoom,
+                    )
                 })
                 .collect();
-            // The numbers over all outlines, or later boxes would cross them out.
-            places.iter().enumerate().for_each(|(number, place)| self.outline(place, number));
-            places.iter().enumerate().for_each(|(number, place)| self.number(place, number));
+            // The numbers after all outlines, so that no later box crosses them out.
+            for (number, rectangle) in rectangles.iter().enumerate() {
+                self.outline(rectangle, number);
+            }
+            for (number, rectangle) in rectangles.iter().enumerate() {
+                self.number(rectangle, number);
+            }
         }
         let letters = (2 * side + GAP) as usize / 6;
         let below = at + Point::new(0, side + 4);
-        self.text(&shorten(&pair.row.path, letters), below, &FONT_6X13, INK);
+        self.text(&shorten(&pair.row.path, letters), below, &FONT_6X13, TEXT);
         let views = pair.params().map(describe);
         let line = format!("epoch {} | 1: {} | 2: {}", pair.epoch, views[0], views[1]);
-        self.text(&shorten(&line, letters), below + Point::new(0, 16), &FONT_6X10, FAINT);
+        self.text(&shorten(&line, letters), below + Point::new(0, 16), &FONT_6X10, FAINT_TEXT);
     }
 
-    /// A box's outline in its color, between two thin dark ones, so that it shows upon anything.
-    fn outline(&mut self, place: &Rectangle, number: usize) {
+    /// Draws a box's outline in its color, between two thin dark ones, so that it is visible on any
+    /// image.
+    fn outline(&mut self, rectangle: &Rectangle, number: usize) {
         let stroke = |color: [u8; 3], width: u32| {
             PrimitiveStyleBuilder::new()
                 .stroke_color(rgb(color))
@@ -136,25 +146,33 @@ impl Canvas {
                 .stroke_alignment(StrokeAlignment::Inside)
                 .build()
         };
-        let Ok(()) = place.into_styled(stroke([0; 3], 4)).draw(self);
+        let Ok(()) = rectangle.into_styled(stroke([0; 3], 4)).draw(self);
         let inner = Rectangle::new(
-            place.top_left + Point::new(1, 1),
-            Size::new(place.size.width.saturating_sub(2), place.size.height.saturating_sub(2)),
+            rectangle.top_left + Point::new(1, 1),
+            Size::new(
+                rectangle.size.width.saturating_sub(2),
+                rectangle.size.height.saturating_sub(2),
+            ),
         );
         let Ok(()) = inner.into_styled(stroke(color(number), 2)).draw(self);
     }
 
-    /// A box's number, from 1, in its corner.
-    fn number(&mut self, place: &Rectangle, number: usize) {
+    /// Draws a box's number, from 1, in its corner.
+    fn number(&mut self, rectangle: &Rectangle, number: usize) {
         let text = (number + 1).to_string();
         let size = Size::new(6 * text.len() as u32 + 5, 12);
-        let Ok(()) = Rectangle::new(place.top_left, size + Size::new(1, 1))
+        let Ok(()) = Rectangle::new(rectangle.top_left, size + Size::new(1, 1))
             .into_styled(PrimitiveStyle::with_fill(rgb([0; 3])))
             .draw(self);
-        let Ok(()) = Rectangle::new(place.top_left, size)
+        let Ok(()) = Rectangle::new(rectangle.top_left, size)
             .into_styled(PrimitiveStyle::with_fill(rgb(color(number))))
             .draw(self);
-        self.text(&text, place.top_left + Point::new(3, 1), &FONT_6X10, upon(color(number)));
+        self.text(
+            &text,
+            rectangle.top_left + Point::new(3, 1),
+            &FONT_6X10,
+            text_color(color(number)),
+        );
     }
 
     fn text(&mut self, text: &str, at: Point, font: &MonoFont, color: [u8; 3]) {
@@ -163,8 +181,8 @@ impl Canvas {
     }
 }
 
-/// Where a box lies on the sheet.
-fn place(of: Box2, corner: Point, zoom: u32) -> Rectangle {
+/// The rectangle of a box on the contact sheet.
+fn to_rectangle(of: Box2, corner: Point, zoom: u32) -> Rectangle {
     let pixel = |value: f32| (value * zoom as f32).round() as i32;
     let first = Point::new(pixel(of.x0), pixel(of.y0));
     let last = Point::new(pixel(of.x1), pixel(of.y1));
@@ -174,7 +192,7 @@ fn place(of: Box2, corner: Point, zoom: u32) -> Rectangle {
     )
 }
 
-/// What was done to a view besides the crop, in a few words.
+/// The steps applied to a view besides the crop, in a few words.
 pub(super) fn describe(params: &ViewParams) -> String {
     let blur = params.blur.map(|strength| format!("blur {strength:.1}"));
     let words = [
@@ -188,7 +206,8 @@ pub(super) fn describe(params: &ViewParams) -> String {
     if words.is_empty() { "crop only".to_owned() } else { words.join(" ") }
 }
 
-/// A text of at most so many letters: its middle is left out, as a path's ends tell most.
+/// Shortens a text to at most `most` letters by cutting out its middle, as the ends of a path
+/// matter most.
 fn shorten(text: &str, most: usize) -> String {
     let letters: Vec<char> = text.chars().collect();
     if letters.len() <= most {
@@ -206,17 +225,18 @@ mod tests {
 
     #[test]
     fn long_texts_keep_both_ends() {
-        assert_eq!(shorten("class/photo.jpg", 20), "class/photo.jpg");
-        assert_eq!(shorten("a very long class/photo.jpg", 15), "a very...to.jpg");
+        assert_eq!(shorten("class/image.jpg", 20), "class/image.jpg");
+        assert_eq!(shorten("a very long class/image.jpg", 15), "a very...ge.jpg");
         assert_eq!(shorten("ünïcödé", 5), "ü...é");
     }
 
     #[test]
     fn a_box_is_outlined_in_its_color_and_numbered() {
         let mut canvas = Canvas(RgbImage::from_pixel(100, 100, Rgb([9, 9, 9])));
-        let place = place(Box2 { x0: 10.0, y0: 20.0, x1: 60.0, y1: 90.0 }, Point::zero(), 1);
-        canvas.outline(&place, 1);
-        canvas.number(&place, 1);
+        let rectangle =
+            to_rectangle(Box2 { x0: 10.0, y0: 20.0, x1: 60.0, y1: 90.0 }, Point::zero(), 1);
+        canvas.outline(&rectangle, 1);
+        canvas.number(&rectangle, 1);
         assert_eq!(canvas.0.get_pixel(40, 20).0, [0; 3]);
         assert_eq!(canvas.0.get_pixel(40, 21).0, color(1));
         assert_eq!(canvas.0.get_pixel(58, 60).0, color(1));

@@ -1,4 +1,4 @@
-//! What the rows of a folder look like taken together, and what they should look like.
+//! The distributions of crops, boxes and augmentations over all rows, found and expected.
 
 use rayon::prelude::*;
 use scrl_cli::Reporter;
@@ -16,12 +16,12 @@ use crate::views::recipe::draw_recipe;
 
 /// Bins of each histogram.
 const BINS: usize = 40;
-/// Rows between two looks at whether to stop.
+/// Rows between two checks for a stop.
 const BLOCK: u64 = 4096;
-/// Recipes drawn to see what would be expected: the lines of the drawings are then smooth to about a per cent.
+/// Recipes drawn for the expected distributions, which are then accurate to about one percent.
 const EXPECTED_DRAWS: u32 = 30_000;
 
-/// How many views had each step.
+/// The number of views with each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Steps {
     /// Mirrored.
@@ -30,22 +30,22 @@ pub(crate) struct Steps {
     pub jitter: u64,
     /// Turned gray.
     pub grayscale: u64,
-    /// Blurred, either way.
+    /// Blurred, with either blur.
     pub blur: u64,
     /// Solarized.
     pub solarize: u64,
 }
 
-/// The rows of one view.
+/// The distributions of one view.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct ViewDistributions {
-    /// How many had which step.
+    /// The number of views with each step.
     pub steps: Steps,
-    /// The crop's share of the source's area.
+    /// The crop's fraction of the source's area.
     pub crop_area: Histogram,
-    /// The binary logarithm of the crop's width over its height.
+    /// The base-2 logarithm of the crop's aspect ratio, width over height.
     pub crop_aspect_log2: Histogram,
-    /// Side of a matched box, the root of its area, in pixels of the view.
+    /// Square root of a matched box's area, in pixels of the view.
     pub box_side: Histogram,
 }
 
@@ -62,14 +62,14 @@ pub(crate) struct JitterDistributions {
     pub hue: Histogram,
 }
 
-/// All rows.
+/// The distributions of all rows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Distributions {
-    /// Pairs of views.
+    /// The number of rows.
     pub(crate) rows: u64,
-    /// Matched boxes of all rows.
+    /// The number of matched boxes.
     pub(crate) boxes: u64,
-    /// Rows by how many boxes they have.
+    /// The number of rows with 0, 1, 2, … boxes.
     pub(crate) rows_by_boxes: Vec<u64>,
     /// View 1 and view 2.
     pub(crate) views: [ViewDistributions; 2],
@@ -79,14 +79,14 @@ pub struct Distributions {
     pub(crate) box_iou: Histogram,
     /// Strengths of the jitter.
     pub(crate) jitter: JitterDistributions,
-    /// σ of the blur in pixels of the view, or the factor of the resize blur; both views.
+    /// σ of the blur in pixels of the view, or the factor of the resize blur, of both views.
     pub(crate) blur: Histogram,
 }
 
 impl Distributions {
     /// No rows yet.
     pub(crate) fn new(options: &PrepOptions) -> Self {
-        // The bounds lie within the bins, or numbers upon them would look as if beyond.
+        // The limits are inside the bins, so that values on a limit are not shown beyond it.
         let around = |[low, high]: [f64; 2]| {
             let spare = (high - low) / BINS as f64 * 2.0;
             Histogram::new(low - spare, high + spare, BINS + 4)
@@ -114,32 +114,32 @@ impl Distributions {
         }
     }
 
-    /// Reads every row of the finished epochs, without their pictures, on all threads of the current pool. `progress`
-    /// hears of rows.
+    /// Reads every row of the finished epochs, without pixels, on all threads of the current pool.
+    /// The reporter receives the number of rows.
     ///
     /// # Errors
-    /// Where a part cannot be read, or after a stop.
+    /// Where a shard cannot be read, or after a stop.
     pub fn of(shards: &Shards, reporter: &Reporter) -> Result<Self> {
         let new = || Self::new(&shards.manifest.options);
-        let parts: Vec<_> = shards.parts().collect();
-        let read = |mut all: Self, &(epoch, part): &(Epoch, &scrl_schemas::ShardRecord)| {
-            let mut unheard = 0;
+        let all: Vec<_> = shards.iter().collect();
+        let read = |mut all: Self, &(epoch, shard): &(Epoch, &scrl_schemas::ShardRecord)| {
+            let mut unreported = 0;
             for row in
-                ShardReader::open_without_pictures(&shards.paths.epoch(epoch).join(&part.name))?
+                ShardReader::open_without_pixels(&shards.paths.epoch(epoch).join(&shard.name))?
             {
                 all.add_row(&row?);
-                unheard += 1;
-                if unheard == BLOCK {
-                    reporter.step(std::mem::take(&mut unheard))?;
+                unreported += 1;
+                if unreported == BLOCK {
+                    reporter.step(std::mem::take(&mut unreported))?;
                 }
             }
-            Ok(reporter.step(unheard).map(|()| all)?)
+            Ok(reporter.step(unreported).map(|()| all)?)
         };
-        parts.par_iter().try_fold(new, read).try_reduce(new, |a, b| Ok(a.merged(b)))
+        all.par_iter().try_fold(new, read).try_reduce(new, |a, b| Ok(a.merged(b)))
     }
 
-    /// What chance gives for these options and these images' sizes: recipes drawn anew, from other random numbers than
-    /// those of the rows.
+    /// The distributions to expect for these options and image sizes: those of recipes drawn with
+    /// another seed.
     pub fn expected(shards: &Shards) -> Self {
         let options = &shards.manifest.options;
         let mut all = Self::new(options);
@@ -153,7 +153,7 @@ impl Distributions {
             return all;
         }
         let seed = !shards.manifest.seed;
-        // Spread over all images: many have few draws, few have many.
+        // Evenly over all images.
         let size = |draw: u32| {
             sizes[(u64::from(draw) * sizes.len() as u64 / u64::from(EXPECTED_DRAWS)) as usize]
         };
@@ -212,7 +212,7 @@ impl Distributions {
         self
     }
 
-    /// Rows that have fewer than so many boxes.
+    /// The number of rows with fewer boxes than this.
     pub(crate) fn rows_below(&self, boxes: u32) -> u64 {
         self.rows_by_boxes.iter().take(boxes as usize).sum()
     }

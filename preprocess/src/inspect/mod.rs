@@ -1,12 +1,12 @@
-//! Looking into a prepared folder: what it holds, whether it is right, and pictures of it.
+//! Inspecting a shards folder: statistics, verification, and images of its pairs.
 //!
 //! ```text
 //! Shards ─┬─ distributions → summary (text, JSON), page
 //!         ├─ verify                → faults
-//!         └─ pairs (a sample)      → sheet (PNG), page (HTML)
+//!         └─ pairs (a sample)      → contact sheet (PNG), page (HTML)
 //! ```
 //!
-//! [`Shards`] is the folder as it lies there; nothing here writes into it.
+//! [`Shards`] is the folder; nothing here writes into it.
 
 mod compare;
 pub mod contact_sheet;

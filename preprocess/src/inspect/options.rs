@@ -6,21 +6,20 @@ use clap::Args;
 
 use crate::{Error, Result};
 
-/// Pairs on a contact sheet, by default: what fits a screen.
+/// Pairs on a contact sheet, by default: they fit on a screen.
 const SHEET_PAIRS: u64 = 12;
 /// Pairs on a page, by default: about 4 MB.
 const PAGE_PAIRS: u64 = 60;
 
-/// Every option that decides what is shown.
+/// The options of scrl-inspect.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Check every shard against its checksum, and every row and view against what seed, options and
-    /// source images give;
-    /// exit code 1 if anything differs
+    /// Check every shard against its checksum, and every row and view against seed, options and
+    /// source images; exit code 1 if anything differs
     #[arg(long, conflicts_with_all = ["png", "html", "json"])]
     pub verify: bool,
 
-    /// With --verify: leave the pixels out, which take most of the time
+    /// With --verify: do not compare pixels, which takes most of the time
     #[arg(long, requires = "verify")]
     pub no_pixels: bool,
 
@@ -32,11 +31,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 
-    /// Print the numbers as JSON
+    /// Print the statistics as JSON
     #[arg(long)]
     pub json: bool,
 
-    /// Where the source images lie [default: where they lay when the shards were made]
+    /// The source images, if they have moved [default: the path recorded in dataset.toml]
     #[arg(long, value_name = "IMAGES")]
     pub images: Option<PathBuf>,
 
@@ -44,11 +43,11 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub rows: Option<u64>,
 
-    /// Look at this epoch only
+    /// Inspect this epoch only
     #[arg(long, value_name = "E")]
     pub epoch: Option<u32>,
 
-    /// Other pairs for other seeds [default: 0]
+    /// Seed of the random choice of pairs [default: 0]
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
 
@@ -70,8 +69,8 @@ impl Options {
         Ok(())
     }
 
-    /// Whether the numbers are to be printed: where requested, or nothing else is.
-    pub fn prints_numbers(&self) -> bool {
+    /// Whether statistics are printed: if requested, or if nothing else is.
+    pub fn prints_statistics(&self) -> bool {
         self.json || (self.png.is_none() && self.html.is_none())
     }
 

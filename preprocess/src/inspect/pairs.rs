@@ -1,4 +1,4 @@
-//! Pairs to look at: some rows, chosen at random, with their pixels.
+//! A random sample of rows with their pixels.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,29 +10,30 @@ use scrl_cli::Reporter;
 use scrl_schemas::{EncodedImage, Epoch, PrepOptions, Row, ShardReader, ViewParams};
 
 use super::shards::Shards;
-use crate::images::ImageSize;
-use crate::images::{RgbImage, decode, decode_view};
+use crate::images::{ImageSize, RgbImage, decode, decode_view};
 use crate::sources::SourceReader;
 use crate::views::render::{RenderOptions, Renderer};
 use crate::views::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
-/// Longest side of a source's small picture, in pixels.
+/// Longest side of a source's thumbnail, in pixels.
 const THUMBNAIL: u32 = 480;
 
-/// One row with its pictures.
+/// One row with its pixels.
 pub struct Pair {
-    /// The epoch it is of.
+    /// Its epoch.
     pub epoch: Epoch,
-    /// Its part's name below the folder, and its number there.
-    pub place: (String, u64),
-    /// The row; its views hold no pictures any more.
+    /// The path of its shard below the folder.
+    pub shard: String,
+    /// Its number in the shard, from 0.
+    pub number: u64,
+    /// The row; its encoded views have been taken out.
     pub row: Row,
-    /// The class's name, where there is one.
+    /// The class's name, if there is one.
     pub class: Option<Arc<str>>,
     /// View 1 and view 2, `[size, size, 3]`.
     pub views: [image::RgbImage; 2],
-    /// The source made small; `None` where it is not at hand.
+    /// A thumbnail of the source image; `None` if that is not available.
     pub source: Option<image::RgbImage>,
 }
 
@@ -43,12 +44,12 @@ impl Pair {
     }
 }
 
-/// Chooses `count` rows of the finished epochs, or all where there are no more, and reads them in the folder's order.
-/// The same seed chooses the same rows. `images` are the sources; for recipes they must be there. `progress` hears of
-/// pairs.
+/// Chooses `count` random rows of the finished epochs, or all if there are fewer, and reads them in
+/// the order of the folder. The same seed chooses the same rows. `images` are the source images;
+/// for recipes they must exist. The reporter receives the number of pairs.
 ///
 /// # Errors
-/// Where a part or, for recipes, a source cannot be read, or after a stop.
+/// Where a shard or, for recipes, a source image cannot be read, or after a stop.
 pub fn choose(
     shards: &Shards,
     images: &Path,
@@ -56,18 +57,18 @@ pub fn choose(
     seed: u64,
     reporter: &Reporter,
 ) -> Result<Vec<Pair>> {
-    let originals = match SourceReader::open(images) {
-        Ok(originals) => Some(originals),
+    let source_reader = match SourceReader::open(images) {
+        Ok(source_reader) => Some(source_reader),
         Err(error) if shards.are_recipes() => {
             let reason = format!(
-                "{error}; recipes are rendered from their sources: --images says where they lie"
+                "{error}; recipes are rendered from their source images: give them with --images"
             );
             return Err(Error::Folder { path: shards.paths.root().to_owned(), reason });
         }
         Err(_) => None,
     };
-    let reading = Reading { shards, images, originals };
-    places(shards, count, seed)
+    let reading = Reading { shards, images, source_reader };
+    choose_rows(shards, count, seed)
         .into_par_iter()
         .map(|(epoch, name, number)| {
             let pair = reading.pair(epoch, name, number)?;
@@ -76,8 +77,8 @@ pub fn choose(
         .collect()
 }
 
-/// The places of some rows: epoch, part, number of the row.
-fn places(shards: &Shards, count: u64, seed: u64) -> Vec<(Epoch, &str, u64)> {
+/// Random rows: epoch, name of the shard, number of the row in it.
+fn choose_rows(shards: &Shards, count: u64, seed: u64) -> Vec<(Epoch, &str, u64)> {
     let total = shards.rows();
     let count = count.min(total);
     let mut random = Stream::new(seed, 0, 0, Purpose::PairsToShow);
@@ -85,23 +86,23 @@ fn places(shards: &Shards, count: u64, seed: u64) -> Vec<(Epoch, &str, u64)> {
     while (numbers.len() as u64) < count {
         numbers.insert(if count == total { numbers.len() as u64 } else { random.below(total) });
     }
-    let mut parts = shards.parts();
-    let (mut part, mut first) = (parts.next(), 0);
-    let mut places = Vec::new();
+    let mut all = shards.iter();
+    let (mut shard, mut first) = (all.next(), 0);
+    let mut chosen = Vec::new();
     for number in numbers {
-        while let Some((_, record)) = part.filter(|(_, record)| first + record.rows <= number) {
+        while let Some((_, record)) = shard.filter(|(_, record)| first + record.rows <= number) {
             first += record.rows;
-            part = parts.next();
+            shard = all.next();
         }
-        places.extend(part.map(|(epoch, record)| (epoch, record.name.as_str(), number - first)));
+        chosen.extend(shard.map(|(epoch, record)| (epoch, record.name.as_str(), number - first)));
     }
-    places
+    chosen
 }
 
 struct Reading<'a> {
     shards: &'a Shards,
     images: &'a Path,
-    originals: Option<SourceReader>,
+    source_reader: Option<SourceReader>,
 }
 
 impl Reading<'_> {
@@ -109,7 +110,7 @@ impl Reading<'_> {
         let options = &self.shards.manifest.options;
         let path = self.shards.paths.epoch(epoch).join(name);
         let damaged = |reason: String| {
-            let reason = format!("row {number}: {reason}; --verify tells what is wrong");
+            let reason = format!("row {number}: {reason}; --verify shows all faults");
             Error::Folder { path: path.clone(), reason }
         };
         let row = ShardReader::open_at(&path, number)?.next();
@@ -132,18 +133,19 @@ impl Reading<'_> {
         let class = known.and_then(|source| source.class.as_ref()).map(|class| class.1.clone());
         Ok(Pair {
             epoch,
-            place: (self.shards.name(epoch, name), number),
+            shard: self.shards.name(epoch, name),
+            number,
             class,
             views: [first.map_err(damaged)?, second.map_err(damaged)?],
-            source: source.ok().and_then(small),
+            source: source.ok().and_then(shrink),
             row,
         })
     }
 
-    /// The decoded source of a row, if it is the one the row was made from.
+    /// The decoded source image of a row, if it has the size recorded.
     fn source(&self, row: &Row) -> std::result::Result<RgbImage, String> {
-        let originals = self.originals.as_ref().ok_or("the sources are not there")?;
-        let bytes = originals.read(row.image_id, &row.path)?;
+        let source_reader = self.source_reader.as_ref().ok_or("the source images are not there")?;
+        let bytes = source_reader.read(row.image_id, &row.path)?;
         let source =
             decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
         let ImageSize { width, height } = source.size;
@@ -154,14 +156,14 @@ impl Reading<'_> {
     }
 }
 
-fn picture(size: u32, pixels: Vec<u8>) -> std::result::Result<image::RgbImage, String> {
+fn to_image(size: u32, pixels: Vec<u8>) -> std::result::Result<image::RgbImage, String> {
     image::RgbImage::from_raw(size, size, pixels).ok_or_else(|| "a view of another size".to_owned())
 }
 
 fn decoded(image: &EncodedImage, size: u32) -> std::result::Result<image::RgbImage, String> {
     let mut pixels = vec![0; size as usize * size as usize * 3];
     decode_view(&image.bytes, size as usize, &mut pixels).map_err(|reason| reason.0)?;
-    picture(size, pixels)
+    to_image(size, pixels)
 }
 
 fn rendered(
@@ -171,25 +173,25 @@ fn rendered(
 ) -> std::result::Result<image::RgbImage, String> {
     let crop = params.crop;
     let fits =
-        |first: i32, length: i32, whole: i32| first >= 0 && length > 0 && first + length <= whole;
+        |first: i32, length: i32, side: i32| first >= 0 && length > 0 && first + length <= side;
     if !fits(crop.x, crop.width, source.size.width)
         || !fits(crop.y, crop.height, source.size.height)
     {
-        return Err("its crop leaves the source".to_owned());
+        return Err("its crop exceeds the source".to_owned());
     }
     let mut pixels = Vec::new();
     Renderer::default().render(source, params, RenderOptions::from(options), &mut pixels);
-    picture(options.size, pixels)
+    to_image(options.size, pixels)
 }
 
-/// A source made so small that a page can hold many.
-fn small(source: RgbImage) -> Option<image::RgbImage> {
+/// A thumbnail of a source image, so that a page can hold many.
+fn shrink(source: RgbImage) -> Option<image::RgbImage> {
     let (width, height) = (source.size.width as u32, source.size.height as u32);
-    let whole = image::RgbImage::from_raw(width, height, source.pixels)?;
+    let image = image::RgbImage::from_raw(width, height, source.pixels)?;
     let longest = width.max(height);
     if longest <= THUMBNAIL {
-        return Some(whole);
+        return Some(image);
     }
     let side = |length: u32| (length * THUMBNAIL / longest).max(1);
-    Some(thumbnail(&whole, side(width), side(height)))
+    Some(thumbnail(&image, side(width), side(height)))
 }

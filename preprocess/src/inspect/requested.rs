@@ -1,4 +1,4 @@
-//! How often each augmentation was asked for, and whether what is found is likely then.
+//! The requested frequency of each augmentation, and whether the one found agrees with it.
 
 use scrl_schemas::{BlurKind, PrepOptions};
 
@@ -8,30 +8,30 @@ use crate::views::method::{
     SOLARIZE_PROBABILITY,
 };
 
-/// Standard deviations from what was asked for, beyond which chance is no explanation: once in 16,000 such numbers.
+/// Standard deviations from the requested frequency that chance exceeds once in 16,000 times.
 const UNLIKELY: f64 = 4.0;
 
-/// How often a step was asked for in one view, and how often it is found.
+/// The requested frequency of a step in one view, and the one found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Frequency {
-    /// Views.
+    /// The number of views.
     pub views: u64,
-    /// Views that have it.
+    /// The number of views with the step.
     pub count: u64,
-    /// The probability asked for.
-    pub asked: f64,
+    /// The requested probability.
+    pub requested: f64,
 }
 
 impl Frequency {
-    /// The share of views that have it; 0 without views.
-    pub fn share(&self) -> f64 {
+    /// The fraction of views with the step; 0 without views.
+    pub fn found(&self) -> f64 {
         self.count as f64 / self.views.max(1) as f64
     }
 
-    /// Whether chance does not explain the difference from what was asked.
+    /// Whether the difference from the requested frequency is too large for chance.
     pub fn is_odd(&self) -> bool {
-        let expected = self.asked * self.views as f64;
-        let deviation = (expected * (1.0 - self.asked)).sqrt();
+        let expected = self.requested * self.views as f64;
+        let deviation = (expected * (1.0 - self.requested)).sqrt();
         (self.count as f64 - expected).abs() > UNLIKELY * deviation + 0.5
     }
 }
@@ -39,13 +39,13 @@ impl Frequency {
 /// One step of augmentation in both views.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Step {
-    /// What it is called in the columns.
+    /// Its name in the columns.
     pub name: &'static str,
     /// In view 1 and view 2.
     pub views: [Frequency; 2],
 }
 
-/// Every step that happens by chance, in the order in which they are applied.
+/// Every random step, in the order in which they are applied.
 pub(super) fn steps(options: &PrepOptions, found: &Distributions) -> Vec<Step> {
     let blur = if options.blur == BlurKind::None { [0.0; 2] } else { BLUR_PROBABILITY };
     type Count = fn(&Steps) -> u64;
@@ -57,11 +57,11 @@ pub(super) fn steps(options: &PrepOptions, found: &Distributions) -> Vec<Step> {
         ("solarize", |steps| steps.solarize, SOLARIZE_PROBABILITY),
     ];
     table
-        .map(|(name, count, asked)| {
+        .map(|(name, count, requested)| {
             let views = [0, 1].map(|view| Frequency {
                 views: found.rows,
                 count: count(&found.views[view].steps),
-                asked: asked[view],
+                requested: requested[view],
             });
             Step { name, views }
         })
@@ -73,8 +73,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chance_is_told_from_a_fault() {
-        let frequency = |count, asked| Frequency { views: 1000, count, asked };
+    fn chance_differs_from_a_fault() {
+        let frequency = |count, requested| Frequency { views: 1000, count, requested };
         assert!(!frequency(520, 0.5).is_odd());
         assert!(frequency(600, 0.5).is_odd());
         assert!(!frequency(1000, 1.0).is_odd() && frequency(999, 1.0).is_odd());

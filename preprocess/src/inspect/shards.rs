@@ -1,4 +1,4 @@
-//! A prepared folder as it lies there.
+//! A shards folder and its finished epochs.
 
 use std::path::Path;
 
@@ -10,25 +10,25 @@ use crate::prepare::resume;
 use crate::prepare::shuffle::Shuffle;
 use crate::{Error, Result};
 
-/// An epoch that is there whole, as its `_SUCCESS` says.
+/// A complete epoch, as listed in its `_SUCCESS`.
 #[derive(Clone, Debug)]
 pub(crate) struct FinishedEpoch {
     /// Its number.
     pub epoch: Epoch,
-    /// Its parts in reading order.
-    pub parts: Vec<ShardRecord>,
+    /// Its shards in reading order.
+    pub shards: Vec<ShardRecord>,
 }
 
-/// A prepared folder: what it was made from, and which of its epochs are there.
+/// A shards folder: its manifest, its sources, and its epochs.
 #[derive(Debug)]
 pub struct Shards {
-    /// Where each file lies.
+    /// The paths of its files.
     pub paths: ShardPaths,
-    /// What was asked for.
+    /// The options that it was made with.
     pub manifest: Manifest,
-    /// The images; each one's `image_id` is its position.
+    /// The images by their `image_id`.
     pub sources: Vec<Source>,
-    /// The epochs that are whole, in order.
+    /// The complete epochs, in order.
     pub(crate) epochs: Vec<FinishedEpoch>,
     /// Epochs that have a folder but no `_SUCCESS`: they are being made, or wait for other ranks.
     pub unfinished: Vec<Epoch>,
@@ -37,18 +37,19 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Opens a folder, or with `only` a single epoch of it. Reads the manifest, the list of sources (about 100 bytes of
-    /// memory each) and every `_SUCCESS`; no part is opened.
+    /// Opens a folder, or with `only` a single epoch of it. Reads the manifest, the list of sources
+    /// (about 150 bytes of memory for each) and every `_SUCCESS`; no shard is opened.
     ///
     /// # Errors
-    /// [`Error::Folder`] where there is no manifest or no such epoch, [`Error::Shards`] where a file cannot be read.
+    /// [`Error::Folder`] where there is no manifest or no such epoch, [`Error::Shards`] where a
+    /// file cannot be read.
     pub fn open(shards: &Path, only: Option<Epoch>) -> Result<Self> {
         let paths = ShardPaths::new(shards);
         let refuse = |reason: &str| {
             Err(Error::Folder { path: shards.to_owned(), reason: reason.to_owned() })
         };
         if !shards.is_dir() {
-            return refuse("is no folder; give the one that scrl-prep wrote");
+            return refuse("is not a folder; give the one that scrl-prep wrote");
         }
         if !paths.manifest().exists() {
             return refuse("holds no dataset.toml; give the folder that scrl-prep wrote");
@@ -66,36 +67,36 @@ impl Shards {
         };
         for epoch in resume::epochs(&found.paths)? {
             if only.is_none_or(|only| only == epoch) {
-                found.take_in(epoch);
+                found.add(epoch);
             }
         }
         match only {
             Some(only) if found.epochs.is_empty() && found.damaged.is_empty() => refuse(&format!(
-                "holds no finished epoch {only}; leave --epoch out to see which there are"
+                "holds no finished epoch {only}; without --epoch all finished ones are shown"
             )),
             None if found.epochs.is_empty() && found.damaged.is_empty() => {
-                refuse("holds no finished epoch yet; let scrl-prep finish one")
+                refuse("holds no finished epoch yet; wait until scrl-prep has finished one")
             }
             _ => Ok(found),
         }
     }
 
-    fn take_in(&mut self, epoch: Epoch) {
+    fn add(&mut self, epoch: Epoch) {
         let success = self.paths.success(epoch);
         if !success.exists() {
             return self.unfinished.push(epoch);
         }
         match Success::read(&success) {
-            Ok(Success { parts, .. }) => self.epochs.push(FinishedEpoch { epoch, parts }),
+            Ok(Success { parts: shards, .. }) => self.epochs.push(FinishedEpoch { epoch, shards }),
             Err(error) => self.damaged.push((epoch, error.to_string())),
         }
     }
 
-    /// Refuses a folder in which a `_SUCCESS` cannot be read, for who needs every row.
+    /// Refuses a folder in which a `_SUCCESS` cannot be read, as then not every row can be.
     ///
     /// # Errors
     /// [`Error::Folder`] with the first of them.
-    pub fn require_whole(&self) -> Result<()> {
+    pub fn require_intact(&self) -> Result<()> {
         match self.damaged.first() {
             None => Ok(()),
             Some((epoch, reason)) => {
@@ -107,34 +108,34 @@ impl Shards {
         }
     }
 
-    /// Every part of every finished epoch.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = (Epoch, &ShardRecord)> {
+    /// Every shard of every finished epoch.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Epoch, &ShardRecord)> {
         self.epochs
             .iter()
-            .flat_map(|finished| finished.parts.iter().map(|part| (finished.epoch, part)))
+            .flat_map(|finished| finished.shards.iter().map(|shard| (finished.epoch, shard)))
     }
 
     /// Rows of all finished epochs.
     pub fn rows(&self) -> u64 {
-        self.parts().map(|(_, part)| part.rows).sum()
+        self.iter().map(|(_, shard)| shard.rows).sum()
     }
 
-    /// Bytes of all parts of finished epochs.
+    /// Bytes of all shards of finished epochs.
     pub(crate) fn bytes(&self) -> u64 {
-        self.parts().map(|(_, part)| part.bytes).sum()
+        self.iter().map(|(_, shard)| shard.bytes).sum()
     }
 
-    /// Images that could not be read.
+    /// The number of unreadable images.
     pub(crate) fn unreadable(&self) -> u64 {
         self.sources.iter().filter(|source| source.error.is_some()).count() as u64
     }
 
-    /// Whether the shards hold no pictures.
+    /// Whether the shards hold no pixels.
     pub fn are_recipes(&self) -> bool {
         self.manifest.options.views == ViewEncoding::Recipe
     }
 
-    /// Which image lies in which part.
+    /// The permutation of each epoch.
     pub(crate) fn shuffle(&self) -> Shuffle {
         let Manifest { seed, ref options, .. } = self.manifest;
         Shuffle::new(
@@ -145,7 +146,7 @@ impl Shards {
         )
     }
 
-    /// A part's name below the folder, `epoch=00000/part-00000.parquet`.
+    /// The path of a file below the folder, such as `epoch=00000/part-00000.parquet`.
     pub(crate) fn name(&self, epoch: Epoch, file: &str) -> String {
         format!("{}/{file}", self.paths.epoch(epoch).file_name().unwrap_or_default().display())
     }

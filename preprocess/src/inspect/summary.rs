@@ -1,4 +1,4 @@
-//! A folder in numbers: as a table to read, or as JSON.
+//! The statistics of a shards folder, as text or as JSON.
 
 use std::fmt::Write;
 
@@ -10,12 +10,12 @@ use super::histogram::Histogram;
 use super::requested::{Frequency, steps};
 use super::shards::Shards;
 
-/// Cells of the longest bar.
+/// Width of the longest bar in characters.
 const BAR: usize = 40;
-/// Eighths of a cell.
+/// Eighths of a character.
 const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
-/// The table: several lines, at most 100 columns wide unless a path is longer.
+/// The statistics as text of at most 100 columns, unless a path is longer.
 pub fn text(shards: &Shards, found: &Distributions) -> String {
     let mut out = String::new();
     let sections = [head(shards, found), frequencies(shards, found), ranges(found), boxes(found)];
@@ -35,9 +35,9 @@ fn head(shards: &Shards, found: &Distributions) -> String {
         }
     };
     let per_pair = shards.bytes() / found.rows.max(1);
-    let mut lines = vec![
+    let lines = vec![
         (
-            "",
+            "views",
             format!(
                 "{}, {} px, preset {}, seed {}, by {}",
                 options.views, options.size, options.preset, manifest.seed, manifest.writer
@@ -46,11 +46,10 @@ fn head(shards: &Shards, found: &Distributions) -> String {
         ("images", manifest.images.clone()),
         ("", images(shards)),
         ("epochs", epochs),
-        ("parts", HumanCount(shards.parts().count() as u64).to_string()),
+        ("shards", HumanCount(shards.iter().count() as u64).to_string()),
         ("pairs", HumanCount(found.rows).to_string()),
-        ("bytes", format!("{}, {} a pair", HumanBytes(shards.bytes()), HumanCount(per_pair))),
+        ("bytes", format!("{}, {} per pair", HumanBytes(shards.bytes()), HumanCount(per_pair))),
     ];
-    lines[0].0 = "shards";
     let mut out = format!("{}\n", shards.paths.root().display());
     for (name, value) in lines {
         let _ = writeln!(out, "  {name:<8} {value}");
@@ -58,7 +57,7 @@ fn head(shards: &Shards, found: &Distributions) -> String {
     out
 }
 
-/// How many images, in how many classes, how many of them unreadable.
+/// The numbers of images, classes and unreadable images.
 fn images(shards: &Shards) -> String {
     let mut text = format!("{} found", HumanCount(shards.sources.len() as u64));
     let mut of_class = std::collections::BTreeMap::new();
@@ -81,24 +80,26 @@ fn images(shards: &Shards) -> String {
 }
 
 fn frequencies(shards: &Shards, found: &Distributions) -> String {
-    let mut out =
-        format!("{:<12}{:>10}{:>9}{:>13}{:>9}\n", "", "view 1", "asked", "view 2", "asked");
+    let mut out = format!(
+        "{:<12}{:>10}{:>11}{:>13}{:>11}\n",
+        "", "view 1", "requested", "view 2", "requested"
+    );
     for step in steps(&shards.manifest.options, found) {
-        let cell =
-            |of: &Frequency| format!("{:>8.2} %{:>7.0} %", 100.0 * of.share(), 100.0 * of.asked);
+        let cell = |of: &Frequency| {
+            format!("{:>8.2} %{:>9.0} %", 100.0 * of.found(), 100.0 * of.requested)
+        };
         let [first, second] = step.views.each_ref();
-        let odd =
-            if step.views.iter().any(Frequency::is_odd) { "   unlike what was asked" } else { "" };
+        let odd = if step.views.iter().any(Frequency::is_odd) { "   not as requested" } else { "" };
         let _ = writeln!(out, "  {:<10}{}    {}{odd}", step.name, cell(first), cell(second));
     }
     out
 }
 
-/// A line of percentiles.
+/// A line of quantiles.
 struct Range<'a> {
     name: &'static str,
     of: &'a Histogram,
-    /// From the histogram's numbers to those shown.
+    /// Converts the histogram's values to those shown.
     show: fn(f64) -> f64,
     digits: usize,
 }
@@ -109,8 +110,8 @@ fn ranges(found: &Distributions) -> String {
     let [first, second] = &found.views;
     let range = |name, of, show: fn(f64) -> f64, digits| Range { name, of, show, digits };
     let table = [
-        range("crop 1, % of the photo", &first.crop_area, percent, 1),
-        range("crop 2, % of the photo", &second.crop_area, percent, 1),
+        range("crop 1, % of the image", &first.crop_area, percent, 1),
+        range("crop 2, % of the image", &second.crop_area, percent, 1),
         range("crop 1, width : height", &first.crop_aspect_log2, f64::exp2, 2),
         range("crop 2, width : height", &second.crop_aspect_log2, f64::exp2, 2),
         range("box in view 1, px", &first.box_side, same, 0),
@@ -142,37 +143,38 @@ fn boxes(found: &Distributions) -> String {
     let rows = found.rows.max(1) as f64;
     let mean = found.boxes as f64 / rows;
     let full = found.rows_by_boxes.len() as u32 - 1;
-    let share = |count: u64| 100.0 * count as f64 / rows;
+    let percent = |count: u64| 100.0 * count as f64 / rows;
     let mut out = format!(
-        "boxes a pair: {mean:.2} in the mean; {:.2} % of the pairs have none, {:.2} % fewer than {full}\n",
-        share(found.rows_by_boxes[0]),
-        share(found.rows_below(full))
+        "boxes per pair: {mean:.2} on average; {:.2} % of the pairs have none, {:.2} % fewer than \
+         {full}\n",
+        percent(found.rows_by_boxes[0]),
+        percent(found.rows_below(full))
     );
     let most = found.rows_by_boxes.iter().max().copied().unwrap_or(0).max(1);
-    // A long tail of possible numbers that no row has says nothing.
+    // Without the numbers of boxes beyond the largest that occurs.
     let shown = found.rows_by_boxes.iter().rposition(|&count| count > 0).unwrap_or(0);
     for (boxes, &count) in found.rows_by_boxes.iter().enumerate().take(shown + 1) {
         let line =
-            format!("  {boxes:>3}  {:>7.2} %  {}", share(count), bar(count as f64 / most as f64));
+            format!("  {boxes:>3}  {:>7.2} %  {}", percent(count), bar(count as f64 / most as f64));
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out
 }
 
-/// A bar of this share of the longest.
-fn bar(share: f64) -> String {
-    let eighths = (share * (BAR * 8) as f64).round() as usize;
+/// A bar whose length is this fraction of the longest.
+fn bar(fraction: f64) -> String {
+    let eighths = (fraction * (BAR * 8) as f64).round() as usize;
     let mut bar = "█".repeat(eighths / 8);
     bar.push(EIGHTHS[eighths % 8]);
     bar
 }
 
-/// The same as JSON: everything counted, bin by bin.
+/// The statistics as JSON, with every histogram bin by bin.
 pub fn json(shards: &Shards, found: &Distributions) -> Value {
     let augmentations = steps(&shards.manifest.options, found).into_iter().map(|step| {
         let views = step
             .views
-            .map(|of| json!({"share": of.share(), "asked": of.asked, "odd": of.is_odd()}));
+            .map(|of| json!({"found": of.found(), "requested": of.requested, "odd": of.is_odd()}));
         let [first, second] = views;
         (step.name.to_owned(), json!({"view1": first, "view2": second}))
     });
@@ -181,7 +183,7 @@ pub fn json(shards: &Shards, found: &Distributions) -> Value {
         "manifest": shards.manifest,
         "epochs": shards.epochs.iter().map(|finished| finished.epoch.0).collect::<Vec<_>>(),
         "unfinished_epochs": shards.unfinished.iter().map(|epoch| epoch.0).collect::<Vec<_>>(),
-        "parts": shards.parts().count(),
+        "parts": shards.iter().count(),
         "bytes": shards.bytes(),
         "unreadable_images": shards.unreadable(),
         "augmentations": serde_json::Map::from_iter(augmentations),

@@ -1,8 +1,9 @@
-//! Is a folder still what scrl-prep wrote?
+//! Verifying that a shards folder is what scrl-prep wrote.
 //!
-//! Every row follows from the seed, the options and the list of sources, so it can be made again and compared: which
-//! image stands where, the parameters of both views, the boxes, and with the sources at hand the encoded pictures, byte
-//! by byte. What a checksum cannot tell, a part written by something else, shows that way.
+//! Every row follows from the seed, the options and the list of sources, so it can be made again
+//! and compared: the image, the parameters of both views, the boxes, and if the source images are
+//! available, the encoded views, byte by byte. That also finds shards with a right checksum and
+//! wrong content.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -15,40 +16,39 @@ use scrl_schemas::{Epoch, Row, Shard, ShardReader, ShardRecord, Source, file_nam
 use super::compare::difference;
 use super::shards::{FinishedEpoch, Shards};
 use crate::Result;
-use crate::images::ImageSize;
-use crate::images::decode;
+use crate::images::{ImageSize, decode};
 use crate::prepare::resume;
 use crate::prepare::rows::{RowMaker, recipe_row};
 use crate::prepare::shuffle::{Pass, Shuffle};
 use crate::sources::SourceReader;
 
-/// Faults that are kept; of a folder with more of them these tell enough.
+/// Largest number of faults that are kept.
 const MOST_FAULTS: usize = 100;
-/// Rows of one part that are described.
+/// Largest number of rows of one shard that are described.
 const MOST_ROWS: usize = 3;
 /// Rows made again together, on all threads.
 const BLOCK: usize = 128;
 
-/// Where the pixels to compare with come from.
+/// Whether pixels are compared, and with which source images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pixels {
-    /// Nowhere: pixels are not compared.
+    /// Pixels are not compared.
     Skip,
-    /// From the images that were given to scrl-prep, or a copy of them.
+    /// With the images that were given to scrl-prep, or a copy of them.
     From(PathBuf),
 }
 
-/// Something that is not as it should be.
+/// A difference from what scrl-prep wrote.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    /// The file, below the folder of shards; an image by its path.
+    /// The file below the shards folder, or the path of a source image.
     pub file: String,
     /// What is wrong with it.
     pub what: String,
     kind: Kind,
 }
 
-/// Whose fault it is.
+/// What a fault concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Shards,
@@ -56,35 +56,37 @@ enum Kind {
 }
 
 impl Fault {
-    /// Whether a file of the shards is wrong, and not an image that they were made from.
+    /// Whether it concerns a file of the shards, and not a source image.
     pub fn is_of_shards(&self) -> bool {
         self.kind == Kind::Shards
     }
 }
 
-/// What a check found.
+/// The result of verification.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Parts looked at.
-    pub parts: u64,
+    /// Shards checked.
+    pub shards: u64,
     /// Rows made again and compared.
     pub rows: u64,
     /// Bytes checksummed.
     pub bytes: u64,
-    /// Rows whose pictures were rendered again and compared; for recipes, sources that were decoded.
+    /// Rows whose views were rendered again and compared; for recipes, source images that were
+    /// decoded.
     pub pixels: u64,
-    /// Why pixels were not compared, or not all.
+    /// Why some or all pixels were not compared.
     pub notes: Vec<String>,
-    /// Faults in the order of the files, the first hundred.
+    /// The first hundred faults, sorted by file.
     pub faults: Vec<Fault>,
-    /// How many there are.
+    /// The number of faults.
     pub fault_count: u64,
 }
 
-/// Checks every finished epoch on all threads of the current pool. `reporter` counts rows, and for recipes of sources.
+/// Checks every finished epoch on all threads of the current pool. The reporter counts rows, and
+/// for recipes also source images.
 ///
 /// # Errors
-/// [`crate::Error::Stopped`] after a stop. What is wrong with the folder is no error but part of the verdict.
+/// [`crate::Error::Stopped`] after a stop. Faults of the folder are no errors but in the verdict.
 pub fn verify(shards: &Shards, pixels: &Pixels, reporter: &Reporter) -> Result<Verdict> {
     let check = Check::new(shards, pixels, reporter);
     check.folder();
@@ -107,17 +109,17 @@ pub fn verify(shards: &Shards, pixels: &Pixels, reporter: &Reporter) -> Result<V
 
 struct Check<'a> {
     shards: &'a Shards,
-    originals: Option<SourceReader>,
+    source_reader: Option<SourceReader>,
     reporter: &'a Reporter,
     found: Mutex<Verdict>,
-    /// Sources that pictures could not be compared with.
+    /// Why source images could not be compared with, by path.
     lost: Mutex<BTreeMap<String, String>>,
 }
 
 impl<'a> Check<'a> {
     fn new(shards: &'a Shards, pixels: &Pixels, reporter: &'a Reporter) -> Self {
         let mut found = Verdict::default();
-        let originals = match pixels {
+        let source_reader = match pixels {
             Pixels::Skip => None,
             Pixels::From(images) => SourceReader::open(images)
                 .map_err(|error| {
@@ -126,12 +128,12 @@ impl<'a> Check<'a> {
                         false => format!("{} is not there", images.display()),
                     };
                     found.notes.push(format!(
-                        "pixels not compared: {reason}; --images says where the sources lie"
+                        "pixels not compared: {reason}; give the source images with --images"
                     ));
                 })
                 .ok(),
         };
-        Self { shards, originals, reporter, found: Mutex::new(found), lost: Mutex::default() }
+        Self { shards, source_reader, reporter, found: Mutex::new(found), lost: Mutex::default() }
     }
 
     fn found(&self) -> MutexGuard<'_, Verdict> {
@@ -164,14 +166,14 @@ impl<'a> Check<'a> {
         if let Some((path, reason)) = lost.first_key_value() {
             let others = match lost.len() - 1 {
                 0 => String::new(),
-                count => format!(" ({count} others likewise)"),
+                count => format!(" ({count} others as well)"),
             };
             found.notes.push(format!("pixels of some rows not compared: {path}: {reason}{others}"));
         }
         found
     }
 
-    /// What concerns no single part.
+    /// Checks the manifest, the list of sources and the `_SUCCESS` files.
     fn folder(&self) {
         let Shards { ref manifest, ref sources, ref damaged, .. } = *self.shards;
         for (epoch, reason) in damaged {
@@ -185,21 +187,19 @@ impl<'a> Check<'a> {
             );
             self.fault("sources.parquet", what);
         }
-        for FinishedEpoch { epoch, parts } in &self.shards.epochs {
-            self.names(*epoch, parts);
+        for FinishedEpoch { epoch, shards } in &self.shards.epochs {
+            self.names(*epoch, shards);
         }
     }
 
-    /// An epoch's `_SUCCESS` lists the right parts, and no other lies beside them.
-    fn names(&self, epoch: Epoch, parts: &[ShardRecord]) {
+    /// Checks that an epoch's `_SUCCESS` lists the right shards, and that no others exist.
+    fn names(&self, epoch: Epoch, shards: &[ShardRecord]) {
         let expected = self.shards.shuffle().shards_per_epoch();
-        let listed: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-        let right: Vec<String> = (0..expected).map(|part| Shard(part).file_name()).collect();
+        let listed: Vec<&str> = shards.iter().map(|shard| shard.name.as_str()).collect();
+        let right: Vec<String> = (0..expected).map(|number| Shard(number).file_name()).collect();
         if listed != right {
-            let what = format!(
-                "lists {} parts, where there should be {expected} in their order",
-                listed.len()
-            );
+            let what =
+                format!("lists {} shards, should list {expected}, sorted by number", listed.len());
             self.fault(self.shards.name(epoch, "_SUCCESS"), what);
         }
         for name in file_names(&self.shards.paths.epoch(epoch)).unwrap_or_default() {
@@ -209,21 +209,21 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The parts of the epochs of one pass.
+    /// Checks the shards of the epochs of one pass.
     fn pass(&self, pass: &Pass, shuffle: &Shuffle, epochs: &[&FinishedEpoch]) -> Result<()> {
-        let mut parts: Vec<(Epoch, &ShardRecord, Option<u32>)> = Vec::new();
-        for FinishedEpoch { epoch, parts: records } in epochs {
+        let mut shards: Vec<(Epoch, &ShardRecord, Option<u32>)> = Vec::new();
+        for FinishedEpoch { epoch, shards: records } in epochs {
             let chunks: HashMap<String, u32> = shuffle
                 .shards_of_chunks(*epoch)
                 .into_iter()
                 .map(Shard::file_name)
                 .zip(0..)
                 .collect();
-            parts.extend(
+            shards.extend(
                 records.iter().map(|record| (*epoch, record, chunks.get(&record.name).copied())),
             );
         }
-        parts.par_iter().try_for_each(|&(epoch, record, chunk)| {
+        shards.par_iter().try_for_each(|&(epoch, record, chunk)| {
             let file = self.shards.name(epoch, &record.name);
             let checked = match self.checksum(epoch, record) {
                 Ok(()) => match chunk {
@@ -235,12 +235,12 @@ impl<'a> Check<'a> {
                     Ok(self.reporter.step(record.rows)?)
                 }
             };
-            self.found().parts += 1;
+            self.found().shards += 1;
             checked
         })
     }
 
-    /// A part's size and checksum.
+    /// Checks a shard's size and checksum.
     fn checksum(&self, epoch: Epoch, record: &ShardRecord) -> std::result::Result<(), String> {
         let path = self.shards.paths.epoch(epoch).join(&record.name);
         let bytes = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
@@ -258,7 +258,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// A part's rows: those that the seed gives, in its order.
+    /// Compares a shard's rows with those that the seed gives.
     fn rows(
         &self,
         epoch: Epoch,
@@ -268,10 +268,10 @@ impl<'a> Check<'a> {
         file: &str,
     ) -> Result<()> {
         let path = self.shards.paths.epoch(epoch).join(&record.name);
-        let pictures = self.originals.is_some() && !self.shards.are_recipes();
-        let reader = match pictures {
+        let compares_pixels = self.source_reader.is_some() && !self.shards.are_recipes();
+        let reader = match compares_pixels {
             true => ShardReader::open(&path),
-            false => ShardReader::open_without_pictures(&path),
+            false => ShardReader::open_without_pixels(&path),
         };
         let mut reader = match reader {
             Ok(reader) => reader,
@@ -281,11 +281,11 @@ impl<'a> Check<'a> {
             }
         };
         let expected = self.expected_images(epoch, pass, chunk, &reader, file);
-        for (rows, of) in [(record.rows, "_SUCCESS lists"), (reader.total_rows(), "has")] {
+        for (rows, has) in [(record.rows, "_SUCCESS lists"), (reader.total_rows(), "has")] {
             if rows != expected.len() as u64 {
                 self.fault(
                     file,
-                    format!("{of} {rows} rows, the readable sources give {}", expected.len()),
+                    format!("{has} {rows} rows, the readable sources give {}", expected.len()),
                 );
             }
         }
@@ -305,26 +305,27 @@ impl<'a> Check<'a> {
                 .par_iter()
                 .zip(block)
                 .map_init(RowMaker::default, |maker, (row, &image)| {
-                    self.row(row, image, epoch, pictures.then_some(maker))
+                    self.row(row, image, epoch, compares_pixels.then_some(maker))
                 })
                 .collect();
             self.found().rows += rows.len() as u64;
-            let place = |(index, odd): (usize, Option<String>)| {
+            let describe = |(index, odd): (usize, Option<String>)| {
                 Some(format!("row {}: {}", first + index, odd?))
             };
-            odd.extend(compared.into_iter().enumerate().filter_map(place));
+            odd.extend(compared.into_iter().enumerate().filter_map(describe));
             first += block.len();
             self.reporter.step(block.len() as u64)?;
         }
         let more = odd.len().saturating_sub(MOST_ROWS);
         odd.iter().take(MOST_ROWS).for_each(|what| self.fault(file, what));
         if more > 0 {
-            self.fault(file, format!("row …: {more} more rows are not those of the seed"));
+            self.fault(file, format!("and {more} more rows that are not those of the seed"));
         }
         Ok(())
     }
 
-    /// The images of a part in the order of its rows. Those that could not be read must be in its own list of them.
+    /// The images of a shard in the order of its rows. The unreadable ones must be in the shard's
+    /// own list of them.
     fn expected_images(
         &self,
         epoch: Epoch,
@@ -348,8 +349,8 @@ impl<'a> Check<'a> {
         rows.map(|position| images[position as usize]).filter(is_readable).collect()
     }
 
-    /// What is wrong with a row, which should be that of `image`. Its pictures are compared where there is a maker of
-    /// others.
+    /// What is wrong with a row, which should be that of `image`. Its pixels are compared if a
+    /// maker is given.
     fn row(
         &self,
         row: &Row,
@@ -365,10 +366,10 @@ impl<'a> Check<'a> {
             return Some(what);
         }
         let maker = maker?;
-        let original = self.original(image, source)?;
-        let decoded = match decode(&original, manifest.options.exif) {
+        let bytes = self.source_bytes(image, source)?;
+        let decoded = match decode(&bytes, manifest.options.exif) {
             Ok(decoded) if decoded.size == size => decoded,
-            _ => return self.lose(source, "decodes to something else now"),
+            _ => return self.lose(source, "decodes to another image now"),
         };
         let again =
             maker.make(image, source, &decoded, manifest.seed, epoch, &manifest.options).ok()?;
@@ -383,9 +384,9 @@ impl<'a> Check<'a> {
         None
     }
 
-    /// The undecoded bytes of a source, if it is the one that the rows were made from.
-    fn original(&self, image: u32, source: &Source) -> Option<Vec<u8>> {
-        let bytes = match self.originals.as_ref()?.read(i64::from(image), &source.path) {
+    /// The undecoded bytes of a source image, if it has the size recorded.
+    fn source_bytes(&self, image: u32, source: &Source) -> Option<Vec<u8>> {
+        let bytes = match self.source_reader.as_ref()?.read(i64::from(image), &source.path) {
             Ok(bytes) => bytes,
             Err(reason) => return self.lose(source, &reason),
         };
@@ -402,12 +403,13 @@ impl<'a> Check<'a> {
         None
     }
 
-    /// Recipes hold no pixels to compare; but each source must still be there and decode to its size.
+    /// For recipes, which hold no pixels: checks that each source image exists and decodes to its
+    /// size.
     fn sources(&self) -> Result<()> {
-        let Some(originals) = &self.originals else { return Ok(()) };
+        let Some(source_reader) = &self.source_reader else { return Ok(()) };
         self.shards.sources.par_iter().enumerate().try_for_each(|(image, source)| {
             if source.error.is_none() {
-                match self.decoded_size(originals, image as i64, source) {
+                match self.decoded_size(source_reader, image as i64, source) {
                     Ok([width, height]) if (width, height) == (source.width, source.height) => {
                         self.found().pixels += 1;
                     }
@@ -425,21 +427,21 @@ impl<'a> Check<'a> {
         })
     }
 
-    /// Width and height of a source, decoded whole.
+    /// Width and height of a source image after decoding it.
     fn decoded_size(
         &self,
-        originals: &SourceReader,
+        source_reader: &SourceReader,
         image: i64,
         source: &Source,
     ) -> std::result::Result<[i32; 2], String> {
-        let bytes = originals.read(image, &source.path)?;
+        let bytes = source_reader.read(image, &source.path)?;
         let decoded =
             decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
         Ok([decoded.size.width, decoded.size.height])
     }
 }
 
-/// An error's reason without the path that stands before it.
+/// An error's message without the path at its start.
 fn reason_of(error: &scrl_schemas::Error) -> String {
     let text = error.to_string();
     text.split_once(".parquet: ").map_or(text.clone(), |(_, reason)| reason.to_owned())

@@ -1,8 +1,8 @@
-//! Epochs of one pass: their chunks rendered, their shards written.
+//! Rendering and writing epochs of one pass, chunk by chunk.
 //!
 //! One thread renders chunk after chunk with all threads of the pool; another takes each rendered
-//! chunk, writes its shards on threads of its own, and completes the epochs. A chunk is handed over
-//! when the one before is on the disk, so two are in memory at most.
+//! chunk, writes its shards on threads of its own, and completes the epochs. A chunk is passed on
+//! once the one before is on the disk, so at most two are in memory.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -27,7 +27,7 @@ use crate::{Error, Result};
 /// Consecutive epochs of one pass that are made together.
 #[derive(Clone, Debug)]
 pub(super) struct PassEpochs {
-    /// The pass they are of.
+    /// The pass they belong to.
     pub pass: u32,
     /// The epochs.
     pub epochs: Range<u32>,
@@ -40,33 +40,33 @@ pub(super) struct ShardId {
     number: Shard,
 }
 
-/// What rendering hands over to writing.
+/// What rendering passes on to writing.
 pub(super) enum Rendered {
     /// A chunk's rows for some epochs.
     Chunk(Chunk),
-    /// No more chunks of this group follow.
+    /// No more chunks of these epochs follow.
     End(PassEpochs),
 }
 
 /// A chunk's rows for the epochs of `shards`.
 pub(super) struct Chunk {
     shards: Vec<ShardId>,
-    /// By task and by position in the chunk; `None` where the image is unreadable.
+    /// By shard and by position in the chunk; `None` if the image is unreadable.
     rows: Vec<Vec<Option<Row>>>,
-    /// By task: positions in the chunk, in the epoch's order.
-    orders: Vec<Vec<u32>>,
+    /// By shard: positions in the chunk, permuted for the epoch.
+    permutations: Vec<Vec<u32>>,
     skipped: Vec<Skipped>,
 }
 
-/// Everything that rendering and writing look at.
+/// What rendering and writing share.
 pub(super) struct Context<'a> {
-    /// What is asked for.
+    /// The resolved options.
     pub config: &'a Config,
     /// The images.
     pub sources: &'a Sources,
-    /// Which image lies where.
+    /// The permutation of each epoch.
     pub shuffle: &'a Shuffle,
-    /// The folder of shards.
+    /// The shards folder.
     pub paths: &'a ShardPaths,
     /// Receives the progress, and carries the stop flag.
     pub reporter: &'a Reporter,
@@ -74,19 +74,18 @@ pub(super) struct Context<'a> {
     pub listing: Mutex<()>,
 }
 
-/// The chunks of a group that this process has to make, each with its missing parts. An epoch of which parts are missing
-/// is no finished epoch, so its `_SUCCESS` goes.
+/// The chunks of these epochs that this process has to make, each with its missing shards.
 ///
 /// # Errors
-/// Where the folder of shards cannot be read.
+/// Where the shards folder cannot be read.
 pub(super) fn missing(context: &Context, wanted: &PassEpochs) -> Result<Vec<(u32, Vec<ShardId>)>> {
-    let parts = context.shuffle.shards_per_epoch();
-    let mut chunks: Vec<Vec<ShardId>> = vec![Vec::new(); parts as usize];
+    let per_epoch = context.shuffle.shards_per_epoch();
+    let mut chunks: Vec<Vec<ShardId>> = vec![Vec::new(); per_epoch as usize];
     for epoch in wanted.epochs.clone().map(Epoch) {
-        if resume::is_complete(context.paths, epoch, parts)? {
+        if resume::is_complete(context.paths, epoch, per_epoch)? {
             continue;
         }
-        let finished = resume::finished_shards(context.paths, epoch, parts)?;
+        let finished = resume::finished_shards(context.paths, epoch, per_epoch)?;
         for (chunk, number) in (0..).zip(context.shuffle.shards_of_chunks(epoch)) {
             let ours = context.shuffle.assigns(wanted.pass, chunk, context.config.world);
             if ours && finished[number.0 as usize].is_none() {
@@ -97,7 +96,8 @@ pub(super) fn missing(context: &Context, wanted: &PassEpochs) -> Result<Vec<(u32
     Ok((0..).zip(chunks).filter(|(_, shards)| !shards.is_empty()).collect())
 }
 
-/// Makes ready the folders of the epochs that `chunks` will write into.
+/// Creates the folders of the epochs that `chunks` will write into. An epoch with missing shards is
+/// unfinished, so its `_SUCCESS` is removed.
 ///
 /// # Errors
 /// Where the system refuses.
@@ -122,7 +122,7 @@ pub(super) fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> 
 /// Renders a chunk, on all threads of the current pool.
 ///
 /// # Errors
-/// [`Error::Stopped`] after a stop, [`Error::Source`] for an image that is gone.
+/// [`Error::Stopped`] after a stop, [`Error::Source`] for an image that is gone or has changed.
 pub(super) fn render(
     context: &Context,
     pass: &Pass,
@@ -137,7 +137,7 @@ pub(super) fn render(
         .with_max_len(1)
         .map(|&image_id| {
             context.reporter.check_stop()?;
-            // Each thread has a maker of its own, so no one ever waits for the lock.
+            // Each thread has a maker of its own, so none ever waits for the lock.
             let thread = rayon::current_thread_index().unwrap_or(0);
             let mut maker = makers[thread].lock().unwrap_or_else(|poison| poison.into_inner());
             let rows = make_rows(context, image_id, &shards, &mut maker);
@@ -159,13 +159,13 @@ pub(super) fn render(
             }
         }
     }
-    // In the order of the sources, so that the list reads well.
+    // Sorted, so that the list reads well.
     skipped.sort_unstable_by_key(|skipped| skipped.image_id);
-    let orders = shards.iter().map(|shard| pass.rows(chunk, shard.epoch)).collect();
-    Ok(Chunk { shards, rows, orders, skipped })
+    let permutations = shards.iter().map(|shard| pass.rows(chunk, shard.epoch)).collect();
+    Ok(Chunk { shards, rows, permutations, skipped })
 }
 
-/// Makes an image's row for each task; where the rows hold pixels, from one decoding.
+/// Makes an image's row for each shard; if the rows have pixels, the image is decoded once.
 fn make_rows(
     context: &Context,
     image_id: u32,
@@ -201,8 +201,8 @@ fn make_rows(
         .map(Ok)
 }
 
-/// Writes what arrives, and completes each group's epochs after its last chunk. Returns the number of pairs written.
-/// Stopped, it ends after the parts under way.
+/// Writes every chunk received, and completes the epochs after their last chunk. Returns the number
+/// of pairs written. After a stop it ends with the shards under way.
 ///
 /// # Errors
 /// [`Error::Stopped`] after a stop; otherwise whatever writing raises.
@@ -215,8 +215,8 @@ pub(super) fn write(
     for rendered in rendered {
         match rendered {
             Rendered::Chunk(chunk) => pairs += threads.install(|| write_chunk(context, chunk))?,
-            Rendered::End(group) => threads.install(|| {
-                group
+            Rendered::End(pass_epochs) => threads.install(|| {
+                pass_epochs
                     .epochs
                     .into_par_iter()
                     .try_for_each(|epoch| complete(context, Epoch(epoch)).map(drop))
@@ -227,52 +227,54 @@ pub(super) fn write(
 }
 
 fn write_chunk(context: &Context, chunk: Chunk) -> Result<u64> {
-    let Chunk { shards, rows, orders, skipped } = chunk;
-    let pairs = (shards, rows, orders).into_par_iter().map(|(shard, mut rows, order)| {
-        context.reporter.check_stop()?;
-        let mut writer = ShardWriter::create(&context.paths.part(shard.epoch, shard.number))?;
-        for position in order {
-            if let Some(row) = rows[position as usize].take() {
-                writer.write(row)?;
+    let Chunk { shards, rows, permutations, skipped } = chunk;
+    let pairs =
+        (shards, rows, permutations).into_par_iter().map(|(shard, mut rows, permutation)| {
+            context.reporter.check_stop()?;
+            let mut writer = ShardWriter::create(&context.paths.shard(shard.epoch, shard.number))?;
+            for position in permutation {
+                if let Some(row) = rows[position as usize].take() {
+                    writer.write(row)?;
+                }
             }
-        }
-        let part: FinishedShard = writer.finish(skipped.clone())?;
-        journal::append(context.paths, shard.epoch, context.config.world, &part)?;
-        Ok(part.record.rows)
-    });
+            let finished: FinishedShard = writer.finish(skipped.clone())?;
+            journal::append(context.paths, shard.epoch, context.config.world, &finished)?;
+            Ok(finished.record.rows)
+        });
     pairs.sum()
 }
 
-/// Writes `_SUCCESS` where every part of the epoch is there, whoever made it. Returns whether that is so.
+/// Writes `_SUCCESS` if every shard of the epoch exists, whichever process made it. Returns whether
+/// the epoch is complete.
 ///
-/// Before that, `sources.parquet` learns which images turned out unreadable, so that an epoch with `_SUCCESS` has
-/// nothing left to tell.
+/// First the images that turned out unreadable are added to `sources.parquet`, so that it is up to
+/// date once `_SUCCESS` exists.
 ///
 /// # Errors
 /// Where a file cannot be read or written.
 pub(super) fn complete(context: &Context, epoch: Epoch) -> Result<bool> {
-    let (layout, parts) = (context.paths, context.shuffle.shards_per_epoch());
-    if resume::is_complete(layout, epoch, parts)? {
-        journal::remove(layout, epoch)?;
+    let (paths, per_epoch) = (context.paths, context.shuffle.shards_per_epoch());
+    if resume::is_complete(paths, epoch, per_epoch)? {
+        journal::remove(paths, epoch)?;
         return Ok(true);
     }
     let finished: Option<Vec<FinishedShard>> =
-        resume::finished_shards(layout, epoch, parts)?.into_iter().collect();
+        resume::finished_shards(paths, epoch, per_epoch)?.into_iter().collect();
     let Some(finished) = finished else { return Ok(false) };
     let listing = context.listing.lock().unwrap_or_else(|poison| poison.into_inner());
-    let mut news = false;
-    for skipped in finished.iter().flat_map(|part| &part.skipped) {
+    let mut is_new = false;
+    for skipped in finished.iter().flat_map(|shard| &shard.skipped) {
         if let Ok(image_id) = u32::try_from(skipped.image_id) {
-            news |= context.sources.note_unreadable(image_id, &skipped.error);
+            is_new |= context.sources.note_unreadable(image_id, &skipped.error);
         }
     }
-    if news {
-        context.sources.write(&layout.sources())?;
+    if is_new {
+        context.sources.write(&paths.sources())?;
     }
     drop(listing);
     let success =
-        Success { format: FORMAT, parts: finished.into_iter().map(|part| part.record).collect() };
-    success.write(&layout.success(epoch))?;
-    journal::remove(layout, epoch)?;
+        Success { format: FORMAT, parts: finished.into_iter().map(|shard| shard.record).collect() };
+    success.write(&paths.success(epoch))?;
+    journal::remove(paths, epoch)?;
     Ok(true)
 }

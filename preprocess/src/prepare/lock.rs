@@ -1,6 +1,6 @@
 //! The locks of the processes that write into a shards folder. Each holds one on a file of its own
-//! there while it runs, so that no work is done twice by mistake, and no process removes what another
-//! is still writing.
+//! there while it runs, so that no work is done twice by mistake, and no process removes what
+//! another is still writing.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -66,8 +66,8 @@ impl WriterLock {
         }
     }
 
-    /// Whether the file system has locks; if not, the user has to make sure that no two processes do
-    /// the same work.
+    /// Whether the file system has locks; if not, the user has to make sure that no two processes
+    /// do the same work.
     pub fn is_sure(&self) -> bool {
         self.file.is_some()
     }

@@ -1,4 +1,4 @@
-//! A run of scrl-prep: what there is to do, which image comes when, and doing it.
+//! A run of scrl-prep: planning it, the permutation of each epoch, and writing the shards.
 //!
 //! ```text
 //! options → plan (shuffle, estimate, resume ← journal) → run (lock, epochs ← rows)

@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", value_parser = choices!(Preset))]
     pub preset: Option<Preset>,
 
-    /// How views are stored: lossless, smaller, or not at all [default: webp]
+    /// Encoding of the views: lossless, lossy, or no pixels at all [default: webp]
     #[arg(long, value_name = "KIND", value_parser = choices!(ViewEncoding))]
     pub views: Option<ViewEncoding>,
 
@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, value_name = "PIXELS")]
     pub size: Option<u32>,
 
-    /// Matched boxes of a pair at most [default: 10]
+    /// Largest number of matched boxes of a pair [default: 10]
     #[arg(long, value_name = "K")]
     pub boxes: Option<u32>,
 
@@ -62,11 +62,11 @@ pub struct Options {
     #[arg(long, value_name = "MIN,MAX", value_parser = parse_scale)]
     pub crop_scale: Option<[f32; 2]>,
 
-    /// Which blur [default: the preset's]
+    /// Kind of blur [default: the preset's]
     #[arg(long, value_name = "KIND", value_parser = choices!(BlurKind))]
     pub blur: Option<BlurKind>,
 
-    /// How boxes are sampled [default: the preset's]
+    /// Sampler of the boxes [default: the preset's]
     #[arg(long, value_name = "KIND", value_parser = choices!(BoxSampler))]
     pub box_sampler: Option<BoxSampler>,
 
@@ -78,8 +78,8 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub rows_per_shard: Option<u32>,
 
-    /// Finished epochs on the disk at most: older ones are removed as scrl-train --consume uses
-    /// them up, newer ones follow
+    /// Finished epochs on the disk at most: as scrl-train --consume consumes the oldest, they are
+    /// removed and newer ones made
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: Option<u32>,
 
@@ -87,11 +87,11 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
 
-    /// Fraction of unreadable images above which the exit code is 1 [default: 0.01]
+    /// Largest fraction of unreadable images; above it the exit code is 1 [default: 0.01]
     #[arg(long, value_name = "FRACTION")]
     pub max_bad: Option<f64>,
 
-    /// Remove what an earlier run wrote into the folder first
+    /// First remove the shards that an earlier run wrote into the folder
     #[arg(long)]
     pub overwrite: bool,
 
@@ -130,7 +130,7 @@ fn parse_epochs(text: &str) -> std::result::Result<Range<u32>, String> {
 /// A run, resolved: every value filled in and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The images: a folder, an archive, a table or a list.
+    /// The images: a folder, an archive, a Parquet file or a list of paths.
     pub images: PathBuf,
     /// The shards folder, created if missing.
     pub shards: PathBuf,
@@ -142,7 +142,7 @@ pub struct Config {
     pub only: Range<u32>,
     /// Everything that decides the content of the rows.
     pub options: PrepOptions,
-    /// Finished epochs that may lie on the disk at a time; more are made as training consumes them.
+    /// Largest number of finished epochs on the disk; more are made as training consumes them.
     pub keep: Option<u32>,
     /// This process among those that share the work.
     pub world: World,
@@ -150,7 +150,7 @@ pub struct Config {
     pub threads: usize,
     /// Whether what an earlier run wrote is removed first.
     pub overwrite: bool,
-    /// Fraction of unreadable images above which the run counts as failed.
+    /// Largest fraction of unreadable images; above it the run has failed.
     pub max_bad: f64,
 }
 
@@ -184,8 +184,8 @@ impl Options {
         })
     }
 
-    /// The part that decides the content of the rows: the preset's choices and the defaults, where
-    /// nothing else is given.
+    /// The options that decide the content of the rows, with the preset's choices and the defaults
+    /// where nothing else is given.
     ///
     /// # Errors
     /// [`Error::Option`] for the first invalid value.

@@ -1,4 +1,4 @@
-//! The plan of a run: what is there, what there is to make, and what that takes.
+//! Planning a run: which shards exist, which are to be made, and how much space and time they take.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::shuffle::Shuffle;
 use crate::sources::{Examine, Sources};
 use crate::{Error, Result};
 
-/// A run that is planned in full: nothing has been written yet.
+/// A planned run; nothing has been written yet.
 pub struct Job {
     pub(super) config: Config,
     pub(super) threads: ThreadPool,
@@ -46,14 +46,14 @@ impl ShardCounts {
     }
 }
 
-/// What a job is about to do.
+/// What a job will do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outline {
     /// Images found.
     pub images: u64,
     /// Classes found; 0 without classes.
     pub classes: u64,
-    /// Images that are known to be unreadable.
+    /// Unreadable images, as far as is known.
     pub unreadable: u64,
     /// Files that are no images by their name.
     pub ignored: u64,
@@ -61,31 +61,31 @@ pub struct Outline {
     pub epochs: u32,
     /// Shards of each epoch.
     pub shards_per_epoch: u32,
-    /// Shards that lie there already, whoever made them.
+    /// Shards that exist already, of all processes.
     pub shards_finished: u64,
     /// Shards for this process to write.
     pub shards_to_write: u64,
     /// Pairs of views for this process to write.
     pub pairs_to_write: u64,
-    /// What an epoch takes, estimated.
+    /// The estimated size of an epoch and time of a pair.
     pub estimate: Estimate,
     /// Bytes that this process will write, estimated.
     pub bytes_to_write: u64,
-    /// Bytes that will lie on the disk at a time beyond those that lie there, estimated: those of all processes, but
-    /// with `--keep` of no more epochs than that.
+    /// Bytes of disk space needed beyond what the finished shards take, estimated: for the shards
+    /// of all processes, with `--keep` for that number of epochs at most.
     pub bytes_needed: u64,
-    /// Time it will take, estimated, waiting for training not counted.
+    /// Estimated time, without waiting for training.
     pub time: Duration,
-    /// Bytes free on the disk, where the system says.
+    /// Bytes free on the disk, if the system reports them.
     pub free_bytes: Option<u64>,
 }
 
 impl Job {
-    /// Finds the images, compares with what lies in the folder of shards, and estimates what there is to do. Writes
+    /// Finds the images, compares them with the shards folder, and estimates the work. Writes
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::Images`], [`Error::Folder`], or whatever reading them raises.
+    /// [`Error::Images`], [`Error::Folder`], or the error of reading them.
     pub fn plan(config: Config) -> Result<Self> {
         let threads = pool(config.threads, "render")?;
         let paths = ShardPaths::new(&config.shards);
@@ -129,8 +129,8 @@ impl Job {
         let images = u64::from(self.sources.len());
         let rows = u128::from(images - unreadable);
         let epoch_bytes = self.estimate.bytes.of(self.config.options.views);
-        let of_epochs = |value: u64, parts: u64| {
-            (u128::from(value) * u128::from(parts) / u128::from(shards_per_epoch)) as u64
+        let bytes_of = |shards: u64| {
+            (u128::from(epoch_bytes) * u128::from(shards) / u128::from(shards_per_epoch)) as u64
         };
         let pairs_to_write =
             (rows * u128::from(self.shards.images_to_write) / u128::from(images)) as u64;
@@ -151,8 +151,8 @@ impl Job {
             shards_to_write: to_write,
             pairs_to_write,
             estimate: self.estimate,
-            bytes_to_write: of_epochs(epoch_bytes, to_write),
-            bytes_needed: of_epochs(epoch_bytes, shards_at_a_time),
+            bytes_to_write: bytes_of(to_write),
+            bytes_needed: bytes_of(shards_at_a_time),
             time: self
                 .estimate
                 .pair_time
@@ -170,7 +170,7 @@ pub(super) fn pool(threads: usize, name: &'static str) -> Result<ThreadPool> {
         .map_err(|error| Error::Threads(error.to_string()))
 }
 
-/// The images: those that the folder was begun with, if it was.
+/// Finds the images; if the folder has a list of them already, they must be the same.
 fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
     let known = paths.sources();
     if known.exists() && !config.overwrite {
@@ -183,29 +183,31 @@ fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
     Sources::find(&config.images, config.options.exif, depth)
 }
 
-/// Counts what is there and what there is to make, on all threads of the current pool.
+/// Counts the shards that exist and those to write, on all threads of the current pool.
 fn count_shards(config: &Config, paths: &ShardPaths, shuffle: &Shuffle) -> Result<ShardCounts> {
-    let parts = shuffle.shards_per_epoch();
+    let per_epoch = shuffle.shards_per_epoch();
     let consumed = match config.keep {
         Some(_) if !config.overwrite => Consumed::read(&paths.consumed())?.epochs,
         _ => 0,
     };
     let counts = config.only.clone().into_par_iter().map(|epoch| {
         let epoch = Epoch(epoch);
-        if epoch.0 < consumed || (!config.overwrite && resume::is_complete(paths, epoch, parts)?) {
-            return Ok(ShardCounts { finished: u64::from(parts), ..ShardCounts::default() });
+        if epoch.0 < consumed
+            || (!config.overwrite && resume::is_complete(paths, epoch, per_epoch)?)
+        {
+            return Ok(ShardCounts { finished: u64::from(per_epoch), ..ShardCounts::default() });
         }
         let finished = match config.overwrite {
-            true => vec![None; parts as usize],
-            false => resume::finished_shards(paths, epoch, parts)?,
+            true => vec![None; per_epoch as usize],
+            false => resume::finished_shards(paths, epoch, per_epoch)?,
         };
         let pass = shuffle.passes(epoch.0..epoch.0 + 1).start;
         let start = ShardCounts {
             finished: finished.iter().flatten().count() as u64,
             ..ShardCounts::default()
         };
-        let ours = (0..).zip(shuffle.shards_of_chunks(epoch)).filter(|&(chunk, part)| {
-            shuffle.assigns(pass, chunk, config.world) && finished[part.0 as usize].is_none()
+        let ours = (0..).zip(shuffle.shards_of_chunks(epoch)).filter(|&(chunk, shard)| {
+            shuffle.assigns(pass, chunk, config.world) && finished[shard.0 as usize].is_none()
         });
         Ok(ours.fold(start, |counts, (chunk, _)| {
             let images_to_write = u64::from(shuffle.chunk_images(chunk));

@@ -1,4 +1,4 @@
-//! What already lies in the folder of shards, and what of it stays.
+//! The state of a shards folder: what an earlier run finished, and what has to go.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,11 +13,11 @@ use scrl_schemas::{
 use super::journal;
 use crate::{Error, Result};
 
-/// Bytes read at a time to checksum a part.
+/// Bytes read at a time to checksum a shard.
 const CHECKSUM_BUFFER: usize = 1 << 20;
 
-/// Checks that what an earlier run left goes with `options`, so that its finished parts can stay: `manifest` gives the
-/// options asked for, and counts that are not looked at.
+/// Checks that an earlier run had the same options, so that its finished shards can stay: those
+/// requested are in `manifest`, whose counts are ignored.
 ///
 /// # Errors
 /// [`Error::Folder`] that names each difference; [`Error::Shards`] where a file cannot be read.
@@ -44,7 +44,7 @@ pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<
 /// # Errors
 /// [`Error::io`] where the system refuses.
 pub(crate) fn remove_shards(paths: &ShardPaths) -> Result<()> {
-    // The manifest goes first: a folder without one is not taken for whole.
+    // The manifest goes first: without it the folder counts as incomplete.
     for file in [paths.manifest(), paths.sources(), paths.consumed()] {
         if file.exists() {
             fs::remove_file(&file).map_err(Error::io(&file))?;
@@ -57,11 +57,11 @@ pub(crate) fn remove_shards(paths: &ShardPaths) -> Result<()> {
     Ok(())
 }
 
-/// How the names of files begin that scrl-prep writes; others than these are none of its business.
+/// How the names of the files begin that scrl-prep writes; it never removes others.
 const OWN_FILES: [&str; 4] = ["dataset.toml", "sources.parquet", "part-", "_SUCCESS"];
 
-/// Removes temporary files that nobody will complete: those of processes of this machine that no longer run, and if this
-/// process is the only one that writes here, `alone`, all but its own.
+/// Removes temporary files that nobody will complete: those of processes of this machine that no
+/// longer run, and if `alone`, as no other process writes here, those of other machines.
 ///
 /// # Errors
 /// [`Error::io`] where the system refuses.
@@ -83,16 +83,17 @@ pub(crate) fn remove_stale_files(paths: &ShardPaths, alone: bool) -> Result<()> 
     Ok(())
 }
 
-/// Whether a process is known to run no more. Where the system does not say, it is taken to run.
+/// Whether a process is known to have ended; without `/proc` it is assumed to run.
 fn has_ended(process: u32) -> bool {
     let processes = Path::new("/proc");
     processes.join("self").exists() && !processes.join(process.to_string()).exists()
 }
 
-/// Removes an epoch that training has used up. `_SUCCESS` goes first: what is left after that is no finished epoch.
+/// Removes an epoch that training has consumed. `_SUCCESS` goes first, so that a partly removed
+/// epoch counts as unfinished.
 ///
 /// # Errors
-/// [`Error::io`] where the system refuses; that another process was faster is no error.
+/// [`Error::io`] where the system refuses; files that are already gone are no error.
 pub(crate) fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     let success = paths.success(epoch);
     let folder = paths.epoch(epoch);
@@ -112,7 +113,7 @@ pub(crate) fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
 /// The epochs that have a folder, in order.
 ///
 /// # Errors
-/// [`Error::io`] where the folder of shards cannot be listed.
+/// [`Error::io`] where the shards folder cannot be listed.
 pub(crate) fn epochs(paths: &ShardPaths) -> Result<Vec<Epoch>> {
     let number = |name: &String| name.trim_start_matches("epoch=").parse().ok().map(Epoch);
     Ok(epoch_folders(paths)?.iter().filter_map(number).collect())
@@ -127,46 +128,47 @@ fn epoch_folders(paths: &ShardPaths) -> Result<Vec<String>> {
     Ok(file_names(paths.root())?.into_iter().filter(is_epoch).collect())
 }
 
-/// Whether an epoch is complete: `_SUCCESS` lists all its parts and they are there in their right sizes.
+/// Whether an epoch is complete: `_SUCCESS` lists all its shards, and all exist with the size
+/// listed.
 ///
 /// # Errors
 /// [`Error::Shards`] for a `_SUCCESS` of another format.
-pub(crate) fn is_complete(paths: &ShardPaths, epoch: Epoch, parts: u32) -> Result<bool> {
+pub(crate) fn is_complete(paths: &ShardPaths, epoch: Epoch, shards: u32) -> Result<bool> {
     let success = paths.success(epoch);
     if !success.exists() {
         return Ok(false);
     }
     let listed = Success::read(&success)?.parts;
     let folder = paths.epoch(epoch);
-    let is_there = |part: &ShardRecord| {
-        fs::metadata(folder.join(&part.name)).is_ok_and(|m| m.len() == part.bytes)
+    let is_there = |shard: &ShardRecord| {
+        fs::metadata(folder.join(&shard.name)).is_ok_and(|m| m.len() == shard.bytes)
     };
-    Ok(listed.len() == parts as usize && listed.iter().all(is_there))
+    Ok(listed.len() == shards as usize && listed.iter().all(is_there))
 }
 
-/// The finished parts of an epoch, by part number; `None` where a part has yet to be made.
+/// The finished shards of an epoch, by their number; `None` for a shard that has yet to be made.
 ///
-/// A part of which a journal tells with its right size is believed; any other is opened and checksummed, and one that is
-/// damaged counts as missing.
+/// A shard that a journal lists with the right size is trusted; any other is opened and
+/// checksummed, and a damaged one counts as missing.
 ///
 /// # Errors
 /// Where the epoch's folder cannot be listed.
 pub(crate) fn finished_shards(
     paths: &ShardPaths,
     epoch: Epoch,
-    parts: u32,
+    shards: u32,
 ) -> Result<Vec<Option<FinishedShard>>> {
     if !paths.epoch(epoch).exists() {
-        return Ok(vec![None; parts as usize]);
+        return Ok(vec![None; shards as usize]);
     }
     let mut known = journal::read(paths, epoch)?;
-    Ok((0..parts)
+    Ok((0..shards)
         .map(|number| {
-            let path = paths.part(epoch, Shard(number));
+            let path = paths.shard(epoch, Shard(number));
             let name = Shard(number).file_name();
             let bytes = fs::metadata(&path).ok()?.len();
-            if let Some(part) = known.remove(&name).filter(|part| part.record.bytes == bytes) {
-                return Some(part);
+            if let Some(shard) = known.remove(&name).filter(|shard| shard.record.bytes == bytes) {
+                return Some(shard);
             }
             let reader = ShardReader::open(&path).ok()?;
             let record = ShardRecord {
@@ -180,7 +182,7 @@ pub(crate) fn finished_shards(
         .collect())
 }
 
-/// The CRC-32C of a whole file.
+/// The CRC-32C of a file.
 ///
 /// # Errors
 /// Where it cannot be read.
@@ -196,7 +198,8 @@ pub(crate) fn checksum(path: &Path) -> std::io::Result<u32> {
     }
 }
 
-/// Bytes free for this user on the disk that holds `path` or will hold it; `None` where the system does not say.
+/// Bytes free for this user on the disk of `path`, which need not exist yet; `None` if the system
+/// does not report them.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
@@ -209,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_written_here_is_removed() {
+    fn only_files_of_scrl_prep_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let paths = ShardPaths::new(folder.path());
         for name in ["epoch=00000/part-00000.parquet", "epoch=notes/x", "mine.txt", "dataset.toml"]
@@ -223,24 +226,24 @@ mod tests {
     }
 
     #[test]
-    fn temporary_files_of_the_living_stay() {
+    fn temporary_files_of_running_processes_stay() {
         let folder = tempfile::tempdir().unwrap();
         let paths = ShardPaths::new(folder.path());
         let Writer { host, process } = Writer::this();
-        let living = format!("part-1.tmp-{host}-{process}-0");
-        let dead = format!("part-1.tmp-{host}-{}-0", u32::MAX);
+        let running = format!("part-1.tmp-{host}-{process}-0");
+        let ended = format!("part-1.tmp-{host}-{}-0", u32::MAX);
         let elsewhere = "part-1.tmp-else-where-7-0".to_owned();
         let foreign = "consumed.json.tmp-else-where-7-0".to_owned();
-        for name in [&living, &dead, &elsewhere, &foreign] {
+        for name in [&running, &ended, &elsewhere, &foreign] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
         remove_stale_files(&paths, false).unwrap();
         let left = file_names(folder.path()).unwrap();
-        assert!(left.contains(&living) && left.contains(&elsewhere));
-        assert_eq!(left.contains(&dead), !Path::new("/proc/self").exists());
+        assert!(left.contains(&running) && left.contains(&elsewhere));
+        assert_eq!(left.contains(&ended), !Path::new("/proc/self").exists());
         remove_stale_files(&paths, true).unwrap();
         let left = file_names(folder.path()).unwrap();
-        assert!(left.contains(&living) && left.contains(&foreign) && !left.contains(&elsewhere));
+        assert!(left.contains(&running) && left.contains(&foreign) && !left.contains(&elsewhere));
     }
 
     #[test]

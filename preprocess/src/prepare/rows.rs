@@ -1,4 +1,4 @@
-//! One image and one epoch to one row.
+//! Making the row of an image in an epoch.
 
 use scrl_schemas::{Epoch, PrepOptions, Row, Source, View, ViewEncoding, ViewParams};
 
@@ -31,7 +31,7 @@ pub(crate) fn recipe_row(
     }
 }
 
-/// Makes rows, one after the other, in buffers that it keeps. One for each thread.
+/// Makes rows and reuses its buffers; one for each thread.
 #[derive(Default)]
 pub struct RowMaker {
     renderer: Renderer,

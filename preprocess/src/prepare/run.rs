@@ -1,14 +1,14 @@
-//! Doing what was planned.
+//! Running a planned job.
 //!
-//! A pass is made in one go, or with [`Config::keep`](super::Config::keep) in parts, each begun when
-//! training has made room for it. Its chunks are rendered and written one after the other
-//! ([`super::epochs`]), each image decoded once.
+//! A pass is made in one go, or with [`Config::keep`](super::Config::keep) some epochs at a time,
+//! which wait until training has made room for them. Its chunks are rendered and written one after
+//! the other ([`super::epochs`]), each image decoded once.
 //!
-//! Memory, at any number of images: two chunks of encoded rows, one being rendered and one being
-//! written, so 2 · `rows_per_shard` · `epochs_per_pass` rows (1.3 GB with the defaults at 160 kB a
-//! row, and in practice little more than half of it, as writing is much faster than rendering); one
-//! decoded image a thread; 4 bytes an image for the permutation of a pass, and the index of the
-//! images ([`crate::sources`]).
+//! Memory, at any number of images: two chunks of encoded rows, one being rendered and one
+//! being written, so 2 · `rows_per_shard` · `epochs_per_pass` rows (1.3 GB with the defaults
+//! at 160 kB a row, and in practice little more than half of it, as writing is much faster
+//! than rendering); one decoded image for each thread; for each image 4 bytes of the
+//! permutation of a pass, and 40 bytes and its path in the index ([`crate::sources`]).
 
 use std::sync::Mutex;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -27,9 +27,9 @@ use crate::{Error, Result};
 
 /// Threads that write shards, mostly waiting for the disk.
 const WRITING_THREADS: usize = 4;
-/// Time between two looks at how far training has come.
+/// Time between two reads of how far training has come.
 const CONSUMED_INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which a waiting run notices that it is to stop.
+/// Time after which a waiting run notices a stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The result of a run.
@@ -41,38 +41,38 @@ pub struct Summary {
     pub time: Duration,
     /// Images found.
     pub images: u64,
-    /// Images that could not be read; `sources.parquet` has the reasons.
+    /// Unreadable images; `sources.parquet` has the reasons.
     pub unreadable: u64,
     /// Epochs that wait for shards of other processes.
     pub incomplete: u32,
 }
 
 impl Summary {
-    /// Fraction of the images that could not be read.
+    /// Fraction of unreadable images.
     pub fn unreadable_fraction(&self) -> f64 {
         self.unreadable as f64 / self.images.max(1) as f64
     }
 }
 
 impl Job {
-    /// Makes the missing shards that are this process's to make, and completes the epochs whose shards
-    /// are all there. After a stop the run ends soon and leaves only complete files.
+    /// Makes the missing shards that are assigned to this process, and completes the epochs whose
+    /// shards all exist. After a stop the run ends soon and leaves only complete files.
     ///
     /// # Errors
-    /// [`Error::Stopped`] after a stop; [`Error::Folder`] if another process does the same work;
-    /// otherwise whatever reading and writing raise.
+    /// [`Error::Stopped`] after a stop, [`Error::Folder`] if another process does the same work, or
+    /// the error of reading or writing.
     pub fn run(self, reporter: &Reporter) -> Result<Summary> {
         let start = Instant::now();
         let lock = self.open_folder(reporter)?;
         let context = self.context(reporter);
         let writing = pool(WRITING_THREADS, "write")?;
         reporter.begin("pairs", self.outline().pairs_to_write, 0);
-        // A channel without room: a chunk is handed over when the one before is on the disk.
+        // A channel without room: a chunk is passed on once the one before is on the disk.
         let (sender, receiver) = sync_channel(0);
         let pairs = thread::scope(|scope| {
             let writer = scope.spawn(|| epochs::write(&context, &writing, receiver));
             let rendered = self.render_passes(&context, sender);
-            // Where the writer failed, rendering ended for that reason alone.
+            // If the writer failed, rendering ended for that reason.
             let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             written.and_then(|pairs| rendered.map(|()| pairs))
         });
@@ -94,15 +94,16 @@ impl Job {
         Context { config, sources, shuffle, paths, reporter, listing: Mutex::new(()) }
     }
 
-    /// Makes the folder ready: locked, nothing stale in it, the manifest and the list of sources written.
+    /// Prepares the folder: takes the lock, removes stale files, writes the manifest and the list
+    /// of sources.
     fn open_folder(&self, reporter: &Reporter) -> Result<WriterLock> {
         let root = self.paths.root();
         std::fs::create_dir_all(root).map_err(Error::io(root))?;
         let lock = WriterLock::take(&self.paths, self.config.world)?;
         if !lock.is_sure() {
             reporter.say(format_args!(
-                "{}: this file system has no locks; make sure that no other scrl-prep does the same \
-                 work there",
+                "{}: this file system has no locks; make sure that no other scrl-prep does the \
+                 same work there",
                 root.display()
             ));
         }
@@ -119,7 +120,7 @@ impl Job {
         Ok(lock)
     }
 
-    /// Renders pass after pass, with `--keep` each part of one when there is room for it.
+    /// Renders pass after pass; with `--keep` some epochs at a time, when there is room for them.
     fn render_passes(&self, context: &Context, sender: SyncSender<Rendered>) -> Result<()> {
         let mut pass: Option<Pass> = None;
         for epochs in self.pass_epochs() {
@@ -134,7 +135,7 @@ impl Job {
                 let chunk =
                     self.threads.install(|| epochs::render(context, pass, chunk, shards))?;
                 if sender.send(Rendered::Chunk(chunk)).is_err() {
-                    // The writer has gone only where it failed; its error is the one to report.
+                    // The writer is gone only if it failed; its error is the one to report.
                     return Ok(());
                 }
             }
@@ -148,7 +149,7 @@ impl Job {
     /// The requested epochs, by pass; with `--keep` a pass is divided.
     fn pass_epochs(&self) -> impl Iterator<Item = PassEpochs> + '_ {
         let only = &self.config.only;
-        // Half of what may be kept is made at a time, while training works on the other half.
+        // Half of the epochs kept are made at a time, while training consumes the other half.
         let length = self.config.keep.map_or(u32::MAX, |keep| (keep / 2).max(1));
         self.shuffle.passes(only.clone()).flat_map(move |pass| {
             let epochs = self.shuffle.epochs(pass);
@@ -161,7 +162,7 @@ impl Job {
         })
     }
 
-    /// Waits until the epochs may lie on the disk. Returns those that have yet to be made; `None` if
+    /// Waits until there is room for the epochs. Returns those that have yet to be made; `None` if
     /// training has consumed all of them.
     fn wait_for_room(&self, wanted: PassEpochs, context: &Context) -> Result<Option<PassEpochs>> {
         let Some(keep) = self.config.keep else { return Ok(Some(wanted)) };
@@ -186,20 +187,21 @@ impl Job {
                 ));
                 reported = true;
             }
-            let look = Instant::now();
-            while look.elapsed() < CONSUMED_INTERVAL {
+            let last_read = Instant::now();
+            while last_read.elapsed() < CONSUMED_INTERVAL {
                 context.reporter.check_stop()?;
                 thread::sleep(STOP_INTERVAL);
             }
         }
     }
 
-    /// The epochs below this number are used up.
+    /// Training has consumed every epoch below this number.
     fn consumed(&self) -> Result<u32> {
         Ok(Consumed::read(&self.paths.consumed())?.epochs)
     }
 
-    /// Completes epochs whose last shards other processes made. Returns how many are still incomplete.
+    /// Completes epochs whose last shards other processes made. Returns the number of incomplete
+    /// ones.
     fn complete_all(&self, context: &Context) -> Result<u32> {
         let consumed = if self.config.keep.is_some() { self.consumed()? } else { 0 };
         let mut incomplete = 0;

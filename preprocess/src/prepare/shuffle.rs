@@ -1,13 +1,13 @@
-//! Which image lies in which shard of which epoch, and where in it.
+//! The permutation of every epoch: which image is in which shard, and at which row.
 //!
-//! Epochs are made in passes of `epochs_per_pass`, so that each image is decoded once a pass. A pass
-//! cuts a random permutation of all images into chunks of `rows_per_shard`. Each of its epochs puts
-//! the chunks into a random order, one chunk a shard, and the images of each shard into a random
-//! order of their own. So an epoch is a random permutation of all images, each pass draws a new
-//! one, and between epochs of a pass the shards hold the same images in another order.
+//! Epochs are made in passes of `epochs_per_pass`, so that each image is decoded once a pass. A
+//! pass cuts a random permutation of all images into chunks of `rows_per_shard`. Each of its epochs
+//! permutes the chunks, one chunk for each shard, and the images of each chunk. So an epoch is a
+//! random permutation of all images, each pass draws a new one, and the epochs of a pass put the
+//! same images into a shard together.
 //!
-//! Everything follows from the seed, the number of images and the epoch's number. Images that turn
-//! out unreadable leave a gap in their shard and move no other image.
+//! Everything follows from the seed, the number of images and the number of the epoch. An
+//! unreadable image is left out of its shard and moves no other image.
 
 use std::ops::Range;
 
@@ -50,13 +50,13 @@ impl Shuffle {
         self.images.div_ceil(self.rows_per_shard)
     }
 
-    /// Images of a chunk: as many as any other's, but for the last.
+    /// The number of images in a chunk: `rows_per_shard`, fewer in the last.
     pub fn chunk_images(&self, chunk: u32) -> u32 {
         self.rows_per_shard.min(self.images - chunk * self.rows_per_shard)
     }
 
-    /// Whether a chunk is for this process to make. Chunks are counted over all passes, so that few
-    /// chunks a pass are divided among many processes as well.
+    /// Whether a chunk is assigned to this process. Chunks are counted over all passes, so that
+    /// even passes of few chunks are divided among many processes.
     pub fn assigns(&self, pass: u32, chunk: u32, world: World) -> bool {
         let number = u64::from(pass) * u64::from(self.shards_per_epoch()) + u64::from(chunk);
         number % u64::from(world.size) == u64::from(world.rank)
@@ -79,15 +79,15 @@ impl Shuffle {
     /// Draws the permutation of a pass.
     pub fn pass(&self, number: u32) -> Pass {
         let mut permutation: Vec<u32> = (0..self.images).collect();
-        Stream::new(self.seed, number, 0, Purpose::ImageOrder).shuffle(&mut permutation);
+        Stream::new(self.seed, number, 0, Purpose::ImageShuffle).shuffle(&mut permutation);
         Pass { shuffle: *self, number, permutation }
     }
 
     /// The shard that holds each chunk in `epoch`, by chunk.
     pub fn shards_of_chunks(&self, epoch: Epoch) -> Vec<Shard> {
-        let mut parts: Vec<Shard> = (0..self.shards_per_epoch()).map(Shard).collect();
-        Stream::new(self.seed, epoch.0, 0, Purpose::PartOrder).shuffle(&mut parts);
-        parts
+        let mut shards: Vec<Shard> = (0..self.shards_per_epoch()).map(Shard).collect();
+        Stream::new(self.seed, epoch.0, 0, Purpose::ShardShuffle).shuffle(&mut shards);
+        shards
     }
 }
 
@@ -97,17 +97,17 @@ impl Pass {
         self.number
     }
 
-    /// The images of a chunk, by which rows are numbered in [`Pass::rows`].
+    /// The images of a chunk; [`Pass::rows`] has positions among them.
     pub fn images(&self, chunk: u32) -> &[u32] {
         let first = chunk as usize * self.shuffle.rows_per_shard as usize;
         let last = (first + self.shuffle.rows_per_shard as usize).min(self.permutation.len());
         &self.permutation[first..last]
     }
 
-    /// The order of a chunk's rows in `epoch`: positions within [`Pass::images`].
+    /// The permutation of a chunk's rows in `epoch`: positions in [`Pass::images`].
     pub fn rows(&self, chunk: u32, epoch: Epoch) -> Vec<u32> {
         let mut rows: Vec<u32> = (0..self.images(chunk).len() as u32).collect();
-        Stream::new(self.shuffle.seed, epoch.0, u64::from(chunk), Purpose::RowOrder)
+        Stream::new(self.shuffle.seed, epoch.0, u64::from(chunk), Purpose::RowShuffle)
             .shuffle(&mut rows);
         rows
     }
@@ -117,8 +117,8 @@ impl Pass {
 mod tests {
     use super::*;
 
-    /// The images of an epoch in reading shuffle.
-    fn epoch_order(shuffle: &Shuffle, epoch: u32) -> Vec<u32> {
+    /// The images of an epoch in the order of reading.
+    fn permutation_of(shuffle: &Shuffle, epoch: u32) -> Vec<u32> {
         let pass = shuffle.pass(shuffle.passes(epoch..epoch + 1).start);
         let mut chunks: Vec<(Shard, u32)> =
             shuffle.shards_of_chunks(Epoch(epoch)).into_iter().zip(0..).collect();
@@ -136,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn every_epoch_holds_every_image_once_in_an_order_of_its_own() {
+    fn every_epoch_is_another_permutation_of_all_images() {
         let shuffle = Shuffle::new(9, 1001, 64, 4);
-        let epochs: Vec<Vec<u32>> = (0..10).map(|epoch| epoch_order(&shuffle, epoch)).collect();
+        let epochs: Vec<Vec<u32>> = (0..10).map(|epoch| permutation_of(&shuffle, epoch)).collect();
         for (index, epoch) in epochs.iter().enumerate() {
             let mut sorted = epoch.clone();
             sorted.sort_unstable();
@@ -151,12 +151,12 @@ mod tests {
     fn neighbors_of_one_epoch_are_not_neighbors_in_the_next() {
         let shuffle = Shuffle::new(1, 4096, 256, 8);
         let neighbors = |epoch: u32| -> std::collections::HashSet<(u32, u32)> {
-            let images = epoch_order(&shuffle, epoch);
+            let images = permutation_of(&shuffle, epoch);
             images.windows(2).map(|pair| (pair[0].min(pair[1]), pair[0].max(pair[1]))).collect()
         };
         for epoch in 0..9 {
             let shared = neighbors(epoch).intersection(&neighbors(epoch + 1)).count();
-            // By chance: 2 pairs in 256 within a pass, hence about 32 of 4095.
+            // Expected within a pass: 2 of 256 pairs, hence about 32 of 4095.
             assert!(shared < 80, "{shared} of 4095 pairs of neighbors stay together");
         }
     }

@@ -1,6 +1,6 @@
-//! Tar archives, named as in WebDataset: the members of a sample share everything before their first
-//! dot, so the class of `00042.jpg` is the content of `00042.cls`. Without such a member an image's
-//! class is the first folder of its path.
+//! Tar archives, named as in WebDataset: the members of a sample share everything before their
+//! first dot, so the class of `00042.jpg` is the content of `00042.cls`. Without such a member an
+//! image's class is the first folder of its path.
 //!
 //! Nothing is unpacked: listing notes where each member begins, and reading starts there.
 

@@ -52,8 +52,8 @@ pub(super) fn contents_of(root: &Path) -> Result<Contents> {
     })
 }
 
-/// Everything below `root`, sorted. Links are followed; one to a folder above itself is an error of the
-/// entry instead of an endless walk.
+/// Everything below `root`, sorted. Links are followed; one to a folder above itself is an error of
+/// the entry instead of an endless walk.
 fn walk(root: &Path) -> walkdir::IntoIter {
     WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter()
 }

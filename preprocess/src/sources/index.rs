@@ -1,7 +1,8 @@
 //! A compact table of all images in memory: 40 bytes and the length of its path for each image. A
 //! hundred million images with paths of 40 bytes take 8.0 GB.
 //!
-//! The table grows block by block, so that it is never copied and at most one block is partly empty.
+//! The table grows block by block, so that it is never copied and at most one block is partly
+//! empty.
 
 /// Images of a block.
 const BLOCK: usize = 1 << 16;

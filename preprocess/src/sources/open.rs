@@ -11,8 +11,8 @@ use super::parquet::{self, ParquetFiles};
 use super::path_list::PathList;
 use crate::{Error, Result};
 
-/// Opens a folder of images, of archives or of Parquet files, a single archive or Parquet file, or a
-/// text file of paths.
+/// Opens a folder of images, of archives or of Parquet files, a single archive or Parquet file, or
+/// a text file of paths.
 ///
 /// # Errors
 /// [`Error::Images`] for anything else.

@@ -1,8 +1,9 @@
 //! Parquet files with a column of images, as Hugging Face `datasets` writes them: a struct with the
-//! field `bytes`, or the bytes themselves. A column `label` (or `labels`, `class`, `cls`), of numbers
-//! or names, holds the class.
+//! field `bytes`, or the bytes themselves. A column `label` (or `labels`, `class`, `cls`), of
+//! numbers or names, holds the class.
 //!
-//! Listing reads every image once, a few at a time. Reading one later decompresses only its own page.
+//! Listing reads every image once, a few at a time. Reading one later decompresses only its own
+//! page.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -68,8 +69,8 @@ fn is_bytes(field: &Field) -> bool {
 }
 
 impl Columns {
-    /// Finds the column of images: the first struct with `bytes`, else the only column of bytes, else
-    /// the one of several that is called `image`.
+    /// Finds the column of images: the first struct with `bytes`, else the only column of bytes,
+    /// else the one of several that is called `image`.
     fn find(schema: &SchemaRef) -> Option<Self> {
         let fields = schema.fields();
         let label = LABEL_COLUMNS.iter().find_map(|name| schema.index_of(name).ok());

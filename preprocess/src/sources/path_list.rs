@@ -1,5 +1,5 @@
-//! A text file of paths, one per line, relative to the folder of the file. A tab and the name of the
-//! image's class may follow the path. Empty lines are skipped.
+//! A text file of paths, one per line, relative to the folder of the file. A tab and the name of
+//! the image's class may follow the path. Empty lines are skipped.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};

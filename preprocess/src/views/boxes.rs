@@ -1,19 +1,19 @@
 //! Matched boxes: regions of the source that both views show (section 3.2 of the paper).
 //!
-//! Boxes are drawn inside the intersection IS of the two crops, in a frame that is scaled like the view that magnifies
-//! IS least, so that a box of `min_box` pixels there has at least that side in both views. Then each is mapped to the
-//! source and to the views.
+//! Boxes are drawn inside the intersection IS of the two crops, in a frame that is scaled like the
+//! view that magnifies IS least, so that a box of `min_box` pixels there has at least that side in
+//! both views. Then each is mapped to the source and to the views.
 //!
-//! Coordinates lie on a grid, or the boxes would be nearly all that a recipe shard holds: those of the source are widened
-//! to a grid of at most half a pixel of the views, and what follows from them in a view is rounded to
-//! [`VIEW_GRID`]. So a box in a view lies within half of that of where its source lies.
+//! Coordinates are put on a grid, as boxes would otherwise be most of a recipe shard: in the source
+//! a box is widened to a grid of at most half a pixel of the views, and its mapping to a view is
+//! rounded to [`VIEW_GRID`]. So a box in a view is within half of that of the exact mapping.
 
 use scrl_schemas::{Box2, BoxSampler, Crop, IouFallback, MatchedBox, PrepOptions, ViewParams};
 
 use super::method::{BOX_TRIES, SOURCE_GRID, VIEW_GRID};
 use super::rng::Stream;
 
-/// A box in double precision, in whichever frame.
+/// A box in double precision, in any coordinate frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Rect {
     x0: f64,
@@ -46,7 +46,7 @@ impl Rect {
         (both.width() > 0.0 && both.height() > 0.0).then_some(both)
     }
 
-    /// The area shared over the area covered.
+    /// Intersection over union.
     fn iou(&self, other: &Self) -> f64 {
         let shared = self.intersection(other).map_or(0.0, |both| both.width() * both.height());
         shared / (self.width() * self.height() + other.width() * other.height() - shared)
@@ -74,12 +74,11 @@ impl Rect {
 struct Frame {
     /// IS, in pixels of the source.
     shared: Rect,
-    /// Pixels of the frame a pixel of the source, across and down.
+    /// Pixels of the frame for each pixel of the source, horizontally and vertically.
     scale: [f64; 2],
     /// Ŵ and Ĥ, in pixels of the frame.
     size: [f64; 2],
-    /// Step of the coordinates in the source: a power of two, so that a pixel is a whole number of steps or the other
-    /// way round.
+    /// Grid of the coordinates in the source, a power of two of at most one pixel.
     grid: f64,
 }
 
@@ -91,12 +90,12 @@ struct Placed {
 }
 
 impl Placed {
-    /// Whether the box is that long and wide in both views.
+    /// Whether both sides of the box have at least this length in both views.
     fn has_sides_of(&self, min_box: f64) -> bool {
         self.views.iter().all(|view| view.width() >= min_box && view.height() >= min_box)
     }
 
-    /// Whether this box and another overlap no more than allowed, wherever one looks.
+    /// Whether the IoU with another box is within the limit, in the source and in both views.
     fn is_apart_from(&self, other: &Self, limit: f64) -> bool {
         self.source.iou(&other.source) <= limit
             && self.views.iter().zip(&other.views).all(|(a, b)| a.iou(b) <= limit)
@@ -116,7 +115,7 @@ impl Frame {
             .map(|crop| crop.width().min(crop.height()))
             .fold(f64::MAX, f64::min);
         let limit = SOURCE_GRID * shortest / view_size;
-        // Not above one pixel, or the sides of IS would not lie on the grid.
+        // At most one pixel, so that the sides of IS are on the grid.
         let mut grid = 1.0;
         while grid > limit {
             grid /= 2.0;
@@ -129,10 +128,10 @@ impl Frame {
         })
     }
 
-    /// From the frame to the source and on to the views.
+    /// Maps a box from the frame to the source and to the views.
     fn place(&self, rect: Rect, views: [&ViewParams; 2], view_size: f64) -> Placed {
         let source = self.to_source(rect).widened(self.grid);
-        // Arithmetic may have gone astray by a last digit, and the grid then by a step.
+        // A rounding error in the last digit may have widened the box by a whole step.
         let source = source.intersection(&self.shared).unwrap_or(self.shared);
         Placed {
             source,
@@ -150,7 +149,7 @@ impl Frame {
     }
 }
 
-/// Draws the boxes of a row, at most `options.boxes`; none where the views hardly overlap.
+/// Draws the boxes of a row, at most `options.boxes`; none if the crops hardly overlap.
 pub(super) fn draw_boxes(
     random: &mut Stream,
     view1: &ViewParams,
@@ -174,15 +173,15 @@ pub(super) fn draw_boxes(
         .into_iter()
         .map(|Placed { source, views: [first, mut second] }| {
             if options.box_jitter > 0.0 {
-                let share = f64::from(options.box_jitter);
-                second = jitter_box(random, second, share, view_size).rounded(VIEW_GRID);
+                let fraction = f64::from(options.box_jitter);
+                second = jitter_box(random, second, fraction, view_size).rounded(VIEW_GRID);
             }
             MatchedBox { source: source.to_box2(), view1: first.to_box2(), view2: second.to_box2() }
         })
         .collect()
 }
 
-/// One further box; `None` where every candidate overlaps too much and the row shall do with fewer.
+/// Draws another box; `None` if every candidate overlaps too much and the row gets fewer boxes.
 fn draw_box(
     random: &mut Stream,
     frame: &Frame,
@@ -197,7 +196,7 @@ fn draw_box(
             BoxSampler::Grid => draw_in_grid(random, frame.size, options.min_box.max(1)),
         };
         let candidate = frame.place(candidate, views, f64::from(options.size));
-        // Rounding may have taken what the smallest boxes cannot spare.
+        // Rounding may have made the smallest boxes too small.
         if !candidate.has_sides_of(f64::from(options.min_box)) {
             continue;
         }
@@ -222,7 +221,8 @@ fn draw_uniform(random: &mut Stream, [width, height]: [f64; 2], min_box: f64) ->
     Rect { x0: x, y0: y, x1: x + w, y1: y + h }
 }
 
-/// As the authors' code: a random grid of cells of at least `min_box`, one of its cells, a box of whole pixels in it.
+/// As in the authors' code: a box of whole pixels in a random cell of a random grid, whose cells
+/// have sides of at least `min_box`.
 fn draw_in_grid(random: &mut Stream, size: [f64; 2], min_box: u32) -> Rect {
     let min_box = i64::from(min_box);
     let divisions = size.map(|side| 1 + random.below((side as i64 / min_box) as u64) as i64);
@@ -240,7 +240,7 @@ fn draw_in_grid(random: &mut Stream, size: [f64; 2], min_box: u32) -> Rect {
     Rect { x0, y0, x1, y1 }
 }
 
-/// From pixels of the source to pixels of a view: offset, scale, mirror, clip to [0, `view_size`].
+/// Maps pixels of the source to pixels of a view: offset, scale, flip, clip to [0, `view_size`].
 fn map_to_view(source: Rect, view: &ViewParams, view_size: f64) -> Rect {
     let crop = Rect::of_crop(view.crop);
     let x = |x: f64| (x - crop.x0) * view_size / crop.width();
@@ -255,10 +255,11 @@ fn clip(rect: Rect, view_size: f64) -> Rect {
     Rect { x0: inside(rect.x0), y0: inside(rect.y0), x1: inside(rect.x1), y1: inside(rect.y1) }
 }
 
-/// Moves each side by up to ± `share` of the box's own size (Table 7). Sides that would cross are put in order.
-fn jitter_box(random: &mut Stream, rect: Rect, share: f64, view_size: f64) -> Rect {
+/// Moves each side by up to ± `fraction` of the box's own size (Table 7). Sides that cross are
+/// swapped.
+fn jitter_box(random: &mut Stream, rect: Rect, fraction: f64, view_size: f64) -> Rect {
     let (width, height) = (rect.width(), rect.height());
-    let mut moved = |value: f64, size: f64| value + random.uniform(-share, share) * size;
+    let mut moved = |value: f64, size: f64| value + random.uniform(-fraction, fraction) * size;
     let (x0, y0) = (moved(rect.x0, width), moved(rect.y0, height));
     let (x1, y1) = (moved(rect.x1, width), moved(rect.y1, height));
     clip(Rect { x0: x0.min(x1), y0: y0.min(y1), x1: x0.max(x1), y1: y0.max(y1) }, view_size)

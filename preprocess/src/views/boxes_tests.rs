@@ -116,8 +116,8 @@ fn sources_lie_on_a_grid_of_half_a_view_pixel_at_most() {
     }
 }
 
-/// An independent simulation at this size gives 1.2 % of pairs without boxes and 0.75 % of the others with fewer than ten;
-/// over all sizes of ImageNet it is 1.5 % and 0.7 %.
+/// An independent simulation at this size gives 1.2 % of pairs without boxes and 0.75 % of the
+/// others with fewer than ten; over all sizes of ImageNet it is 1.5 % and 0.7 %.
 #[test]
 fn few_rows_of_common_photos_lack_boxes() {
     let options = test_options();

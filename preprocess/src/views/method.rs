@@ -1,61 +1,67 @@
-//! The numbers of the method, each with where it comes from.
+//! The constants of the method, each with its source.
 //!
-//! "Paper" is Roh, Shin, Kim, Kim: Spatially Consistent Representation Learning (CVPR 2021); its augmentations are those
-//! of BYOL (Grill et al. 2020, table 6). "Reference" is the authors' published code, where the paper is silent.
+//! "Paper" is Roh, Shin, Kim, Kim: Spatially Consistent Representation Learning (CVPR 2021); its
+//! augmentations are those of BYOL (Grill et al. 2020, table 6). "Reference" is the authors'
+//! published code, for what the paper does not give.
 
-/// Width over height of a crop is log-uniform between these (torchvision's `RandomResizedCrop`).
+/// Range of the log-uniform aspect ratio of a crop, width over height (torchvision's
+/// `RandomResizedCrop`).
 pub(crate) const CROP_RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
-/// Draws of area and ratio before the crop falls back to the centre (torchvision's `RandomResizedCrop`).
+/// Draws of area and ratio before falling back to a center crop (torchvision's
+/// `RandomResizedCrop`).
 pub(crate) const CROP_TRIES: u32 = 10;
-/// Smallest and largest share of the image's area that a crop takes, by default (paper).
+/// Smallest and largest fraction of the image's area in a crop, by default (paper).
 pub(crate) const CROP_SCALE: [f32; 2] = [0.2, 1.0];
 /// Side of a view in pixels, by default (paper).
 pub(crate) const VIEW_SIZE: u32 = 224;
 
-/// Probability of a mirrored view (paper).
+/// Probability of a horizontal flip (paper).
 pub const FLIP_PROBABILITY: f64 = 0.5;
 /// Probability of color jitter (paper).
 pub(crate) const JITTER_PROBABILITY: f64 = 0.8;
-/// Brightness and contrast factors lie between these (paper).
+/// Range of the brightness and contrast factors (paper).
 pub(crate) const BRIGHTNESS_AND_CONTRAST: [f64; 2] = [0.6, 1.4];
-/// Saturation factors lie between these (paper).
+/// Range of the saturation factor (paper).
 pub(crate) const SATURATION: [f64; 2] = [0.8, 1.2];
-/// Hue shifts lie between these, in turns (paper).
+/// Range of the hue shift, in turns (paper).
 pub(crate) const HUE: [f64; 2] = [-0.1, 0.1];
-/// Probability of a gray view (paper).
+/// Probability of grayscale (paper).
 pub(crate) const GRAYSCALE_PROBABILITY: f64 = 0.2;
 /// Probability of blur for view 1 and view 2 (paper).
 pub(crate) const BLUR_PROBABILITY: [f64; 2] = [1.0, 0.1];
 /// Probability of solarization for view 1 and view 2 (paper).
 pub(crate) const SOLARIZE_PROBABILITY: [f64; 2] = [0.0, 0.2];
 
-/// σ of the Gaussian blur lies between these, in pixels of the view (paper).
+/// Range of the Gaussian blur's σ, in pixels of the view (paper).
 pub(crate) const BLUR_SIGMA: [f64; 2] = [0.1, 2.0];
-/// The side of the Gaussian's kernel is the odd number next to this share of the view (paper: 23 of 224).
-pub(crate) const BLUR_KERNEL_SHARE: f64 = 0.1;
+/// Size of the Gaussian's kernel as a fraction of the view, rounded to an odd number (paper: 23 of
+/// 224).
+pub(crate) const BLUR_KERNEL_FRACTION: f64 = 0.1;
 /// The factors of the resize blur (reference).
 pub(crate) const RESIZE_BLUR_FACTORS: [f32; 3] = [1.1, 1.2, 1.5];
 
-/// Red, green and blue in the gray image (ITU-R BT.601).
+/// Weights of red, green and blue in the gray image (ITU-R BT.601).
 pub(crate) const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
-/// Values from here on are inverted by solarization.
+/// Solarization inverts values of at least this.
 pub(crate) const SOLARIZE_THRESHOLD: f32 = 0.5;
 
-/// Matched boxes a row, by default (paper: K).
+/// Largest number of matched boxes of a row, by default (paper: K).
 pub(crate) const BOXES: u32 = 10;
-/// Shortest side of a box by default, in pixels of the view that magnifies it least: one cell of a ResNet's last map.
+/// Shortest side of a box in either view, in pixels, by default: one cell of a ResNet's last
+/// feature map.
 pub(crate) const MIN_BOX: u32 = 32;
 /// Largest IoU between two boxes of a row, by default (paper).
 pub(crate) const MAX_IOU: f32 = 0.5;
-/// Candidates for one box before the row does without (the paper repeats for ever).
+/// Candidates for one box before the row gets no more boxes (the paper repeats without end).
 pub(crate) const BOX_TRIES: u32 = 50;
-/// Step of a box's coordinates in a view, in pixels: a thousandth of a cell of a ResNet's last map.
+/// Grid of a box's coordinates in a view, in pixels: a thousandth of a cell of a ResNet's last
+/// feature map.
 pub(crate) const VIEW_GRID: f64 = 1.0 / 32.0;
-/// Largest step of a box's coordinates in the source, in pixels of the view that magnifies it most.
+/// Largest grid of a box's coordinates in the source, in pixels of the view that magnifies it most.
 pub(crate) const SOURCE_GRID: f64 = 1.0 / 2.0;
-/// Strengths of color jitter are multiples of this: finer than what a byte of a view can show.
+/// Factors of color jitter are multiples of this, which is finer than a byte of a view can show.
 pub(crate) const JITTER_GRID: f64 = 1.0 / 1024.0;
-/// Shifts of hue are multiples of this, in turns.
+/// Hue shifts are multiples of this, in turns.
 pub(crate) const HUE_GRID: f64 = 1.0 / 4096.0;
 /// σ of the Gaussian blur is a multiple of this, in pixels of the view.
 pub(crate) const SIGMA_GRID: f64 = 1.0 / 256.0;
@@ -63,14 +69,14 @@ pub(crate) const SIGMA_GRID: f64 = 1.0 / 256.0;
 /// Quality of JPEG views, by default.
 pub(crate) const JPEG_QUALITY: u8 = 95;
 
-/// Rows a part by default, where parts hold pictures: at about 160 kB a row and eight epochs a pass, 0.7 GB.
+/// Rows of a shard by default, with pixels: at about 160 kB a row and eight epochs a pass, 0.7 GB.
 pub(crate) const ROWS_PER_SHARD: u32 = 512;
-/// Rows a part by default, where parts hold recipes.
+/// Rows of a shard by default, for recipes.
 pub(crate) const ROWS_PER_RECIPE_SHARD: u32 = 16_384;
-/// Consecutive epochs that share a pass over the sources. A constant, so that which epochs belong together follows from
-/// the epoch's number alone.
+/// Consecutive epochs made in one pass over the sources. A constant, so that the pass of an epoch
+/// follows from its number alone.
 pub(crate) const EPOCHS_PER_PASS: u32 = 8;
-/// Share of unreadable images above which a run counts as failed, by default.
+/// Largest fraction of unreadable images, by default.
 pub(crate) const MAX_BAD: f64 = 0.01;
 
 /// The options of the paper's preset, for tests.

@@ -1,4 +1,4 @@
-//! The parameters of a view, drawn at random.
+//! The random parameters of a view.
 
 use libm::{exp, log, sqrt};
 use scrl_schemas::{BlurKind, ColorJitter, ColorStep, Crop, PrepOptions, ViewParams};
@@ -16,7 +16,7 @@ use crate::images::ImageSize;
 pub enum ViewIndex {
     /// View 1: always blurred, never solarized.
     First,
-    /// View 2: seldom blurred, sometimes solarized.
+    /// View 2: rarely blurred, sometimes solarized.
     Second,
 }
 
@@ -49,7 +49,7 @@ pub fn draw_view(
     }
 }
 
-/// A crop of `scale` of the image's area: `RandomResizedCrop.get_params` of torchvision.
+/// Draws a crop of `scale` of the image's area, as torchvision's `RandomResizedCrop.get_params`.
 pub fn draw_crop(random: &mut Stream, source: ImageSize, scale: [f32; 2]) -> Crop {
     let (width, height) = (f64::from(source.width), f64::from(source.height));
     let area = width * height;
@@ -65,7 +65,7 @@ pub fn draw_crop(random: &mut Stream, source: ImageSize, scale: [f32; 2]) -> Cro
             return Crop { x, y, width: w, height: h };
         }
     }
-    // The largest crop within the bounds of the ratio, in the middle.
+    // The largest center crop within the range of ratios.
     let ratio = width / height;
     let (w, h) = if ratio < CROP_RATIO[0] {
         (source.width, (width / CROP_RATIO[0]).round_ties_even() as i32)
@@ -78,14 +78,14 @@ pub fn draw_crop(random: &mut Stream, source: ImageSize, scale: [f32; 2]) -> Cro
     Crop { x: (source.width - w) / 2, y: (source.height - h) / 2, width: w, height: h }
 }
 
-/// The decimal number that was meant: 0.2 and not 0.200000003, so that the bounds are those of a program that reads
-/// the option as a double.
+/// The decimal number that was given: 0.2 and not 0.200000003, so that the bounds equal those of a
+/// program that reads the option as a double.
 fn decimal(value: f32) -> f64 {
     (f64::from(value) * 1e6).round() / 1e6
 }
 
 fn draw_jitter(random: &mut Stream) -> Option<ColorJitter> {
-    // Drawn whether applied or not, so that the steps after it never depend on the outcome.
+    // Drawn whether applied or not, so that later draws do not depend on it.
     let applied = random.chance(JITTER_PROBABILITY);
     let mut order = ColorStep::ALL;
     random.shuffle(&mut order);
@@ -99,8 +99,8 @@ fn draw_jitter(random: &mut Stream) -> Option<ColorJitter> {
     applied.then_some(jitter)
 }
 
-/// A multiple of `grid` between the bounds, each equally likely. A coarse grid costs nothing that one could see, and
-/// makes a number half as long in a shard.
+/// A multiple of `grid` between the bounds, each equally likely. The grid is too fine to be
+/// visible, and halves the size of a number in a shard.
 fn draw_on_grid(random: &mut Stream, [low, high]: [f64; 2], grid: f64) -> f32 {
     let (first, last) = ((low / grid).ceil(), (high / grid).floor());
     ((first + random.below((last - first) as u64 + 1) as f64) * grid) as f32
@@ -127,23 +127,23 @@ mod tests {
         (0..20_000).map(|id| draw_view(3, 1, id, view, source, options)).collect()
     }
 
-    fn share(views: &[ViewParams], f: impl Fn(&ViewParams) -> bool) -> f64 {
+    fn fraction(views: &[ViewParams], f: impl Fn(&ViewParams) -> bool) -> f64 {
         views.iter().filter(|view| f(view)).count() as f64 / views.len() as f64
     }
 
     #[test]
-    fn frequencies_are_those_of_the_table() {
+    fn frequencies_are_those_of_the_paper() {
         let source = ImageSize { width: 500, height: 375 };
         let options = test_options();
         for (view, blur, solarize) in [(ViewIndex::First, 1.0, 0.0), (ViewIndex::Second, 0.1, 0.2)]
         {
             let views = draws(view, source, &options);
             for (found, expected) in [
-                (share(&views, |v| v.flip), 0.5),
-                (share(&views, |v| v.jitter.is_some()), 0.8),
-                (share(&views, |v| v.grayscale), 0.2),
-                (share(&views, |v| v.blur.is_some()), blur),
-                (share(&views, |v| v.solarize), solarize),
+                (fraction(&views, |v| v.flip), 0.5),
+                (fraction(&views, |v| v.jitter.is_some()), 0.8),
+                (fraction(&views, |v| v.grayscale), 0.2),
+                (fraction(&views, |v| v.blur.is_some()), blur),
+                (fraction(&views, |v| v.solarize), solarize),
             ] {
                 assert!((found - expected).abs() < 0.015, "{found} for {expected}");
             }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn crops_have_the_area_and_the_ratio_asked_for() {
+    fn crops_have_the_requested_area_and_ratio() {
         let options = test_options();
         let views = draws(ViewIndex::Second, ImageSize { width: 1000, height: 1000 }, &options);
         let areas: Vec<f64> = views
@@ -199,7 +199,7 @@ mod tests {
         let options = PrepOptions { blur: BlurKind::Resize, ..test_options() };
         let views = draws(ViewIndex::First, ImageSize { width: 50, height: 40 }, &options);
         for factor in RESIZE_BLUR_FACTORS {
-            let found = share(&views, |v| v.blur == Some(factor));
+            let found = fraction(&views, |v| v.blur == Some(factor));
             assert!((found - 1.0 / 3.0).abs() < 0.02, "{factor}: {found}");
         }
     }

@@ -1,8 +1,9 @@
-//! Random numbers that depend on what they are for, and on nothing else.
+//! Counter-based random numbers: each depends on the seed and on its purpose alone.
 //!
-//! Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011) turns a key and a
-//! counter into four random words. The key is the seed; the counter names the epoch, the image, the purpose and the
-//! position in the stream. So every number of a row can be made again alone, in any order, on any number of threads.
+//! Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011)
+//! turns a key and a counter into four random words. The key is the seed; the counter holds the
+//! epoch, the image, the purpose and the position in the stream. So every row can be drawn again
+//! alone, in any order, on any number of threads.
 
 use libm::{cos, log, sqrt};
 
@@ -11,7 +12,7 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// The golden ratio and √3 − 1, added to the key in each round.
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// Blocks of four words a stream can give before its counter would run into the next purpose.
+/// Bits of the counter for the position: a stream has 2²⁴ blocks of four words.
 const BLOCK_BITS: u32 = 24;
 
 /// One block of Philox4x32-10: four random words for a counter under a key.
@@ -32,8 +33,8 @@ fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// What a stream's numbers decide. Streams of different purposes are independent of each other. The numbers are part
-/// of the format: to change one changes every shard.
+/// What a stream is used for. Streams of different purposes are independent. The values are part of
+/// the format: changing one changes every shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
@@ -43,19 +44,19 @@ pub enum Purpose {
     View2 = 2,
     /// The matched boxes.
     Boxes = 3,
-    /// Which images lie in a chunk together, for a pass.
-    ImageOrder = 4,
-    /// Which part of an epoch holds which chunk.
-    PartOrder = 5,
-    /// The order of the rows within a part.
-    RowOrder = 6,
+    /// The permutation of the images of a pass.
+    ImageShuffle = 4,
+    /// The permutation of the chunks of an epoch.
+    ShardShuffle = 5,
+    /// The permutation of the rows of a shard.
+    RowShuffle = 6,
     /// The initial weights of a network.
     WeightInit = 7,
-    /// The drawing of synthetic scenes.
+    /// Synthetic scenes.
     SceneDrawing = 8,
-    /// Mirroring and order of the examples of an evaluation.
+    /// Flips and permutation of the examples of an evaluation.
     Evaluation = 9,
-    /// Which pairs are shown by who looks into shards.
+    /// The pairs that scrl-inspect shows.
     PairsToShow = 10,
 }
 
@@ -65,14 +66,15 @@ pub struct Stream {
     key: [u32; 2],
     counter: [u32; 4],
     block: [u32; 4],
-    /// Words of `block` already given out.
+    /// Words of `block` already used.
     used: usize,
     /// The second number of the last Box–Muller pair.
     spare_normal: Option<f64>,
 }
 
 impl Stream {
-    /// The stream of `purpose` for an image (or a part, a layer, whatever the purpose counts) in an epoch (or a pass).
+    /// The stream of `purpose` for an image (or a chunk or a layer, as the purpose counts) in an
+    /// epoch (or a pass).
     pub fn new(seed: u64, epoch: u32, image: u64, purpose: Purpose) -> Self {
         Self {
             key: [seed as u32, (seed >> 32) as u32],
@@ -88,7 +90,7 @@ impl Stream {
         }
     }
 
-    /// The next 32 random bits. A stream holds 2²⁶ of them and then begins again.
+    /// The next 32 random bits. After 2²⁶ such words a stream repeats.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == self.block.len() {
             self.block = philox4x32(self.counter, self.key);
@@ -152,7 +154,7 @@ impl Stream {
         radius * cos(angle)
     }
 
-    /// Puts `items` into a random order, each order equally likely (Fisher and Yates).
+    /// Permutes `items`, each permutation equally likely (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let other = self.below(last as u64 + 1) as usize;
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_repeat_and_differ_by_each_part_of_their_name() {
+    fn streams_repeat_and_differ_by_every_argument() {
         let first =
             |seed, epoch, image, purpose| Stream::new(seed, epoch, image, purpose).next_u64();
         let base = first(1, 2, 3, Purpose::View1);
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn integers_cover_their_range_evenly() {
-        let mut stream = Stream::new(5, 0, 0, Purpose::ImageOrder);
+        let mut stream = Stream::new(5, 0, 0, Purpose::ImageShuffle);
         let mut counts = [0u32; 7];
         for _ in 0..70_000 {
             counts[stream.below(7) as usize] += 1;

@@ -8,17 +8,17 @@ use scrl_preprocess::inspect::Options;
 
 const EXAMPLES: &str = "\
 Examples:
-  scrl-inspect shards/                               the folder in numbers
-  scrl-inspect --html pairs.html shards/             a page to look through
+  scrl-inspect shards/                               statistics of the folder
+  scrl-inspect --html pairs.html shards/             a page of pairs
   scrl-inspect --png pairs.png --rows 6 shards/      six pairs on a contact sheet
-  scrl-inspect --verify shards/                      is every byte what it should be?
+  scrl-inspect --verify shards/                      is every byte as scrl-prep wrote it?
   scrl-inspect --verify --images /new/images shards/ the same after the images have moved
-  scrl-inspect --json shards/ | jq .augmentations    the numbers for other programs";
+  scrl-inspect --json shards/ | jq .augmentations    the statistics for other programs";
 
-/// Shows what a shards folder holds: in numbers, as images, and whether it is intact.
+/// Shows the statistics of a shards folder, draws its pairs, and verifies it.
 ///
-/// Without options: pairs, bytes, boxes, and how often each augmentation occurs beside how often it
-/// was requested.
+/// Without options it prints pairs, bytes, boxes, and the frequency of each augmentation beside the
+/// requested one.
 #[derive(Parser)]
 #[command(name = "scrl-inspect", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Arguments {
@@ -58,10 +58,10 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_printed_unless_images_are_requested() {
-        assert!(options("s").unwrap().prints_numbers());
-        assert!(!options("--png a.png s").unwrap().prints_numbers());
-        assert!(options("--json --html a.html s").unwrap().prints_numbers());
+    fn statistics_are_printed_unless_images_are_requested() {
+        assert!(options("s").unwrap().prints_statistics());
+        assert!(!options("--png a.png s").unwrap().prints_statistics());
+        assert!(options("--json --html a.html s").unwrap().prints_statistics());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `scrl-inspect`: what a shards folder holds, whether it is intact, and images of it.
+//! `scrl-inspect`: statistics of a shards folder, its verification, and images of its pairs.
 
 mod cli;
 mod report;
@@ -51,12 +51,12 @@ fn show(
     images: &Path,
     reporter: &Reporter,
 ) -> anyhow::Result<()> {
-    shards.require_whole()?;
+    shards.require_intact()?;
     if let Some(file) = &options.png {
         let pairs = choose(options, options.sheet_pairs(), shards, images, reporter)?;
         write(file, &contact_sheet::png(&pairs, shards.manifest.options.size)?, reporter)?;
     }
-    if !options.prints_numbers() && options.html.is_none() {
+    if !options.prints_statistics() && options.html.is_none() {
         return Ok(());
     }
     reporter.begin("pairs", shards.rows(), 0);
@@ -69,7 +69,7 @@ fn show(
     }
     if options.json {
         scrl_cli::print(format_args!("{:#}", summary::json(shards, &found)));
-    } else if options.prints_numbers() {
+    } else if options.prints_statistics() {
         scrl_cli::print(summary::text(shards, &found));
     }
     Ok(())
@@ -117,11 +117,11 @@ fn check(
                      them identical";
     let of_sources = "restore the images named";
     let has = |shards| verdict.faults.iter().any(|fault| fault.is_of_shards() == shards);
-    let ways: Vec<&str> = [(true, of_shards), (false, of_sources)]
+    let advice: Vec<&str> = [(true, of_shards), (false, of_sources)]
         .into_iter()
-        .filter_map(|(shards, way)| has(shards).then_some(way))
+        .filter_map(|(shards, advice)| has(shards).then_some(advice))
         .collect();
     let plural = if verdict.fault_count == 1 { "" } else { "s" };
     let folder = shards.paths.root().display();
-    bail!("{folder}: {} fault{plural}; {}", verdict.fault_count, ways.join("; "));
+    bail!("{folder}: {} fault{plural}; {}", verdict.fault_count, advice.join("; "));
 }

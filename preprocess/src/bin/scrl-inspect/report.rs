@@ -1,11 +1,11 @@
-//! What the user reads after a check.
+//! The messages of --verify.
 
 use indicatif::{HumanBytes, HumanCount};
 use scrl_cli::{print, print_error};
 use scrl_preprocess::inspect::Shards;
 use scrl_preprocess::inspect::verify::Verdict;
 
-/// Prints what a check found: each fault on a line of its own on standard error, the verdict on standard output.
+/// Prints the verdict on standard output, and each fault as a line on standard error.
 pub fn verdict(shards: &Shards, verdict: &Verdict, quiet: bool) {
     for fault in &verdict.faults {
         print_error(format_args!("{}: {}", fault.file, fault.what));
@@ -23,14 +23,14 @@ pub fn verdict(shards: &Shards, verdict: &Verdict, quiet: bool) {
     if verdict.fault_count == 0 && !quiet {
         let pixels = match (verdict.pixels, shards.are_recipes()) {
             (0, _) => String::new(),
-            (count, true) => format!(", {} sources decode to their sizes", HumanCount(count)),
+            (count, true) => format!(", {} source images decode to their sizes", HumanCount(count)),
             (count, false) => {
-                format!(", the views of {} rows are those of their sources", HumanCount(count))
+                format!(", the views of {} rows match their source images", HumanCount(count))
             }
         };
         print(format_args!(
             "{} shards, {}: every checksum is right, {} rows are those of seed {}{pixels}",
-            HumanCount(verdict.parts),
+            HumanCount(verdict.shards),
             HumanBytes(verdict.bytes),
             HumanCount(verdict.rows),
             shards.manifest.seed

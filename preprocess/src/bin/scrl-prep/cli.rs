@@ -8,17 +8,17 @@ use scrl_preprocess::prepare::Options;
 
 const EXAMPLES: &str = "\
 Examples:
-  scrl-prep images/ shards/                          one epoch, to look at
-  scrl-prep --epochs 200 images/ shards/             a schedule of 200 epochs, all made now
-  scrl-prep --epochs 200 --only 0..8 images/ shards/ its first eight epochs
-  scrl-prep --epochs 1000 --keep 3 images/ shards/   three at a time, beside scrl-train --follow --consume
+  scrl-prep images/ shards/                          one epoch
+  scrl-prep --epochs 200 images/ shards/             200 epochs
+  scrl-prep --epochs 200 --only 0..8 images/ shards/ the first eight of them
+  scrl-prep --epochs 1000 --keep 3 images/ shards/   three at a time, for scrl-train --consume
   scrl-prep --views recipe --epochs 1000 images/ s/  no pixels: the trainer renders the same ones
-  scrl-prep --views jpeg --dry-run images.tar s/     how many bytes would it take?
+  scrl-prep --views jpeg --dry-run images.tar s/     how many bytes would it write?
   srun -n 16 scrl-prep --epochs 200 images/ shards/  sixteen processes share the work";
 
-/// Makes both augmented views of every image, and the boxes that match between them, ahead of training.
+/// Makes both augmented views of every image and their matched boxes, ahead of training.
 ///
-/// Finished shards stay when the same command is run again: a run that was stopped continues.
+/// The same command resumes a run that was stopped: finished shards stay.
 #[derive(Parser)]
 #[command(name = "scrl-prep", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Arguments {

@@ -1,4 +1,4 @@
-//! What the user reads before and after the run.
+//! The messages before and after the run.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use scrl_cli::Reporter;
 use scrl_preprocess::prepare::{Outline, Summary};
 use scrl_schemas::ViewEncoding;
 
-/// Prints what is about to be done.
+/// Prints what the run will do.
 pub fn outline(reporter: &Reporter, outline: &Outline, views: ViewEncoding) {
     let images = counted(outline.images, "image");
     let classes = match outline.classes {
@@ -39,7 +39,7 @@ pub fn outline(reporter: &Reporter, outline: &Outline, views: ViewEncoding) {
     ));
 }
 
-/// Prints what was done.
+/// Prints what the run did.
 pub fn summary(reporter: &Reporter, summary: &Summary, shards: &Path) {
     let seconds = summary.time.as_secs_f64();
     let unreadable = match summary.unreadable {
@@ -61,7 +61,7 @@ pub fn summary(reporter: &Reporter, summary: &Summary, shards: &Path) {
     ));
 }
 
-/// A number and what it counts, in the plural where it is not one.
+/// A count and its noun, in the plural unless it is one.
 fn counted(count: impl Into<u64>, of: &str) -> String {
     let count = count.into();
     let plural = if count == 1 { "" } else { "s" };
@@ -81,11 +81,11 @@ pub fn check_space(outline: &Outline, views: ViewEncoding, shards: &Path) -> any
     let size = |encoding| HumanBytes(bytes.of(encoding).saturating_mul(epochs));
     let keep = match free / bytes.of(views).max(1) {
         0 => format!("not even one epoch fits as {views}"),
-        fitting => format!("--keep {fitting} fits, with scrl-train --consume beside it"),
+        fitting => format!("--keep {fitting} fits, with scrl-train --consume running"),
     };
     bail!(
-        "{}: has {} free and {} take about {} as webp, {} as jpeg, {} as recipe; {keep}; or choose other --views, \
-         fewer epochs with --only, or another disk",
+        "{}: has {} free and {} take about {} as webp, {} as jpeg, {} as recipe; {keep}; or choose \
+         other --views, fewer epochs with --only, or another disk",
         shards.display(),
         HumanBytes(free),
         counted(outline.epochs, "epoch"),

@@ -1,29 +1,30 @@
-//! Bits in bytes, the first one in the lowest place.
+//! Writing bits into bytes, least significant bit first.
 
-/// Bits to bytes, from the lowest bit on. There must be room for eight bytes behind the last bit.
+/// Writes bits, least significant bit first. The buffer needs eight bytes of room behind the last
+/// bit.
 pub(super) struct BitWriter<'a> {
     pub bytes: &'a mut [u8],
-    /// Whole bytes written.
+    /// Complete bytes written.
     pub at: usize,
-    /// The bits behind them, fewer than 8.
+    /// The bits after them, fewer than 8.
     pub buffer: u64,
     pub filled: u32,
 }
 
 impl<'a> BitWriter<'a> {
-    /// Writes from the beginning of `bytes` on.
+    /// Writes to the start of `bytes`.
     pub fn new(bytes: &'a mut [u8]) -> Self {
         Self { bytes, at: 0, buffer: 0, filled: 0 }
     }
 
-    /// The most bits that one call can take: with the seven that may wait, fewer than a whole buffer, which could not be
-    /// shifted out.
+    /// The most bits that one call can take: with the seven that may be pending, fewer than 64, as
+    /// a shift by 64 is not defined.
     pub const MOST: u32 = 63 - 7;
 
     /// Appends the lowest `count` bits of `bits`, whose others are 0.
     #[inline(always)]
     pub fn write(&mut self, bits: u64, count: u32) {
-        // Always a store and never a branch, as how many bytes fill up is hard to foresee.
+        // Always a store and never a branch, as the number of complete bytes is hard to predict.
         self.buffer |= bits << (self.filled & 7);
         self.bytes[self.at..self.at + 8].copy_from_slice(&self.buffer.to_le_bytes());
         let filled = self.filled + count;
@@ -32,7 +33,7 @@ impl<'a> BitWriter<'a> {
         self.filled = filled & 7;
     }
 
-    /// The number of bytes, the last filled up with zeros.
+    /// The number of bytes, the last one padded with zeros.
     pub fn finish(self) -> usize {
         self.at + usize::from(self.filled > 0)
     }
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_of_every_number_stand_where_they_belong() {
+    fn bits_of_every_count_are_written_in_order() {
         let mut noise = 1u64;
         let mut random = move || {
             noise = noise

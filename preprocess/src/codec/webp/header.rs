@@ -1,12 +1,12 @@
-//! What stands before the pixels of a lossless WebP file.
+//! The header of a lossless WebP file, before the codes of its pixels.
 
 use super::bits::BitWriter;
 
-/// Literal greens, then the prefixes of run lengths.
+/// Symbols of the green code: 256 literals, then the prefixes of run lengths.
 pub(super) const GREENS: usize = 256 + 24;
 /// Longest code of a literal or of a run's prefix.
 pub(super) const MAX_BITS: u8 = 15;
-/// The distance prefix of the pixel before.
+/// The distance prefix of the previous pixel.
 pub(super) const PIXEL_BEFORE: u8 = 1;
 /// The predictor "pixel above".
 pub(super) const ABOVE: u8 = 2;
@@ -14,7 +14,7 @@ pub(super) const ABOVE: u8 = 2;
 pub(super) const ORDER_OF_LENGTHS: [usize; 19] =
     [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// All that stands before the codes of the pixels, the same for every picture but for its sizes.
+/// Writes everything before the codes of the pixels; only the sizes differ between images.
 pub(super) fn write_header(bits: &mut BitWriter<'_>, width: usize, height: usize) {
     bits.write(0x2F, 8);
     bits.write(width as u64 - 1, 14);
@@ -23,7 +23,8 @@ pub(super) fn write_header(bits: &mut BitWriter<'_>, width: usize, height: usize
     bits.write(0, 4);
     // A transform follows (1 bit): subtract green (2 bits).
     bits.write(1 | 2 << 1, 3);
-    // A transform follows: prediction (0), in blocks of 2⁷⁺² pixels a side, all with the same predictor.
+    // A transform follows: prediction (0), in square blocks of 2⁷⁺² pixels a side, all with
+    // the same predictor.
     bits.write(1 | 7 << 3, 6);
     bits.write(0, 1);
     write_single_symbol(bits, ABOVE);
@@ -34,7 +35,8 @@ pub(super) fn write_header(bits: &mut BitWriter<'_>, width: usize, height: usize
     bits.write(0b000, 3);
 }
 
-/// The prefix symbol of a run length from 1 on, the bits that follow it, and how many they are.
+/// The prefix symbol of a run length of at least 1, the extra bits that follow it, and their
+/// number.
 #[inline(always)]
 pub(super) fn prefix(run: usize) -> (usize, u64, u32) {
     let value = run - 1;
@@ -47,7 +49,7 @@ pub(super) fn prefix(run: usize) -> (usize, u64, u32) {
     (2 * highest as usize + second, value as u64 & ((1 << extra_bits) - 1), extra_bits)
 }
 
-/// Writes a code that has one symbol, which takes no bits: a simple code of one symbol, told in eight bits.
+/// Writes a simple code of one symbol, given in eight bits; the symbol itself then takes no bits.
 pub(super) fn write_single_symbol(bits: &mut BitWriter<'_>, symbol: u8) {
     bits.write(0b101 | u64::from(symbol) << 3, 11);
 }

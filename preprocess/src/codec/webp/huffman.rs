@@ -1,17 +1,18 @@
-//! Length-limited Huffman codes, as WebP and Deflate have them: canonical, the first bit in the lowest place.
+//! Length-limited canonical Huffman codes, as in WebP and Deflate: least significant bit first.
 
 /// A code for `N` symbols; symbols that do not occur have length 0.
 #[derive(Clone, Debug)]
 pub(crate) struct Code<const N: usize> {
     /// By symbol: the number of bits.
     pub(crate) lengths: [u8; N],
-    /// By symbol: the bits, to be written from the lowest on.
+    /// By symbol: the bits, least significant first.
     pub(crate) bits: [u16; N],
-    /// The one symbol, with length 0, where not more than one occurs.
+    /// The only symbol, with length 0, if no other occurs.
     pub(crate) single: Option<usize>,
-    /// Symbols that occur, rarest first, as `frequency · 2¹⁶ + symbol`; kept for its memory.
+    /// Symbols that occur, rarest first, as `frequency · 2¹⁶ + symbol`; a field to reuse its
+    /// memory.
     sorted: Vec<u64>,
-    /// Weights of the inner nodes, then depths of all nodes, and their parents; kept for their memory.
+    /// Weights of the inner nodes, then depths of all nodes; and the parents of all nodes.
     weights: Vec<u64>,
     parents: Vec<u16>,
 }
@@ -30,8 +31,8 @@ impl<const N: usize> Default for Code<N> {
 }
 
 impl<const N: usize> Code<N> {
-    /// Builds the best code for the frequencies, then shortens codes above `limit` bits. Returns the one symbol, with
-    /// length 0, where not more than one occurs (symbol 0 where none does).
+    /// Builds the optimal code for the frequencies, then shortens codes above `limit` bits. Returns
+    /// the only symbol, with length 0, if no other occurs (symbol 0 if none does).
     pub(crate) fn build(&mut self, frequencies: &[u32; N], limit: u8) -> Option<usize> {
         self.lengths.fill(0);
         self.bits.fill(0);
@@ -63,7 +64,7 @@ impl<const N: usize> Code<N> {
         None
     }
 
-    /// The bits that symbols take which occur so often.
+    /// The total bits of symbols with these frequencies.
     pub(crate) fn total_bits(&self, frequencies: &[u32; N]) -> u64 {
         frequencies
             .iter()
@@ -81,7 +82,8 @@ impl<const N: usize> Code<N> {
 
     /// How many symbols have a code of each length.
     fn count_lengths(&mut self, limit: u8) -> [u32; 17] {
-        // Two queues, leaves and inner nodes, both in rising order: the two lightest are always at their heads.
+        // Two queues, leaves and inner nodes, both ascending: the lightest nodes are at their
+        // heads.
         let leaves = self.sorted.len();
         let inner = leaves - 1;
         self.weights.clear();
@@ -118,7 +120,7 @@ impl<const N: usize> Code<N> {
                 counts[(depth as usize).min(limit)] += 1;
             }
         }
-        // Codes cut to the limit claim too much room (Kraft); longer ones for others give it back.
+        // Codes cut to the limit exceed Kraft's sum; lengthening others restores it.
         let mut room: u64 =
             (1..=limit).map(|length| u64::from(counts[length]) << (limit - length)).sum();
         while room > 1 << limit {

@@ -1,8 +1,10 @@
-//! Encodes views as lossless WebP (RFC 9649), made for speed: one fixed set of transforms, and buffers that are kept.
+//! A fast encoder of lossless WebP (RFC 9649): one fixed set of transforms, and reused buffers.
 //!
-//! Each pixel becomes its difference from the pixel above (in the top row: from the one to its left), red and blue less
-//! green; the differences are coded with one Huffman code a channel, and a run of equal ones is one reference to the
-//! pixel before. The `image-webp` crate writes the same kind of stream; this takes fewer passes and no new memory.
+//! Each pixel is replaced by its difference from the pixel above (in the top row: from the one to
+//! its left), then green is subtracted from red and blue. The differences are coded with one
+//! Huffman code for each channel, and a run of equal ones as one back-reference to the previous
+//! pixel. The `image-webp` crate writes the same kind of stream; this encoder takes fewer passes
+//! and allocates nothing.
 
 mod bits;
 mod encoder;

@@ -1,4 +1,5 @@
-//! A histogram as inline SVG: bars of what is found, lines of what was asked for and of what chance gives.
+//! A histogram as inline SVG: bars of the distribution found, lines of the requested and the
+//! expected one.
 
 use std::fmt::Write;
 
@@ -11,33 +12,34 @@ const RIGHT: f64 = 8.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 26.0;
 
-/// What a drawing shows. Shares are by bin and sum up to 1.
+/// A histogram to draw; the values of the bins are fractions that sum to 1.
 pub(super) struct Chart {
     /// What is counted.
     pub title: &'static str,
-    /// What the lines mean, in a sentence.
+    /// A caption of one or two sentences.
     pub note: String,
-    /// Where the first bin begins and the last one ends.
+    /// Lower edge of the first bin and upper edge of the last.
     pub range: [f64; 2],
-    /// Shares found.
+    /// The distribution found.
     pub found: Vec<f64>,
-    /// Shares that were asked for, where that is a plain rule.
-    pub asked: Option<Vec<f64>>,
-    /// Shares that chance gives.
+    /// The requested distribution, if it is a simple one.
+    pub requested: Option<Vec<f64>>,
+    /// The distribution to expect.
     pub expected: Vec<f64>,
-    /// Bounds that nothing should be beyond.
+    /// Limits that no value may exceed.
     pub limits: Vec<f64>,
-    /// Where the axis has marks, and what stands there.
+    /// Ticks of the axis and their labels.
     pub ticks: Vec<(f64, String)>,
-    /// What it comes to, in words, for those who do not see it.
+    /// A description for screen readers.
     pub words: String,
 }
 
 impl Chart {
-    /// The drawing with its title and note.
+    /// The chart with its title and caption.
     pub fn figure(&self) -> String {
         format!(
-            "<figure class=\"chart\"><h3>{}</h3><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">{}{}{}{}\
+            "<figure class=\"chart\"><h3>{}</h3>\
+             <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">{}{}{}{}\
              </svg><figcaption>{}</figcaption></figure>\n",
             self.title,
             escape(&format!("{}: {}", self.title, self.words)),
@@ -54,10 +56,10 @@ impl Chart {
         LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
     }
 
-    fn y(&self, share: f64) -> f64 {
-        let all = self.found.iter().chain(&self.expected).chain(self.asked.iter().flatten());
+    fn y(&self, fraction: f64) -> f64 {
+        let all = self.found.iter().chain(&self.expected).chain(self.requested.iter().flatten());
         let most = all.copied().fold(f64::MIN_POSITIVE, f64::max);
-        HEIGHT - BOTTOM - share / most * (HEIGHT - TOP - BOTTOM)
+        HEIGHT - BOTTOM - fraction / most * (HEIGHT - TOP - BOTTOM)
     }
 
     fn edge(&self, bin: usize) -> f64 {
@@ -66,11 +68,12 @@ impl Chart {
     }
 
     fn bars(&self) -> String {
-        // Few bins stand apart, as they count things; many lie close, as they cut a line into pieces.
+        // Few bins are counts and are drawn apart; many divide an axis and are drawn close
+        // together.
         let gap = if self.found.len() <= 16 { 4.0 } else { 0.6 };
         let mut out = String::from("<g class=\"bars\">");
-        for (bin, &share) in self.found.iter().enumerate().filter(|(_, share)| **share > 0.0) {
-            let (left, right, top) = (self.edge(bin), self.edge(bin + 1), self.y(share));
+        for (bin, &fraction) in self.found.iter().enumerate().filter(|(_, value)| **value > 0.0) {
+            let (left, right, top) = (self.edge(bin), self.edge(bin + 1), self.y(fraction));
             let _ = write!(
                 out,
                 "<rect x=\"{:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
@@ -84,22 +87,22 @@ impl Chart {
 
     fn lines(&self) -> String {
         let mut out = String::new();
-        if let Some(asked) = &self.asked {
-            let _ = write!(out, "<path class=\"asked\" d=\"{}\"/>", self.steps(asked));
+        if let Some(requested) = &self.requested {
+            let _ = write!(out, "<path class=\"requested\" d=\"{}\"/>", self.steps(requested));
         }
         let _ = write!(out, "<path class=\"expected\" d=\"{}\"/>", self.steps(&self.expected));
         out
     }
 
-    /// A line over the bins as stairs; it begins and ends with the first and last bin that is not empty.
-    fn steps(&self, shares: &[f64]) -> String {
-        let first = shares.iter().position(|&share| share > 0.0);
-        let last = shares.iter().rposition(|&share| share > 0.0);
+    /// A step line over the bins, from the first to the last one that is not empty.
+    fn steps(&self, bins: &[f64]) -> String {
+        let first = bins.iter().position(|&value| value > 0.0);
+        let last = bins.iter().rposition(|&value| value > 0.0);
         let (Some(first), Some(last)) = (first, last) else { return "M0 0".to_owned() };
         let base = HEIGHT - BOTTOM;
         let mut path = format!("M{:.1} {base}", self.edge(first));
-        for (bin, &share) in shares.iter().enumerate().take(last + 1).skip(first) {
-            let _ = write!(path, "V{:.1}H{:.1}", self.y(share), self.edge(bin + 1));
+        for (bin, &value) in bins.iter().enumerate().take(last + 1).skip(first) {
+            let _ = write!(path, "V{:.1}H{:.1}", self.y(value), self.edge(bin + 1));
         }
         path + &format!("V{base}")
     }
@@ -124,7 +127,8 @@ impl Chart {
             };
             let _ = write!(
                 out,
-                "<path d=\"M{x:.1} {base}v4\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
+                "<path d=\"M{x:.1} {base}v4\"/>\
+                 <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
                 base + 17.0,
                 escape(text)
             );

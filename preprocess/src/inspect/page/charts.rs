@@ -1,4 +1,4 @@
-//! Which distributions the page draws, and what was asked of each.
+//! The charts of the page, with the requested distribution of each.
 
 use scrl_schemas::{BlurKind, PrepOptions};
 
@@ -9,7 +9,7 @@ use crate::views::method::{
     BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, RESIZE_BLUR_FACTORS, SATURATION,
 };
 
-/// The section with all drawings.
+/// The section with all charts.
 pub(super) fn section(
     options: &PrepOptions,
     found: &Distributions,
@@ -25,19 +25,18 @@ pub(super) fn section(
     )
 }
 
-/// What the drawings are made of.
+/// The legend of the charts: CSS class and text.
 const LEGEND: [(&str, &str); 4] = [
     ("bars", "all pairs of this folder"),
-    ("expected", "what chance gives: these photos and options, drawn anew with another seed"),
-    ("asked", "the rule, before crops that do not fit the photo are drawn again"),
-    ("limit", "a bound"),
+    ("expected", "expected: the same photos and options with another seed"),
+    ("requested", "requested: before crops that do not fit the photo are redrawn"),
+    ("limit", "limit"),
 ];
 
 fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
     let size = f64::from(options.size);
     let [low, high] = options.crop_scale.map(f64::from);
-    let percents =
-        || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |share| format!("{:.0} %", 100.0 * share));
+    let percents = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |area| format!("{:.0} %", 100.0 * area));
     let ratios = || {
         let ratio = |log2: f64| match log2 {
             l if l < -0.1 => "3:4".to_owned(),
@@ -52,7 +51,7 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
     for (view, name) in [(0, "Crop area, view 1"), (1, "Crop area, view 2")] {
         let (f, e) = (&found.views[view].crop_area, &expected.views[view].crop_area);
         let note = format!(
-            "Share of the photo. Asked: even from {:.0} to {:.0} %.",
+            "Fraction of the photo. Requested: uniform from {:.0} to {:.0} %.",
             100.0 * low,
             100.0 * high
         );
@@ -61,7 +60,7 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
                 title: name,
                 note,
                 ticks: percents(),
-                even: Some([low, high]),
+                uniform: Some([low, high]),
                 limits: vec![low, high],
             }
             .of(f, e),
@@ -70,14 +69,13 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
     for (view, name) in [(0, "Crop shape, view 1"), (1, "Crop shape, view 2")] {
         let (f, e) = (&found.views[view].crop_aspect_log2, &expected.views[view].crop_aspect_log2);
         let bounds = CROP_RATIO.map(f64::log2);
-        let note =
-            "Width to height, on a logarithmic axis. Asked: even from 3:4 to 4:3.".to_owned();
+        let note = "Width to height, logarithmic. Requested: uniform from 3:4 to 4:3.".to_owned();
         charts.push(
             Panel {
                 title: name,
                 note,
                 ticks: ratios(),
-                even: Some(bounds),
+                uniform: Some(bounds),
                 limits: bounds.to_vec(),
             }
             .of(f, e),
@@ -86,45 +84,45 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
     for (view, name) in [(0, "Box size, view 1"), (1, "Box size, view 2")] {
         let (f, e) = (&found.views[view].box_side, &expected.views[view].box_side);
         let note = format!(
-            "Root of the area, in pixels of the view. No side is under {} px.",
+            "Square root of the area, in pixels of the view. No side is under {} px.",
             options.min_box
         );
         let limits = vec![f64::from(options.min_box)];
-        charts.push(Panel { title: name, note, ticks: pixels(), even: None, limits }.of(f, e));
+        charts.push(Panel { title: name, note, ticks: pixels(), uniform: None, limits }.of(f, e));
     }
     let note = match options.iou {
-        Some(limit) => format!("Every two boxes of a pair, in the photo; none above {limit}."),
-        None => "Every two boxes of a pair, in the photo; without a limit.".to_owned(),
+        Some(limit) => format!("All pairs of boxes of a row, in the photo; none above {limit}."),
+        None => "All pairs of boxes of a row, in the photo; without a limit.".to_owned(),
     };
     let limits: Vec<f64> = options.iou.map(f64::from).into_iter().collect();
-    let shares = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |iou| format!("{iou:.2}"));
+    let ious = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |iou| format!("{iou:.2}"));
     charts.push(
-        Panel { title: "Overlap of boxes (IoU)", note, ticks: shares(), even: None, limits }
+        Panel { title: "Overlap of boxes (IoU)", note, ticks: ious(), uniform: None, limits }
             .of(&found.box_iou, &expected.box_iou),
     );
-    let note = "The two crops of a pair, in the photo; at 0 they share nothing.".to_owned();
+    let note = "The two crops of a pair, in the photo; 0 if they do not overlap.".to_owned();
     charts.push(
         Panel {
             title: "Overlap of crops (IoU)",
             note,
-            ticks: shares(),
-            even: None,
+            ticks: ious(),
+            uniform: None,
             limits: Vec::new(),
         }
         .of(&found.crop_iou, &expected.crop_iou),
     );
-    charts.push(boxes_a_pair(options, found, expected));
+    charts.push(boxes_per_pair(options, found, expected));
     charts.extend(strengths(options, found, expected));
     charts
 }
 
-/// How a histogram is drawn.
+/// The texts and limits of a chart.
 struct Panel {
     title: &'static str,
     note: String,
     ticks: Vec<(f64, String)>,
-    /// The bounds between which numbers should be spread evenly.
-    even: Option<[f64; 2]>,
+    /// The range of the requested uniform distribution, if it is one.
+    uniform: Option<[f64; 2]>,
     limits: Vec<f64>,
 }
 
@@ -133,19 +131,19 @@ impl Panel {
         let words = match (found.quantile(0.05), found.quantile(0.5), found.quantile(0.95)) {
             (Some(low), Some(middle), Some(high)) => {
                 format!(
-                    "{low:.2} at 5 per cent, median {middle:.2}, {high:.2} at 95 per cent. {}",
+                    "{low:.2} at 5 percent, median {middle:.2}, {high:.2} at 95 percent. {}",
                     self.note
                 )
             }
-            _ => "nothing to count".to_owned(),
+            _ => "no values".to_owned(),
         };
         Chart {
             title: self.title,
             note: self.note,
             range: [found.low, found.high],
-            found: found.shares(),
-            asked: self.even.map(|bounds| even(found, bounds)),
-            expected: expected.shares(),
+            found: found.fractions(),
+            requested: self.uniform.map(|range| uniform(found, range)),
+            expected: expected.fractions(),
             limits: self.limits,
             ticks: self.ticks,
             words,
@@ -153,11 +151,11 @@ impl Panel {
     }
 }
 
-/// The shares of numbers spread evenly between two bounds.
-fn even(bins: &Histogram, [low, high]: [f64; 2]) -> Vec<f64> {
+/// The fractions of a uniform distribution between two bounds.
+fn uniform(bins: &Histogram, [low, high]: [f64; 2]) -> Vec<f64> {
     let edges: Vec<f64> = bins.edges().collect();
     let within = |pair: &[f64]| (pair[1].min(high) - pair[0].max(low)).max(0.0);
-    // A single point cannot be spread.
+    // The range may be a single point.
     let length = (high - low).max(f64::MIN_POSITIVE);
     edges.windows(2).map(|pair| within(pair) / length).collect()
 }
@@ -166,8 +164,8 @@ fn ticks(values: &[f64], text: impl Fn(f64) -> String) -> Vec<(f64, String)> {
     values.iter().map(|&value| (value, text(value))).collect()
 }
 
-fn boxes_a_pair(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Chart {
-    let shares = |of: &Distributions| -> Vec<f64> {
+fn boxes_per_pair(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Chart {
+    let fractions = |of: &Distributions| -> Vec<f64> {
         let rows = of.rows.max(1) as f64;
         of.rows_by_boxes.iter().map(|&count| count as f64 / rows).collect()
     };
@@ -175,20 +173,20 @@ fn boxes_a_pair(options: &PrepOptions, found: &Distributions, expected: &Distrib
     let every = bins.div_ceil(12).max(1);
     let numbers =
         (0..bins).step_by(every).map(|boxes| (boxes as f64 + 0.5, boxes.to_string())).collect();
-    let mut expected = shares(expected);
+    let mut expected = fractions(expected);
     expected.resize(bins, 0.0);
     let none = 100.0 * found.rows_by_boxes[0] as f64 / found.rows.max(1) as f64;
     Chart {
-        title: "Boxes a pair",
-        note: format!("At most {} were asked for.", options.boxes),
+        title: "Boxes per pair",
+        note: format!("At most {} were requested.", options.boxes),
         range: [0.0, bins as f64],
-        found: shares(found),
-        asked: None,
+        found: fractions(found),
+        requested: None,
         expected,
         limits: Vec::new(),
         ticks: numbers,
         words: format!(
-            "{:.2} in the mean, none in {none:.1} per cent of the pairs",
+            "{:.2} on average, none in {none:.1} percent of the pairs",
             found.boxes as f64 / found.rows.max(1) as f64
         ),
     }
@@ -207,10 +205,10 @@ fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributi
     let mut charts: Vec<Chart> = table
         .into_iter()
         .map(|(title, found, expected, [low, high], unit)| {
-            let note = format!("Jittered views, {unit}. Asked: even from {low} to {high}.")
+            let note = format!("Jittered views, {unit}. Requested: uniform from {low} to {high}.")
                 .replace('-', "−");
             let marks = ticks(&[low, (low + high) / 2.0, high], factor);
-            Panel { title, note, ticks: marks, even: Some([low, high]), limits: vec![low, high] }
+            Panel { title, note, ticks: marks, uniform: Some([low, high]), limits: vec![low, high] }
                 .of(found, expected)
         })
         .collect();
@@ -219,21 +217,22 @@ fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributi
     match options.blur {
         BlurKind::None => {}
         BlurKind::Gaussian => {
-            let note = format!("σ in pixels of the view. Asked: even from {low} to {high}.");
+            let note = format!("σ, pixels of the view. Requested: uniform from {low} to {high}.");
             let marks = ticks(&[low, 0.5, 1.0, 1.5, high], factor);
             let panel = Panel {
                 title: "Blur",
                 note,
                 ticks: marks,
-                even: Some(BLUR_SIGMA),
+                uniform: Some(BLUR_SIGMA),
                 limits: vec![low, high],
             };
             charts.push(panel.of(found, expected));
         }
         BlurKind::Resize => {
-            let note = "The factor of size. Asked: 1.1, 1.2 and 1.5 equally often.".to_owned();
+            let note = "The resize factor. Requested: 1.1, 1.2 and 1.5 equally often.".to_owned();
             let marks = ticks(&RESIZE_BLUR_FACTORS.map(f64::from), factor);
-            let panel = Panel { title: "Blur", note, ticks: marks, even: None, limits: Vec::new() };
+            let panel =
+                Panel { title: "Blur", note, ticks: marks, uniform: None, limits: Vec::new() };
             charts.push(panel.of(found, expected));
         }
     }
@@ -245,11 +244,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_even_spread_sums_up_to_one() {
+    fn a_uniform_distribution_sums_to_one() {
         let bins = Histogram::new(0.0, 1.0, 40);
-        let shares = even(&bins, [0.21, 1.0]);
-        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
-        assert_eq!(shares[7], 0.0);
-        assert!(shares[8] > 0.0 && shares[8] < shares[9]);
+        let fractions = uniform(&bins, [0.21, 1.0]);
+        assert!((fractions.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        assert_eq!(fractions[7], 0.0);
+        assert!(fractions[8] > 0.0 && fractions[8] < fractions[9]);
     }
 }

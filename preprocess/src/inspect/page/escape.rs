@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_name_becomes_markup() {
+    fn names_never_become_markup() {
         assert_eq!(
             escape("<b>\"x\" & 'ü'\u{1}"),
             "&lt;b&gt;&quot;x&quot; &amp; &#39;ü&#39;\u{FFFD}"

@@ -1,7 +1,9 @@
-//! One self-contained page: pairs with their boxes and sources, and the distributions against what was asked for.
+//! One self-contained HTML page: pairs with their boxes and source images, and the distributions
+//! beside the requested ones.
 //!
-//! The page is whole without its script, which adds filters, the lighting of twins and the choice of colors; nothing is
-//! loaded from anywhere. Every text that comes from the shards goes through `escape`.
+//! The page is complete without its script, which adds filters, highlighting of matched boxes and
+//! the choice of colors; nothing is loaded from anywhere. Every text from the shards goes through
+//! `escape`.
 
 mod chart;
 mod charts;
@@ -23,11 +25,11 @@ use escape::escape;
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
-/// The page's text. `found` are the distributions of all rows, `expected` those that chance gives, `pairs` the ones to
-/// show.
+/// The page's HTML. `found` are the distributions of all rows, `expected` those to expect, `pairs`
+/// the pairs shown.
 ///
 /// # Errors
-/// [`crate::Error::Encode`] where a picture cannot be encoded.
+/// [`crate::Error::Encode`] if an image cannot be encoded.
 pub fn html(
     shards: &Shards,
     found: &Distributions,
@@ -44,14 +46,17 @@ pub fn html(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{name}: pairs and boxes</title>\n<style>\n{STYLE}{inks}</style>\n</head>\n<body>\n\
+         <title>{name}: pairs and boxes</title>\n\
+         <style>\n{STYLE}{colors}</style>\n</head>\n<body>\n\
          <a class=\"skip\" href=\"#pairs\">Skip to the pairs</a>\n\
-         <header>\n<div class=\"bar\"><p class=\"kind\">scrl shards</p>{toggle}</div>\n<h1>{name}</h1>\n{facts}</header>\n\
+         <header>\n<div class=\"bar\"><p class=\"kind\">scrl shards</p>{toggle}</div>\n\
+         <h1>{name}</h1>\n{facts}</header>\n\
          <main>\n{augmentations}{distributions}{filters}{articles}\
-         <p class=\"nothing\" hidden>No pair on this page is like that.</p>\n</main>\n\
-         <footer>Written by scrl-inspect {version}; nothing on this page is loaded from anywhere.</footer>\n\
+         <p class=\"nothing\" hidden>No pair on this page matches.</p>\n</main>\n\
+         <footer>Written by scrl-inspect {version}; this page loads nothing from \
+         elsewhere.</footer>\n\
          <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
-        inks = inks(),
+        colors = colors(),
         toggle = "<button type=\"button\" id=\"theme\" hidden>Dark</button>",
         facts = facts(shards, found),
         augmentations = augmentations(&steps(options, found)),
@@ -62,12 +67,12 @@ pub fn html(
 }
 
 /// The colors of the boxes as CSS.
-fn inks() -> String {
+fn colors() -> String {
     let rule = |(number, &color): (usize, &[u8; 3])| {
         format!(
-            ".k{number}{{--palette:{};--on:{}}}",
+            ".k{number}{{--color:{};--on:{}}}",
             palette::css(color),
-            palette::css(palette::upon(color))
+            palette::css(palette::text_color(color))
         )
     };
     palette::COLORS.iter().enumerate().map(rule).collect::<String>() + "\n"
@@ -91,14 +96,14 @@ fn facts(shards: &Shards, found: &Distributions) -> String {
             format!("{} unreadable", shards.unreadable()),
         ),
         (
-            "boxes a pair",
+            "boxes per pair",
             format!("{:.2}", found.boxes as f64 / rows),
             format!("{:.1} % have fewer than {full}", 100.0 * found.rows_below(full) as f64 / rows),
         ),
         (
             "on the disk",
             HumanBytes(shards.bytes()).to_string(),
-            format!("{} a pair", HumanBytes(shards.bytes() / found.rows.max(1))),
+            format!("{} per pair", HumanBytes(shards.bytes() / found.rows.max(1))),
         ),
         (
             "views",
@@ -113,7 +118,7 @@ fn facts(shards: &Shards, found: &Distributions) -> String {
     out + "</dl>\n"
 }
 
-/// The table of steps: found beside asked.
+/// The table of steps: frequencies found and requested.
 fn augmentations(steps: &[Step]) -> String {
     let mut rows = String::new();
     for step in steps {
@@ -122,23 +127,27 @@ fn augmentations(steps: &[Step]) -> String {
     }
     format!(
         "<section aria-labelledby=\"h-steps\">\n<h2 id=\"h-steps\">Augmentations</h2>\n\
-         <p class=\"lead\">How many of the views have each step; the mark on a bar is what was asked for.</p>\n\
-         <table class=\"steps\"><thead><tr><th scope=\"col\"><span class=\"unseen\">Step</span></th><th scope=\"col\">View 1</th>\
-         <th scope=\"col\">View 2</th></tr></thead>\n<tbody>\n{rows}</tbody></table>\n</section>\n"
+         <p class=\"lead\">The percentage of views with each step; the mark on a bar is the \
+         requested frequency.</p>\n\
+         <table class=\"steps\"><thead><tr>\
+         <th scope=\"col\"><span class=\"unseen\">Step</span></th>\
+         <th scope=\"col\">View 1</th><th scope=\"col\">View 2</th></tr></thead>\n\
+         <tbody>\n{rows}</tbody></table>\n</section>\n"
     )
 }
 
 fn frequency(of: &Frequency) -> String {
-    let (share, asked) = (100.0 * of.share(), 100.0 * of.asked);
-    let odd = if of.is_odd() { " <strong>unlike what was asked</strong>" } else { "" };
+    let (found, requested) = (100.0 * of.found(), 100.0 * of.requested);
+    let odd = if of.is_odd() { " <strong>not as requested</strong>" } else { "" };
     format!(
-        "<td><span class=\"meter\" aria-hidden=\"true\"><i style=\"width:{share:.2}%\"></i>\
-         <b style=\"left:{asked:.2}%\"></b></span><span class=\"share\">{share:.1}\u{202F}%</span> \
-         <span class=\"asked\">asked {asked:.0}\u{202F}%</span>{odd}</td>"
+        "<td><span class=\"meter\" aria-hidden=\"true\"><i style=\"width:{found:.2}%\"></i>\
+         <b style=\"left:{requested:.2}%\"></b></span>\
+         <span class=\"found\">{found:.1}\u{202F}%</span> \
+         <span class=\"requested\">requested {requested:.0}\u{202F}%</span>{odd}</td>"
     )
 }
 
-/// The filters, and how many pairs they leave.
+/// The filters, and the number of pairs that match.
 fn filters(shards: &Shards, pairs: &[Pair]) -> String {
     let mut epochs: Vec<u32> = pairs.iter().map(|pair| pair.epoch.0).collect();
     epochs.sort_unstable();
@@ -151,18 +160,23 @@ fn filters(shards: &Shards, pairs: &[Pair]) -> String {
     let class_filter = match classes.is_empty() {
         true => String::new(),
         false => format!(
-            "<label>Class <select id=\"f-class\"><option value=\"\">all</option>{}</select></label>\n",
+            "<label>Class <select id=\"f-class\"><option value=\"\">all</option>{}\
+             </select></label>\n",
             classes.iter().map(|class| option(class)).collect::<String>()
         ),
     };
     format!(
         "<section aria-labelledby=\"h-pairs\">\n<h2 id=\"h-pairs\">Pairs</h2>\n\
-         <p class=\"lead\">{count} of {total}, chosen at random. Point at a box, or go to its number with the Tab key: its twin \
-         lights up in the other view and in the photo. A click keeps it lit, Escape lets it go.</p>\n</section>\n\
-         <form class=\"filters\" id=\"pairs\" aria-label=\"Which pairs are shown\" hidden>\n\
-         <label>Epoch <select id=\"f-epoch\"><option value=\"\">all</option>{epochs}</select></label>\n{class_filter}\
+         <p class=\"lead\">{count} of {total}, chosen at random. Point at a box, or move to its \
+         number with the Tab key, to highlight it in both views and in the photo. A click keeps \
+         the highlight, Escape removes it.</p>\n</section>\n\
+         <form class=\"filters\" id=\"pairs\" aria-label=\"Filters\" hidden>\n\
+         <label>Epoch <select id=\"f-epoch\"><option value=\"\">all</option>{epochs}\
+         </select></label>\n\
+         {class_filter}\
          <label class=\"tick\"><input type=\"checkbox\" id=\"f-solarized\"> Solarized</label>\n\
-         <label class=\"tick\"><input type=\"checkbox\" id=\"f-few\"> Fewer than {most} boxes</label>\n\
+         <label class=\"tick\"><input type=\"checkbox\" id=\"f-few\"> Fewer than {most} boxes\
+         </label>\n\
          <output id=\"shown\" aria-live=\"polite\"></output>\n</form>\n",
         count = pairs.len(),
         total = HumanCount(shards.rows()),

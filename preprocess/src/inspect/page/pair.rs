@@ -1,4 +1,4 @@
-//! A pair on the page: its source with both crops, its views, and its boxes in all three.
+//! A pair on the page: its source image with both crops, its views, and its boxes in all three.
 
 use std::fmt::Write;
 
@@ -12,10 +12,10 @@ use crate::inspect::pairs::Pair;
 use crate::inspect::palette;
 use crate::{Error, Result};
 
-/// Quality of the pictures on the page: for looking at, not for training.
+/// JPEG quality of the images on the page, which are only looked at.
 const QUALITY: u8 = 82;
 
-/// The pair as an `article`, `index` being its number on the page.
+/// The pair as an `article`; `index` is its number on the page.
 pub(super) fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Result<String> {
     let row = &pair.row;
     let params = pair.params();
@@ -23,26 +23,26 @@ pub(super) fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Resul
     let class = pair.class.as_deref().unwrap_or_default();
     let few = row.boxes.len() < options.boxes as usize;
     let mut out = format!(
-        "<article class=\"pair\" data-epoch=\"{}\" data-class=\"{}\" data-solarized=\"{solarized}\" data-few=\"{few}\" \
+        "<article class=\"pair\" data-epoch=\"{}\" data-class=\"{}\" \
+         data-solarized=\"{solarized}\" data-few=\"{few}\" \
          aria-labelledby=\"p{index}\">\n<h3 id=\"p{index}\">{}</h3>\n<p class=\"meta\">",
         pair.epoch,
         escape(class),
         escape(&row.path)
     );
-    let (place, number) = &pair.place;
-    // A class is nearly always the path's first folder; only another one is news.
+    // A class is nearly always the path's first folder; only another one is shown.
     if !class.is_empty() && !row.path.starts_with(&format!("{class}/")) {
         let _ = write!(out, "{} · ", escape(class));
     }
-    let _ = writeln!(out, "{} · row {number}</p>", escape(place));
-    out += "<div class=\"pictures\">\n";
+    let _ = writeln!(out, "{} · row {}</p>", escape(&pair.shard), pair.number);
+    out += "<div class=\"images\">\n";
     out += &source(pair)?;
     for (view, params) in params.into_iter().enumerate() {
         let boxes =
             row.boxes.iter().map(|matched| if view == 0 { matched.view1 } else { matched.view2 });
-        let picture = Picture { image: &pair.views[view], size: [options.size as f32; 2] };
+        let image = BoxedImage { image: &pair.views[view], size: [options.size as f32; 2] };
         let caption = format!("<b>View {}</b> {}", view + 1, describe(params));
-        out += &picture.figure(
+        out += &image.figure(
             &format!("View {} of {}", view + 1, row.path),
             "view",
             "",
@@ -55,7 +55,7 @@ pub(super) fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Resul
     Ok(out + "</article>\n")
 }
 
-/// The source with the outlines of both crops.
+/// The source image with the outlines of both crops.
 fn source(pair: &Pair) -> Result<String> {
     let Some(image) = &pair.source else { return Ok(String::new()) };
     let row = &pair.row;
@@ -67,7 +67,7 @@ fn source(pair: &Pair) -> Result<String> {
     let boxes = row.boxes.iter().map(|matched| matched.source);
     let caption =
         format!("<b>Photo</b> {}×{}, crop 1 solid, 2 dashed", row.source_width, row.source_height);
-    Picture { image, size }.figure(
+    BoxedImage { image, size }.figure(
         &format!("Source {} with both crops", row.path),
         "photo",
         &crops,
@@ -76,30 +76,33 @@ fn source(pair: &Pair) -> Result<String> {
     )
 }
 
-/// A crop's rectangle, dark below light so that it shows upon anything; solid for view 1, dashed for view 2.
+/// A crop's outline, light on dark so that it is visible on any image; solid for view 1, dashed for
+/// view 2.
 fn outline(crop: Crop, number: usize, [width, height]: [f32; 2]) -> String {
     let Crop { x, y, width: w, height: h } = crop;
     let rect = |class: &str| {
         format!("<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>")
     };
-    // The number stands inside the upper corner, left for view 1 and right for view 2: the crops may share corners.
+    // The number is inside an upper corner, left for view 1 and right for view 2, as the crops may
+    // share corners.
     let size = width.max(height) / 16.0;
     let at = if number == 1 { x as f32 + size * 0.35 } else { (x + w) as f32 - size * 0.95 };
     let text = format!(
-        "<text x=\"{at:.1}\" y=\"{:.1}\" font-size=\"{size:.1}\" stroke-width=\"{:.1}\">{number}</text>",
+        "<text x=\"{at:.1}\" y=\"{:.1}\" font-size=\"{size:.1}\" \
+         stroke-width=\"{:.1}\">{number}</text>",
         y as f32 + size,
         size / 4.0
     );
     format!("<g class=\"crop crop{number}\">{}{}{text}</g>", rect("under"), rect("over"))
 }
 
-/// A picture and the size that its boxes are measured in.
-struct Picture<'a> {
+/// An image, and the size in whose pixels its boxes are given.
+struct BoxedImage<'a> {
     image: &'a image::RgbImage,
     size: [f32; 2],
 }
 
-impl Picture<'_> {
+impl BoxedImage<'_> {
     fn figure(
         &self,
         alt: &str,
@@ -112,7 +115,7 @@ impl Picture<'_> {
         let mut drawn = String::new();
         let area = |of: &Box2| (of.x1 - of.x0) * (of.y1 - of.y0);
         let mut boxes: Vec<(usize, Box2)> = boxes.enumerate().collect();
-        // The smallest lie on top, or a larger one around them would be pointed at instead.
+        // The smallest are on top, so that a larger one around them does not take the pointer.
         boxes.sort_by(|(_, a), (_, b)| area(b).total_cmp(&area(a)));
         for (number, of) in boxes {
             let palette = number % palette::COLORS.len();
@@ -131,9 +134,11 @@ impl Picture<'_> {
             );
         }
         Ok(format!(
-            "<figure class=\"{class}\"><div class=\"stack\"><img alt=\"{}\" width=\"{}\" height=\"{}\" loading=\"lazy\" \
-             src=\"{}\"><svg viewBox=\"0 0 {width} {height}\" preserveAspectRatio=\"none\" aria-hidden=\"true\">{below}{drawn}</svg>\
-             </div><figcaption>{caption}</figcaption></figure>\n",
+            "<figure class=\"{class}\"><div class=\"stack\">\
+             <img alt=\"{}\" width=\"{}\" height=\"{}\" loading=\"lazy\" src=\"{}\">\
+             <svg viewBox=\"0 0 {width} {height}\" preserveAspectRatio=\"none\" \
+             aria-hidden=\"true\">\
+             {below}{drawn}</svg></div><figcaption>{caption}</figcaption></figure>\n",
             escape(alt),
             self.image.width(),
             self.image.height(),
@@ -142,10 +147,10 @@ impl Picture<'_> {
     }
 }
 
-/// The boxes' numbers, to point at and to go to with the keyboard.
+/// The numbers of the boxes, as buttons for pointer and keyboard.
 fn keys(pair: &Pair) -> String {
     if pair.row.boxes.is_empty() {
-        return "<p class=\"none\">No boxes: the two crops share too little.</p>\n".to_owned();
+        return "<p class=\"none\">No boxes: the two crops overlap too little.</p>\n".to_owned();
     }
     let mut out = String::from("<div class=\"keys\" role=\"group\" aria-label=\"Matched boxes\">");
     for (number, matched) in pair.row.boxes.iter().enumerate() {
@@ -154,7 +159,8 @@ fn keys(pair: &Pair) -> String {
         let _ = write!(
             out,
             "<button type=\"button\" class=\"k{}\" data-box=\"{number}\" aria-pressed=\"false\" \
-             title=\"{} px in view 1, {} px in view 2\"><span class=\"unseen\">Box </span>{}</button>",
+             title=\"{} px in view 1, {} px in view 2\">\
+             <span class=\"unseen\">Box </span>{}</button>",
             number % palette::COLORS.len(),
             sides[0],
             sides[1],
@@ -164,7 +170,7 @@ fn keys(pair: &Pair) -> String {
     out + "</div>\n"
 }
 
-/// What was done to a view, with its strengths.
+/// The steps applied to a view, with their strengths.
 fn describe(params: &ViewParams) -> String {
     let mut words: Vec<String> = Vec::new();
     if params.flip {
@@ -172,7 +178,8 @@ fn describe(params: &ViewParams) -> String {
     }
     if let Some(jitter) = &params.jitter {
         words.push(format!(
-            "<span title=\"brightness {:.2}, contrast {:.2}, saturation {:.2}, hue {:+.3}, in the order {}\">jitter</span>",
+            "<span title=\"brightness {:.2}, contrast {:.2}, saturation {:.2}, hue {:+.3}, \
+             in the order {}\">jitter</span>",
             jitter.brightness,
             jitter.contrast,
             jitter.saturation,
@@ -193,14 +200,12 @@ fn describe(params: &ViewParams) -> String {
 }
 
 fn data_url(image: &image::RgbImage) -> Result<String> {
-    let refused = |error: &dyn std::fmt::Display| Error::Encode(error.to_string());
-    let width = u16::try_from(image.width()).map_err(|error| refused(&error))?;
-    let height = u16::try_from(image.height()).map_err(|error| refused(&error))?;
+    let fail = |error: &dyn std::fmt::Display| Error::Encode(error.to_string());
+    let width = u16::try_from(image.width()).map_err(|error| fail(&error))?;
+    let height = u16::try_from(image.height()).map_err(|error| fail(&error))?;
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, QUALITY);
     encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
-    encoder
-        .encode(image.as_raw(), width, height, ColorType::Rgb)
-        .map_err(|error| refused(&error))?;
+    encoder.encode(image.as_raw(), width, height, ColorType::Rgb).map_err(|error| fail(&error))?;
     Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
 }

@@ -1,10 +1,10 @@
 "use strict";
-// Without this script the page shows everything; it adds filters, the lighting of twins and the choice of colors.
+// The page is complete without this script, which adds filters, highlighting and the choice of colors.
 (() => {
   const byId = (id) => document.getElementById(id);
   const pairs = [...document.querySelectorAll(".pair")];
 
-  // Colors: those of the system until the button is pressed; the choice is kept where the browser lets it.
+  // Colors: those of the system until the button is pressed; the choice is kept if the browser allows it.
   const root = document.documentElement;
   const toggle = byId("theme");
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
@@ -23,13 +23,13 @@
   toggle.hidden = false;
   label();
 
-  // Twins: everything of a pair with the same number. A pointer or the focus lights them, a click keeps them lit.
-  const twins = (pair, number) => pair.querySelectorAll(`[data-box="${number}"]`);
+  // Matched boxes have the same number. The pointer or the focus highlights them, a click keeps that.
+  const matches = (pair, number) => pair.querySelectorAll(`[data-box="${number}"]`);
   const light = (pair, number) => {
     pair.querySelectorAll(".lit").forEach((element) => element.classList.remove("lit"));
     const shown = number ?? pair.dataset.kept;
     pair.classList.toggle("lighting", shown !== undefined);
-    if (shown !== undefined) twins(pair, shown).forEach((element) => element.classList.add("lit"));
+    if (shown !== undefined) matches(pair, shown).forEach((element) => element.classList.add("lit"));
   };
   const keep = (pair, number) => {
     if (number === undefined) delete pair.dataset.kept; else pair.dataset.kept = number;

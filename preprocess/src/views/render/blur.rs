@@ -1,33 +1,35 @@
-//! Gaussian blur on planes, as torchvision's `gaussian_blur` on float tensors: the kernel of the method's size,
-//! reflected at the borders (the border pixel itself not doubled), across and then down.
+//! Gaussian blur on planes, as torchvision's `gaussian_blur` on float tensors: a kernel of the
+//! method's size, reflected at the borders (without repeating the border pixel), first
+//! horizontally, then vertically.
 
 use libm::exp;
 
 use super::planes::Planes;
-use crate::views::method::BLUR_KERNEL_SHARE;
+use crate::views::method::BLUR_KERNEL_FRACTION;
 
 /// Pixels computed together, in registers.
-const LANES: usize = 32;
-/// Weights at the ends of the kernel that add up to less than this are left out: a fortieth of a level at most.
+const WIDTH: usize = 32;
+/// Weights at the ends of the kernel are dropped while they sum to less than this: at most a
+/// fortieth of a gray level.
 const NEGLIGIBLE: f64 = 1e-4;
 
 /// The blur's buffers.
 #[derive(Debug, Default)]
 pub(super) struct GaussianBlur {
-    /// The weight of the middle, then of each distance from it.
+    /// The weight of the center, then of each distance from it.
     weights: Vec<f32>,
     /// A row with its reflections on both sides.
     padded: Vec<f32>,
-    /// Planes blurred across, rows filled up to a multiple of [`LANES`].
-    across: [Vec<f32>; 3],
-    /// One row of each plane blurred both ways.
+    /// Planes blurred horizontally, rows padded to a multiple of [`WIDTH`].
+    horizontal: [Vec<f32>; 3],
+    /// One row of each plane, blurred in both directions.
     rows: [Vec<f32>; 3],
 }
 
-/// The kernel's middle and one side, adding up to 1 with the other side.
+/// Computes the weights of the kernel's center and of one side; with the other side they sum to 1.
 fn weights(size: usize, sigma: f32, weights: &mut Vec<f32>) {
-    // The odd number next to a tenth of the size; the reflection needs it to end within the view.
-    let kernel = 2 * (size as f64 * BLUR_KERNEL_SHARE / 2.0).floor() as usize + 1;
+    // The odd number nearest to a tenth of the size; the reflection has to stay within the view.
+    let kernel = 2 * (size as f64 * BLUR_KERNEL_FRACTION / 2.0).floor() as usize + 1;
     let radius = (kernel / 2).min(size - 1);
     let density = |distance: usize| exp(-0.5 * (distance as f64 / f64::from(sigma)).powi(2));
     let mut total = 1.0 + 2.0 * (1..=radius).map(density).sum::<f64>();
@@ -42,7 +44,7 @@ fn weights(size: usize, sigma: f32, weights: &mut Vec<f32>) {
     weights.extend((0..=kept).map(|distance| (density(distance) / total) as f32));
 }
 
-/// Where a row or column that runs over the border is reflected to, within `size`.
+/// The index, within `size`, to which an index beyond the border is reflected.
 #[inline(always)]
 fn reflect(index: isize, size: usize) -> usize {
     let last = size as isize - 1;
@@ -51,7 +53,8 @@ fn reflect(index: isize, size: usize) -> usize {
 }
 
 impl GaussianBlur {
-    /// Blurs the planes, `[size, size]` each, and hands the rows to `sink` as red, green and blue, from the top.
+    /// Blurs the planes, `[size, size]` each, and passes each row to `sink` as red, green and blue,
+    /// from the top.
     #[inline(always)]
     pub(super) fn apply(
         &mut self,
@@ -62,22 +65,22 @@ impl GaussianBlur {
     ) {
         weights(size, sigma, &mut self.weights);
         let radius = self.weights.len() - 1;
-        let stride = size.next_multiple_of(LANES);
+        let stride = size.next_multiple_of(WIDTH);
         self.padded.resize(stride + 2 * radius, 0.0);
-        for (across, plane) in
-            self.across.iter_mut().zip([&planes.red, &planes.green, &planes.blue])
+        for (horizontal, plane) in
+            self.horizontal.iter_mut().zip([&planes.red, &planes.green, &planes.blue])
         {
-            across.resize(stride * size, 0.0);
-            for (out, row) in across.chunks_exact_mut(stride).zip(plane.chunks_exact(size)) {
-                blur_across(row, &self.weights, &mut self.padded, out);
+            horizontal.resize(stride * size, 0.0);
+            for (out, row) in horizontal.chunks_exact_mut(stride).zip(plane.chunks_exact(size)) {
+                blur_horizontally(row, &self.weights, &mut self.padded, out);
             }
         }
         for row in &mut self.rows {
             row.resize(stride, 0.0);
         }
         for y in 0..size {
-            for (out, across) in self.rows.iter_mut().zip(&self.across) {
-                blur_down(across, y, size, &self.weights, out);
+            for (out, horizontal) in self.rows.iter_mut().zip(&self.horizontal) {
+                blur_vertically(horizontal, y, size, &self.weights, out);
             }
             let [red, green, blue] = &self.rows;
             sink(y, [&red[..size], &green[..size], &blue[..size]]);
@@ -86,21 +89,21 @@ impl GaussianBlur {
 }
 
 #[inline(always)]
-fn blur_across(row: &[f32], weights: &[f32], padded: &mut [f32], out: &mut [f32]) {
+fn blur_horizontally(row: &[f32], weights: &[f32], padded: &mut [f32], out: &mut [f32]) {
     let (size, radius) = (row.len(), weights.len() - 1);
     padded[radius..][..size].copy_from_slice(row);
     for distance in 1..=radius {
         padded[radius - distance] = row[reflect(-(distance as isize), size)];
         padded[radius + size - 1 + distance] = row[reflect((size - 1 + distance) as isize, size)];
     }
-    let (blocks, _) = out.as_chunks_mut::<LANES>();
+    let (blocks, _) = out.as_chunks_mut::<WIDTH>();
     for (index, block) in blocks.iter_mut().enumerate() {
-        let start = index * LANES;
-        let mut sum = [0.0; LANES];
-        add(&mut sum, weights[0], lanes(padded, start + radius));
+        let start = index * WIDTH;
+        let mut sum = [0.0; WIDTH];
+        add(&mut sum, weights[0], window(padded, start + radius));
         for (distance, &weight) in weights.iter().enumerate().skip(1) {
-            let left = lanes(padded, start + radius - distance);
-            let right = lanes(padded, start + radius + distance);
+            let left = window(padded, start + radius - distance);
+            let right = window(padded, start + radius + distance);
             add_both(&mut sum, weight, left, right);
         }
         *block = sum;
@@ -108,24 +111,24 @@ fn blur_across(row: &[f32], weights: &[f32], padded: &mut [f32], out: &mut [f32]
 }
 
 #[inline(always)]
-fn blur_down(plane: &[f32], y: usize, size: usize, weights: &[f32], out: &mut [f32]) {
+fn blur_vertically(plane: &[f32], y: usize, size: usize, weights: &[f32], out: &mut [f32]) {
     let stride = out.len();
-    let (blocks, _) = out.as_chunks_mut::<LANES>();
+    let (blocks, _) = out.as_chunks_mut::<WIDTH>();
     for (index, block) in blocks.iter_mut().enumerate() {
-        let start = index * LANES;
-        let mut sum = [0.0; LANES];
-        add(&mut sum, weights[0], lanes(plane, y * stride + start));
+        let start = index * WIDTH;
+        let mut sum = [0.0; WIDTH];
+        add(&mut sum, weights[0], window(plane, y * stride + start));
         for (distance, &weight) in weights.iter().enumerate().skip(1) {
             let above = reflect(y as isize - distance as isize, size);
             let below = reflect((y + distance) as isize, size);
             add_both(
                 &mut sum,
                 weight,
-                lanes(plane, above * stride + start),
-                lanes(plane, below * stride + start),
+                window(plane, above * stride + start),
+                window(plane, below * stride + start),
             );
         }
-        // Weights that add up to 1 but for rounding could leave [0, 1] by as much.
+        // The weights sum to 1 except for rounding, which could leave [0, 1].
         for (out, value) in block.iter_mut().zip(sum) {
             *out = value.clamp(0.0, 1.0);
         }
@@ -133,21 +136,21 @@ fn blur_down(plane: &[f32], y: usize, size: usize, weights: &[f32], out: &mut [f
 }
 
 #[inline(always)]
-fn lanes(values: &[f32], start: usize) -> &[f32; LANES] {
-    values[start..].first_chunk().expect("rows are filled up to whole blocks")
+fn window(values: &[f32], start: usize) -> &[f32; WIDTH] {
+    values[start..].first_chunk().expect("rows are padded to complete blocks")
 }
 
 #[inline(always)]
-fn add(sum: &mut [f32; LANES], weight: f32, values: &[f32; LANES]) {
-    for lane in 0..LANES {
-        sum[lane] += weight * values[lane];
+fn add(sum: &mut [f32; WIDTH], weight: f32, values: &[f32; WIDTH]) {
+    for i in 0..WIDTH {
+        sum[i] += weight * values[i];
     }
 }
 
 #[inline(always)]
-fn add_both(sum: &mut [f32; LANES], weight: f32, a: &[f32; LANES], b: &[f32; LANES]) {
-    for lane in 0..LANES {
-        sum[lane] += weight * (a[lane] + b[lane]);
+fn add_both(sum: &mut [f32; WIDTH], weight: f32, a: &[f32; WIDTH], b: &[f32; WIDTH]) {
+    for i in 0..WIDTH {
+        sum[i] += weight * (a[i] + b[i]);
     }
 }
 
@@ -156,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_is_the_method_s() {
+    fn the_kernel_has_the_size_of_the_method() {
         let mut found = Vec::new();
         weights(224, 1e6, &mut found);
         assert_eq!(found.len(), 12, "23 at 224");

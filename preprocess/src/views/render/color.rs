@@ -1,19 +1,21 @@
 //! Color jitter and grayscale on planes in [0, 1], as torchvision computes them on float tensors.
 //!
-//! Contrast needs the mean of the gray image as it is when its turn comes. So the steps run in two sweeps over the
-//! planes: those before contrast, which also sums up the gray image, and the rest. Within a sweep all steps are applied
-//! to one block after the other, while it is in the first-level cache.
+//! Contrast needs the mean of the gray image after the steps before it. So there are two sweeps
+//! over the planes: the first applies the steps before contrast and sums the gray image, the second
+//! applies the rest. Within a sweep all steps are applied to one block after the other, while it is
+//! in the first-level cache.
 
 use scrl_schemas::{ColorJitter, ColorStep};
 
 use super::planes::Planes;
 use crate::views::method::LUMA;
 
-/// Pixels a block: three planes of them fit the first-level cache.
+/// Pixels of a block: three planes of them fit into the first-level cache.
 const BLOCK: usize = 1024;
-/// Partial sums of the gray image, in a fixed order whatever the processor's vectors hold.
-const LANES: usize = 16;
-/// A turn of the hue in units in which red, yellow, green, cyan, blue and magenta are 0 to 5.
+/// Partial sums of the gray image; a fixed number, so that the sum does not depend on the
+/// processor's vectors.
+const SUMS: usize = 16;
+/// A full turn of the hue, in units in which red, yellow, green, cyan, blue and magenta are 0 to 5.
 const TURN: f32 = 6.0;
 
 /// One block of the three planes.
@@ -58,14 +60,14 @@ pub(super) fn apply(planes: &mut Planes, jitter: Option<&ColorJitter>, grayscale
 }
 
 #[inline(always)]
-fn sweep(planes: &mut Planes, mut work: impl FnMut(&mut Block<'_>)) {
+fn sweep(planes: &mut Planes, mut apply: impl FnMut(&mut Block<'_>)) {
     let blocks = planes
         .red
         .chunks_mut(BLOCK)
         .zip(planes.green.chunks_mut(BLOCK))
         .zip(planes.blue.chunks_mut(BLOCK));
     for ((red, green), blue) in blocks {
-        work(&mut Block { red, green, blue });
+        apply(&mut Block { red, green, blue });
     }
 }
 
@@ -126,29 +128,30 @@ fn to_gray(block: &mut Block<'_>) {
 
 #[inline(always)]
 fn block_gray_sum(block: &Block<'_>) -> f64 {
-    let mut lanes = [0.0f32; LANES];
-    let red = block.red.chunks_exact(LANES);
-    let green = block.green.chunks_exact(LANES);
-    let blue = block.blue.chunks_exact(LANES);
+    let mut sums = [0.0f32; SUMS];
+    let red = block.red.chunks_exact(SUMS);
+    let green = block.green.chunks_exact(SUMS);
+    let blue = block.blue.chunks_exact(SUMS);
     let mut tail = 0.0;
     for ((&r, &g), &b) in red.remainder().iter().zip(green.remainder()).zip(blue.remainder()) {
         tail += luma(r, g, b);
     }
     for ((r, g), b) in red.zip(green).zip(blue) {
-        for lane in 0..LANES {
-            lanes[lane] += luma(r[lane], g[lane], b[lane]);
+        for i in 0..SUMS {
+            sums[i] += luma(r[i], g[i], b[i]);
         }
     }
     let mut sum = f64::from(tail);
-    for lane in lanes {
-        sum += f64::from(lane);
+    for partial in sums {
+        sum += f64::from(partial);
     }
     sum
 }
 
-/// RGB to HSV, the hue turned, and back. With M the largest and C the largest minus the smallest of r, g, b, and h the
-/// hue in sixths of a turn, a color is M − C · f(h − h₀) where f falls from 1 to 0 and rises again, and h₀ = 0, 2, 4 for red,
-/// green and blue: so neither saturation nor a case for each sixth is needed.
+/// Converts RGB to HSV, shifts the hue, and converts back. With M the largest of r, g, b, C
+/// the difference from the smallest, and h the hue in sixths of a turn, a color is M − C · f(h
+/// − h₀), where f is [`falloff`] and h₀ = 0, 2, 4 for red, green and blue: so neither
+/// saturation nor a case for each sixth is needed.
 #[inline(always)]
 fn turn_hue(block: &mut Block<'_>, turns: f32) {
     let shift = turns * TURN;
@@ -179,8 +182,8 @@ fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
-/// How far a color is below the largest, in chromas, at `distance` sixths of a turn from its own hue: 0 up to one
-/// sixth, 1 from two sixths on. `distance` lies in (−9, 9).
+/// How far a color is below the largest, as a fraction of the chroma, at `distance` sixths of a
+/// turn from its own hue: 0 up to one sixth, 1 from two sixths on. `distance` is in (−9, 9).
 #[inline(always)]
 fn falloff(distance: f32) -> f32 {
     let distance = if distance >= TURN / 2.0 { distance - TURN } else { distance };

@@ -1,11 +1,12 @@
-//! A view's pixels from the source and the drawn parameters.
+//! Rendering a view from its source image and its parameters.
 //!
-//! The steps, in order: crop, bicubic resize on bytes (as Pillow), mirror, then color jitter, grayscale, Gaussian blur
-//! and solarization on numbers in [0, 1] (as torchvision on float tensors), rounded to bytes once at the end. The
-//! resize blur works on bytes, as Pillow does.
+//! The steps, in this order: crop, bicubic resize on bytes (as Pillow), flip, then color jitter,
+//! grayscale, Gaussian blur and solarization on numbers in [0, 1] (as torchvision on float
+//! tensors), rounded to bytes once at the end. The resize blur is on bytes, as in Pillow.
 //!
-//! The same inputs give the same bytes on every machine: all sums are in a fixed order, and no step uses fused
-//! multiply-add or the system's mathematical library. So a view rendered while training equals the stored one.
+//! The same inputs give the same bytes on every machine: all sums are in a fixed order, and no step
+//! uses fused multiply-add or the system's math library. So a view rendered in training equals the
+//! stored one.
 
 mod blur;
 mod color;
@@ -15,14 +16,13 @@ mod resize;
 use pulp::{Arch, Simd, WithSimd};
 use scrl_schemas::{BlurKind, Crop, PrepOptions, ViewParams};
 
-use crate::images::ImageSize;
-use crate::images::RgbImage;
+use crate::images::{ImageSize, RgbImage};
 use crate::views::method::SOLARIZE_THRESHOLD;
 use blur::GaussianBlur;
 use planes::Planes;
 use resize::Resize;
 
-/// What else a view depends on, besides its parameters.
+/// The options that a view depends on, besides its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RenderOptions {
     /// Side of the view in pixels.
@@ -37,7 +37,7 @@ impl From<&PrepOptions> for RenderOptions {
     }
 }
 
-/// Renders views, one after the other, into buffers that it keeps. One for each thread.
+/// Renders views and reuses its buffers; one for each thread.
 pub struct Renderer {
     arch: Arch,
     resize: Resize,
@@ -57,7 +57,8 @@ impl Default for Renderer {
 }
 
 impl Renderer {
-    /// Renders one view into `view`, `[size, size, 3]` bytes, red first. The crop must lie within the source.
+    /// Renders one view into `view`, `[size, size, 3]` bytes, red first. The crop must lie within
+    /// the source.
     ///
     /// # Panics
     /// Where the crop does not lie within the source.
@@ -113,8 +114,9 @@ impl Renderer {
     }
 }
 
-/// The color steps of one view. A struct and not a closure, as only what is inlined into [`WithSimd::with_simd`] is
-/// compiled for the widest vectors that the processor has; so everything it calls is `inline(always)`.
+/// The color steps of one view. A struct and not a closure, as only what is inlined into
+/// [`WithSimd::with_simd`] is compiled for the widest vectors that the processor has; so everything
+/// it calls is `inline(always)`.
 struct Colors<'a> {
     params: &'a ViewParams,
     gaussian: Option<f32>,
@@ -148,7 +150,7 @@ impl WithSimd for Colors<'_> {
     }
 }
 
-/// Bytes to planes, mirrored where asked.
+/// Converts bytes to planes, mirrored if `flip`.
 #[inline(always)]
 fn load(bytes: &[u8], planes: &mut Planes, size: usize, flip: bool) {
     let rows = planes
@@ -173,7 +175,7 @@ fn load(bytes: &[u8], planes: &mut Planes, size: usize, flip: bool) {
     }
 }
 
-/// Planes to bytes, inverted from the threshold on where asked.
+/// Converts planes to bytes; if `solarize`, values from the threshold on are inverted.
 #[inline(always)]
 fn store(bytes: &mut [u8], red: &[f32], green: &[f32], blue: &[f32], solarize: bool) {
     let pixels = bytes.chunks_exact_mut(3).zip(red).zip(green).zip(blue);
@@ -200,8 +202,8 @@ fn inverted(value: f32) -> f32 {
 /// The byte next to 255 · `value`, ties to even; `value` lies in [0, 1].
 #[inline(always)]
 fn to_byte(value: f32) -> u8 {
-    // Added to 1.5 · 2²³ a number loses its fraction, rounded, and its lowest byte lies bare: one addition where a
-    // conversion would check for overflow.
+    // Adding 1.5 · 2²³ rounds away the fraction and leaves the integer in the lowest byte: one
+    // addition, where a conversion would check for overflow.
     const SHIFT: f32 = 12_582_912.0;
     (value * 255.0 + SHIFT).to_bits() as u8
 }
@@ -260,13 +262,13 @@ mod tests {
     #[test]
     fn both_ways_of_mirroring_and_solarizing_agree() {
         let bytes = render(&ViewParams { flip: true, solarize: true, ..plain() });
-        // A Gaussian this narrow changes nothing but sends the view through the numbers in [0, 1].
+        // A Gaussian this narrow changes nothing, but sends the view through numbers in [0, 1].
         let planes = render(&ViewParams { flip: true, solarize: true, blur: Some(0.1), ..plain() });
         assert_eq!(bytes, planes);
     }
 
     #[test]
-    fn pixels_outside_the_crop_play_no_part() {
+    fn pixels_outside_the_crop_have_no_effect() {
         let mut changed = source();
         let crop = Crop { x: 5, y: 5, width: 20, height: 18 };
         for y in 0..30 {

@@ -1,4 +1,5 @@
-//! Bicubic resizing on bytes, as Pillow's `resize(…, BICUBIC)`: a = −0.5, antialiased where it shrinks.
+//! Bicubic resizing on bytes, as Pillow's `resize(…, BICUBIC)`: a = −0.5, antialiased when
+//! shrinking.
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
@@ -14,7 +15,7 @@ pub(super) struct Resize {
     small: Vec<u8>,
 }
 
-/// Catmull-Rom is the bicubic filter with a = −0.5; "convolution" widens it where the image shrinks.
+/// Catmull-Rom is the bicubic filter with a = −0.5; "convolution" widens it when shrinking.
 fn bicubic() -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).use_alpha(false)
 }
@@ -41,7 +42,7 @@ impl Resize {
 
     /// The reference's blur: down by `factor` and up again, each side rounded down.
     pub(super) fn blur(&mut self, view: &mut [u8], size: u32, factor: f32) {
-        // The factor that was meant, 1.2 and not 1.20000005: it decides where the quotient is a whole number.
+        // The decimal factor, 1.2 and not 1.20000005: it matters where the quotient is an integer.
         let factor = (f64::from(factor) * 10.0).round() / 10.0;
         let side = ((f64::from(size) / factor).floor() as u32).max(1);
         self.small.resize(side as usize * side as usize * 3, 0);
