@@ -1,4 +1,4 @@
-//! Whole runs on a small folder of images.
+//! Complete runs on a small folder of images.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -121,16 +121,16 @@ fn every_epoch_holds_every_readable_image_once() {
 #[test]
 fn threads_restarts_and_single_epochs_give_the_same_bytes() {
     let dir = Dir::new();
-    run(dir.config("whole")).unwrap();
+    run(dir.config("expected")).unwrap();
 
     run(Config { threads: 1, ..dir.config("one") }).unwrap();
-    assert_same_files(&dir.shards("whole"), &dir.shards("one"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("one"));
 
     let single = |only: Range<u32>| run(Config { only, ..dir.config("apart") }).unwrap();
     for epoch in [2, 0, 1] {
         single(epoch..epoch + 1);
     }
-    assert_same_files(&dir.shards("whole"), &dir.shards("apart"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("apart"));
 
     // As after a kill: missing shards, an epoch without its list, a damaged shard.
     let damaged = dir.shards("apart");
@@ -140,13 +140,13 @@ fn threads_restarts_and_single_epochs_give_the_same_bytes() {
     fs::write(damaged.join("epoch=00002/part-00004.parquet"), "garbage").unwrap();
     let summary = run(dir.config("apart")).unwrap();
     assert!(summary.pairs < 3 * 5);
-    assert_same_files(&dir.shards("whole"), &dir.shards("apart"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("apart"));
 }
 
 #[test]
 fn a_stopped_run_leaves_complete_files_and_resumes() {
     let dir = Dir::new();
-    run(dir.config("whole")).unwrap();
+    run(dir.config("expected")).unwrap();
     let stop = Stop::default();
     let flag = stop.clone();
     let reporter = Reporter::observed(stop, move |event| match event {
@@ -158,13 +158,13 @@ fn a_stopped_run_leaves_complete_files_and_resumes() {
     assert!(matches!(stopped, Err(Error::Stopped(_))));
     assert!(files(&dir.shards("s")).keys().all(|name| !name.to_string_lossy().contains(".tmp-")));
     run(dir.config("s")).unwrap();
-    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("s"));
 }
 
 #[test]
 fn ranks_share_the_work_and_the_last_one_completes_it() {
     let dir = Dir::new();
-    run(dir.config("whole")).unwrap();
+    run(dir.config("expected")).unwrap();
     let rank =
         |rank: u32, shards: &str| Config { world: World { rank, size: 3 }, ..dir.config(shards) };
     // One after the other, in any order.
@@ -175,7 +175,7 @@ fn ranks_share_the_work_and_the_last_one_completes_it() {
         3 * (IMAGES - BROKEN) as u64
     );
     assert!(summaries.iter().all(|summary| summary.pairs > 0));
-    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("s"));
 
     // All at once.
     std::thread::scope(|scope| {
@@ -184,14 +184,14 @@ fn ranks_share_the_work_and_the_last_one_completes_it() {
             scope.spawn(move || run(config).unwrap());
         }
     });
-    assert_same_files(&dir.shards("whole"), &dir.shards("t"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("t"));
 }
 
 /// Consumes epochs as training does, and checks that there are never more than two.
 #[test]
 fn kept_epochs_make_room_for_others() {
     let dir = Dir::new();
-    run(Config { only: 0..10, ..dir.config("whole") }).unwrap();
+    run(Config { only: 0..10, ..dir.config("expected") }).unwrap();
     let paths = ShardPaths::new(dir.shards("s"));
     std::thread::scope(|scope| {
         let config = Config { only: 0..10, keep: Some(2), ..dir.config("s") };
@@ -205,8 +205,8 @@ fn kept_epochs_make_room_for_others() {
             }
             let there: Vec<u32> = (0..10).filter(|&e| paths.success(Epoch(e)).exists()).collect();
             assert!(there.len() <= 2, "{there:?}");
-            let whole = ShardPaths::new(dir.shards("whole"));
-            assert_same_files(&whole.epoch(epoch), &paths.epoch(epoch));
+            let expected = ShardPaths::new(dir.shards("expected"));
+            assert_same_files(&expected.epoch(epoch), &paths.epoch(epoch));
             Consumed { epochs: epoch.0 + 1 }.write(&paths.consumed()).unwrap();
         }
         assert_eq!(prep.join().unwrap().pairs, 10 * (IMAGES - BROKEN) as u64);
@@ -218,13 +218,13 @@ fn kept_epochs_make_room_for_others() {
     assert_eq!((outline.shards_to_write, run(keep).unwrap().pairs), (0, 0));
     run(Config { only: 0..10, ..dir.config("s") }).unwrap();
     fs::remove_file(paths.consumed()).unwrap();
-    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("s"));
 }
 
 #[test]
 fn a_second_writer_is_refused_and_harms_nothing() {
     let dir = Dir::new();
-    run(dir.config("whole")).unwrap();
+    run(dir.config("expected")).unwrap();
     // The same run starts once more while the first one is at work, on a thread of its own as it
     // would be a process of its own.
     let (config, messages) = (dir.config("s"), Arc::new(Mutex::new(Vec::new())));
@@ -240,13 +240,13 @@ fn a_second_writer_is_refused_and_harms_nothing() {
     Job::plan(config).unwrap().run(&reporter).unwrap();
     let messages = messages.lock().unwrap();
     assert!(messages[0].contains("another scrl-prep writes here"), "{messages:?}");
-    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("s"));
 }
 
 #[test]
 fn a_removed_image_stops_the_run_and_restoring_it_resumes() {
     let dir = Dir::new();
-    run(dir.config("whole")).unwrap();
+    run(dir.config("expected")).unwrap();
     let job = Job::plan(dir.config("s")).unwrap();
     let image = dir.folder.path().join("images/class1/01.png");
     let content = fs::read(&image).unwrap();
@@ -255,7 +255,7 @@ fn a_removed_image_stops_the_run_and_restoring_it_resumes() {
     assert!(message.contains("class1/01.png") && message.contains("restore"), "{message}");
     fs::write(image, content).unwrap();
     run(dir.config("s")).unwrap();
-    assert_same_files(&dir.shards("whole"), &dir.shards("s"));
+    assert_same_files(&dir.shards("expected"), &dir.shards("s"));
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn properties() -> WriterProperties {
 }
 
 impl ShardWriter {
-    /// Starts the part whose final path is `path`, in a folder that exists.
+    /// Starts the shard whose final path is `path`, in a folder that exists.
     pub fn create(path: &Path) -> Result<Self> {
         let file = Checksummed { inner: AtomicFile::create(path)?, bytes: 0, crc32c: 0 };
         let writer = ArrowWriter::try_new(file, columns::shard_schema(), Some(properties()))
@@ -195,9 +195,9 @@ fn view_array<'a>(views: impl Iterator<Item = &'a View> + Clone) -> StructArray 
     let crop = |side: fn(Crop) -> i32| -> ArrayRef {
         Arc::new(crops.clone().map(side).collect::<Int32Array>())
     };
-    let strength = |part: fn(&crate::ColorJitter) -> f32| -> ArrayRef {
+    let strength = |field: fn(&crate::ColorJitter) -> f32| -> ArrayRef {
         Arc::new(Float32Array::from_iter_values(
-            jitters.clone().map(|jitter| jitter.map_or(0.0, part)),
+            jitters.clone().map(|jitter| jitter.map_or(0.0, field)),
         ))
     };
     let image = StructArray::new(

@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 use std::thread;
@@ -156,7 +157,15 @@ impl Dir {
     }
 
     fn run(&self, program: PathBuf, arguments: String) -> Command<'_> {
-        Command { dir: self, program, arguments, variables: Vec::new(), largest_file: None }
+        let variables = Vec::new();
+        Command {
+            dir: self,
+            program,
+            arguments,
+            variables,
+            largest_file: None,
+            closed_output: false,
+        }
     }
 }
 
@@ -207,12 +216,19 @@ pub struct Command<'a> {
     arguments: String,
     variables: Vec<(&'static str, String)>,
     largest_file: Option<u32>,
+    closed_output: bool,
 }
 
 impl Command<'_> {
     /// With an environment variable.
     pub fn variable(mut self, name: &'static str, value: impl ToString) -> Self {
         self.variables.push((name, value.to_string()));
+        self
+    }
+
+    /// With standard output closed at the other end, as by `| head` that has ended.
+    pub fn with_closed_output(mut self) -> Self {
+        self.closed_output = true;
         self
     }
 
@@ -280,12 +296,19 @@ impl Command<'_> {
             command = process::Command::new("bash");
             command.arg("-c").arg(limit).arg("bash").arg(&self.program);
         }
+        let output = if self.closed_output {
+            let (reader, writer) = io::pipe().expect("a pipe");
+            drop(reader);
+            writer.into()
+        } else {
+            Stdio::piped()
+        };
         command
             .args(self.arguments.split_whitespace())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir.path(""))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()))

@@ -258,6 +258,17 @@ fn the_page_is_self_contained_and_escapes_names() {
 }
 
 #[test]
+fn a_closed_output_ends_the_program_quietly() {
+    let dir = prepared("--views recipe");
+    for arguments in
+        ["shards", "--json shards", "--verify shards", "--help", "--version", "--completions bash"]
+    {
+        let output = dir.inspect(arguments).with_closed_output().succeeds();
+        assert_eq!(output.stderr, "", "{arguments}");
+    }
+}
+
+#[test]
 fn what_is_no_shards_folder_is_named() {
     let dir = Dir::new().photos(1).file("shards/notes.txt", "");
     dir.inspect("nowhere").fails(1).says(&["nowhere", "scrl-prep"]);

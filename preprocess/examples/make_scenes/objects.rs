@@ -152,13 +152,13 @@ impl Object {
         }
     }
 
-    /// No part of it lies further from its centre, in pixels.
+    /// The largest distance of its pixels from the center.
     pub fn reach(&self) -> f64 {
         // The corners of a stretched square.
         self.radius * 1.45 + 1.0
     }
 
-    /// A point of the picture in the object's own frame.
+    /// A point of the scene in the object's own frame.
     fn local(&self, x: f64, y: f64) -> [f64; 2] {
         let (x, y) = ((x - self.center[0]) / self.radius, (y - self.center[1]) / self.radius);
         let [cosine, sine] = self.turn;

@@ -238,7 +238,7 @@ fn check(options: &PrepOptions) -> Result<()> {
     let is_valid = (0.0..=1000.0).contains(&options.box_jitter);
     require(is_valid, "box-jitter", "give a fraction of the box's size, such as 0.1")?;
     let [low, high] = options.crop_scale;
-    let reason = "give two fractions of the image's area in rising order, such as 0.2,1";
+    let reason = "give two fractions of the image's area in ascending order, such as 0.2,1";
     require(low > 0.0 && low <= high && high <= 1.0, "crop-scale", reason)?;
     require(options.rows_per_shard >= 1, "rows-per-shard", "give at least 1")
 }

@@ -117,7 +117,7 @@ impl Pass {
 mod tests {
     use super::*;
 
-    /// The images of an epoch in the order of reading.
+    /// The images of an epoch in reading order.
     fn permutation_of(shuffle: &Shuffle, epoch: u32) -> Vec<u32> {
         let pass = shuffle.pass(shuffle.passes(epoch..epoch + 1).start);
         let mut chunks: Vec<(Shard, u32)> =

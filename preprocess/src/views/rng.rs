@@ -123,7 +123,7 @@ impl Stream {
         low + (high - low) * self.uniform_f64()
     }
 
-    /// A whole number from 0 to `n` − 1, each equally likely; 0 where `n` is 0.
+    /// An integer from 0 to `n` − 1, each equally likely; 0 where `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         // Lemire: Fast Random Integer Generation in an Interval (2019).
         let mut product = u128::from(self.next_u64()) * u128::from(n);

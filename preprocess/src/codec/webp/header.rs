@@ -10,7 +10,7 @@ pub(super) const MAX_BITS: u8 = 15;
 pub(super) const PIXEL_BEFORE: u8 = 1;
 /// The predictor "pixel above".
 pub(super) const ABOVE: u8 = 2;
-/// The order in which the lengths of the code of lengths are written.
+/// The order in which the code lengths of the code-length code are written.
 pub(super) const ORDER_OF_LENGTHS: [usize; 19] =
     [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
