@@ -17,8 +17,7 @@ fn trained() -> Dir {
     dir
 }
 
-/// Expects the tensors of two files whose names begin with these prefixes to be the same, bit for
-/// bit.
+/// Expects the tensors of two files whose names begin with these prefixes to be the same, bit for bit.
 #[track_caller]
 fn assert_same_tensors(dir: &Dir, (a, prefix_a): (&str, &str), (b, prefix_b): (&str, &str)) {
     let (bytes_a, bytes_b) = (dir.read(a), dir.read(b));

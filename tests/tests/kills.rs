@@ -1,5 +1,4 @@
-//! `scrl-train` killed at random moments: the run that goes on ends as one that was never
-//! disturbed.
+//! `scrl-train` killed at random moments: the run that goes on ends as one that was never disturbed.
 
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
