@@ -1,5 +1,5 @@
-//! One reporter for the progress of every program: a bar with rate and time left on a terminal, plain
-//! lines otherwise, nothing where quiet. All of it goes to standard error.
+//! One reporter for the progress of every program: a bar with rate and time left on a terminal,
+//! plain lines otherwise, nothing where quiet. All of it goes to standard error.
 
 use std::fmt::Display;
 use std::io::IsTerminal;
@@ -48,13 +48,15 @@ struct Task {
     last_line: Instant,
     /// What a line says besides the counts.
     status: String,
+    /// Whether the task decides when a line is printed, by [`Reporter::log`].
+    logs: bool,
 }
 
 impl Task {
     fn new(unit: &'static str, total: u64, before: u64) -> Self {
         let now = Instant::now();
         let status = String::new();
-        Self { unit, total, done: before, before, start: now, last_line: now, status }
+        Self { unit, total, done: before, before, start: now, last_line: now, status, logs: false }
     }
 
     /// Such as `12 of 40 images, 3.1 images/s, 9 seconds left`.
@@ -126,14 +128,8 @@ impl Reporter {
     pub fn begin(&self, unit: &'static str, total: u64, done: u64) {
         *self.task() = Task::new(unit, total, done);
         if let Output::Bar(bar) = &self.output {
-            let template = format!(
-                "{{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left{{msg}}"
-            );
-            if let Ok(style) = ProgressStyle::with_template(&template) {
-                bar.set_style(style);
-            }
+            set_style(bar, unit, "");
             bar.reset();
-            bar.set_message("");
             bar.set_length(total);
             bar.set_position(done);
             // What was done earlier does not count for the rate.
@@ -142,7 +138,8 @@ impl Reporter {
         }
     }
 
-    /// Counts units that are done. Plain lines come every ten seconds, and with the last unit.
+    /// Counts units that are done. Plain lines come every ten seconds until the first
+    /// [`Reporter::log`].
     pub fn advance(&self, count: u64) {
         if let Output::Bar(bar) = &self.output {
             bar.inc(count);
@@ -150,7 +147,9 @@ impl Reporter {
         let mut task = self.task();
         task.done += count;
         match &self.output {
-            Output::Lines if task.last_line.elapsed() >= LINE_INTERVAL => self.print(&mut task),
+            Output::Lines if !task.logs && task.last_line.elapsed() >= LINE_INTERVAL => {
+                self.print(&mut task);
+            }
             Output::Observer(observer) => {
                 let done = task.done;
                 // The observer may call the reporter.
@@ -170,18 +169,24 @@ impl Reporter {
         self.check_stop()
     }
 
-    /// What the bar and the plain lines say besides the counts, such as `loss 3.1`.
+    /// What a line below the bar, or the end of a plain line, says besides the counts, such as
+    /// `loss 3.1`.
     pub fn set_status(&self, status: impl Display) {
-        let status = format!("  {status}");
+        let mut task = self.task();
         if let Output::Bar(bar) = &self.output {
-            bar.set_message(status.clone());
+            if task.status.is_empty() {
+                set_style(bar, task.unit, "\n{msg}");
+            }
+            bar.set_message(status.to_string());
         }
-        self.task().status = status;
+        task.status = format!("  {status}");
     }
 
-    /// Prints a plain line of progress now, where there is no bar.
+    /// Prints a plain line of progress now, where there is no bar. From then on there are no other
+    /// lines of this task.
     pub fn log(&self) {
         let mut task = self.task();
+        task.logs = true;
         match &self.output {
             Output::Lines => self.print(&mut task),
             Output::Observer(observer) => {
@@ -207,6 +212,15 @@ impl Reporter {
 
     fn task(&self) -> MutexGuard<'_, Task> {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts, rate and time left at the end of the bar, with `below` in the line below it.
+fn set_style(bar: &ProgressBar, unit: &str, below: &str) {
+    let counts = "{wide_bar} {human_pos}/{human_len}";
+    let template = format!("{counts} {unit}  {{per_sec}}  {{eta}} left{below}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style);
     }
 }
 
