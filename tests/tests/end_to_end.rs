@@ -121,6 +121,7 @@ fn every_file_is_there(dir: &Dir) {
         "checkpoints/step-00000003.safetensors",
         "config.toml",
         "metrics.jsonl",
+        "metrics.svg",
     ] {
         assert!(names.contains(name), "{name} is missing among {names:?}");
     }
@@ -229,6 +230,7 @@ fn ctrl_c_leaves_a_checkpoint_to_resume_from() {
     let output = dir.train(&line).interrupted_once(is_logged);
     output.says(&["stopped after step ", "run/checkpoints/step-"]);
     output.says(&["scrl-train: stopped; run the same command again"]);
+    assert!(dir.text("run/metrics.svg").contains(">\nloss\n<"), "{}", dir.text("run/metrics.svg"));
     let names: Vec<String> = dir.files("run/checkpoints").into_keys().collect();
     assert!(
         names.len() == 2 && names.iter().all(|name| name.ends_with(".safetensors")),

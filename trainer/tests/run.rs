@@ -39,6 +39,7 @@ fn an_interrupted_run_resumes_bit_for_bit() {
     assert!(matches!(stopped, Err(Error::Stopped(_))));
     let checkpoint_1 = "checkpoints/step-00000001.safetensors";
     assert!(lines.with("stopped after step 1: ")[0].ends_with(checkpoint_1));
+    assert!(prepared.path("pieces/metrics.svg").exists());
     run(&prepared.config(&shards, "pieces", |options| options.max_steps = Some(3))).unwrap();
     run(&first).unwrap();
 
@@ -51,6 +52,8 @@ fn an_interrupted_run_resumes_bit_for_bit() {
     );
     let losses: Vec<f32> = metrics(&complete).iter().map(|m| m.loss).collect();
     assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0 && *loss < 8.0), "{losses:?}");
+    let drawing = fs::read_to_string(pieces.join("metrics.svg")).unwrap();
+    assert!(drawing.starts_with("<svg ") && drawing.contains("learning rate"));
 }
 
 #[test]

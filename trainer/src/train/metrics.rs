@@ -119,6 +119,12 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// All lines.
+    pub fn read(&self) -> Result<Vec<Metrics>> {
+        let text = fs::read_to_string(&self.path).map_err(Error::io(&self.path))?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
     /// Appends a line.
     pub fn write(&self, metrics: &Metrics) -> Result<()> {
         let line = serde_json::to_string(metrics).expect("plain values") + "\n";

@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod config;
+mod drawing;
 mod guard;
 mod initialize;
 mod learner;

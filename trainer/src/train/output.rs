@@ -55,6 +55,11 @@ impl Output {
         self.root.join("metrics.jsonl")
     }
 
+    /// `metrics.svg`.
+    pub fn drawing(&self) -> PathBuf {
+        self.root.join("metrics.svg")
+    }
+
     /// `checkpoints/`.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")

@@ -9,6 +9,7 @@ use scrl_schemas::{Consumed, Epoch, ViewEncoding};
 
 use super::checkpoint::{Checkpoint, CheckpointInfo};
 use super::config::{Hyperparameters, TrainConfig};
+use super::drawing;
 use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
 use super::learner::{Learner, LearnerConfig};
 use super::metrics::{Interval, Metrics, MetricsLog};
@@ -161,6 +162,9 @@ fn train_into(
     }
     let start = Instant::now();
     let done = trainer.take_steps(&mut pipeline);
+    if matches!(done, Ok(()) | Err(Error::Stopped(_) | Error::NotFinite { .. })) {
+        drawing::write(&trainer.output.drawing(), &trainer.log.read()?)?;
+    }
     done?;
     trainer.output.write_backbone(pipeline.learner())?;
     Ok(Summary { steps: steps.last.saturating_sub(steps.done), time: start.elapsed() })

@@ -35,10 +35,11 @@ pub fn outline(reporter: &Reporter, config: &TrainConfig, dataset: &Dataset) {
 pub fn summary(reporter: &Reporter, summary: &Summary, config: &TrainConfig) {
     let output = Output::new(&config.out);
     reporter.say(format_args!(
-        "{} steps done in {}; the backbone is {}, the losses are in {}",
+        "{} steps done in {}; the backbone is {}, the losses are in {} and {}",
         summary.steps,
         HumanDuration(summary.time),
         output.backbone().display(),
-        output.metrics().display()
+        output.metrics().display(),
+        output.drawing().display()
     ));
 }
