@@ -48,13 +48,15 @@ struct Counter {
     last_line: Instant,
     /// Further text of a line, after the counts.
     status: String,
+    /// Whether the task decides when a line is printed, by [`Reporter::log`].
+    logs: bool,
 }
 
 impl Counter {
     fn new(unit: &'static str, total: u64, before: u64) -> Self {
         let now = Instant::now();
         let status = String::new();
-        Self { unit, total, done: before, before, start: now, last_line: now, status }
+        Self { unit, total, done: before, before, start: now, last_line: now, status, logs: false }
     }
 
     /// Such as `12 of 40 images, 3.1 images/s, 9 seconds left`.
@@ -126,14 +128,8 @@ impl Reporter {
     pub fn begin(&self, unit: &'static str, total: u64, done: u64) {
         *self.counter() = Counter::new(unit, total, done);
         if let Output::Bar(bar) = &self.output {
-            let template = format!(
-                "{{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left{{msg}}"
-            );
-            if let Ok(style) = ProgressStyle::with_template(&template) {
-                bar.set_style(style);
-            }
+            set_style(bar, unit, "");
             bar.reset();
-            bar.set_message("");
             bar.set_length(total);
             bar.set_position(done);
             // What was done earlier does not count for the rate.
@@ -142,7 +138,8 @@ impl Reporter {
         }
     }
 
-    /// Counts units that are done. Plain lines come every ten seconds, and with the last unit.
+    /// Counts units that are done. Plain lines come every ten seconds until the first
+    /// [`Reporter::log`].
     pub fn advance(&self, count: u64) {
         if let Output::Bar(bar) = &self.output {
             bar.inc(count);
@@ -150,8 +147,8 @@ impl Reporter {
         let mut counter = self.counter();
         counter.done += count;
         match &self.output {
-            Output::Lines if counter.last_line.elapsed() >= LINE_INTERVAL => {
-                self.print(&mut counter)
+            Output::Lines if !counter.logs && counter.last_line.elapsed() >= LINE_INTERVAL => {
+                self.print(&mut counter);
             }
             Output::Observer(observer) => {
                 let done = counter.done;
@@ -172,18 +169,24 @@ impl Reporter {
         self.check_stop()
     }
 
-    /// Sets the text after the counts in bar and lines, such as `loss 3.1`.
+    /// What a line below the bar, or the end of a plain line, says besides the counts, such as
+    /// `loss 3.1`.
     pub fn set_status(&self, status: impl Display) {
-        let status = format!("  {status}");
+        let mut counter = self.counter();
         if let Output::Bar(bar) = &self.output {
-            bar.set_message(status.clone());
+            if counter.status.is_empty() {
+                set_style(bar, counter.unit, "\n{msg}");
+            }
+            bar.set_message(status.to_string());
         }
-        self.counter().status = status;
+        counter.status = format!("  {status}");
     }
 
-    /// Prints a plain line of progress now, if there is no bar.
+    /// Prints a plain line of progress now, where there is no bar. From then on there are no other
+    /// lines of this task.
     pub fn log(&self) {
         let mut counter = self.counter();
+        counter.logs = true;
         match &self.output {
             Output::Lines => self.print(&mut counter),
             Output::Observer(observer) => {
@@ -209,6 +212,15 @@ impl Reporter {
 
     fn counter(&self) -> MutexGuard<'_, Counter> {
         self.counter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts, rate and time left at the end of the bar, with `below` in the line below it.
+fn set_style(bar: &ProgressBar, unit: &str, below: &str) {
+    let counts = "{wide_bar} {human_pos}/{human_len}";
+    let template = format!("{counts} {unit}  {{per_sec}}  {{eta}} left{below}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style);
     }
 }
 

@@ -1,4 +1,4 @@
-//! From photos to a backbone: `scrl-prep`, then `scrl-train`, and what lies on the disk afterwards.
+//! From images to a backbone: `scrl-prep`, then `scrl-train`, and the files that they write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,9 +7,10 @@ use scrl_tests::Dir;
 use serde_json::Value;
 
 /// The smallest run that goes through everything: maps of 2×2 cells, heads of 64 and 32.
-const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --max-steps 3 --log-every 1";
+const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 \
+                     --max-steps 3 --log-every 1";
 
-/// Sixteen photos prepared for two epochs in `shards`.
+/// Two epochs of sixteen images in `shards`.
 fn prepared() -> Dir {
     let dir = Dir::new().photos(16);
     dir.prep("--size 64 --min-box 16 --epochs 2 photos shards").succeeds();
@@ -90,7 +91,7 @@ fn checkpoint() -> Shapes {
         all.extend(below(&format!("{network}.backbone"), resnet18()));
         all.extend(below(&format!("{network}.projector"), head(512)));
     }
-    // One for each folder of photos.
+    // One for each folder of images.
     all.insert("classifier.weight".to_owned(), vec![3, 512]);
     all.insert("classifier.bias".to_owned(), vec![3]);
     let trained = |name: &&String| !name.starts_with("target.") && !name.contains(".running_");
@@ -102,7 +103,7 @@ fn checkpoint() -> Shapes {
 }
 
 #[test]
-fn a_run_leaves_what_the_contract_promises() {
+fn a_run_writes_every_promised_file() {
     let dir = prepared();
     dir.train(&format!("{TRAIN} --out run shards")).succeeds();
     every_file_is_there(&dir);
@@ -120,6 +121,7 @@ fn every_file_is_there(dir: &Dir) {
         "checkpoints/step-00000003.safetensors",
         "config.toml",
         "metrics.jsonl",
+        "metrics.svg",
     ] {
         assert!(names.contains(name), "{name} is missing among {names:?}");
     }
@@ -206,26 +208,29 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads_and_another_seed_
 }
 
 #[test]
-fn a_run_goes_on_as_if_it_had_not_stopped() {
+fn a_run_resumes_as_if_it_had_not_stopped() {
     let dir = prepared();
     let steps = |count: u32| TRAIN.replace("--max-steps 3", &format!("--max-steps {count}"));
-    dir.train(&format!("{} --out whole shards", steps(6))).succeeds();
-    dir.train(&format!("{} --out parts shards", steps(3))).succeeds();
-    dir.train(&format!("{} --out parts shards", steps(6))).succeeds().says(&["after step 3"]);
-    assert_eq!(losses(&dir, "whole"), losses(&dir, "parts"));
+    dir.train(&format!("{} --out complete shards", steps(6))).succeeds();
+    dir.train(&format!("{} --out pieces shards", steps(3))).succeeds();
+    dir.train(&format!("{} --out pieces shards", steps(6))).succeeds().says(&["after step 3"]);
+    assert_eq!(losses(&dir, "complete"), losses(&dir, "pieces"));
     let last = "checkpoints/step-00000006.safetensors";
-    assert!(dir.read(&format!("whole/{last}")) == dir.read(&format!("parts/{last}")));
+    assert!(dir.read(&format!("complete/{last}")) == dir.read(&format!("pieces/{last}")));
 }
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
+fn ctrl_c_leaves_a_checkpoint_to_resume_from() {
     let dir = Dir::new().photos(4);
     dir.prep("--size 64 --min-box 16 --epochs 500 photos shards").succeeds();
     let line = TRAIN.replace("--max-steps 3", "--checkpoint-every 1000 --out run shards");
     let is_logged =
         || dir.path("run/metrics.jsonl").exists() && !dir.read("run/metrics.jsonl").is_empty();
-    dir.train(&line).interrupted_once(is_logged).says(&["step"]);
+    let output = dir.train(&line).interrupted_once(is_logged);
+    output.says(&["stopped after step ", "run/checkpoints/step-"]);
+    output.says(&["scrl-train: stopped; run the same command again"]);
+    assert!(dir.text("run/metrics.svg").contains(">\nloss\n<"), "{}", dir.text("run/metrics.svg"));
     let names: Vec<String> = dir.files("run/checkpoints").into_keys().collect();
     assert!(
         names.len() == 2 && names.iter().all(|name| name.ends_with(".safetensors")),
@@ -233,11 +238,11 @@ fn ctrl_c_leaves_a_checkpoint_to_go_on_from() {
     );
     dir.train(&line.replace("--out", "--max-steps 1 --out"))
         .succeeds()
-        .says(&["going on after step"]);
+        .says(&["resuming after step"]);
 }
 
 #[test]
-fn byol_compares_whole_views() {
+fn byol_compares_entire_views() {
     let dir = prepared();
     dir.train(&format!("{TRAIN} --method byol --out run shards")).succeeds();
     let lines = metrics(&dir, "run");

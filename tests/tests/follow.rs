@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use scrl_schemas::{Consumed, Epoch, ShardPaths};
 use scrl_tests::Dir;
 
-/// Two steps an epoch, one photo left over.
-const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --log-every 1 --checkpoint-every 1000";
+/// Two steps an epoch, one image left over.
+const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 \
+                     --log-every 1 --checkpoint-every 1000";
 
-/// How long the training may take to use up an epoch.
+/// The longest time that the training may take to consume an epoch.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Three epochs of nine photos in `made`.
+/// Three epochs of nine images in `made`.
 fn made() -> Dir {
     let dir = Dir::new().photos(9);
     dir.prep("--size 64 --min-box 16 --epochs 3 photos made").succeeds();
@@ -34,30 +35,30 @@ fn losses(dir: &Dir, run: &str) -> Vec<f64> {
 #[test]
 fn a_training_beside_the_preparation_ends_as_one_after_it() {
     let dir = made().folder("shards");
-    dir.train(&format!("{TRAIN} --out whole made")).succeeds();
+    dir.train(&format!("{TRAIN} --out complete made")).succeeds();
     thread::scope(|scope| {
-        // Like scrl-prep --keep 1: an epoch comes when the one before it is used up and gone.
+        // Like scrl-prep --keep 1: an epoch comes when the one before it is consumed and removed.
         scope.spawn(|| {
-            let layout = ShardPaths::new(dir.path("shards"));
+            let paths = ShardPaths::new(dir.path("shards"));
             hand_over(&dir, "dataset.toml");
             for epoch in 0..3 {
                 hand_over(&dir, &format!("epoch=0000{epoch}"));
                 let start = Instant::now();
-                while Consumed::read(&layout.consumed()).unwrap().epochs <= epoch {
-                    assert!(start.elapsed() < PATIENCE, "epoch {epoch} is not used up");
+                while Consumed::read(&paths.consumed()).unwrap().epochs <= epoch {
+                    assert!(start.elapsed() < PATIENCE, "epoch {epoch} is not consumed");
                     thread::sleep(Duration::from_millis(20));
                 }
-                fs::remove_dir_all(layout.epoch(Epoch(epoch))).unwrap();
+                fs::remove_dir_all(paths.epoch(Epoch(epoch))).unwrap();
             }
         });
         dir.train(&format!("{TRAIN} --follow --consume --out beside shards")).succeeds();
     });
-    assert_eq!(losses(&dir, "whole"), losses(&dir, "beside"));
+    assert_eq!(losses(&dir, "complete"), losses(&dir, "beside"));
     let last = "checkpoints/step-00000006.safetensors";
-    assert!(dir.read(&format!("whole/{last}")) == dir.read(&format!("beside/{last}")));
-    assert!(dir.read("whole/backbone.safetensors") == dir.read("beside/backbone.safetensors"));
+    assert!(dir.read(&format!("complete/{last}")) == dir.read(&format!("beside/{last}")));
+    assert!(dir.read("complete/backbone.safetensors") == dir.read("beside/backbone.safetensors"));
 
-    // The same command again finds itself at the end, though nothing is left of the epochs.
+    // The same command again is at the end already, without any epoch left.
     dir.train(&format!("{TRAIN} --follow --consume --out beside shards"))
         .succeeds()
         .says(&["after step 6"]);
@@ -74,7 +75,7 @@ fn a_training_beside_the_preparation_ends_as_one_after_it() {
 fn ctrl_c_ends_the_waiting_for_a_folder() {
     let dir = Dir::new();
     let start = Instant::now();
-    // Nothing on the disk shows that it waits; it tells so at once.
+    // Nothing on the disk shows that it waits; it reports so at once.
     dir.train(&format!("{TRAIN} --follow --out run shards"))
         .interrupted_once(|| start.elapsed() > Duration::from_secs(2))
         .says(&["waiting for dataset.toml of shards …", "is scrl-prep running?"]);
@@ -83,7 +84,7 @@ fn ctrl_c_ends_the_waiting_for_a_folder() {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_ends_the_waiting_for_an_epoch_and_the_run_goes_on_from_there() {
+fn ctrl_c_ends_the_waiting_for_an_epoch_and_the_run_resumes_there() {
     let dir = made().folder("shards");
     hand_over(&dir, "dataset.toml");
     hand_over(&dir, "epoch=00000");
@@ -94,7 +95,7 @@ fn ctrl_c_ends_the_waiting_for_an_epoch_and_the_run_goes_on_from_there() {
     let waiting = "waiting for epoch 1 of shards …; is scrl-prep running?";
     let output = dir.train(&line).interrupted_once(at_end);
     output.says(&[waiting]);
-    output.says(&["stopped after step 2"]);
+    output.says(&["stopped after step 2", "step-00000002.safetensors"]);
     assert_eq!(Consumed::read(&dir.path("shards/consumed.json")).unwrap(), Consumed { epochs: 1 });
     let config = dir.text("run/config.toml");
     assert!(config.contains("follow = true") && config.contains("consume = true"), "{config}");
@@ -109,6 +110,6 @@ fn ctrl_c_ends_the_waiting_for_an_epoch_and_the_run_goes_on_from_there() {
     assert_eq!(quiet.stderr.lines().count(), 1, "{}", quiet.stderr);
 
     hand_over(&dir, "epoch=00001");
-    dir.train(&line).succeeds().says(&["going on after step 2"]);
+    dir.train(&line).succeeds().says(&["resuming after step 2"]);
     assert_eq!(losses(&dir, "run").len(), 4);
 }

@@ -1,19 +1,20 @@
-//! What goes wrong is told in one line that says what to do, and nothing that was there is lost.
+//! An error is one line that says what to do, and nothing that was there is lost.
 
 use std::fs;
 
 use scrl_tests::{Dir, Output};
 
-const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --log-every 1 --checkpoint-every 1";
+const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 \
+                     --log-every 1 --checkpoint-every 1";
 
-/// Eight photos prepared with these options beside the usual ones.
+/// Two epochs of eight images in `shards`, made with these options beside the usual ones.
 fn prepared(options: &str) -> Dir {
     let dir = Dir::new().photos(8);
     dir.prep(&format!("--size 64 --min-box 16 --epochs 2 {options} photos shards")).succeeds();
     dir
 }
 
-/// Expects the last line to be the only one from the program's end, with all of these words.
+/// Expects the last line to be the only error, with all of these words.
 #[track_caller]
 fn ends_with(output: &Output, words: &[&str]) {
     let lines: Vec<&str> =
@@ -28,10 +29,10 @@ fn checkpoints(dir: &Dir, run: &str) -> Vec<String> {
 
 #[test]
 #[cfg(unix)]
-fn a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room() {
+fn a_full_disk_loses_nothing_and_the_run_resumes_when_there_is_room() {
     let dir = prepared("");
     let steps = |steps: u32| format!("{TRAIN} --max-steps {steps}");
-    dir.train(&format!("{} --out whole shards", steps(2))).succeeds();
+    dir.train(&format!("{} --out complete shards", steps(2))).succeeds();
 
     let none = dir.train(&format!("{} --out none shards", steps(1))).with_room_for(20_000).fails(1);
     ends_with(&none, &["step-00000000.safetensors: ", "there is no checkpoint yet", "make room"]);
@@ -41,7 +42,7 @@ fn a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room() {
     let full = dir.train(&format!("{} --out run shards", steps(2))).with_room_for(20_000).fails(1);
     ends_with(
         &full,
-        &["step-00000002.safetensors: ", "step-00000001.safetensors is whole", "make room"],
+        &["step-00000002.safetensors: ", "step-00000001.safetensors is intact", "make room"],
     );
     assert_eq!(
         checkpoints(&dir, "run"),
@@ -50,12 +51,12 @@ fn a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room() {
 
     dir.train(&format!("{} --out run shards", steps(2)))
         .succeeds()
-        .says(&["going on after step 1"]);
-    dir.assert_same("whole/checkpoints", "run/checkpoints");
+        .says(&["resuming after step 1"]);
+    dir.assert_same("complete/checkpoints", "run/checkpoints");
 }
 
 #[test]
-fn recipe_shards_without_their_photos_are_told_of_before_anything_is_written() {
+fn recipe_shards_without_their_images_are_reported_before_anything_is_written() {
     let dir = prepared("--views recipe");
     for photo in ["class0/000.jpg", "class1/001.png", "class2/002.jpg"] {
         dir.remove(&format!("photos/{photo}"));
@@ -69,8 +70,8 @@ fn recipe_shards_without_their_photos_are_told_of_before_anything_is_written() {
     ends_with(&output, &["elsewhere: not there; ", "--images"]);
     assert!(!dir.path("run").exists());
 
-    // Photos that could not be read in the first place are not missed.
-    let dir = Dir::new().photos(8).file("photos/class0/bad.jpg", "no picture");
+    // Images that scrl-prep could not read are not missed.
+    let dir = Dir::new().photos(8).file("photos/class0/bad.jpg", "no image");
     dir.prep("--size 64 --min-box 16 --max-bad 0.5 --views recipe photos shards").succeeds();
     dir.remove("photos/class0/bad.jpg");
     dir.train(&format!("{TRAIN} --max-steps 1 --out run shards")).succeeds();
@@ -79,16 +80,16 @@ fn recipe_shards_without_their_photos_are_told_of_before_anything_is_written() {
 #[test]
 fn shards_of_another_size_or_format_are_refused_by_name() {
     let dir = prepared("");
-    let part = "epoch=00000/part-00000.parquet";
+    let shard = "epoch=00000/part-00000.parquet";
     let train = format!("{TRAIN} --out run shards");
     dir.prep("--size 96 --min-box 16 --epochs 2 photos larger").succeeds();
-    fs::copy(dir.path(&format!("larger/{part}")), dir.path(&format!("shards/{part}"))).unwrap();
+    fs::copy(dir.path(&format!("larger/{shard}")), dir.path(&format!("shards/{shard}"))).unwrap();
     ends_with(&dir.train(&train).fails(1), &["a view of 96×96 pixels", "prepare its epoch again"]);
 
-    fs::copy(dir.path("shards/sources.parquet"), dir.path(&format!("shards/{part}"))).unwrap();
+    fs::copy(dir.path("shards/sources.parquet"), dir.path(&format!("shards/{shard}"))).unwrap();
     ends_with(&dir.train(&train).fails(1), &["part-00000.parquet: not a shard of views"]);
 
-    fs::write(dir.path(&format!("shards/{part}")), "PAR1 no more").unwrap();
+    fs::write(dir.path(&format!("shards/{shard}")), "PAR1 no more").unwrap();
     ends_with(&dir.train(&train).fails(1), &["part-00000.parquet: "]);
 
     let manifest = dir.text("shards/dataset.toml").replace("format = 1", "format = 2");
@@ -100,8 +101,8 @@ fn shards_of_another_size_or_format_are_refused_by_name() {
 }
 
 #[test]
-fn shards_without_a_row_are_told_from_a_batch_that_is_too_large() {
-    let dir = Dir::new().file("photos/a.jpg", "no picture").file("photos/b.jpg", "none either");
+fn shards_without_rows_are_distinguished_from_a_batch_that_is_too_large() {
+    let dir = Dir::new().file("photos/a.jpg", "no image").file("photos/b.jpg", "none either");
     dir.prep("--max-bad 1 photos shards").succeeds();
     let output = dir.train(&format!("{TRAIN} --out run shards")).fails(1);
     ends_with(&output, &["shards: the shards have no rows", "sources.parquet"]);
@@ -122,7 +123,7 @@ fn an_online_evaluation_without_classes_is_refused() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_ends_the_run_with_the_step_its_images_and_the_last_good_checkpoint() {
+fn a_nan_or_infinite_loss_ends_the_run_with_its_step_images_and_the_last_checkpoint() {
     let dir = prepared("");
     let output =
         dir.train(&format!("{TRAIN} --lr 1e38 --warmup-epochs 1 --out run shards")).fails(1);

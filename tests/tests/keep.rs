@@ -12,15 +12,15 @@ const TRAIN: &str =
     "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --log-every 1";
 
 fn finished(dir: &Dir) -> Vec<u32> {
-    let layout = ShardPaths::new(dir.path("shards"));
-    (0..5).filter(|&epoch| layout.success(Epoch(epoch)).exists()).collect()
+    let paths = ShardPaths::new(dir.path("shards"));
+    (0..5).filter(|&epoch| paths.success(Epoch(epoch)).exists()).collect()
 }
 
 #[test]
 fn both_may_be_killed_and_the_training_is_that_of_a_disk_that_holds_everything() {
     let dir = Dir::new().photos(9);
-    dir.prep(&format!("{PREP} photos whole")).succeeds();
-    dir.train(&format!("{TRAIN} --out alone whole")).succeeds();
+    dir.prep(&format!("{PREP} photos complete")).succeeds();
+    dir.train(&format!("{TRAIN} --out alone complete")).succeeds();
 
     let prep = format!("{PREP} --keep 2 photos shards");
     let train = format!("{TRAIN} --follow --consume --out beside shards");

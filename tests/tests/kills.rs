@@ -1,4 +1,4 @@
-//! `scrl-train` killed at random moments: the run that goes on ends as one that was never disturbed.
+//! `scrl-train` killed at random moments: the resumed run ends as one that was never disturbed.
 
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -7,8 +7,8 @@ use scrl_tests::Dir;
 use serde_json::Value;
 
 /// Ten steps with a checkpoint after every other one.
-const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 --log-every 1 \
-                     --checkpoint-every 2";
+const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 \
+                     --log-every 1 --checkpoint-every 2";
 
 const KILLS: usize = 4;
 
@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-/// The lines of a run without what the clock decides.
+/// The metrics of a run without those that depend on time.
 fn metrics(dir: &Dir, run: &str) -> Vec<Value> {
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();

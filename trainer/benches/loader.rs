@@ -1,8 +1,9 @@
-//! Pairs a second that the loader reads and decodes, without any training: `cargo bench --workspace --locked --bench loader`.
+//! Pairs per second that the loader reads and decodes, without training:
+//! `cargo bench --workspace --locked --bench loader`.
 //!
-//! Of drawn pictures of 500 × 375 pixels as views of 224 × 224, in each encoding; or, where `SCRL_BENCH_SHARDS` names
-//! prepared folders (a colon between them), of the first rows of these. `SCRL_BENCH_THREADS` is how many threads decode:
-//! all cores if not given.
+//! By default it loads synthetic images of 500 × 375 pixels as views of 224 × 224, in each
+//! encoding. `SCRL_BENCH_SHARDS` names shards folders to load from instead, with a colon between them.
+//! `SCRL_BENCH_THREADS` is the number of threads that decode, by default one for each core.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -17,16 +18,17 @@ use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::ViewEncoding;
 use scrl_trainer::data::{Dataset, Loader, LoaderConfig, SourceImages};
 
-/// Pairs a batch.
+/// Pairs of a batch.
 const BATCH: usize = 64;
-/// Batches a measurement at most.
+/// Batches of a measurement at most.
 const MOST_BATCHES: u64 = 16;
-/// Drawn pictures.
-const PICTURES: u64 = 256;
-/// Sides of a common photo, in pixels.
-const PHOTO: (u32, u32) = (500, 375);
+/// Number of synthetic images.
+const IMAGES: u64 = 256;
+/// Width and height of a common image, in pixels.
+const SIZE: (u32, u32) = (500, 375);
 
-/// Waves of all lengths, the shorter the fainter, and a little noise: about as hard to compress as a photo.
+/// Waves of all lengths, the shorter the fainter, and a little noise: about as hard to compress as
+/// a photo.
 fn draw(number: u64) -> RgbImage {
     let mut random = Stream::new(number, 0, 0, Purpose::View1);
     let waves: Vec<[f64; 4]> = (0..24)
@@ -37,7 +39,7 @@ fn draw(number: u64) -> RgbImage {
             [fx, fy, random.uniform(0.0, 1.0), length.powf(0.8)]
         })
         .collect();
-    RgbImage::from_fn(PHOTO.0, PHOTO.1, |x, y| {
+    RgbImage::from_fn(SIZE.0, SIZE.1, |x, y| {
         let at = |[fx, fy, phase, height]: &[f64; 4]| {
             height * (std::f64::consts::TAU * (fx * f64::from(x) + fy * f64::from(y) + phase)).sin()
         };
@@ -57,7 +59,7 @@ fn prepare(images: &Path, shards: PathBuf, views: ViewEncoding) -> PathBuf {
     let images = images.to_owned();
     let config = given.resolve(images, shards.clone(), World::ALONE);
     let config = config.expect("the defaults are valid");
-    let job = Job::plan(config).expect("a folder of pictures");
+    let job = Job::plan(config).expect("a folder of images");
     job.run(&Reporter::silent()).expect("room for some shards");
     shards
 }
@@ -78,6 +80,7 @@ fn bench(criterion: &mut Criterion, shards: &Path) {
     let mut group = criterion.benchmark_group(format!("load {name}"));
     group.throughput(Throughput::Elements(batches * BATCH as u64));
     group.sample_size(10).measurement_time(Duration::from_secs(10));
+    let reporter = Reporter::silent();
     let file_name = shards.file_name().unwrap_or_default().to_string_lossy();
     group.bench_function(file_name, |bencher| {
         bencher.iter(|| {
@@ -91,7 +94,7 @@ fn bench(criterion: &mut Criterion, shards: &Path) {
                 follow: false,
             };
             let loader = Loader::start(&dataset, config).expect("threads");
-            while let Some(batch) = loader.next_batch().unwrap_or_else(|error| panic!("{error}")) {
+            while let Some(batch) = loader.next_batch(&reporter).expect("intact shards") {
                 loader.recycle(batch);
             }
         });
@@ -107,8 +110,8 @@ fn loader(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let images = folder.path().join("images");
     std::fs::create_dir(&images).expect("a folder in it");
-    for number in 0..PICTURES {
-        draw(number).save(images.join(format!("{number:03}.jpg"))).expect("room for some pictures");
+    for number in 0..IMAGES {
+        draw(number).save(images.join(format!("{number:03}.jpg"))).expect("room for some images");
     }
     for encoding in ViewEncoding::ALL {
         bench(criterion, &prepare(&images, folder.path().join(encoding.name()), *encoding));

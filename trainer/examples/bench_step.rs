@@ -1,8 +1,11 @@
-//! Times whole training steps on random views, as any trainer's speed is measured: no data path, median of some steps.
+//! Measures the time of training steps on random views, without loading data: the median of some
+//! steps.
 //!
 //! ```text
-//! cargo run --release -p scrl-trainer --example bench_step -- --arch resnet18 --size 96 --batch-size 16
-//! cargo run --release -p scrl-trainer --features cuda --example bench_step -- --device cuda --profile
+//! cargo run --release -p scrl-trainer --example bench_step -- \
+//!     --arch resnet18 --size 96 --batch-size 16
+//! cargo run --release -p scrl-trainer --features cuda --example bench_step -- \
+//!     --device cuda --profile
 //! ```
 
 use std::path::PathBuf;
@@ -18,16 +21,15 @@ use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::ops::gpu::{Array, Fetch, Transfers};
 use scrl_trainer::ops::{gpu, profile};
 use scrl_trainer::optim::LarsConfig;
-use scrl_trainer::train::Precision;
-use scrl_trainer::train::{Learner, LearnerConfig};
+use scrl_trainer::train::{Learner, LearnerConfig, Precision};
 
-/// Boxes a pair, the paper's K.
+/// Boxes of a pair, the paper's K.
 const BOXES: usize = 10;
 
-/// Steps not counted, for caches, plans and allocations to settle.
+/// Steps before the measurement, for caches, plans and allocations to settle.
 const WARM_UP: usize = 3;
 
-/// Steps whose parts are measured.
+/// Steps in which each op is measured.
 const PROFILED: usize = 3;
 
 #[derive(Parser)]
@@ -40,7 +42,7 @@ struct Arguments {
     #[arg(long, default_value_t = 224)]
     size: usize,
 
-    /// Pairs a step
+    /// Pairs of a step
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
 
@@ -52,7 +54,7 @@ struct Arguments {
     #[arg(long)]
     precision: Option<Precision>,
 
-    /// Steps that are counted
+    /// Steps to measure
     #[arg(long, default_value_t = 5)]
     steps: usize,
 
@@ -60,26 +62,27 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     threads: usize,
 
-    /// Measure the parts of a step, too
+    /// Measure each op of a step, too
     #[arg(long)]
     profile: bool,
 
-    /// Write the numbers there
+    /// Write the numbers to this file
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// A learner and what it is fed.
+/// A learner and its input.
 struct Bench {
     learner: Learner,
     transfers: Transfers,
     batches: [Batch; 2],
-    under_way: Option<Fetch>,
+    pending: Option<Fetch>,
     loss: f32,
 }
 
 impl Bench {
-    /// Takes a step as a run does: the loss of the step before is read while this one is under way.
+    /// Takes a step as a run does: the loss of the step before is read while the device computes
+    /// this one.
     fn step(&mut self, number: usize) -> Result<()> {
         let batch = &self.batches[number % 2];
         let views = 2 * batch.pairs();
@@ -94,15 +97,15 @@ impl Bench {
         self.take(Some(fetch))
     }
 
-    /// Waits for the loss of the step under way, and puts another in its place.
+    /// Waits for the loss of the pending step, and makes another one pending.
     fn take(&mut self, next: Option<Fetch>) -> Result<()> {
-        if let Some(fetch) = std::mem::replace(&mut self.under_way, next) {
+        if let Some(fetch) = std::mem::replace(&mut self.pending, next) {
             self.loss = fetch.wait()?[0];
         }
         Ok(())
     }
 
-    /// Takes so many steps, and waits for the last: seconds each, from loss to loss.
+    /// Takes `count` steps and waits for the last: seconds of each, from loss to loss.
     fn steps(&mut self, count: usize) -> Result<Vec<f64>> {
         let mut seconds = Vec::new();
         let mut begin = Instant::now();
@@ -145,7 +148,7 @@ fn main() -> Result<()> {
         learner: Learner::new(&config, &device)?,
         transfers: Transfers::new(&device)?,
         batches: [0, 1].map(|seed| random_batch(given.batch_size, given.size, seed)),
-        under_way: None,
+        pending: None,
         loss: f32::NAN,
     };
     bench.steps(WARM_UP)?;
@@ -156,8 +159,8 @@ fn main() -> Result<()> {
     let pairs_per_s = 1e3 * given.batch_size as f64 / median;
     let tflops = operations(&given) * 1e-9 / median;
     println!(
-        "scrl {} {} {}px batch={} {} {precision}: {pairs_per_s:.2} pairs/s ({median:.1} ms/step, {:.1}–{:.1}; \
-         {tflops:.3} TFLOP/s; loss {:.4})",
+        "scrl {} {} {}px batch={} {} {precision}: {pairs_per_s:.2} pairs/s ({median:.1} ms/step, \
+         {:.1}–{:.1}; {tflops:.3} TFLOP/s; loss {:.4})",
         env!("CARGO_PKG_VERSION"),
         given.arch,
         given.size,
@@ -175,7 +178,7 @@ fn main() -> Result<()> {
     if given.profile {
         profile::begin();
         bench.steps(PROFILED)?;
-        println!("\n| part of a step, one by one | ms | share | calls |\n|---|---|---|---|");
+        println!("\n| op, one by one | ms | fraction | calls |\n|---|---|---|---|");
         let found = profile::end();
         let total: f64 = found.iter().map(|part| part.seconds).sum();
         for part in found {
@@ -190,9 +193,16 @@ fn main() -> Result<()> {
     }
     if let Some(path) = given.json {
         let mut numbers = serde_json::json!({
-            "arch": given.arch.name(), "batch_size": given.batch_size, "precision": precision.name(),
-            "steps": given.steps, "ms_median": median, "ms_min": milliseconds(0), "ms_max": milliseconds(last),
-            "pairs_per_s": pairs_per_s, "tflops": tflops, "peak_memory_bytes": memory,
+            "arch": given.arch.name(),
+            "batch_size": given.batch_size,
+            "precision": precision.name(),
+            "steps": given.steps,
+            "ms_median": median,
+            "ms_min": milliseconds(0),
+            "ms_max": milliseconds(last),
+            "pairs_per_s": pairs_per_s,
+            "tflops": tflops,
+            "peak_memory_bytes": memory,
         });
         if given.profile {
             numbers["parts"] = parts.into();
@@ -202,8 +212,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Floating-point operations of a step's convolutions and heads: forward in both networks, and backward, twice as many, in
-/// the online one.
+/// Floating-point operations of a step's convolutions and heads: forward in both networks, and
+/// backward, twice as many, in the online one.
 fn operations(given: &Arguments) -> f64 {
     let views = 2.0 * given.batch_size as f64;
     // torchvision's multiply-adds at 224 px, without the classifier.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scrl_cli::{Ending, Failure};
+use scrl_cli::{Ending, Failure, Stopped};
 
 /// Anything that stops a run.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +10,7 @@ pub enum Error {
     /// A file could not be read or written.
     #[error(transparent)]
     Shards(#[from] scrl_schemas::Error),
-    /// The prepared folder is not fit for this run.
+    /// The shards folder cannot be used for this run.
     #[error("{}: {reason}", path.display())]
     Dataset {
         /// The file or folder concerned.
@@ -29,7 +29,7 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// A checkpoint is not whole, so that an older one must do.
+    /// A checkpoint is damaged; an older one may be intact.
     #[error("{}: damaged: {reason}", path.display())]
     Damaged {
         /// The file.
@@ -47,7 +47,8 @@ pub enum Error {
     },
     /// The loss is NaN or infinite.
     #[error(
-        "the loss of step {step} is {loss}; images {images:?}; {checkpoint}; try a smaller --lr or a longer warm-up"
+        "the loss of step {step} is {loss}; images {images:?}; {checkpoint}; try a smaller --lr or \
+         a longer warm-up"
     )]
     NotFinite {
         /// The step.
@@ -59,19 +60,16 @@ pub enum Error {
         /// Where the last good weights are.
         checkpoint: String,
     },
-    /// The run was asked to stop and did.
-    #[error("stopped after step {step}; the same command continues there")]
-    Interrupted {
-        /// The last step taken.
-        step: u64,
-    },
-    /// The GPU, or what drives it, cannot be used or failed.
+    /// The work was asked to stop and did.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The GPU or its driver cannot be used or failed.
     #[error("GPU: {0}")]
     Device(String),
     /// The GPU's memory does not hold a step.
     #[error(
-        "--batch-size: the GPU's memory does not hold a step of {pairs} pairs; use fewer, with --accumulate to make up \
-         for it"
+        "--batch-size: the GPU's memory does not hold a step of {pairs} pairs; use fewer, with \
+         --accumulate to make up for it"
     )]
     OutOfMemory {
         /// Pairs of a micro-batch.
@@ -80,9 +78,6 @@ pub enum Error {
     /// The images to evaluate with cannot be used.
     #[error(transparent)]
     Images(#[from] scrl_preprocess::Error),
-    /// An evaluation was asked to stop and did.
-    #[error("stopped; the same command goes on from the features that are done")]
-    Stopped,
     /// Threads could not be started.
     #[error("starting threads: {0}")]
     Threads(String),
@@ -92,7 +87,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// A refusal of the operating system that names `path`, for use in `map_err`.
+    /// An error of the operating system with its `path`, for use in `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let named = scrl_schemas::Error::io(path);
         move |source| Self::Shards(named(source))
@@ -114,7 +109,7 @@ impl Error {
 impl Failure for Error {
     fn ending(&self) -> Ending {
         match self {
-            Self::Interrupted { .. } | Self::Stopped => Ending::Interrupted,
+            Self::Stopped(_) => Ending::Interrupted,
             Self::Option { .. } => Ending::BadUsage,
             _ => Ending::Failed,
         }

@@ -1,15 +1,16 @@
-//! Pretrains a detection backbone from the shards of `scrl-prep` (Roh et al., Spatially Consistent Representation
-//! Learning, CVPR 2021).
+//! Pretrains a detection backbone from the shards of `scrl-prep` (Roh et al., Spatially Consistent
+//! Representation Learning, CVPR 2021).
 //!
-//! The data's way through this crate, one module a station:
+//! The data's way through this crate, one folder a station:
 //!
 //! ```text
-//! shards → data (read, decode, batch) → model (backbone, RoIAlign, heads) → ops (forward, loss, backward)
-//!        → optim (LARS, EMA, schedules) → run (checkpoints, metrics)
+//! shards → data (read, decode, batch) → model (backbone, RoIAlign, heads)
+//!        → ops (forward, backward) → optim (LARS, EMA, schedules)
+//!        → train (steps, checkpoints, metrics)
 //! ```
 //!
-//! [`learner`] puts one step together; [`run::train`] repeats it. [`evaluate`] judges a backbone; [`weights`]
-//! reads and writes the files of other programs.
+//! [`train::Learner`] computes one step; [`train::train`] repeats it. [`evaluate`] measures a
+//! backbone; [`weights`] reads and writes the files of other programs.
 
 #![deny(missing_docs)]
 

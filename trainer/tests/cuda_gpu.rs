@@ -1,21 +1,21 @@
-//! The CUDA path on a GPU: its ops and its steps against the CPU's, and that they repeat their bits. Where there is no GPU, each
-//! test says that it was skipped, or fails with `SCRL_REQUIRE_GPU` in the environment. One test at a time has the GPU.
+//! The CUDA path on a GPU: its ops and its steps against the CPU's, and that they repeat their
+//! bits. Where there is no GPU, each test says that it was skipped, or fails with
+//! `SCRL_REQUIRE_GPU` in the environment. One test at a time has the GPU.
 
 mod device_ops;
 mod device_steps;
 mod prepared;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::DType;
 use device_ops::Place;
 use device_steps::Case;
-use prepared::Prepared;
+use prepared::{Prepared, metrics, run};
 use scrl_schemas::ViewEncoding;
 use scrl_trainer::model::Arch;
 use scrl_trainer::ops::gpu::{open, why_not};
-use scrl_trainer::train::{Method, Metrics, Options, Precision, Resume, train};
+use scrl_trainer::train::{Method, Options, Precision};
 
 /// The GPU, for one test alone.
 struct Gpu {
@@ -23,7 +23,7 @@ struct Gpu {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// The first GPU, or a word on why it cannot be used.
+/// The first GPU; `None` where it cannot be used.
 fn gpu() -> Option<Gpu> {
     static TURN: Mutex<()> = Mutex::new(());
     if let Some(reason) = why_not(0) {
@@ -130,13 +130,11 @@ fn sanitized_step() {
 #[test]
 fn steps_of_a_run_are_those_on_the_cpu_and_resume() {
     let Some(_gpu) = gpu() else { return };
-    let prepared = Prepared::photos(10);
+    let prepared = Prepared::images(10);
     let shards = prepared.prepare("shards", 3, ViewEncoding::Webp);
     let losses = |out: &str, change: &dyn Fn(&mut Options)| -> Vec<f32> {
-        let (config, dataset) = prepared.config(&shards, out, change);
-        train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |_| ()).unwrap();
-        let text = std::fs::read_to_string(prepared.path(out).join("metrics.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str::<Metrics>(line).unwrap().loss).collect()
+        run(&prepared.config(&shards, out, change)).unwrap();
+        metrics(&prepared.path(out)).into_iter().map(|line| line.loss).collect()
     };
     let on = |device: &'static str| {
         move |options: &mut Options| {

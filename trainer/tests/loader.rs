@@ -1,4 +1,4 @@
-//! The loader hands over the shards' rows, in their order, whole.
+//! The loader returns the rows of the shards, complete and in order.
 
 mod prepared;
 
@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prepared::{Prepared, rows};
+use scrl_cli::Reporter;
 use scrl_schemas::{Row, ViewEncoding};
 use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig, SourceImages};
 
@@ -28,19 +29,19 @@ fn load(
     };
     change(&mut config);
     let loader = Loader::start(&dataset, config)?;
-    std::iter::from_fn(|| loader.next_batch().transpose()).collect()
+    std::iter::from_fn(|| loader.next_batch(&Reporter::silent()).transpose()).collect()
 }
 
-/// What a batch of these rows must hold.
+/// Expects a batch to hold exactly these rows.
 fn check(batch: &Batch, rows: &[Row]) {
     assert_eq!(batch.image_ids, rows.iter().map(|row| row.image_id).collect::<Vec<_>>());
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for (index, row) in rows.iter().enumerate() {
         for (views, view) in [(index, &row.view1), (rows.len() + index, &row.view2)] {
             let bytes = &view.image.as_ref().unwrap().bytes;
-            let picture = image::load_from_memory(bytes).unwrap().into_rgb8();
+            let decoded = image::load_from_memory(bytes).unwrap().into_rgb8();
             let pixels = &batch.pixels[views * SIZE * SIZE * 3..][..SIZE * SIZE * 3];
-            assert!(picture.as_raw() == pixels, "view {views} of the batch");
+            assert!(decoded.as_raw() == pixels, "view {views} of the batch");
         }
         for matched in &row.boxes {
             first.push([
@@ -50,9 +51,9 @@ fn check(batch: &Batch, rows: &[Row]) {
                 matched.view1.x1,
                 matched.view1.y1,
             ]);
-            let image = (rows.len() + index) as f32;
+            let view = (rows.len() + index) as f32;
             second.push([
-                image,
+                view,
                 matched.view2.x0,
                 matched.view2.y0,
                 matched.view2.x1,
@@ -66,7 +67,7 @@ fn check(batch: &Batch, rows: &[Row]) {
 
 #[test]
 fn rows_come_in_order_and_the_last_short_batch_is_dropped() {
-    let prepared = Prepared::photos(14);
+    let prepared = Prepared::images(14);
     for encoding in [ViewEncoding::Webp, ViewEncoding::Jpeg] {
         let shards = prepared.prepare(encoding.name(), 2, encoding);
         let batches = load(&shards, |_| ()).unwrap();
@@ -82,7 +83,7 @@ fn rows_come_in_order_and_the_last_short_batch_is_dropped() {
 
 #[test]
 fn skipping_batches_changes_nothing_else() {
-    let prepared = Prepared::photos(14);
+    let prepared = Prepared::images(14);
     let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
     let all = load(&shards, |_| ()).unwrap();
     for skip in 0..=6 {
@@ -94,7 +95,7 @@ fn skipping_batches_changes_nothing_else() {
 
 #[test]
 fn recipe_shards_give_the_same_pixels() {
-    let prepared = Prepared::photos(8);
+    let prepared = Prepared::images(8);
     let pixels = prepared.prepare("pixels", 2, ViewEncoding::Webp);
     let recipe = prepared.prepare("recipe", 2, ViewEncoding::Recipe);
     assert!(rows(&recipe, 0).iter().all(|row| row.view1.image.is_none()));
@@ -103,7 +104,7 @@ fn recipe_shards_give_the_same_pixels() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let prepared = Prepared::photos(8);
+    let prepared = Prepared::images(8);
     let recipe = prepared.prepare("recipe", 1, ViewEncoding::Recipe);
     let message =
         load(&recipe, |config| config.sources = Arc::new(SourceImages::new("/nowhere".into())))

@@ -1,4 +1,4 @@
-//! The classifier that learns beside the backbone: what it tells, and that it changes nothing else.
+//! The classifier that learns beside the backbone: its accuracy, and that it changes nothing else.
 
 mod golden;
 mod prepared;
@@ -6,15 +6,14 @@ mod prepared;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
 use golden::numbers;
-use prepared::Prepared;
+use prepared::{Prepared, metrics, run};
 use scrl_schemas::{Epoch, Row, Source, SourcesReader, SourcesWriter, ViewEncoding};
+use scrl_trainer::Error;
 use scrl_trainer::data::{Batch, Classes, Dataset};
-use scrl_trainer::train::{Metrics, OnlineEval, Options, Resume, TrainConfig, train};
-use scrl_trainer::{Error, Result};
+use scrl_trainer::train::{OnlineEval, Options, TrainConfig};
 
 /// Two steps an epoch, with two views in ten without a label.
 fn prepared() -> (Prepared, PathBuf) {
@@ -23,17 +22,8 @@ fn prepared() -> (Prepared, PathBuf) {
     (prepared, shards)
 }
 
-fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<()> {
-    train(config, dataset, &Resume::Auto, &AtomicBool::new(false), &mut |_| ())
-}
-
 fn switch(online_eval: OnlineEval) -> impl Fn(&mut Options) {
     move |options| options.online_eval = Some(online_eval)
-}
-
-fn metrics(out: &Path) -> Vec<Metrics> {
-    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn tensors(out: &Path, step: u64) -> BTreeMap<String, Tensor> {
@@ -54,7 +44,7 @@ fn with_labels_it_is_on_and_the_rest_of_the_run_stays_as_it_is() {
         assert_eq!((with.loss, with.projection_std), (without.loss, without.projection_std));
         assert!(with.projection_std.is_some_and(|std| std > 0.0) && with.target_std.is_some());
         assert!(without.online_acc.is_none());
-        assert!(with.online_acc.is_some_and(|share| (0.0..=1.0).contains(&share)));
+        assert!(with.online_acc.is_some_and(|accuracy| (0.0..=1.0).contains(&accuracy)));
     }
 
     let (with, without) = (tensors(&auto, 6), tensors(&off, 6));
@@ -80,10 +70,10 @@ fn with_labels_it_is_on_and_the_rest_of_the_run_stays_as_it_is() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_with_its_classifier() {
+fn an_interrupted_run_resumes_with_its_classifier() {
     let (prepared, shards) = prepared();
-    let whole = prepared.config(&shards, "whole", |_| ());
-    run(&whole).unwrap();
+    let complete = prepared.config(&shards, "complete", |_| ());
+    run(&complete).unwrap();
     let steps =
         |steps: u64| prepared.config(&shards, "pieces", |options| options.max_steps = Some(steps));
     run(&steps(1)).unwrap();
@@ -91,21 +81,22 @@ fn an_interrupted_run_goes_on_with_its_classifier() {
     run(&prepared.config(&shards, "pieces", |_| ())).unwrap();
     let checkpoint =
         |out| fs::read(prepared.path(out).join("checkpoints/step-00000006.safetensors")).unwrap();
-    assert!(checkpoint("whole") == checkpoint("pieces"));
+    assert!(checkpoint("complete") == checkpoint("pieces"));
     let accuracies = |out| -> Vec<Option<f64>> {
         metrics(&prepared.path(out)).into_iter().map(|line| line.online_acc).collect()
     };
-    assert_eq!(accuracies("whole"), accuracies("pieces"));
+    assert_eq!(accuracies("complete"), accuracies("pieces"));
 
-    let message =
-        run(&prepared.config(&shards, "whole", switch(OnlineEval::Off))).unwrap_err().to_string();
+    let message = run(&prepared.config(&shards, "complete", switch(OnlineEval::Off)))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("made with online-eval = \"on\", this run has \"off\""), "{message}");
 }
 
 #[test]
-fn gradients_add_up_over_micro_batches_to_the_mean_over_the_labelled_views() {
-    // With the weights of both networks and the classifier held (lr 0), each micro-batch finds the same ones whether it
-    // is a step of its own or not.
+fn gradients_add_up_over_micro_batches_to_the_mean_over_the_labeled_views() {
+    // With frozen weights (lr 0), a micro-batch sees the same ones whether it is a step of its own
+    // or not.
     let (prepared, shards) = prepared();
     let still = |out: &str, accumulate| {
         let config = prepared.config(&shards, out, |options| {
@@ -121,13 +112,15 @@ fn gradients_add_up_over_micro_batches_to_the_mean_over_the_labelled_views() {
     };
     let (apart, together) = (still("apart", 1), still("together", 2));
     assert_eq!((apart.len(), together.len()), (2, 1));
-    let labelled =
-        |rows: &[Row]| 2.0 * rows.iter().filter(|row| row.label.is_some()).count() as f64;
-    let labelled: Vec<f64> = prepared::rows(&shards, 0).chunks(5).map(labelled).collect();
-    assert_eq!(labelled.iter().sum::<f64>(), 16.0);
-    let right: f64 =
-        apart.iter().zip(&labelled).map(|(line, views)| line.online_acc.unwrap() * views).sum();
-    assert!((together[0].online_acc.unwrap() - right / 16.0).abs() < 1e-9, "{right}: {together:?}");
+    let labeled = |rows: &[Row]| 2.0 * rows.iter().filter(|row| row.label.is_some()).count() as f64;
+    let labeled: Vec<f64> = prepared::rows(&shards, 0).chunks(5).map(labeled).collect();
+    assert_eq!(labeled.iter().sum::<f64>(), 16.0);
+    let correct: f64 =
+        apart.iter().zip(&labeled).map(|(line, views)| line.online_acc.unwrap() * views).sum();
+    assert!(
+        (together[0].online_acc.unwrap() - correct / 16.0).abs() < 1e-9,
+        "{correct}: {together:?}"
+    );
 
     // The bias is not adapted: its velocity is v ← 0.9 v + ∇.
     let velocity =
@@ -136,17 +129,17 @@ fn gradients_add_up_over_micro_batches_to_the_mean_over_the_labelled_views() {
         (velocity("apart", 1), velocity("apart", 2), velocity("together", 1));
     for class in 0..2 {
         let [first, second, sum] = [first[class], second[class], sum[class]].map(f64::from);
-        let mean = (first * labelled[0] + (second - 0.9 * first) * labelled[1]) / 16.0;
+        let mean = (first * labeled[0] + (second - 0.9 * first) * labeled[1]) / 16.0;
         assert!(first != 0.0 && (sum - mean).abs() < 1e-6, "{first} {second} {sum} {mean}");
     }
 }
 
 #[test]
 fn without_labels_it_is_off_and_refused() {
-    let prepared = Prepared::photos(4);
+    let prepared = Prepared::images(4);
     let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
     let (config, dataset) = prepared.config(&shards, "out", |_| ());
-    assert_eq!(config.online_eval, OnlineEval::Off);
+    assert_eq!(config.hyperparameters.online_eval, OnlineEval::Off);
     let options =
         Options { online_eval: Some(OnlineEval::On), batch_size: Some(4), ..Options::default() };
     match TrainConfig::resolve(options, &dataset, PathBuf::new()).unwrap_err() {

@@ -5,26 +5,16 @@ mod prepared;
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use prepared::Prepared;
+use prepared::{Lines, Prepared, metrics, run, run_and_report};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use scrl_cli::{Reporter, Stop};
 use scrl_schemas::{Epoch, Row, ShardPaths, ShardWriter, Success, ViewEncoding};
-use scrl_trainer::data::Dataset;
-use scrl_trainer::train::{Metrics, Progress, Resume, TrainConfig, train};
-use scrl_trainer::{Error, Result};
+use scrl_trainer::Error;
+use scrl_trainer::train::{Resume, train};
 
-fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<()> {
-    train(config, dataset, &Resume::Auto, &AtomicBool::new(false), &mut |_| ())
-}
-
-fn metrics(out: &Path) -> Vec<Metrics> {
-    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// What must not depend on where, when and with how many threads a run ran.
+/// The metrics that must not depend on time, place or number of threads.
 fn computed(out: &Path) -> Vec<(u64, u32, f32, f64, f64, usize)> {
     metrics(out).into_iter().map(|m| (m.step, m.epoch, m.loss, m.lr, m.ema, m.boxes)).collect()
 }
@@ -34,46 +24,53 @@ fn checkpoint(out: &Path, step: u64) -> Vec<u8> {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_bit_for_bit() {
-    let prepared = Prepared::photos(10);
+fn an_interrupted_run_resumes_bit_for_bit() {
+    let prepared = Prepared::images(10);
     let shards = prepared.prepare("shards", 3, ViewEncoding::Webp);
-    let whole = prepared.config(&shards, "whole", |_| ());
-    run(&whole).unwrap();
+    run(&prepared.config(&shards, "complete", |_| ())).unwrap();
 
     // Stopped after one step, then after three by --max-steps, in the middle of an epoch each time.
     let first = prepared.config(&shards, "pieces", |_| ());
-    let stop = AtomicBool::new(true);
-    let stopped = train(&first.0, &first.1, &Resume::Auto, &stop, &mut |_| ());
-    assert!(matches!(stopped, Err(Error::Interrupted { step: 1 })));
+    let (stop, lines) = (Stop::default(), Lines::default());
+    stop.set();
+    let seen = lines.clone();
+    let reporter = Reporter::observed(stop, move |event| seen.receive(event));
+    let stopped = train(&first.0, &first.1, &Resume::Auto, &reporter);
+    assert!(matches!(stopped, Err(Error::Stopped(_))));
+    let checkpoint_1 = "checkpoints/step-00000001.safetensors";
+    assert!(lines.with("stopped after step 1: ")[0].ends_with(checkpoint_1));
+    assert!(prepared.path("pieces/metrics.svg").exists());
     run(&prepared.config(&shards, "pieces", |options| options.max_steps = Some(3))).unwrap();
     run(&first).unwrap();
 
-    let (whole, pieces) = (prepared.path("whole"), prepared.path("pieces"));
-    assert_eq!(computed(&whole), computed(&pieces));
-    assert!(checkpoint(&whole, 6) == checkpoint(&pieces, 6));
+    let (complete, pieces) = (prepared.path("complete"), prepared.path("pieces"));
+    assert_eq!(computed(&complete), computed(&pieces));
+    assert!(checkpoint(&complete, 6) == checkpoint(&pieces, 6));
     assert_eq!(
-        fs::read(whole.join("backbone.safetensors")).unwrap(),
+        fs::read(complete.join("backbone.safetensors")).unwrap(),
         fs::read(pieces.join("backbone.safetensors")).unwrap()
     );
-    let losses: Vec<f32> = metrics(&whole).iter().map(|m| m.loss).collect();
+    let losses: Vec<f32> = metrics(&complete).iter().map(|m| m.loss).collect();
     assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0 && *loss < 8.0), "{losses:?}");
+    let drawing = fs::read_to_string(pieces.join("metrics.svg")).unwrap();
+    assert!(drawing.starts_with("<svg ") && drawing.contains("learning rate"));
 }
 
 #[test]
-fn other_options_do_not_go_on_from_a_checkpoint() {
-    let prepared = Prepared::photos(4);
+fn other_options_do_not_resume_from_a_checkpoint() {
+    let prepared = Prepared::images(4);
     let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
     run(&prepared.config(&shards, "out", |options| options.max_steps = Some(1))).unwrap();
     let other = prepared.config(&shards, "out", |options| options.lr = Some(0.125));
     let message = run(&other).unwrap_err().to_string();
     assert!(message.contains("made with lr = 0.45, this run has 0.125"), "{message}");
-    let refused = train(&other.0, &other.1, &Resume::No, &AtomicBool::new(false), &mut |_| ());
+    let refused = train(&other.0, &other.1, &Resume::No, &Reporter::silent());
     assert!(refused.unwrap_err().to_string().contains("already holds a run"));
 }
 
 #[test]
 fn the_newest_three_and_every_tenth_checkpoint_are_kept() {
-    let prepared = Prepared::photos(2);
+    let prepared = Prepared::images(2);
     let shards = prepared.prepare("shards", 14, ViewEncoding::Webp);
     run(&prepared.config(&shards, "out", |options| options.batch_size = Some(2))).unwrap();
     let mut names: Vec<_> = fs::read_dir(prepared.path("out/checkpoints"))
@@ -87,9 +84,9 @@ fn the_newest_three_and_every_tenth_checkpoint_are_kept() {
 
 #[test]
 fn micro_batches_add_up_to_the_mean_over_all_boxes() {
-    // With frozen weights (lr 0) and batches of one step each, the accumulated loss is the mean of the batches' losses,
-    // weighted by their boxes.
-    let prepared = Prepared::photos(8);
+    // With frozen weights (lr 0) and batches of one step each, the accumulated loss is the mean of
+    // the batches' losses, weighted by their boxes.
+    let prepared = Prepared::images(8);
     let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
     let still = |out: &str, accumulate| {
         let config = prepared.config(&shards, out, |options| {
@@ -109,8 +106,8 @@ fn micro_batches_add_up_to_the_mean_over_all_boxes() {
 }
 
 #[test]
-fn byol_compares_whole_views() {
-    let prepared = Prepared::photos(4);
+fn byol_compares_entire_views() {
+    let prepared = Prepared::images(4);
     let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
     run(&prepared.config(&shards, "out", |options| options.method = Some("byol".parse().unwrap())))
         .unwrap();
@@ -118,30 +115,25 @@ fn byol_compares_whole_views() {
 }
 
 #[test]
-fn a_step_without_boxes_moves_only_the_target() {
-    let prepared = Prepared::photos(4);
+fn a_step_without_boxes_updates_only_the_target() {
+    let prepared = Prepared::images(4);
     let shards = prepared.prepare("shards", 1, ViewEncoding::Webp);
-    let layout = ShardPaths::new(&shards);
+    let paths = ShardPaths::new(&shards);
     let rows: Vec<Row> = prepared::rows(&shards, 0);
-    let path = layout.shard(Epoch(0), scrl_schemas::Shard(0));
+    let path = paths.shard(Epoch(0), scrl_schemas::Shard(0));
     let mut writer = ShardWriter::create(&path).unwrap();
     for row in rows {
         writer.write(Row { boxes: Vec::new(), ..row }).unwrap();
     }
-    let part = writer.finish(Vec::new()).unwrap();
-    Success { format: scrl_schemas::FORMAT, parts: vec![part.record] }
-        .write(&layout.success(Epoch(0)))
+    let shard = writer.finish(Vec::new()).unwrap();
+    Success { format: scrl_schemas::FORMAT, parts: vec![shard.record] }
+        .write(&paths.success(Epoch(0)))
         .unwrap();
 
-    let (config, dataset) = prepared.config(&shards, "out", |_| ());
-    let mut noted = Vec::new();
-    train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
-        if let Progress::NoBoxes { step } = progress {
-            noted.push(step);
-        }
-    })
-    .unwrap();
-    assert_eq!(noted, [1]);
+    let (done, lines) = run_and_report(&prepared.config(&shards, "out", |_| ()));
+    done.unwrap();
+    let expected = "note: step 1 has no matched box; only the target network was updated";
+    assert_eq!(lines.with("no matched box"), [expected]);
     let load = |step| {
         let path = prepared.path(&format!("out/checkpoints/step-{step:08}.safetensors"));
         candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap()
@@ -152,8 +144,8 @@ fn a_step_without_boxes_moves_only_the_target() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_by_name() {
-    let prepared = Prepared::photos(8);
+fn a_nan_or_infinite_loss_ends_the_run_with_its_step_and_images() {
+    let prepared = Prepared::images(8);
     let shards = prepared.prepare("shards", 4, ViewEncoding::Webp);
     let config = prepared.config(&shards, "out", |options| options.lr = Some(1e38));
     match run(&config).unwrap_err() {
@@ -165,7 +157,7 @@ fn a_loss_that_is_no_number_stops_the_run_by_name() {
     }
 }
 
-/// Makes the hidden layer of the online projector answer 1 to everything, in a checkpoint.
+/// Changes a checkpoint so that the hidden layer of the online projector is 1 for every input.
 fn make_constant(path: &Path) {
     let bytes = fs::read(path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -187,15 +179,19 @@ fn make_constant(path: &Path) {
         let data = changed.as_deref().unwrap_or(tensor.data());
         (name, TensorView::new(Dtype::F32, tensor.shape().to_vec(), data).unwrap())
     });
-    // Without a checksum, as earlier versions wrote it.
+    let views: Vec<_> = views.collect();
     let mut metadata = header.metadata().clone().unwrap();
-    metadata.remove("crc32c").unwrap();
-    fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
+    let with = |metadata| safetensors::serialize(views.clone(), Some(metadata)).unwrap();
+    let unchecked = with(metadata.clone());
+    let (header_length, _) = SafeTensors::read_metadata(&unchecked).unwrap();
+    let checksum = crc32c::crc32c(&unchecked[8 + header_length..]);
+    metadata.insert("crc32c".to_owned(), format!("{checksum:08x}")).unwrap();
+    fs::write(path, with(metadata)).unwrap();
 }
 
 #[test]
-fn a_collapse_is_told_of_once() {
-    let prepared = Prepared::photos(8);
+fn a_collapse_is_reported_once() {
+    let prepared = Prepared::images(8);
     let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
     let still = |steps| {
         prepared.config(&shards, "out", |options| {
@@ -205,16 +201,11 @@ fn a_collapse_is_told_of_once() {
     };
     run(&still(1)).unwrap();
     make_constant(&prepared.path("out/checkpoints/step-00000001.safetensors"));
-    let (config, dataset) = still(4);
-    let mut told = Vec::new();
-    train(&config, &dataset, &Resume::Auto, &AtomicBool::new(false), &mut |progress| {
-        if let Progress::Collapsed { step, std } = progress {
-            told.push((step, std.projections));
-        }
-    })
-    .unwrap();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].0 == 2 && told[0].1 < 1e-6, "{told:?}");
+    let (done, lines) = run_and_report(&still(4));
+    done.unwrap();
+    let warnings = lines.with("a collapse");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("warning: after step 2 "), "{warnings:?}");
     let stds: Vec<f64> =
         metrics(&prepared.path("out")).iter().map(|line| line.projection_std.unwrap()).collect();
     assert!(stds[0] > 0.1 && stds[1..].iter().all(|std| *std < 1e-6), "{stds:?}");

@@ -1,5 +1,5 @@
-//! Three whole steps against PyTorch: the same weights, views and boxes must give the same losses and move every tensor
-//! the same way.
+//! Three steps against PyTorch: the same weights, views and boxes must give the same losses and
+//! move every tensor the same way.
 
 mod golden;
 
@@ -9,13 +9,13 @@ use scrl_trainer::model::{Arch, HeadSizes, Parameter, Regions};
 use scrl_trainer::optim::LarsConfig;
 use scrl_trainer::train::{Labels, Learner, LearnerConfig};
 
-/// What the loss may differ by, relatively.
+/// Largest relative error of the loss.
 const LOSS_TOLERANCE: f64 = 2e-3;
 
-/// What a tensor's movement may differ by, relatively.
+/// Largest relative error of a tensor's movement.
 const MOVEMENT_TOLERANCE: f64 = 0.05;
 
-/// A bias in front of a batch norm has no gradient but rounding errors; it may move this much.
+/// Largest movement of a bias in front of a batch norm, whose gradient is rounding errors only.
 const MOVEMENT_OF_DEAD_BIAS: f64 = 1e-6;
 
 /// The number `i` of the stream called `name`, as the script that made the golden files defines it.
@@ -29,7 +29,7 @@ fn hash(name: &str, i: usize) -> u32 {
     x ^ (x >> 16)
 }
 
-/// The rules of that script, the last one that fits first.
+/// The initial values by the rules of that script.
 fn initial_value(arch: Arch, name: &str, shape: &[usize]) -> Tensor {
     let count = shape.iter().product();
     let ends_block = name.contains(".layer")
@@ -152,9 +152,9 @@ fn compare(arch: Arch, method: &str) {
 /// The classes of a step's views.
 fn labels(golden: &Golden, step: usize) -> Labels {
     let classes = numbers(golden.get(format!("classes.step{step}")));
-    let labelled = 2 * classes.iter().filter(|class| **class >= 0.0).count();
+    let labeled = 2 * classes.iter().filter(|class| **class >= 0.0).count();
     let views: Vec<i64> = classes.iter().chain(&classes).map(|class| *class as i64).collect();
-    Labels { classes: Tensor::new(views, &Device::Cpu).unwrap(), labelled }
+    Labels { classes: Tensor::new(views, &Device::Cpu).unwrap(), labeled }
 }
 
 #[test]
@@ -162,14 +162,14 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
     let (golden, expected) = (Golden::read("step_resnet18_scrl"), Golden::read("classifier"));
     let (pairs, size) = (golden.count("pairs"), golden.count("size"));
     let (mut plain, _) = learner(&golden, Arch::Resnet18, None);
-    let (mut watched, before) = learner(&golden, Arch::Resnet18, Some(expected.count("classes")));
+    let (mut evaluated, before) = learner(&golden, Arch::Resnet18, Some(expected.count("classes")));
     let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().unwrap();
     for step in 0..3 {
         let (regions, matches) = regions(&golden, "scrl", step);
         let (views, labels) = (views(step, pairs, size), labels(&expected, step));
         let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
         let alone = plain.compute(&views, &regions, matches, Some(&labels)).unwrap();
-        let computed = watched.compute(&views, &regions, matches, Some(&labels)).unwrap();
+        let computed = evaluated.compute(&views, &regions, matches, Some(&labels)).unwrap();
         assert!(alone.online.is_none());
         assert_eq!(scalar(&alone.loss), scalar(&computed.loss));
         let online = computed.online.as_ref().unwrap();
@@ -180,14 +180,14 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
             "step {step}: {loss} and {right} right, PyTorch {expected_loss} and {expected_right}"
         );
         assert!((loss / expected_loss - 1.0).abs() < LOSS_TOLERANCE as f32);
-        assert_eq!((right, online.labelled), (expected_right, 2 * (pairs - 1)));
+        assert_eq!((right, online.labeled), (expected_right, 2 * (pairs - 1)));
         plain.apply(&alone, at("lr"), at("tau")).unwrap();
-        watched.apply(&computed, at("lr"), at("tau")).unwrap();
+        evaluated.apply(&computed, at("lr"), at("tau")).unwrap();
     }
     let mut compared = 0;
     let of_classifier = |p: &&Parameter| p.name.contains("classifier.");
     for (parameter, before) in
-        watched.state().filter(of_classifier).zip(&before[before.len() - 2..])
+        evaluated.state().filter(of_classifier).zip(&before[before.len() - 2..])
     {
         if parameter.name.starts_with("momentum.") {
             continue;
@@ -200,7 +200,7 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
         compared += 1;
     }
     assert_eq!(compared, 2);
-    let others = watched.state().filter(|p| !of_classifier(p));
+    let others = evaluated.state().filter(|p| !of_classifier(p));
     for (one, other) in plain.state().zip(others) {
         assert!(numbers(one.tensor()) == numbers(other.tensor()), "{} differs", one.name);
     }

@@ -1,13 +1,14 @@
-//! Which labels there are, for whoever learns to tell them apart.
+//! The classes that the online evaluation learns, from the labels of the shards.
 
 use std::path::PathBuf;
 
-use super::{Batch, Dataset};
+use super::batch::Batch;
+use super::dataset::Dataset;
 use crate::ops::UNKNOWN_CLASS;
 use crate::{Error, Result};
 
-/// The labels of a prepared folder, ascending. A label's place among them is its class: mostly the same number, but
-/// labels that came with the images may have gaps.
+/// The labels of a shards folder, ascending. A label's index among them is its class: mostly the
+/// same number, but labels that came with the images may have gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes {
     sources: PathBuf,
@@ -15,10 +16,13 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Those of a prepared folder. Where its list of sources was not copied with it, its classes are taken to be
-    /// numbered without gaps.
+    /// Reads the labels from `sources.parquet`. Where that file was not copied with the shards,
+    /// the classes are assumed to be numbered without gaps.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
     pub fn read(dataset: &Dataset) -> Result<Self> {
-        let sources = dataset.layout().sources();
+        let sources = dataset.paths().sources();
         let labels = if sources.exists() {
             scrl_schemas::read_labels(&sources)?
         } else {
@@ -27,12 +31,12 @@ impl Classes {
         Ok(Self { sources, labels })
     }
 
-    /// How many there are.
+    /// The number of classes.
     pub fn count(&self) -> usize {
         self.labels.len()
     }
 
-    /// The class of each view of a batch, `[2B]`; [`UNKNOWN_CLASS`] where there is no label.
+    /// The class of each view of a batch, `[2B]`; [`UNKNOWN_CLASS`] for a view without a label.
     ///
     /// # Errors
     /// If a row has a label that is not among these.

@@ -1,104 +1,107 @@
-//! A prepared folder, checked before training begins.
+//! A shards folder, checked before training begins.
 
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use scrl_cli::Reporter;
 use scrl_schemas::{Consumed, Epoch, Manifest, ShardPaths, Success};
 
-use super::Awaited;
-use super::awaited::pause;
 use crate::{Error, Result};
 
-/// Where training begins, as far as that is known before the folder is looked at.
+/// Time between two looks into a folder that is being filled. It may lie on a file server that
+/// others use as well.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two checks of the stop flag while waiting: Ctrl-C seems to act at once.
+pub(super) const STOP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where training starts, as far as a checkpoint tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begin {
+pub struct Start {
     /// The first epoch needed.
     pub epoch: Epoch,
-    /// Rows of each epoch as a checkpoint remembers them, used where no epoch is there to tell.
+    /// Rows of each epoch, used where no finished epoch is left to count them.
     pub rows_per_epoch: Option<u64>,
 }
 
-impl Default for Begin {
-    /// A training that goes on from nothing.
+impl Default for Start {
+    /// The start of a new run.
     fn default() -> Self {
         Self { epoch: Epoch(0), rows_per_epoch: None }
     }
 }
 
-/// A prepared folder and its manifest.
+/// A shards folder and its manifest.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    layout: ShardPaths,
+    paths: ShardPaths,
     manifest: Manifest,
     rows_per_epoch: u64,
 }
 
 impl Dataset {
-    /// Opens a folder for a training from its first epoch on.
-    pub fn open(shards: &Path) -> Result<Self> {
-        Self::open_at(shards, Begin::default())
-    }
-
-    /// Opens a folder for a training that begins at `begin`; epochs before that are not looked at.
+    /// Opens a folder for a new run.
     ///
     /// # Errors
-    /// Without a manifest, or if no finished epoch and no checkpoint tells how many rows an epoch has.
-    pub fn open_at(shards: &Path, begin: Begin) -> Result<Self> {
+    /// See [`Dataset::open_at`].
+    pub fn open(shards: &Path) -> Result<Self> {
+        Self::open_at(shards, Start::default())
+    }
+
+    /// Opens a folder for a run that starts at `start`; earlier epochs are not looked at.
+    ///
+    /// # Errors
+    /// Without a manifest, or if neither a finished epoch nor `start` gives the rows of an epoch.
+    pub fn open_at(shards: &Path, start: Start) -> Result<Self> {
         let missing =
             || Error::dataset(shards, "no dataset.toml here; make the shards with scrl-prep first");
         let dataset = Self::with_manifest(shards)?.ok_or_else(missing)?;
-        let rows_per_epoch = match (dataset.first_finished(begin.epoch)?, begin.rows_per_epoch) {
+        let rows_per_epoch = match (dataset.first_finished(start.epoch)?, start.rows_per_epoch) {
             (Some(success), _) => success.rows(),
             (None, Some(rows)) => rows,
-            (None, None) => dataset.success(begin.epoch)?.rows(),
+            (None, None) => dataset.success(start.epoch)?.rows(),
         };
         Ok(Self { rows_per_epoch, ..dataset })
     }
 
-    /// Like [`Dataset::open_at`], but waits for what is not there yet. `idle` is called several times a second with
-    /// what is waited for; an error of it ends the waiting.
+    /// Like [`Dataset::open_at`], but waits for a manifest or an epoch that is not there yet.
     ///
     /// # Errors
-    /// Those of `idle`, or if the first epoch needed was removed after an earlier training had used it up.
-    pub fn follow(
-        shards: &Path,
-        begin: Begin,
-        idle: &mut dyn FnMut(Awaited) -> Result<()>,
-    ) -> Result<Self> {
-        let dataset = loop {
-            match Self::with_manifest(shards)? {
-                Some(dataset) => break dataset,
-                None => pause(|| idle(Awaited::Manifest))?,
-            }
-        };
-        let rows_per_epoch = loop {
-            match (dataset.finished(begin.epoch)?, begin.rows_per_epoch) {
-                (Some(success), _) => break success.rows(),
-                // The loader waits for the epoch itself.
-                (None, Some(rows)) => break rows,
-                (None, None) => pause(|| idle(Awaited::Epoch(begin.epoch)))?,
-            }
-        };
+    /// [`Error::Stopped`] after a stop; [`Error::Dataset`] if the first epoch needed was consumed
+    /// and removed.
+    pub fn follow(shards: &Path, start: Start, reporter: &Reporter) -> Result<Self> {
+        let look = || Self::with_manifest(shards);
+        let dataset = wait_for("dataset.toml", shards, reporter, look)?;
+        let rows_per_epoch =
+            wait_for(format_args!("epoch {}", start.epoch), shards, reporter, || {
+                // Where `start` has the number, the loader waits for the epoch itself.
+                let finished = dataset.finished(start.epoch)?;
+                Ok(finished.map(|success| success.rows()).or(start.rows_per_epoch))
+            })?;
         Ok(Self { rows_per_epoch, ..dataset })
     }
 
     /// The folder without its rows counted; `None` without a manifest.
     fn with_manifest(shards: &Path) -> Result<Option<Self>> {
-        let layout = ShardPaths::new(shards);
-        if !layout.manifest().is_file() {
+        let paths = ShardPaths::new(shards);
+        if !paths.manifest().is_file() {
             return Ok(None);
         }
-        let manifest = Manifest::read(&layout.manifest())?;
-        Ok(Some(Self { layout, manifest, rows_per_epoch: 0 }))
+        let manifest = Manifest::read(&paths.manifest())?;
+        Ok(Some(Self { paths, manifest, rows_per_epoch: 0 }))
     }
 
-    /// What the folder was made from and how.
+    /// The options and counts with which the folder was made.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
     /// The paths inside the folder.
-    pub fn layout(&self) -> &ShardPaths {
-        &self.layout
+    pub fn paths(&self) -> &ShardPaths {
+        &self.paths
     }
 
     /// Rows of each epoch: the same for all, as the same images decode each time.
@@ -106,34 +109,35 @@ impl Dataset {
         self.rows_per_epoch
     }
 
-    /// The parts of a finished epoch.
+    /// The shards of a finished epoch.
     ///
     /// # Errors
-    /// If the epoch is not finished, or has other rows than the first.
-    pub fn success(&self, epoch: Epoch) -> Result<Success> {
+    /// If the epoch is not finished, or its rows are not as many as the first epoch's.
+    pub(crate) fn success(&self, epoch: Epoch) -> Result<Success> {
         self.finished(epoch)?.ok_or_else(|| {
-            let folder = self.layout.epoch(epoch);
-            let reason =
-                "this epoch is not finished (no _SUCCESS); let scrl-prep finish it, or train fewer --epochs";
-            Error::dataset(&folder, reason)
+            let reason = "this epoch is not finished (no _SUCCESS); let scrl-prep finish it, or \
+                          train fewer --epochs";
+            Error::dataset(&self.paths.epoch(epoch), reason)
         })
     }
 
-    /// The parts of an epoch; `None` as long as it is not finished.
+    /// The shards of an epoch; `None` until it is finished.
     ///
     /// # Errors
-    /// If the epoch is missing because a training has used it up, or has other rows than the first.
-    pub fn finished(&self, epoch: Epoch) -> Result<Option<Success>> {
+    /// If the epoch is missing because it was consumed, or its rows are not as many as the first
+    /// epoch's.
+    pub(super) fn finished(&self, epoch: Epoch) -> Result<Option<Success>> {
         let Some(success) = self.read_success(epoch)? else {
             return self.check_not_consumed(epoch).map(|()| None);
         };
         if self.rows_per_epoch != 0 && success.rows() != self.rows_per_epoch {
             let reason = format!(
-                "{} rows where the first epoch has {}; the images changed while they were prepared: prepare them again",
+                "{} rows, but the first epoch has {}; the images changed while scrl-prep ran: \
+                 prepare them again",
                 success.rows(),
                 self.rows_per_epoch
             );
-            return Err(Error::dataset(&self.layout.success(epoch), reason));
+            return Err(Error::dataset(&self.paths.success(epoch), reason));
         }
         Ok(Some(success))
     }
@@ -143,30 +147,56 @@ impl Dataset {
         epochs.map(Epoch).find_map(|epoch| self.read_success(epoch).transpose()).transpose()
     }
 
-    /// `_SUCCESS`, which may come and go at any time.
+    /// `_SUCCESS`, which may appear and disappear at any time.
     fn read_success(&self, epoch: Epoch) -> Result<Option<Success>> {
-        match Success::read(&self.layout.success(epoch)) {
+        match Success::read(&self.paths.success(epoch)) {
             Ok(success) => Ok(Some(success)),
-            Err(scrl_schemas::Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
+            Err(scrl_schemas::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// A missing epoch that counts as consumed will not come by itself: `scrl-prep --keep` takes it for done with.
+    /// Refuses a missing epoch that counts as consumed: `scrl-prep --keep` does not make it again.
     fn check_not_consumed(&self, epoch: Epoch) -> Result<()> {
-        let Consumed { epochs } = Consumed::read(&self.layout.consumed())?;
+        let Consumed { epochs } = Consumed::read(&self.paths.consumed())?;
         if epoch.0 >= epochs {
             return Ok(());
         }
         let reason = format!(
-            "this epoch was used up and removed (consumed.json says {epochs}); make it again with scrl-prep --only \
-             {epoch}..{epochs}, or go on with the run that used it up (its --out), or delete consumed.json to let \
-             scrl-prep begin again"
+            "this epoch was consumed and removed (consumed.json says {epochs}); make it again with \
+             scrl-prep --only {epoch}..{epochs}, or resume the run that consumed it (its --out), \
+             or delete consumed.json to let scrl-prep start again"
         );
-        Err(Error::dataset(&self.layout.epoch(epoch), reason))
+        Err(Error::dataset(&self.paths.epoch(epoch), reason))
+    }
+}
+
+/// The sentence about a wait, so that nobody waits for a program that is not running.
+pub(super) fn waiting_for(what: impl Display, shards: &Path) -> String {
+    format!("waiting for {what} of {} …; is scrl-prep running?", shards.display())
+}
+
+/// Looks until `look` finds something; reports the wait once, and ends it after a stop.
+fn wait_for<T>(
+    what: impl Display,
+    shards: &Path,
+    reporter: &Reporter,
+    look: impl Fn() -> Result<Option<T>>,
+) -> Result<T> {
+    if let Some(found) = look()? {
+        return Ok(found);
+    }
+    reporter.say(waiting_for(what, shards));
+    loop {
+        let start = Instant::now();
+        while start.elapsed() < LOOK_INTERVAL {
+            reporter.check_stop()?;
+            thread::sleep(STOP_INTERVAL);
+        }
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! Batches read and decoded ahead of the training.
+//! Batches that are read and decoded ahead of the training.
 //!
-//! One thread walks the rows in the folder's order; meanwhile a pool of threads decodes the batch before; a few finished
-//! batches wait in a channel. Which rows a batch holds depends on the folder and the batch size alone.
+//! One thread reads rows in the folder's order while a pool of threads decodes the batch before;
+//! a few decoded batches wait in a channel. The rows of a batch depend on the folder and the batch
+//! size alone.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -11,30 +12,33 @@ use std::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use scrl_schemas::{Epoch, PrepOptions, Row, ShardReader, ShardRecord};
+use scrl_cli::Reporter;
+use scrl_schemas::{Epoch, PrepOptions, Row, ShardPaths, ShardReader, ShardRecord};
 
-use super::awaited::{IDLE_EVERY, LOOK_EVERY};
+use super::batch::Batch;
+use super::dataset::{Dataset, LOOK_INTERVAL, STOP_INTERVAL, waiting_for};
 use super::pixels::PixelSource;
-use super::{Batch, Dataset, SourceImages};
+use super::source_images::SourceImages;
 use crate::{Error, Result};
 
-/// Finished batches that may wait; with the one being decoded, and the rows of two more, they bound the loader's memory.
+/// Decoded batches that may wait. With the one being decoded and the rows of two more, they bound
+/// the loader's memory.
 const BATCHES_AHEAD: usize = 2;
 /// Batches that may wait to be decoded; one more is being read.
 const UNDECODED_AHEAD: usize = 1;
 
-/// What to load.
+/// The batches that a [`Loader`] produces.
 #[derive(Clone, Debug)]
 pub struct LoaderConfig {
-    /// Pairs a batch.
+    /// Pairs of a batch.
     pub batch_size: usize,
-    /// Batches an epoch; the rows left over are dropped.
+    /// Batches of an epoch; the rows left over are dropped.
     pub batches_per_epoch: u64,
-    /// Epochs, from the first one on.
+    /// The number of epochs, from epoch 0.
     pub epochs: u32,
-    /// Batches to pass over at the beginning, counted over epochs.
+    /// Batches to skip at the beginning, counted over epochs.
     pub skip: u64,
-    /// The sources of recipe shards.
+    /// The source images of recipe shards.
     pub sources: Arc<SourceImages>,
     /// Threads that decode.
     pub threads: usize,
@@ -42,29 +46,41 @@ pub struct LoaderConfig {
     pub follow: bool,
 }
 
-/// Hands over batches in order.
+/// Returns batches in order.
 pub struct Loader {
     batches: Receiver<Result<Batch>>,
-    /// The memory of batches that were used.
+    /// Pixel buffers of batches that were used.
     used: Sender<Vec<u8>>,
-    awaited: AwaitedEpoch,
+    wait: SharedWait,
+    shards: ShardPaths,
     /// Carries nothing: the reading thread notices when it is dropped, even while it waits.
     _alive: Sender<Infallible>,
 }
 
-/// The epoch for which the reading thread waits, if it does.
-#[derive(Clone, Default)]
-struct AwaitedEpoch(Arc<Mutex<Option<Epoch>>>);
+/// The reading thread's wait for an epoch.
+#[derive(Default)]
+struct Wait {
+    /// The epoch it waits for.
+    epoch: Option<Epoch>,
+    /// The last epoch whose wait was reported.
+    reported: Option<Epoch>,
+}
 
-impl AwaitedEpoch {
-    fn lock(&self) -> MutexGuard<'_, Option<Epoch>> {
-        // A number cannot be left half written.
+#[derive(Clone, Default)]
+struct SharedWait(Arc<Mutex<Wait>>);
+
+impl SharedWait {
+    fn lock(&self) -> MutexGuard<'_, Wait> {
+        // Numbers are never left half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Loader {
-    /// Starts the threads, which stop when the loader is dropped.
+    /// Starts the threads, which end when the loader is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if the system refuses.
     pub fn start(dataset: &Dataset, config: LoaderConfig) -> Result<Self> {
         let (sender, batches) = bounded(BATCHES_AHEAD);
         let pool = ThreadPoolBuilder::new()
@@ -72,21 +88,20 @@ impl Loader {
             .thread_name(|index| format!("decode-{index}"))
             .build()
             .map_err(|error| Error::Threads(error.to_string()))?;
-        let awaited = AwaitedEpoch::default();
+        let wait = SharedWait::default();
         let (alive, listener) = bounded(0);
-        let (used, memory) = bounded(BATCHES_AHEAD);
+        let (used, buffers) = bounded(BATCHES_AHEAD);
         let decoder = Decoder {
-            memory,
+            buffers,
             options: dataset.manifest().options.clone(),
             sources: config.sources.clone(),
             pool,
         };
-        let reader =
-            Reader { dataset: dataset.clone(), config, awaited: awaited.clone(), listener };
+        let reader = Reader { dataset: dataset.clone(), config, wait: wait.clone(), listener };
         let (row_sender, rows) = bounded(UNDECODED_AHEAD);
         spawn("read-shards", move || {
             if let Err(error) = reader.run(&row_sender) {
-                // Nobody listens any more if the training has stopped.
+                // Nobody receives it if the training has stopped.
                 let _ = row_sender.send(Err(error));
             }
         })?;
@@ -100,36 +115,40 @@ impl Loader {
                 }
             }
         })?;
-        Ok(Self { batches, used, awaited, _alive: alive })
+        Ok(Self { batches, used, wait, shards: dataset.paths().clone(), _alive: alive })
     }
 
-    /// Takes a batch that was used, whose memory serves for a later one.
+    /// Takes back a batch that was used; its buffer is reused for a later one.
     pub fn recycle(&self, batch: Batch) {
-        // Where enough of it waits already, it is freed.
+        // Where enough buffers wait already, it is freed.
         let _ = self.used.try_send(batch.pixels);
     }
 
-    /// Waits for the next batch; `None` after the last.
-    pub fn next_batch(&self) -> Result<Option<Batch>> {
-        self.next_batch_or(&mut |_| Ok(()))
-    }
-
-    /// Like [`Loader::next_batch`]. `idle` is called several times a second while an unfinished epoch holds the batch
-    /// up; an error of it ends the waiting.
-    pub fn next_batch_or(
-        &self,
-        idle: &mut dyn FnMut(Epoch) -> Result<()>,
-    ) -> Result<Option<Batch>> {
+    /// Waits for the next batch; `None` after the last. Reports when an unfinished epoch holds the
+    /// batch up; a stop ends that wait.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after a stop during such a wait; otherwise the error of a shard or row.
+    pub fn next_batch(&self, reporter: &Reporter) -> Result<Option<Batch>> {
         loop {
-            match self.batches.recv_timeout(IDLE_EVERY) {
+            match self.batches.recv_timeout(STOP_INTERVAL) {
                 Ok(batch) => return batch.map(Some),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => {
-                    let awaited = *self.awaited.lock();
-                    awaited.map_or(Ok(()), &mut *idle)?;
-                }
+                Err(RecvTimeoutError::Timeout) => self.check_wait(reporter)?,
             }
         }
+    }
+
+    fn check_wait(&self, reporter: &Reporter) -> Result<()> {
+        let (epoch, is_new) = {
+            let mut wait = self.wait.lock();
+            let Some(epoch) = wait.epoch else { return Ok(()) };
+            (epoch, wait.reported.replace(epoch) != Some(epoch))
+        };
+        if is_new {
+            reporter.say(waiting_for(format_args!("epoch {epoch}"), self.shards.root()));
+        }
+        Ok(reporter.check_stop()?)
     }
 }
 
@@ -138,31 +157,31 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     spawned.map(drop).map_err(|error| Error::Threads(error.to_string()))
 }
 
+/// The thread that reads rows.
 struct Reader {
     dataset: Dataset,
     config: LoaderConfig,
-    awaited: AwaitedEpoch,
+    wait: SharedWait,
+    /// Disconnected when the loader is dropped.
     listener: Receiver<Infallible>,
 }
 
 impl Reader {
-    /// Sends the rows of batch after batch until all are sent or nobody listens.
+    /// Sends the rows of one batch after another until all are sent or the loader is dropped.
     fn run(&self, sender: &Sender<Result<(Epoch, Vec<Row>)>>) -> Result<()> {
         let per_epoch = self.config.batches_per_epoch;
         let mut skip = self.config.skip % per_epoch;
         for epoch in (self.config.skip / per_epoch) as u32..self.config.epochs {
             let epoch = Epoch(epoch);
-            let Some(parts) = self.parts(epoch)? else { return Ok(()) };
-            let mut rows = self.rows(epoch, parts, skip * self.config.batch_size as u64);
+            let Some(shards) = self.shards(epoch)? else { return Ok(()) };
+            let mut rows = self.rows(epoch, shards, skip * self.config.batch_size as u64);
             for _ in skip..per_epoch {
                 let batch: Vec<Row> =
                     rows.by_ref().take(self.config.batch_size).collect::<Result<_>>()?;
                 if batch.len() < self.config.batch_size {
-                    let folder = self.dataset.layout().epoch(epoch);
-                    return Err(Error::dataset(
-                        &folder,
-                        "parts hold fewer rows than _SUCCESS says",
-                    ));
+                    let folder = self.dataset.paths().epoch(epoch);
+                    let reason = "its shards hold fewer rows than _SUCCESS says";
+                    return Err(Error::dataset(&folder, reason));
                 }
                 if sender.send(Ok((epoch, batch))).is_err() {
                     return Ok(());
@@ -173,17 +192,17 @@ impl Reader {
         Ok(())
     }
 
-    /// The parts of an epoch, once it is finished; `None` if nobody listens any more.
-    fn parts(&self, epoch: Epoch) -> Result<Option<Vec<ShardRecord>>> {
+    /// The shards of an epoch once it is finished; `None` if the loader was dropped meanwhile.
+    fn shards(&self, epoch: Epoch) -> Result<Option<Vec<ShardRecord>>> {
         if !self.config.follow {
             return Ok(Some(self.dataset.success(epoch)?.parts));
         }
         loop {
             let success = self.dataset.finished(epoch)?;
-            *self.awaited.lock() = success.is_none().then_some(epoch);
+            self.wait.lock().epoch = success.is_none().then_some(epoch);
             match success {
                 Some(success) => return Ok(Some(success.parts)),
-                None => match self.listener.recv_timeout(LOOK_EVERY) {
+                None => match self.listener.recv_timeout(LOOK_INTERVAL) {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return Ok(None),
                     Ok(nothing) => match nothing {},
@@ -192,25 +211,25 @@ impl Reader {
         }
     }
 
-    /// The rows of an epoch from row `first` on, part after part.
+    /// The rows of an epoch from row `first` on, shard after shard.
     fn rows(
         &self,
         epoch: Epoch,
-        mut parts: Vec<ShardRecord>,
+        mut shards: Vec<ShardRecord>,
         mut first: u64,
     ) -> impl Iterator<Item = Result<Row>> + use<> {
-        let folder = self.dataset.layout().epoch(epoch);
-        let passed = parts
+        let folder = self.dataset.paths().epoch(epoch);
+        let skipped = shards
             .iter()
-            .take_while(|part| {
-                let whole = part.rows <= first;
-                first -= if whole { part.rows } else { 0 };
-                whole
+            .take_while(|shard| {
+                let is_skipped = shard.rows <= first;
+                first -= if is_skipped { shard.rows } else { 0 };
+                is_skipped
             })
             .count();
-        parts.drain(..passed);
-        parts.into_iter().enumerate().flat_map(move |(index, part)| {
-            let path = folder.join(&part.name);
+        shards.drain(..skipped);
+        shards.into_iter().enumerate().flat_map(move |(index, shard)| {
+            let path = folder.join(&shard.name);
             let reader = ShardReader::open_at(&path, if index == 0 { first } else { 0 });
             let (reader, error) = match reader {
                 Ok(reader) => (Some(reader), None),
@@ -222,8 +241,9 @@ impl Reader {
     }
 }
 
+/// The thread that decodes, with its pool.
 struct Decoder {
-    memory: Receiver<Vec<u8>>,
+    buffers: Receiver<Vec<u8>>,
     options: PrepOptions,
     sources: Arc<SourceImages>,
     pool: ThreadPool,
@@ -234,7 +254,7 @@ impl Decoder {
         let options = &self.options;
         let size = options.size as usize;
         let view = size * size * 3;
-        let mut pixels = self.memory.try_recv().unwrap_or_default();
+        let mut pixels = self.buffers.try_recv().unwrap_or_default();
         pixels.resize(2 * rows.len() * view, 0);
         let (first, second) = pixels.split_at_mut(rows.len() * view);
         self.pool.install(|| {
@@ -250,15 +270,16 @@ impl Decoder {
     }
 }
 
-/// Why a part of a finished epoch cannot be read: most often because it was removed meanwhile.
-fn unreadable(epoch: Epoch, part: &Path, error: scrl_schemas::Error) -> Error {
-    if part.exists() {
+/// The reason why a shard of a finished epoch cannot be read: most often it was removed meanwhile.
+fn unreadable(epoch: Epoch, shard: &Path, error: scrl_schemas::Error) -> Error {
+    if shard.exists() {
         return error.into();
     }
     let Epoch(number) = epoch;
     let reason = format!(
-        "this part of epoch {epoch} was removed; make the epoch again with scrl-prep --only {number}..{}",
+        "this shard of epoch {epoch} was removed; make the epoch again with scrl-prep --only \
+         {number}..{}",
         number + 1
     );
-    Error::dataset(part, reason)
+    Error::dataset(shard, reason)
 }

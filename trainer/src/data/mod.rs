@@ -1,8 +1,9 @@
-//! From a prepared folder to batches in memory: [`Dataset`] knows what is there, [`Loader`] reads and decodes ahead of
-//! the training on threads of its own and hands over [`Batch`] after [`Batch`]. Either can wait for epochs that
-//! `scrl-prep` is still making.
+//! From a shards folder to batches in memory.
+//!
+//! [`Dataset`] checks what is in the folder; [`Loader`] reads and decodes ahead of the training on
+//! its own threads and returns one [`Batch`] after another. Either can wait for epochs that
+//! `scrl-prep` is still writing.
 
-mod awaited;
 mod batch;
 mod classes;
 mod dataset;
@@ -10,9 +11,8 @@ mod loader;
 mod pixels;
 mod source_images;
 
-pub use awaited::Awaited;
 pub use batch::Batch;
 pub use classes::Classes;
-pub use dataset::{Begin, Dataset};
+pub use dataset::{Dataset, Start};
 pub use loader::{Loader, LoaderConfig};
 pub use source_images::SourceImages;

@@ -1,4 +1,5 @@
-//! A row's two views as pixels: decoded where the shard holds them, rendered from the source where it holds the recipe.
+//! A row's two views as pixels: decoded where the shard holds them, rendered from the source where
+//! it holds the recipe.
 
 use std::path::PathBuf;
 
@@ -6,10 +7,10 @@ use scrl_preprocess::images::{decode, decode_view};
 use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_schemas::{EncodedImage, Exif, PrepOptions, Row};
 
-use super::SourceImages;
+use super::source_images::SourceImages;
 use crate::{Error, Result};
 
-/// Makes pixels, row after row, in buffers that it keeps. One for each thread.
+/// Produces the pixels of one row after another, with buffers that it reuses. One for each thread.
 pub(super) struct PixelSource<'a> {
     sources: &'a SourceImages,
     exif: Exif,
@@ -20,7 +21,7 @@ pub(super) struct PixelSource<'a> {
 
 impl<'a> PixelSource<'a> {
     /// For shards made with `options` from `sources`.
-    pub fn new(sources: &'a SourceImages, options: &PrepOptions) -> Self {
+    pub(super) fn new(sources: &'a SourceImages, options: &PrepOptions) -> Self {
         let exif = options.exif;
         Self {
             sources,
@@ -32,7 +33,7 @@ impl<'a> PixelSource<'a> {
     }
 
     /// Writes the two views of `row`, `[S, S, 3]` each.
-    pub fn fill(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
+    pub(super) fn fill(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
         match (&row.view1.image, &row.view2.image) {
             (Some(first), Some(second)) => {
                 self.decode(row, first, view1)?;
@@ -57,7 +58,7 @@ impl<'a> PixelSource<'a> {
     fn render(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
         let bytes = self.sources.read(row)?;
         let changed = |reason: String| {
-            let path = self.sources.place(&row.path);
+            let path = self.sources.path_of(&row.path);
             Error::dataset(&path, format!("{reason}; the source changed since scrl-prep"))
         };
         let source = decode(&bytes, self.exif).map_err(|error| changed(error.to_string()))?;

@@ -240,7 +240,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path(), "a".into()).unwrap();
         let whole = train(6, None, None).unwrap();
-        assert!(matches!(train(6, Some(2), Some(&cache)), Err(crate::Error::Stopped)));
+        assert!(matches!(train(6, Some(2), Some(&cache)), Err(crate::Error::Stopped(_))));
         let resumed = train(6, None, Some(&cache)).unwrap();
         assert_eq!((whole.loss, whole.accuracy), (resumed.loss, resumed.accuracy));
     }

@@ -64,6 +64,10 @@ impl<'a> Watch<'a> {
 
     /// Fails with [`Error::Stopped`] if the evaluation is to end.
     pub(super) fn go_on(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+        if self.stop.load(Ordering::Relaxed) {
+            Err(Error::Stopped(scrl_cli::Stopped))
+        } else {
+            Ok(())
+        }
     }
 }

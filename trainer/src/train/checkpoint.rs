@@ -1,4 +1,5 @@
-//! `checkpoints/step-00000000.safetensors`: a learner's whole state, under PyTorch's names and layouts.
+//! `checkpoints/step-00000000.safetensors`: the complete state of a learner, under PyTorch's names
+//! and layouts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -10,29 +11,29 @@ use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use scrl_schemas::Epoch;
 
-use super::TrainConfig;
-use crate::data::Begin;
+use super::config::{Hyperparameters, TrainConfig};
+use super::learner::Learner;
+use crate::data::Start;
 use crate::model::Parameter;
-use crate::train::Learner;
 use crate::weights::{checksum, write_safetensors};
 use crate::{Error, Result};
 
-/// The version of the checkpoint's names and layouts.
+/// The version of a checkpoint's names and layouts.
 const FORMAT: &str = "1";
 
-/// The metadata's entry for the CRC-32C of all numbers.
+/// The metadata key of the CRC-32C of all tensor data.
 const CHECKSUM: &str = "crc32c";
 
-/// Bytes read at a time where a file is checked.
+/// Bytes read at a time when a file is checked.
 const READ_BYTES: usize = 1 << 20;
 
-/// The newest checkpoints that are kept.
+/// The number of newest checkpoints that are kept.
 const NEWEST_KEPT: usize = 3;
 
-/// Of the older ones, each whose number is a multiple of this is kept.
+/// Of the older checkpoints, every tenth is kept.
 const EVERY_KEPT: u64 = 10;
 
-/// Where in the run a checkpoint stands.
+/// The position of a checkpoint in its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointInfo {
     /// Steps taken.
@@ -41,14 +42,14 @@ pub struct CheckpointInfo {
     pub epoch: u32,
     /// Pairs of that epoch already taken.
     pub position: u64,
-    /// Rows of each epoch of the shards; `None` in checkpoints of versions that did not note them.
-    pub rows_per_epoch: Option<u64>,
+    /// Rows of each epoch of the shards.
+    pub rows_per_epoch: u64,
 }
 
 impl CheckpointInfo {
-    /// Where a training goes on from here.
-    pub fn begin(&self) -> Begin {
-        Begin { epoch: Epoch(self.epoch), rows_per_epoch: self.rows_per_epoch }
+    /// The start of a run that resumes here.
+    pub fn start(&self) -> Start {
+        Start { epoch: Epoch(self.epoch), rows_per_epoch: Some(self.rows_per_epoch) }
     }
 }
 
@@ -61,7 +62,7 @@ pub struct Checkpoint {
     pub step: u64,
 }
 
-/// All `parameters` as a checkpoint holds them.
+/// The tensors of `parameters` by name, as a checkpoint holds them.
 pub(super) fn checkpoint_tensors<'a>(
     parameters: impl Iterator<Item = &'a Parameter>,
 ) -> Result<BTreeMap<String, Tensor>> {
@@ -96,31 +97,29 @@ impl Checkpoint {
     }
 
     /// Writes the state of `learner` into `folder`, then removes checkpoints that need not be kept.
-    pub fn write(
+    pub(super) fn write(
         folder: &Path,
         learner: &Learner,
         config: &TrainConfig,
         info: CheckpointInfo,
-    ) -> Result<Self> {
+    ) -> Result<()> {
         let path = folder.join(Self::file_name(info.step));
-        let mut metadata = BTreeMap::from([
+        let tensors = checkpoint_tensors(learner.state())?;
+        let metadata = BTreeMap::from([
             ("scrl.format", FORMAT.to_owned()),
             ("step", info.step.to_string()),
             ("epoch", info.epoch.to_string()),
             ("position", info.position.to_string()),
-            ("seed", config.seed.to_string()),
-            ("options", config.computation().to_string()),
+            ("rows_per_epoch", info.rows_per_epoch.to_string()),
+            ("seed", config.hyperparameters.seed.to_string()),
+            ("options", config.hyperparameters.to_table().to_string()),
+            (CHECKSUM, format!("{:08x}", checksum(&tensors)?)),
         ]);
-        if let Some(rows) = info.rows_per_epoch {
-            metadata.insert("rows_per_epoch", rows.to_string());
-        }
-        let tensors = checkpoint_tensors(learner.state())?;
-        metadata.insert(CHECKSUM, format!("{:08x}", checksum(&tensors)?));
         write_safetensors(&path, &tensors, &metadata)?;
-        Self::prune(folder, config.checkpoint_every)?;
-        Ok(Self { path, step: info.step })
+        Self::prune(folder, config.checkpoint_every)
     }
 
+    /// Removes older checkpoints.
     fn prune(folder: &Path, every: u64) -> Result<()> {
         let all = Self::list(folder)?;
         let older = all.len().saturating_sub(NEWEST_KEPT);
@@ -132,18 +131,18 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Where the run stood, from a file that is whole: its header, its size and its checksum say so.
+    /// The checkpoint's position, from a file whose header, size and checksum are correct.
     ///
     /// # Errors
-    /// [`Error::Damaged`] for a file that was cut off, overwritten or has changed; others if it is of another version or
-    /// cannot be read.
-    pub fn info(&self) -> Result<CheckpointInfo> {
+    /// [`Error::Damaged`] for a file that was cut off, overwritten or has changed; others if it is
+    /// of another version or cannot be read.
+    pub(super) fn info(&self) -> Result<CheckpointInfo> {
         let file = File::open(&self.path).map_err(Error::io(&self.path))?;
         let size = file.metadata().map_err(Error::io(&self.path))?.len();
         self.parse_info(&self.read_metadata(BufReader::with_capacity(READ_BYTES, file), size)?)
     }
 
-    /// The safetensors metadata, from the content of the file, of which size and numbers are what its header says.
+    /// The safetensors metadata, once the file's size and checksum agree with its header.
     fn read_metadata(
         &self,
         mut content: impl BufRead,
@@ -167,18 +166,14 @@ impl Checkpoint {
         let (expected, found) = (header.data_len() as u64, rest - length);
         if expected != found {
             return Err(damaged(&format!(
-                "{found} bytes of tensors where there should be {expected}"
+                "it holds {found} bytes of tensors instead of {expected}"
             )));
         }
         let metadata = header.metadata().clone().unwrap_or_default();
-        // Earlier versions noted none.
-        if let Some(noted) = metadata.get(CHECKSUM) {
-            let found = format!("{:08x}", checksum_of_rest(content).map_err(io())?);
-            if found != *noted {
-                return Err(damaged(&format!(
-                    "its numbers have the checksum {found} where it should be {noted}"
-                )));
-            }
+        let recorded = self.text(&metadata, CHECKSUM)?;
+        let found = format!("{:08x}", checksum_of_rest(content).map_err(io())?);
+        if found != recorded {
+            return Err(damaged(&format!("its checksum is {found} instead of {recorded}")));
         }
         Ok(metadata)
     }
@@ -191,29 +186,27 @@ impl Checkpoint {
             let text = self.text(metadata, key)?;
             text.parse().map_err(|_| Error::checkpoint(&self.path, format!("{key} is no number")))
         };
-        let rows = "rows_per_epoch";
         Ok(CheckpointInfo {
             step: number("step")?,
             epoch: number("epoch")? as u32,
             position: number("position")?,
-            rows_per_epoch: metadata.contains_key(rows).then(|| number(rows)).transpose()?,
+            rows_per_epoch: number("rows_per_epoch")?,
         })
     }
 
     fn text<'a>(&self, metadata: &'a HashMap<String, String>, key: &str) -> Result<&'a str> {
-        let missing = || Error::checkpoint(&self.path, format!("no {key} in it"));
+        let missing = || Error::checkpoint(&self.path, format!("has no {key} in its metadata"));
         Ok(metadata.get(key).ok_or_else(missing)?)
     }
 
-    /// Loads the state into `learner` and returns where the run stood.
+    /// Loads the state into `learner`.
     ///
     /// # Errors
-    /// If the file is damaged, or of a learner with other options than `config`.
-    pub fn load(&self, learner: &Learner, config: &TrainConfig) -> Result<CheckpointInfo> {
+    /// If the file is damaged, or was made with other options than `hyperparameters`.
+    pub(super) fn load(&self, learner: &Learner, hyperparameters: &Hyperparameters) -> Result<()> {
         let bytes = fs::read(&self.path).map_err(Error::io(&self.path))?;
         let metadata = self.read_metadata(bytes.as_slice(), bytes.len() as u64)?;
-        let info = self.parse_info(&metadata)?;
-        self.check_options(self.text(&metadata, "options")?, config)?;
+        self.check_options(self.text(&metadata, "options")?, hyperparameters)?;
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|error| Error::damaged(&self.path, error))?;
         for parameter in learner.state() {
@@ -222,20 +215,15 @@ impl Checkpoint {
                 .set_from_checkpoint(&value)
                 .map_err(|error| Error::checkpoint(&self.path, error))?;
         }
-        Ok(info)
+        Ok(())
     }
 
-    /// The options that decide what the steps compute must be those the checkpoint was made with.
-    fn check_options(&self, found: &str, config: &TrainConfig) -> Result<()> {
+    /// Refuses options that would change what the steps compute.
+    fn check_options(&self, found: &str, hyperparameters: &Hyperparameters) -> Result<()> {
         let found: toml::Table = toml::from_str(found)
             .map_err(|error| Error::checkpoint(&self.path, error.message()))?;
-        for (option, value) in config.computation() {
-            let before = match (found.get(&option), option.as_str()) {
-                (Some(value), _) => value.to_string(),
-                // Versions without this option did without what it switches on.
-                (None, "online-eval") => "\"off\"".to_owned(),
-                (None, _) => "nothing".to_owned(),
-            };
+        for (option, value) in hyperparameters.to_table() {
+            let before = found.get(&option).map_or_else(|| "nothing".to_owned(), |v| v.to_string());
             if before != value.to_string() {
                 let reason = format!("made with {option} = {before}, this run has {value}");
                 return Err(Error::checkpoint(
@@ -257,7 +245,7 @@ impl Checkpoint {
     }
 }
 
-/// The CRC-32C of what has not been read yet.
+/// The CRC-32C of the bytes that are not read yet.
 fn checksum_of_rest(mut content: impl BufRead) -> std::io::Result<u32> {
     let mut sum = 0;
     loop {

@@ -1,29 +1,30 @@
-//! What a run watches for beside its loss: networks that collapse, and disks that are full.
+//! Problems that a run watches for beside its loss: collapsed networks and full disks.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::{Checkpoint, EmbeddingStd};
+use super::checkpoint::Checkpoint;
+use super::pipeline::EmbeddingStd;
 use crate::Error;
 
-/// Embeddings that differ by less than this share of what directions drawn at random do have collapsed.
-const COLLAPSED_SHARE: f64 = 0.1;
+/// Embeddings whose std is below this fraction of the healthy one have collapsed.
+const COLLAPSED_FRACTION: f64 = 0.1;
 
-/// Fewer embeddings may well be alike without a collapse.
+/// The smallest number of embeddings to judge: fewer may well be alike without a collapse.
 const LEAST_EMBEDDINGS: usize = 16;
 
-/// The standard deviation, a dimension, of directions that are drawn at random.
-pub fn healthy_embedding_std(dimensions: usize) -> f64 {
+/// The embedding std of directions that are drawn at random, 1/√dimensions.
+pub(super) fn healthy_embedding_std(dimensions: usize) -> f64 {
     1.0 / (dimensions as f64).sqrt()
 }
 
-/// Whether a step's embeddings of so many dimensions have become nearly the same.
+/// Whether the embeddings of a step have become nearly the same.
 pub(super) fn is_collapsed(std: &EmbeddingStd, dimensions: usize) -> bool {
-    let least = COLLAPSED_SHARE * healthy_embedding_std(dimensions);
+    let least = COLLAPSED_FRACTION * healthy_embedding_std(dimensions);
     std.embeddings >= LEAST_EMBEDDINGS && std.projections.min(std.targets) < least
 }
 
-/// Where `error` says that a disk is full: what is kept, and what to do.
+/// Adds to the error of a full disk which checkpoint is intact, and what to do.
 pub(super) fn explain_full_disk(error: Error, checkpoints: &Path) -> Error {
     let Error::Shards(scrl_schemas::Error::Io { path, source }) = error else { return error };
     if !matches!(
@@ -34,11 +35,11 @@ pub(super) fn explain_full_disk(error: Error, checkpoints: &Path) -> Error {
     }
     let newest = Checkpoint::list(checkpoints).ok().and_then(|mut all| all.pop());
     let kept = match newest {
-        Some(Checkpoint { path, .. }) => format!("{} is whole", path.display()),
+        Some(Checkpoint { path, .. }) => format!("{} is intact", path.display()),
         None => "there is no checkpoint yet".to_owned(),
     };
-    let way_out = "make room, and the same command goes on from there";
-    Error::checkpoint(&path, format!("{source}; {kept}; {way_out}"))
+    let advice = "make room, and the same command resumes from there";
+    Error::checkpoint(&path, format!("{source}; {kept}; {advice}"))
 }
 
 #[cfg(test)]
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collapse_is_told_from_health_and_from_few_embeddings() {
+    fn a_collapse_is_distinguished_from_health_and_from_few_embeddings() {
         let healthy = EmbeddingStd { projections: 0.05, targets: 0.06, embeddings: 100 };
         assert!(!is_collapsed(&healthy, 256));
         assert!(is_collapsed(&EmbeddingStd { projections: 0.006, ..healthy }, 256));
@@ -64,7 +65,7 @@ mod tests {
         assert_eq!(explain(ErrorKind::PermissionDenied), "out/metrics.jsonl: permission denied");
         assert!(explain(ErrorKind::StorageFull).contains("there is no checkpoint yet; make room"));
         let newest = folder.path().join("step-00000007.safetensors");
-        std::fs::write(&newest, "whole").unwrap();
-        assert!(explain(ErrorKind::StorageFull).contains("step-00000007.safetensors is whole"));
+        std::fs::write(&newest, "intact").unwrap();
+        assert!(explain(ErrorKind::StorageFull).contains("step-00000007.safetensors is intact"));
     }
 }

@@ -1,4 +1,4 @@
-//! `scrl-train --init`: a learner starts from weights instead of random values.
+//! `scrl-train --init`: a learner that starts from the weights in a file.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,14 +19,14 @@ pub enum TargetStart {
     Random,
 }
 
-/// What became of weights as a learner took them.
+/// The initial values that a learner took from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Initialized {
     /// The file.
     pub path: PathBuf,
     /// The backbone, which always comes from the file.
     pub arch: Arch,
-    /// Its tensors.
+    /// The number of its tensors.
     pub tensors: usize,
     /// The online network's projector.
     pub projector: HeadStart,
@@ -37,12 +37,13 @@ pub struct Initialized {
 }
 
 impl Learner {
-    /// Overwrites the initial values by those of a file: the online backbone; projector and predictor where the file has them in
-    /// the same shapes; and, unless the target starts as a copy of the online network, the target where the file has one.
+    /// Overwrites the initial values by those of a file: the online backbone; projector and
+    /// predictor where the file has them in the same shapes; and, unless the target starts as a
+    /// copy of the online network, the target where the file has one.
     ///
     /// # Errors
-    /// If the file's backbone is of another architecture, or not whole.
-    pub fn initialize(&self, weights: &Weights) -> Result<Initialized> {
+    /// If the file's backbone is of another architecture, or incomplete.
+    pub(super) fn initialize(&self, weights: &Weights) -> Result<Initialized> {
         let config = *self.config();
         let (online, target) = (self.online_parameters(), self.target_parameters());
         let tensors = weights.load_backbone(Branch::Online, config.arch, online)?;
@@ -69,7 +70,8 @@ impl Learner {
     }
 }
 
-/// One line, such as `resnet50 backbone (265 tensors), projector, predictor from FILE; target from the same file`.
+/// One line, such as `resnet50 backbone (265 tensors), projector, predictor from FILE; target from
+/// the same file`.
 impl fmt::Display for Initialized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads = [("projector", &self.projector), ("predictor", &self.predictor)];

@@ -11,26 +11,27 @@ use crate::ops::{
 };
 use crate::optim::{Lars, LarsConfig, update_ema};
 
-/// What is learnt and how.
+/// The configuration of a learner.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnerConfig {
     /// The backbone.
     pub arch: Arch,
     /// The heads.
     pub sizes: HeadSizes,
-    /// Of the initial weights.
+    /// Seed of the initial weights.
     pub seed: u64,
-    /// Whether the target starts as a copy of the online network; otherwise from its own random values.
+    /// Whether the target starts as a copy of the online network; otherwise from its own random
+    /// values.
     pub copy_online: bool,
-    /// Of the feature maps: float32, or on a GPU also bfloat16.
+    /// Type of the feature maps: float32, or on a GPU also bfloat16.
     pub dtype: DType,
-    /// Of the optimizer.
+    /// The optimizer's configuration.
     pub lars: LarsConfig,
-    /// Classes of the online evaluation; `None` without it.
+    /// Number of classes of the online evaluation; `None` without it.
     pub classes: Option<usize>,
 }
 
-/// Online and target network, and the optimizer of the former.
+/// The online and the target network, and the optimizer of the former.
 pub struct Learner {
     config: LearnerConfig,
     online: Network,
@@ -43,37 +44,37 @@ pub struct Learner {
     device: Device,
 }
 
-/// What the views of a micro-batch show.
+/// The labels of a micro-batch.
 pub struct Labels {
     /// The class of each view `[2B]`, int64; [`crate::ops::UNKNOWN_CLASS`] where it is not known.
     pub classes: Tensor,
-    /// Views of known class in the whole global batch.
-    pub labelled: usize,
+    /// Number of views of known class in all micro-batches of the step.
+    pub labeled: usize,
 }
 
 /// A loss and its gradients, not applied yet.
 pub struct Computed {
     /// The loss, a scalar.
     pub loss: Tensor,
-    /// How the online evaluation went, where there is one.
+    /// The result of the online evaluation, where there is one.
     pub online: Option<Evaluated>,
-    /// The online network's projections and the targets, a tensor a micro-batch.
+    /// The online network's projections and the targets, one pair of tensors a micro-batch.
     embeddings: Vec<[Tensor; 2]>,
     gradients: Gradients,
 }
 
-/// How the classifier of the online evaluation did.
+/// The result of the online evaluation's classifier.
 pub struct Evaluated {
-    /// Mean cross-entropy over the labelled views, a scalar.
+    /// Mean cross-entropy over the labeled views, a scalar.
     pub loss: Tensor,
-    /// Labelled views whose class it named, a scalar.
+    /// Number of correctly classified views, a scalar.
     pub correct: Tensor,
-    /// Labelled views of the whole global batch.
-    pub labelled: usize,
+    /// Number of labeled views in all micro-batches of the step.
+    pub labeled: usize,
 }
 
 impl Computed {
-    /// The sum with what another micro-batch of the same step gave.
+    /// The sum with another micro-batch of the same step.
     pub fn plus(mut self, other: Self) -> Result<Self> {
         self.gradients.accumulate(other.gradients)?;
         self.embeddings.extend(other.embeddings);
@@ -87,12 +88,13 @@ impl Computed {
         Ok(Self { loss, online, embeddings: self.embeddings, gradients: self.gradients })
     }
 
-    /// Embeddings of each network in the step.
-    pub fn embeddings(&self) -> usize {
+    /// The number of embeddings of each network.
+    pub(super) fn embeddings(&self) -> usize {
         self.embeddings.iter().map(|[projections, _]| projections.dims()[0]).sum()
     }
 
-    /// How much the projections and the targets of the step differ among each other: two scalars, see [`embedding_std`].
+    /// The embedding std of the projections and of the targets: two scalars, see
+    /// [`embedding_std`].
     pub fn embedding_std(&self) -> Result<[Tensor; 2]> {
         let of = |network: usize| {
             let embeddings: Vec<&Tensor> =
@@ -141,7 +143,7 @@ impl Learner {
     }
 
     /// Makes the target a copy of the online network, running statistics included.
-    pub fn copy_online(&self) -> Result<()> {
+    pub(super) fn copy_online(&self) -> Result<()> {
         // The online parameters begin with those that the target has as well.
         for (target, online) in self.target_parameters.0.iter().zip(&self.online_parameters.0) {
             target.set(online.tensor())?;
@@ -149,24 +151,25 @@ impl Learner {
         Ok(())
     }
 
-    /// What is learnt and how.
-    pub fn config(&self) -> &LearnerConfig {
+    /// The configuration.
+    pub(super) fn config(&self) -> &LearnerConfig {
         &self.config
     }
 
-    /// Every tensor of the learner's state, in a fixed order: online and predictor, target, classifier, velocities.
+    /// Every tensor of the learner's state, in a fixed order: online and predictor, target,
+    /// classifier, velocities.
     pub fn state(&self) -> impl Iterator<Item = &Parameter> {
         let networks = self.online_parameters.0.iter().chain(&self.target_parameters.0);
         networks.chain(&self.classifier_parameters.0).chain(self.lars.velocities())
     }
 
     /// The online network's and the predictor's tensors.
-    pub fn online_parameters(&self) -> &Parameters {
+    pub(super) fn online_parameters(&self) -> &Parameters {
         &self.online_parameters
     }
 
     /// The target network's tensors.
-    pub fn target_parameters(&self) -> &Parameters {
+    pub(super) fn target_parameters(&self) -> &Parameters {
         &self.target_parameters
     }
 
@@ -175,12 +178,12 @@ impl Learner {
         &self.device
     }
 
-    /// The loss between the views of a micro-batch and its gradients; running statistics advance.
+    /// The loss between the views of a micro-batch and its gradients; updates running statistics.
     ///
-    /// `pixels` are the views' bytes `[2B, S, S, 3]`, first views, then second views. Regions are in the same order, so
-    /// that region k of the first half matches region k of the second. `matches` is the number of matched regions of
-    /// the whole global batch: the loss is their mean. `labels` are for the online evaluation, which is left out
-    /// without them.
+    /// `pixels` are the views' bytes `[2B, S, S, 3]`, first views, then second views. Regions are
+    /// in the same order: region k of the first half matches region k of the second. `matches` is
+    /// the number of matched regions in all micro-batches of the step: the loss is their mean.
+    /// `labels` are for the online evaluation, which is left out without them.
     pub fn compute(
         &self,
         pixels: &Tensor,
@@ -194,12 +197,12 @@ impl Learner {
         let mut tape = Tape::recording();
         let NetworkOutput { map, projections, predictions } =
             self.online.forward(&mut tape, &views, regions)?;
-        let watched = self.watch(&map, labels)?;
-        // The walk back frees each map when it has passed it.
+        let evaluated = self.evaluate(&map, labels)?;
+        // The backward pass frees each map when it has passed it.
         drop(map);
         let loss = tape.apply(CosineLoss::new(matches), [&predictions, &targets])?;
         let mut gradients = tape.backward(&loss, self.one()?)?;
-        let online = match watched {
+        let online = match evaluated {
             Some((evaluated, of_classifier)) => {
                 gradients.accumulate(of_classifier)?;
                 Some(evaluated)
@@ -209,31 +212,32 @@ impl Learner {
         Ok(Computed { loss, online, embeddings: vec![[projections, targets]], gradients })
     }
 
-    /// Lets the classifier tell the classes of the views from the online map: how well it does, and its gradients.
-    fn watch(
+    /// Classifies the views by the online map, and computes the classifier's gradients.
+    fn evaluate(
         &self,
         map: &Tensor,
         labels: Option<&Labels>,
     ) -> Result<Option<(Evaluated, Gradients)>> {
         let (Some(classifier), Some(labels)) = (&self.classifier, labels) else { return Ok(None) };
-        if labels.labelled == 0 {
+        if labels.labeled == 0 {
             return Ok(None);
         }
         let features = Classifier::features(map)?;
         let mut tape = Tape::recording();
         let logits = classifier.forward(&mut tape, &features)?;
         let correct = count_correct(&logits, &labels.classes)?;
-        let loss = tape.apply(CrossEntropy::new(labels.labelled), [&logits, &labels.classes])?;
+        let loss = tape.apply(CrossEntropy::new(labels.labeled), [&logits, &labels.classes])?;
         let mut gradients = tape.backward(&loss, self.one()?)?;
         gradients.forget(&features);
-        Ok(Some((Evaluated { loss, correct, labelled: labels.labelled }, gradients)))
+        Ok(Some((Evaluated { loss, correct, labeled: labels.labeled }, gradients)))
     }
 
     fn one(&self) -> Result<Tensor> {
         Tensor::ones((), DType::F32, &self.device)
     }
 
-    /// Moves the online network down the gradients and the target towards it; nothing while the loss is NaN or infinite.
+    /// Updates the online network by the gradients and the target by its EMA; nothing while the
+    /// loss is NaN or infinite.
     pub fn apply(&mut self, computed: &Computed, lr: f64, tau: f64) -> Result<()> {
         let Computed { gradients, loss, .. } = computed;
         profile::of("Lars", &self.device, || self.lars.step(gradients, loss, lr))?;
@@ -242,7 +246,7 @@ impl Learner {
         })
     }
 
-    /// The target's part of a step alone, for a batch without a single matched box.
+    /// Updates the target alone, for a step without a matched box.
     pub fn update_target(&self, tau: f64) -> Result<()> {
         update_ema(&self.target_parameters, &self.online_parameters, tau, None)
     }

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: a line for each logged step.
+//! `metrics.jsonl`: one line for each logged step.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// What is logged of a step.
+/// The logged numbers of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// The step, from 1.
@@ -24,22 +24,24 @@ pub struct Metrics {
     pub ema: f64,
     /// Matched boxes of the step.
     pub boxes: usize,
-    /// Pairs a second since the last line.
+    /// Pairs per second since the last line.
     pub pairs_per_s: f64,
-    /// Share of that time spent waiting for data.
+    /// Fraction of that time spent waiting for data.
     pub data_wait: f64,
-    /// Share of the labelled views since the last line whose class the online evaluation named, where there is one.
+    /// Accuracy of the online evaluation over the labeled views since the last line, if there is
+    /// one.
     pub online_acc: Option<f64>,
-    /// How much the step's online projections differ: standard deviation of their directions, the mean over dimensions.
-    /// About 1/√dimensions where they point everywhere, near 0 after a collapse. `None` without matched boxes.
+    /// Embedding std of the step's online projections: standard deviation of their directions, mean
+    /// over dimensions. About 1/√dimensions for random directions, near 0 after a collapse.
+    /// `None` without matched boxes.
     pub projection_std: Option<f64>,
-    /// The same of the target network's projections.
+    /// The same for the target network's projections.
     pub target_std: Option<f64>,
 }
 
 #[cfg(test)]
 impl Metrics {
-    /// Those of a step in a test.
+    /// Metrics for tests.
     pub(super) fn example(step: u64) -> Self {
         Self {
             step,
@@ -57,29 +59,29 @@ impl Metrics {
     }
 }
 
-/// What adds up from one logged step to the next.
+/// Sums from one logged step to the next.
 pub(super) struct Interval {
     start: Instant,
     /// Time spent waiting for data.
     pub waited: Duration,
-    /// Pairs taken.
+    /// Number of pairs.
     pub pairs: usize,
-    /// Labelled views shown to the online evaluation.
-    labelled: usize,
-    /// Those whose class it named.
-    right: f64,
+    /// Number of labeled views in the online evaluation.
+    labeled: usize,
+    /// Number of correctly classified ones.
+    correct: f64,
 }
 
 impl Interval {
-    /// Begins now.
+    /// An interval that starts now.
     pub fn new() -> Self {
-        Self { start: Instant::now(), waited: Duration::ZERO, pairs: 0, labelled: 0, right: 0.0 }
+        Self { start: Instant::now(), waited: Duration::ZERO, pairs: 0, labeled: 0, correct: 0.0 }
     }
 
-    /// Takes in how the online evaluation of a step went: labelled views, and those whose class it named.
-    pub fn add(&mut self, labelled: usize, right: f64) {
-        self.labelled += labelled;
-        self.right += right;
+    /// Adds a step's online evaluation: labeled views, and correctly classified ones.
+    pub fn add(&mut self, labeled: usize, correct: f64) {
+        self.labeled += labeled;
+        self.correct += correct;
     }
 
     /// Completes the metrics of the step that ends the interval.
@@ -88,7 +90,7 @@ impl Interval {
         Metrics {
             pairs_per_s: self.pairs as f64 / seconds,
             data_wait: self.waited.as_secs_f64() / seconds,
-            online_acc: (self.labelled > 0).then(|| self.right / self.labelled as f64),
+            online_acc: (self.labeled > 0).then(|| self.correct / self.labeled as f64),
             ..metrics
         }
     }
@@ -100,22 +102,27 @@ pub(super) struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log of a run that stands at `step`: lines of later steps and a broken last line are dropped.
+    /// Opens the log of a run that starts after `step`: lines of later steps and a broken last line
+    /// are dropped.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
         let text = if path.exists() {
             fs::read_to_string(path).map_err(Error::io(path))?
         } else {
             String::new()
         };
-        let kept: String = text
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-            .filter(|line| {
-                serde_json::from_str::<Metrics>(line).is_ok_and(|metrics| metrics.step <= step)
-            })
-            .collect();
+        let is_kept = |line: &&str| {
+            let metrics = serde_json::from_str::<Metrics>(line);
+            line.ends_with('\n') && metrics.is_ok_and(|metrics| metrics.step <= step)
+        };
+        let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
         scrl_schemas::atomic::write(path, kept.as_bytes())?;
         Ok(Self { path: path.to_owned() })
+    }
+
+    /// All lines.
+    pub fn read(&self) -> Result<Vec<Metrics>> {
+        let text = fs::read_to_string(&self.path).map_err(Error::io(&self.path))?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Appends a line.

@@ -1,26 +1,25 @@
-//! A run of training: its options ([`TrainConfig`]), the loop ([`train`]), and the files it leaves.
+//! A training run: its options ([`Options`]), resolved ([`TrainConfig`]); a step ([`Learner`]); the
+//! loop ([`train`]); and the files that it leaves ([`Output`]).
 
 mod checkpoint;
 mod config;
-mod engine;
+mod drawing;
 mod guard;
 mod initialize;
 mod learner;
 mod metrics;
 mod options;
 mod output;
-mod run;
+mod pipeline;
 mod tensorboard;
+mod trainer;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo};
-pub use config::{
-    DeviceChoice, Method, OnlineEval, Precision, Preset, Resume, TargetInit, TrainConfig,
-};
-pub use engine::EmbeddingStd;
-pub use guard::healthy_embedding_std;
-pub use initialize::{Initialized, TargetStart};
+pub use config::{Hyperparameters, TrainConfig};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig};
 pub use metrics::Metrics;
-pub use options::Options;
+pub use options::{
+    DeviceChoice, Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit,
+};
 pub use output::Output;
-pub use run::{Plan, Progress, train};
+pub use trainer::{Summary, train};

@@ -3,50 +3,158 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use scrl_cli::choices;
+use scrl_schemas::named_choice;
 
-use super::{DeviceChoice, Method, OnlineEval, Precision, Preset, Resume, TargetInit};
 use crate::model::Arch;
 
-/// Every option of a run that may be given; [`super::TrainConfig::resolve`] fills in what is missing.
+named_choice! {
+    /// The source of the default learning rate, weight decay and τ₀.
+    pub enum Preset {
+        /// The paper's text.
+        Paper = "paper",
+        /// The authors' code for 200 epochs.
+        Reference200 = "reference-200",
+        /// The authors' code for 1000 epochs.
+        Reference1000 = "reference-1000",
+    }
+}
+
+named_choice! {
+    /// The regions that the loss compares between the views.
+    pub enum Method {
+        /// Matched boxes.
+        Scrl = "scrl",
+        /// Entire views.
+        Byol = "byol",
+    }
+}
+
+named_choice! {
+    /// The initial values of the target network.
+    pub enum TargetInit {
+        /// Its own random values.
+        Random = "random",
+        /// A copy of the online network.
+        Online = "online",
+    }
+}
+
+named_choice! {
+    /// The number format of the feature maps.
+    pub enum Precision {
+        /// bfloat16 with float32 master weights.
+        Bf16 = "bf16",
+        /// float32 throughout.
+        F32 = "f32",
+    }
+}
+
+named_choice! {
+    /// Whether a linear classifier learns beside the backbone, to show how good its features are.
+    pub enum OnlineEval {
+        /// If the shards have labels.
+        Auto = "auto",
+        /// Yes.
+        On = "on",
+        /// No.
+        Off = "off",
+    }
+}
+
+/// The device to compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if this program can use one and there is one, otherwise the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+                number
+                    .map(Self::Cuda)
+                    .ok_or_else(|| format!("{text:?} is none of auto, cpu, cuda, cuda:N"))
+            }
+        }
+    }
+}
+
+/// The checkpoint to resume from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// The newest intact checkpoint in the output folder, if there is one.
+    Auto,
+    /// None: the output folder must hold no run.
+    No,
+    /// This checkpoint.
+    From(PathBuf),
+}
+
+impl std::str::FromStr for Resume {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "no" => Self::No,
+            path => Self::From(path.into()),
+        })
+    }
+}
+
+/// Every option of a run. What is missing is filled in by [`super::TrainConfig::resolve`].
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
     /// Folder for checkpoints, metrics and the backbone [default: runs/ and the time]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Whose learning rate, decay and τ₀: paper, reference-200 or reference-1000 [default: paper]
-    #[arg(long, value_name = "NAME")]
+    /// Learning rate, weight decay and τ₀ of the paper's text or of its authors' code for 200 or
+    /// 1000 epochs [default: paper]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Preset))]
     pub preset: Option<Preset>,
 
-    /// resnet18, resnet34, resnet50 or resnet101 [default: resnet50]
-    #[arg(long, value_name = "NAME")]
+    /// The backbone [default: resnet50]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Arch))]
     pub arch: Option<Arch>,
 
-    /// scrl compares matched boxes, byol whole views [default: scrl]
-    #[arg(long, value_name = "NAME")]
+    /// scrl compares matched boxes, byol entire views [default: scrl]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Method))]
     pub method: Option<Method>,
 
-    /// Pairs a process takes at a time [default: 256]
+    /// Pairs of a micro-batch [default: 256]
     #[arg(long, value_name = "PAIRS")]
     pub batch_size: Option<usize>,
 
-    /// Batches whose gradients make one step; batch norm still sees one batch at a time [default: 1]
+    /// Micro-batches whose gradients make one step; batch norm sees one at a time [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
 
-    /// Epochs of the schedule [default: as many as were planned]
+    /// Epochs of the schedule [default: the shards' planned epochs]
     #[arg(long, value_name = "N")]
     pub epochs: Option<u32>,
 
-    /// Stop after so many steps; the schedule stays
+    /// Stop after N steps; the schedule does not change
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,
 
-    /// Epochs in which the learning rate rises [default: 10]
+    /// Epochs of the learning rate's linear warm-up [default: 10]
     #[arg(long, value_name = "N")]
     pub warmup_epochs: Option<u32>,
 
-    /// Learning rate for 256 pairs a step [default: the preset's]
+    /// Learning rate for 256 pairs a step; scaled linearly [default: the preset's]
     #[arg(long, value_name = "LR")]
     pub lr: Option<f64>,
 
@@ -54,20 +162,21 @@ pub struct Options {
     #[arg(long, value_name = "WD")]
     pub weight_decay: Option<f64>,
 
-    /// τ₀ of the target's EMA [default: the preset's]
+    /// τ₀ of the target network's EMA [default: the preset's]
     #[arg(long, value_name = "TAU")]
     pub ema: Option<f64>,
 
-    /// Width inside projector and predictor [default: 4096]
+    /// Hidden width of projector and predictor [default: 4096]
     #[arg(long, value_name = "N")]
     pub hidden: Option<usize>,
 
-    /// Width out of projector and predictor [default: 256]
+    /// Output width of projector and predictor [default: 256]
     #[arg(long, value_name = "N")]
     pub projection: Option<usize>,
 
-    /// Where the target network starts: random (or as in --init), or online for a copy [default: random]
-    #[arg(long, value_name = "NAME")]
+    /// Initial values of the target network: random (or those of --init), or a copy of the online
+    /// network [default: random]
+    #[arg(long, value_name = "NAME", value_parser = choices!(TargetInit))]
     pub target_init: Option<TargetInit>,
 
     /// Seed of the initial weights [default: 0]
@@ -78,33 +187,34 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub device: Option<DeviceChoice>,
 
-    /// f32 or bf16 [default: bf16 on CUDA, f32 on the CPU]
-    #[arg(long, value_name = "NAME")]
+    /// Number format of the feature maps [default: bf16 on CUDA, f32 on the CPU]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Precision))]
     pub precision: Option<Precision>,
 
-    /// Where recipe shards find their sources [default: the folder recorded]
+    /// Where recipe shards find their source images [default: the recorded folder]
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
 
-    /// Start from the weights in a checkpoint, a backbone.safetensors, a torchvision state dict (.safetensors or .pth),
-    /// or a checkpoint of the paper's authors; heads that it lacks or that have other widths stay random, and a
-    /// target that it lacks is as --target-init says. A run that goes on does not read it again
+    /// Start from the weights in a checkpoint, a backbone.safetensors, a torchvision state dict
+    /// (.safetensors or .pth), or a checkpoint of the paper's authors. Heads that it lacks or that
+    /// have other widths stay random; for a target network that it lacks --target-init decides. A
+    /// run that resumes from its own checkpoint does not read it again
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 
-    /// Wait for epochs that scrl-prep is still making
+    /// Wait for epochs that scrl-prep is still writing
     #[arg(long)]
     pub follow: bool,
 
-    /// Note used-up epochs in SHARDS/consumed.json, so that scrl-prep --keep removes them
+    /// Record consumed epochs in SHARDS/consumed.json, so that scrl-prep --keep removes them
     #[arg(long)]
     pub consume: bool,
 
-    /// auto: from the newest whole checkpoint in --out; no; or a checkpoint file [default: auto]
+    /// auto for the newest intact checkpoint in --out, no, or a checkpoint file [default: auto]
     #[arg(long, value_name = "HOW")]
     pub resume: Option<Resume>,
 
-    /// Steps between checkpoints [default: an epoch's]
+    /// Steps between checkpoints [default: those of an epoch]
     #[arg(long, value_name = "STEPS")]
     pub checkpoint_every: Option<u64>,
 
@@ -112,12 +222,12 @@ pub struct Options {
     #[arg(long, value_name = "STEPS")]
     pub log_every: Option<u64>,
 
-    /// Whether a linear classifier learns beside the backbone, which it does not touch: on, off, or auto for on where
-    /// the shards have labels [default: auto]
-    #[arg(long, value_name = "HOW")]
+    /// Whether a linear classifier learns beside the backbone, without an effect on it; auto is on
+    /// where the shards have labels [default: auto]
+    #[arg(long, value_name = "HOW", value_parser = choices!(OnlineEval))]
     pub online_eval: Option<OnlineEval>,
 
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    /// Threads that compute, and as many that decode [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
 }

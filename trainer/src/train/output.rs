@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use scrl_cli::Reporter;
 use scrl_schemas::atomic::TEMPORARY_MARK;
 
-use super::checkpoint::checkpoint_tensors;
-use super::{Checkpoint, CheckpointInfo, Resume, TrainConfig};
-use crate::train::Learner;
+use super::checkpoint::{Checkpoint, CheckpointInfo, checkpoint_tensors};
+use super::config::TrainConfig;
+use super::learner::Learner;
+use super::options::Resume;
 use crate::weights::{backbone_metadata, write_safetensors};
 use crate::{Error, Result};
 
@@ -23,8 +25,9 @@ impl Output {
         Self { root: root.to_owned() }
     }
 
-    /// Makes the folders where they are missing, and removes the half-written checkpoints of runs that were killed.
-    pub fn create(&self) -> Result<()> {
+    /// Makes the folders where they are missing, and removes the half-written checkpoints of runs
+    /// that were killed.
+    pub(super) fn create(&self) -> Result<()> {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
         for entry in fs::read_dir(&checkpoints).map_err(Error::io(&checkpoints))? {
@@ -38,18 +41,23 @@ impl Output {
     }
 
     /// The folder itself.
-    pub fn root(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
     /// `config.toml`.
-    pub fn config(&self) -> PathBuf {
+    fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
     /// `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// `metrics.svg`.
+    pub fn drawing(&self) -> PathBuf {
+        self.root.join("metrics.svg")
     }
 
     /// `checkpoints/`.
@@ -62,24 +70,25 @@ impl Output {
         self.root.join("backbone.safetensors")
     }
 
-    /// The checkpoint to go on from, and where the run stood. Of those in the folder it is the newest whole one;
-    /// `damaged` is told of each that was passed over.
+    /// The checkpoint to resume from and its position. Of those in the folder it is the newest
+    /// intact one; each damaged one that is skipped is reported.
     ///
     /// # Errors
-    /// If there are checkpoints and none of them is whole: to begin anew without being told to would lose the run.
+    /// If there are checkpoints and none of them is intact: to start again unasked would lose the
+    /// run.
     pub fn checkpoint_to_resume(
         &self,
         resume: &Resume,
-        damaged: &mut dyn FnMut(&Error),
+        reporter: &Reporter,
     ) -> Result<Option<(Checkpoint, CheckpointInfo)>> {
         let all = || Checkpoint::list(&self.checkpoints());
         match resume {
             Resume::From(path) => {
                 let checkpoint = Checkpoint { path: path.clone(), step: 0 };
-                let info = checkpoint.info().map_err(advise("name another one in --resume"))?;
+                let info = checkpoint.info().map_err(advise("give another one with --resume"))?;
                 Ok(Some((checkpoint, info)))
             }
-            Resume::Auto => newest_whole(all()?, damaged),
+            Resume::Auto => newest_intact(all()?, reporter),
             Resume::No if all()?.is_empty() => Ok(None),
             Resume::No => Err(Error::Option {
                 option: "resume",
@@ -92,12 +101,14 @@ impl Output {
     }
 
     /// Writes `config.toml`.
-    pub fn write_config(&self, config: &TrainConfig) -> Result<()> {
-        Ok(scrl_schemas::atomic::write(&self.config(), config.to_toml().as_bytes())?)
+    pub(super) fn write_config(&self, config: &TrainConfig) -> Result<()> {
+        let path = self.config();
+        let text = config.to_toml().map_err(|error| Error::checkpoint(&path, error))?;
+        Ok(scrl_schemas::atomic::write(&path, text.as_bytes())?)
     }
 
     /// Writes `backbone.safetensors`: the online backbone under torchvision's names.
-    pub fn write_backbone(&self, learner: &Learner, config: &TrainConfig) -> Result<()> {
+    pub(super) fn write_backbone(&self, learner: &Learner) -> Result<()> {
         const PREFIX: &str = "online.backbone.";
         let parameters =
             learner.online_parameters().0.iter().filter(|p| p.name.starts_with(PREFIX));
@@ -105,29 +116,30 @@ impl Output {
             .into_iter()
             .map(|(name, tensor)| (name[PREFIX.len()..].to_owned(), tensor))
             .collect();
-        write_safetensors(&self.backbone(), &tensors, &backbone_metadata(config.arch))
+        write_safetensors(&self.backbone(), &tensors, &backbone_metadata(learner.config().arch))
     }
 }
 
-fn newest_whole(
+fn newest_intact(
     mut checkpoints: Vec<Checkpoint>,
-    damaged: &mut dyn FnMut(&Error),
+    reporter: &Reporter,
 ) -> Result<Option<(Checkpoint, CheckpointInfo)>> {
     while let Some(checkpoint) = checkpoints.pop() {
         match checkpoint.info() {
             Ok(info) => return Ok(Some((checkpoint, info))),
-            Err(error @ Error::Damaged { .. }) if !checkpoints.is_empty() => damaged(&error),
+            Err(error @ Error::Damaged { .. }) if !checkpoints.is_empty() => {
+                reporter.say(format_args!("warning: {error}; trying an older checkpoint"));
+            }
             Err(error) => {
-                return Err(advise("no checkpoint here is whole; train anew with another --out")(
-                    error,
-                ));
+                let advice = "no checkpoint here is intact; start again with another --out";
+                return Err(advise(advice)(error));
             }
         }
     }
     Ok(None)
 }
 
-/// Adds to the news of a damaged checkpoint what can be done.
+/// Adds advice to the error of a damaged checkpoint.
 fn advise(advice: &str) -> impl Fn(Error) -> Error {
     move |error| match error {
         Error::Damaged { path, reason } => {

@@ -1,18 +1,19 @@
-//! The same numbers for TensorBoard: an event file, which is a sequence of TFRecords (length, its checksum, a protocol
-//! buffer, its checksum). Only the few fields that scalars need are written, so the encoding is spelt out here.
+//! The metrics for TensorBoard: an event file, which is a sequence of TFRecords (length, its
+//! checksum, a protocol buffer, its checksum). Scalars need only a few fields, so the encoding is
+//! written out here.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Metrics;
+use super::metrics::Metrics;
 use crate::{Error, Result};
 
-/// How the names of event files begin.
+/// The start of an event file's name.
 const PREFIX: &str = "events.out.tfevents.";
 
-/// How those written here end.
+/// The end of the names of the files written here.
 const SUFFIX: &str = ".scrl-train";
 
 /// The field of an event that holds its step.
@@ -25,8 +26,9 @@ pub(super) struct EventFile {
 }
 
 impl EventFile {
-    /// Starts an event file in `folder`, named after the present time as TensorBoard expects, for a run that stands at
-    /// `step`: later steps, which it will take once more, are dropped from the event files of its earlier starts.
+    /// Creates an event file in `folder`, named after the present time as TensorBoard expects, for
+    /// a run that starts after `step`: later steps, which it takes again, are dropped from the
+    /// event files of its earlier starts.
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
             let path = entry.map_err(Error::io(folder))?.path();
@@ -59,13 +61,12 @@ impl EventFile {
             ("speed/pairs_per_s", metrics.pairs_per_s),
             ("speed/data_wait", metrics.data_wait),
         ];
-        let where_there_is_one = [
+        let optional = [
             ("eval/online_acc", metrics.online_acc),
             ("train/projection_std", metrics.projection_std),
             ("train/target_std", metrics.target_std),
         ];
-        scalars
-            .extend(where_there_is_one.into_iter().filter_map(|(tag, value)| Some((tag, value?))));
+        scalars.extend(optional.into_iter().filter_map(|(tag, value)| Some((tag, value?))));
         let mut event = double(1, now());
         event.extend(integer(STEP, metrics.step));
         // Event.summary = 5, Summary.value = 1, Value.tag = 1, Value.simple_value = 2.
@@ -91,7 +92,7 @@ impl EventFile {
     }
 }
 
-/// Rewrites an event file without steps after `step`, and without what a killed run left half written.
+/// Rewrites an event file without steps after `step` and without a record that was cut off.
 fn drop_later_steps(path: &Path, step: u64) -> Result<()> {
     let old = fs::read(path).map_err(Error::io(path))?;
     let mut kept = Vec::with_capacity(old.len());
@@ -108,15 +109,15 @@ fn drop_later_steps(path: &Path, step: u64) -> Result<()> {
     Ok(())
 }
 
-/// The first record of `bytes`, whole and its data; `None` if it is cut off or damaged.
+/// The first record of `bytes`, and the data in it; `None` if it is cut off or damaged.
 fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = bytes.split_at_checked(12)?;
     let (length, head_crc) = head.split_at(8);
     let data = rest.get(..u64::from_le_bytes(length.try_into().ok()?).try_into().ok()?)?;
     let crc = rest.get(data.len()..data.len() + 4)?;
-    let is_whole =
+    let is_intact =
         masked_crc(length).to_le_bytes() == head_crc && masked_crc(data).to_le_bytes() == crc;
-    is_whole.then(|| (&bytes[..16 + data.len()], data))
+    is_intact.then(|| (&bytes[..16 + data.len()], data))
 }
 
 /// The step of an event; `None` for one without, such as the file's version.
@@ -156,7 +157,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// TFRecord's checksum: a CRC-32C, turned and shifted so that a checksum of checksums differs.
+/// TFRecord's checksum: a CRC-32C, rotated and shifted so that a checksum of checksums differs.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_leaves_no_step_twice() {
+    fn a_resumed_run_leaves_no_step_twice() {
         let folder = tempfile::tempdir().unwrap();
         let mut events = EventFile::open(folder.path(), 0).unwrap();
         (1..=200).for_each(|step| events.write(&Metrics::example(step)).unwrap());
@@ -239,7 +240,8 @@ mod tests {
         assert_eq!(steps(&events.path), (131..=140).collect::<Vec<_>>());
         assert_eq!(fs::read(&foreign).unwrap(), b"not ours");
 
-        // Nothing to drop: the file is not touched, and a start within the same second goes on in it.
+        // Nothing to drop: the file is not touched, and a start within the same second appends to
+        // it.
         let before = fs::read(&old).unwrap();
         EventFile::open(folder.path(), 140).unwrap();
         assert_eq!(fs::read(&old).unwrap(), before);

@@ -120,14 +120,14 @@ impl Case {
         (0.002 + 0.001 * step as f64, 0.97 + 0.002 * step as f64)
     }
 
-    fn labelled(batches: &[(Batch, Vec<i64>)]) -> usize {
-        2 * batches.iter().map(|(batch, _)| batch.labelled()).sum::<usize>()
+    fn labeled(batches: &[(Batch, Vec<i64>)]) -> usize {
+        2 * batches.iter().map(|(batch, _)| batch.labeled()).sum::<usize>()
     }
 
     /// Takes a step where the learner is.
     fn step(&self, learner: &mut Learner, step: usize) -> Outcome {
         let batches = self.batches(step);
-        let (matches, labelled) = (self.matches(&batches), Self::labelled(&batches));
+        let (matches, labeled) = (self.matches(&batches), Self::labeled(&batches));
         let device = learner.device().clone();
         let mut sum = None;
         for (batch, classes) in &batches {
@@ -139,7 +139,7 @@ impl Case {
                 Method::Byol => Regions::Whole,
             };
             let classes = Tensor::new(classes.as_slice(), &device).unwrap();
-            let labels = self.classes.map(|_| Labels { classes, labelled });
+            let labels = self.classes.map(|_| Labels { classes, labeled });
             let shape = (2 * batch.pairs(), batch.size, batch.size, 3);
             let pixels = Tensor::from_slice(&batch.pixels, shape, &device).unwrap();
             let computed = learner.compute(&pixels, &regions, matches, labels.as_ref()).unwrap();

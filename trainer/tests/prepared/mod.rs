@@ -1,44 +1,46 @@
-//! Small prepared folders, made from small photos by scrl-prep's own library.
+//! Small folders of shards, made from small images by scrl-prep's own library.
 
 // Each test program includes this file and uses a part of it.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use image::{Rgb, RgbImage};
-use scrl_cli::{Reporter, World};
+use scrl_cli::{Event, Reporter, Stop, World};
 use scrl_preprocess::prepare::{self, Job};
 use scrl_schemas::{Epoch, Row, ShardPaths, ShardReader, Success, ViewEncoding};
+use scrl_trainer::Result;
 use scrl_trainer::data::Dataset;
-use scrl_trainer::train::{Options, TrainConfig};
+use scrl_trainer::train::{Metrics, Options, Resume, Summary, TrainConfig, train};
 use tempfile::TempDir;
 
-/// A folder of photos and what was prepared from it.
+/// A folder of images and the shards made from it.
 pub struct Prepared {
     folder: TempDir,
 }
 
 impl Prepared {
-    /// `count` photos, not prepared yet.
-    pub fn photos(count: u32) -> Self {
+    /// `count` images, without shards yet.
+    pub fn images(count: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let images = folder.path().join("images");
         std::fs::create_dir(&images).unwrap();
         for index in 0..count {
-            let photo = RgbImage::from_fn(120, 90, |x, y| {
+            let image = RgbImage::from_fn(120, 90, |x, y| {
                 let wave = |a: u32, b: u32| {
                     (128.0 + 120.0 * ((a * x + b * y + 40 * index) as f32 / 17.0).sin()) as u8
                 };
                 Rgb([wave(1, 2), wave(2, 1 + index % 3), wave(1 + index % 5, 0)])
             });
-            photo.save(images.join(format!("{index:03}.png"))).unwrap();
+            image.save(images.join(format!("{index:03}.png"))).unwrap();
         }
         Self { folder }
     }
 
-    /// `count` photos in folders of two classes, and two more outside of them.
+    /// `count` images in folders of two classes, and two more outside of them.
     pub fn classes(count: u32) -> Self {
-        let prepared = Self::photos(count + 2);
+        let prepared = Self::images(count + 2);
         for index in 0..count {
             let (name, class) = (format!("{index:03}.png"), format!("images/class{}", index % 2));
             std::fs::create_dir_all(prepared.path(&class)).unwrap();
@@ -48,7 +50,7 @@ impl Prepared {
         prepared
     }
 
-    /// Views of 64 pixels, parts of 5 rows.
+    /// Makes shards of 5 rows, with views of 64 pixels.
     pub fn prepare(&self, name: &str, epochs: u32, views: ViewEncoding) -> PathBuf {
         let given = prepare::Options {
             views: Some(views),
@@ -72,7 +74,7 @@ impl Prepared {
         self.folder.path().join(name)
     }
 
-    /// A small, fast run on prepared shards.
+    /// A small, fast run.
     pub fn config(
         &self,
         shards: &Path,
@@ -97,10 +99,48 @@ impl Prepared {
     }
 }
 
+/// Trains without reporting.
+pub fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<Summary> {
+    train(config, dataset, &Resume::Auto, &Reporter::silent())
+}
+
+/// Trains as `config` says and returns the lines that were reported.
+pub fn run_and_report((config, dataset): &(TrainConfig, Dataset)) -> (Result<Summary>, Lines) {
+    let lines = Lines::default();
+    let seen = lines.clone();
+    let reporter = Reporter::observed(Stop::default(), move |event| seen.receive(event));
+    (train(config, dataset, &Resume::Auto, &reporter), lines)
+}
+
+/// The lines that an observed reporter received.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Keeps the line of an event.
+    pub fn receive(&self, event: Event) {
+        if let Event::Line(line) = event {
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    /// The lines with this text in them.
+    pub fn with(&self, text: &str) -> Vec<String> {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+}
+
+/// The lines of `metrics.jsonl` in an output folder.
+pub fn metrics(out: &Path) -> Vec<Metrics> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 /// The rows of an epoch in the folder's order.
 pub fn rows(shards: &Path, epoch: u32) -> Vec<Row> {
-    let layout = ShardPaths::new(shards);
-    let success = Success::read(&layout.success(Epoch(epoch))).unwrap();
-    let parts = success.parts.iter().map(|part| layout.epoch(Epoch(epoch)).join(&part.name));
-    parts.flat_map(|part| ShardReader::open(&part).unwrap().map(Result::unwrap)).collect()
+    let paths = ShardPaths::new(shards);
+    let success = Success::read(&paths.success(Epoch(epoch))).unwrap();
+    let shards = success.parts.iter().map(|shard| paths.epoch(Epoch(epoch)).join(&shard.name));
+    shards.flat_map(|shard| ShardReader::open(&shard).unwrap().map(|row| row.unwrap())).collect()
 }

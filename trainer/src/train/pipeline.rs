@@ -1,112 +1,125 @@
-//! The steps of a run: batches go to the learner's device, losses come back. A GPU is given the next step while it is still at
-//! work on the last.
+//! The steps of a run: batches go to the learner's device, losses come back. A GPU receives the
+//! next step while it still works on the last one.
 
 use std::collections::VecDeque;
 
 use candle_core::Tensor;
 
-use super::Method;
+use super::learner::{Computed, Labels, Learner};
+use super::options::Method;
 use crate::data::{Batch, Classes};
 use crate::model::Regions;
 use crate::ops::gpu::{Array, Fetch, Transfers};
-use crate::train::{Computed, Labels, Learner};
 use crate::{Error, Result};
 
-/// A step to take.
+/// The input of a step.
 pub(super) struct Step<'a> {
+    /// Its number, from 1.
+    pub number: u64,
     /// Its micro-batches.
     pub batches: &'a [Batch],
-    /// Matched regions in them.
+    /// Number of matched regions in them.
     pub matches: usize,
     /// Learning rate.
     pub lr: f64,
     /// τ of the EMA.
-    pub tau: f64,
+    pub ema: f64,
     /// Whether the embedding std is requested.
     pub embedding_std: bool,
 }
 
-/// What a step gave.
-pub(super) struct StepOutcome {
-    /// The loss. Where it is NaN or infinite, nothing was moved.
+/// The numbers of a finished step.
+pub(super) struct StepResult {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The `image_id`s of its batches.
+    pub images: Vec<i64>,
+    /// The loss. Where it is NaN or infinite, nothing was updated.
     pub loss: f32,
-    /// Labelled views shown to the online evaluation, and those whose class it named.
+    /// Number of labeled views, and of correctly classified ones, in the online evaluation.
     pub online: Option<(usize, f64)>,
     /// The embedding std, if it was requested.
     pub embedding_std: Option<EmbeddingStd>,
 }
 
-/// How much the embeddings of a step differ among each other: near 0 after a collapse.
+/// The embedding std of a step: standard deviation over its embeddings, mean over dimensions; near
+/// 0 after a collapse.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EmbeddingStd {
-    /// Of the online network's projections.
+pub(super) struct EmbeddingStd {
+    /// That of the online network's projections.
     pub projections: f64,
-    /// Of the target network's.
+    /// That of the target network's projections.
     pub targets: f64,
-    /// Over how many embeddings.
+    /// Number of embeddings.
     pub embeddings: usize,
 }
 
-/// A step whose outcome is on its way.
-struct UnderWay {
-    /// The loss; the correct answers, if there is an online evaluation; the embedding stds, if they were requested.
+/// A step that the device may still be working on.
+struct PendingStep {
+    number: u64,
+    images: Vec<i64>,
+    /// The loss; the correctly classified views, if there is an online evaluation; the embedding
+    /// stds, if they were requested.
     numbers: Fetch,
-    labelled: Option<usize>,
+    labeled: Option<usize>,
     embeddings: Option<usize>,
 }
 
-/// A learner, and the ways to and from its device.
-pub(super) struct Engine {
+/// A learner, the transfers to and from its device, and its pending steps.
+pub(super) struct Pipeline {
     learner: Learner,
     method: Method,
     classes: Option<Classes>,
     transfers: Transfers,
-    under_way: VecDeque<UnderWay>,
+    pending: VecDeque<PendingStep>,
 }
 
-impl Engine {
-    /// Lets `learner` learn by `method`, and from `classes` where there is an online evaluation.
+impl Pipeline {
+    /// A pipeline that trains `learner` by `method`, with `classes` for its online evaluation.
     pub fn new(learner: Learner, method: Method, classes: Option<Classes>) -> Result<Self> {
         let transfers = Transfers::new(learner.device())?;
-        Ok(Self { learner, method, classes, transfers, under_way: VecDeque::new() })
+        Ok(Self { learner, method, classes, transfers, pending: VecDeque::new() })
     }
 
-    /// Begins a step; its outcome comes with [`Engine::outcomes`]. Micro-batches with nothing to compare are left out; if none
-    /// is left only the target moves, there is no outcome, and the answer is false.
-    pub fn step(&mut self, step: &Step) -> Result<bool> {
+    /// Starts a step, whose numbers [`Pipeline::results`] returns. Micro-batches without matched
+    /// regions are left out. If none is left, only the target is updated, and there is no result:
+    /// returns false.
+    pub fn start(&mut self, step: &Step) -> Result<bool> {
         let compared: Vec<&Batch> = step
             .batches
             .iter()
             .filter(|batch| self.method == Method::Byol || batch.matches() > 0)
             .collect();
         let pairs = compared.first().map_or(0, |batch| batch.pairs());
-        self.begin(step, &compared).map_err(|error| explain_out_of_memory(error, pairs))
+        self.enqueue(step, &compared).map_err(|error| explain_out_of_memory(error, pairs))
     }
 
-    fn begin(&mut self, step: &Step, compared: &[&Batch]) -> Result<bool> {
+    fn enqueue(&mut self, step: &Step, compared: &[&Batch]) -> Result<bool> {
         let Some(computed) = self.compute(compared, step.matches)? else {
-            self.learner.update_target(step.tau)?;
+            self.learner.update_target(step.ema)?;
             return Ok(false);
         };
-        self.learner.apply(&computed, step.lr, step.tau)?;
+        self.learner.apply(&computed, step.lr, step.ema)?;
         let mut numbers = vec![computed.loss.clone()];
-        let labelled = computed.online.as_ref().map(|online| {
+        let labeled = computed.online.as_ref().map(|online| {
             numbers.push(online.correct.clone());
-            online.labelled
+            online.labeled
         });
         if step.embedding_std {
             numbers.extend(computed.embedding_std()?);
         }
         let embeddings = step.embedding_std.then(|| computed.embeddings());
         let numbers = self.transfers.fetch(&Tensor::stack(&numbers, 0)?)?;
-        self.under_way.push_back(UnderWay { numbers, labelled, embeddings });
+        let images = step.batches.iter().flat_map(|batch| batch.image_ids.clone()).collect();
+        let number = step.number;
+        self.pending.push_back(PendingStep { number, images, numbers, labeled, embeddings });
         Ok(true)
     }
 
-    /// Loss and gradients of a step, summed over its micro-batches; `None` if there is nothing to compare.
+    /// Loss and gradients of a step, summed over its micro-batches; `None` without any.
     fn compute(&mut self, compared: &[&Batch], matches: usize) -> Result<Option<Computed>> {
         let mut sum: Option<Computed> = None;
-        let labelled = 2 * compared.iter().map(|batch| batch.labelled()).sum::<usize>();
+        let labeled = 2 * compared.iter().map(|batch| batch.labeled()).sum::<usize>();
         for batch in compared {
             let views = 2 * batch.pairs();
             let classes =
@@ -118,8 +131,7 @@ impl Engine {
             arrays.extend(classes.as_ref().map(|classes| (Array::I64(classes), views.into())));
             let tensors = self.transfers.upload(&arrays)?;
             let (pixels, rois) = (&tensors[0], tensors[1].clone());
-            let labels =
-                tensors.get(2).map(|classes| Labels { classes: classes.clone(), labelled });
+            let labels = tensors.get(2).map(|classes| Labels { classes: classes.clone(), labeled });
             let regions = match self.method {
                 Method::Scrl => Regions::Boxes(rois),
                 Method::Byol => Regions::Whole,
@@ -133,26 +145,29 @@ impl Engine {
         Ok(sum)
     }
 
-    /// What steps gave, in order: all of them, or those that are known without waiting for the newest.
-    pub fn outcomes(&mut self, all: bool) -> Result<Vec<StepOutcome>> {
+    /// The numbers of steps in order: of all, or of those before the newest, for which a GPU need
+    /// not be waited for.
+    pub fn results(&mut self, all: bool) -> Result<Vec<StepResult>> {
         let newest = if all || !self.transfers.is_asynchronous() { 0 } else { 1 };
-        let known = self.under_way.len().saturating_sub(newest);
-        self.under_way.drain(..known).map(UnderWay::outcome).collect()
+        let finished = self.pending.len().saturating_sub(newest);
+        self.pending.drain(..finished).map(PendingStep::result).collect()
     }
 
-    /// The learner, whose tensors are those after the last step that was begun.
+    /// The learner, whose tensors are those after the last step that was started.
     pub fn learner(&self) -> &Learner {
         &self.learner
     }
 }
 
-impl UnderWay {
-    fn outcome(self) -> Result<StepOutcome> {
+impl PendingStep {
+    fn result(self) -> Result<StepResult> {
         let mut numbers = self.numbers.wait()?.into_iter();
         let mut next = || numbers.next().unwrap_or(f32::NAN);
-        Ok(StepOutcome {
+        Ok(StepResult {
+            number: self.number,
+            images: self.images,
             loss: next(),
-            online: self.labelled.map(|labelled| (labelled, f64::from(next()))),
+            online: self.labeled.map(|labeled| (labeled, f64::from(next()))),
             embedding_std: self.embeddings.map(|embeddings| EmbeddingStd {
                 projections: next().into(),
                 targets: next().into(),
@@ -162,7 +177,7 @@ impl UnderWay {
     }
 }
 
-/// Where `error` says that a GPU's memory is full: what to do.
+/// Adds advice to the error of a GPU whose memory is full.
 fn explain_out_of_memory(error: Error, pairs: usize) -> Error {
     match error {
         Error::Compute(cause) if cause.to_string().contains("OUT_OF_MEMORY") => {

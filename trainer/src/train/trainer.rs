@@ -1,0 +1,422 @@
+//! The training loop, and the files that it writes on the way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::DType;
+use scrl_cli::{Reporter, Stopped};
+use scrl_schemas::{Consumed, Epoch, ViewEncoding};
+
+use super::checkpoint::{Checkpoint, CheckpointInfo};
+use super::config::{Hyperparameters, TrainConfig};
+use super::drawing;
+use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
+use super::learner::{Learner, LearnerConfig};
+use super::metrics::{Interval, Metrics, MetricsLog};
+use super::options::{Method, OnlineEval, Precision, Resume, TargetInit};
+use super::output::Output;
+use super::pipeline::{EmbeddingStd, Pipeline, Step, StepResult};
+use super::tensorboard::EventFile;
+use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
+use crate::model::HeadSizes;
+use crate::optim::{LarsConfig, Schedule, ScheduleConfig};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// SGD's momentum.
+const MOMENTUM: f32 = 0.9;
+
+/// The work that a run did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Steps taken, without those before the run resumed.
+    pub steps: u64,
+    /// Time for them.
+    pub time: Duration,
+}
+
+/// The steps of a run.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// Steps of an epoch; the rows left over are dropped.
+    per_epoch: u64,
+    /// Steps of the schedule.
+    scheduled: u64,
+    /// The last step to take: before the schedule's end with `--max-steps`.
+    last: u64,
+    /// Steps taken before the run resumed.
+    done: u64,
+}
+
+impl Steps {
+    fn new(config: &TrainConfig, dataset: &Dataset, done: u64) -> Self {
+        let Hyperparameters { epochs, .. } = config.hyperparameters;
+        let pairs = config.hyperparameters.pairs_per_step() as u64;
+        let per_epoch = dataset.rows_per_epoch() / pairs;
+        let scheduled = per_epoch * u64::from(epochs);
+        let last = config.max_steps.map_or(scheduled, |most| most.min(scheduled));
+        Self { per_epoch, scheduled, last, done }
+    }
+
+    fn are_left(&self) -> bool {
+        self.done < self.last
+    }
+
+    /// Complete epochs in the first `step` steps.
+    fn epochs_done(&self, step: u64) -> u32 {
+        (step / self.per_epoch) as u32
+    }
+
+    fn is_epoch_end(&self, step: u64) -> bool {
+        step.is_multiple_of(self.per_epoch)
+    }
+}
+
+/// Trains as `config` says, and reports its progress. Sets the size of rayon's global pool if
+/// nothing has yet.
+///
+/// After a stop the step being taken is finished, or the wait for an epoch ended, and a checkpoint
+/// written.
+///
+/// # Errors
+/// [`Error::Stopped`] after a stop; [`Error::NotFinite`] for a NaN or infinite loss; otherwise the
+/// error of a file, an option or the device.
+pub fn train(
+    config: &TrainConfig,
+    dataset: &Dataset,
+    resume: &Resume,
+    reporter: &Reporter,
+) -> Result<Summary> {
+    let output = Output::new(&config.out);
+    let checkpoints = output.checkpoints();
+    let done = train_into(output, config, dataset, resume, reporter);
+    reporter.end();
+    done.map_err(|error| explain_full_disk(error, &checkpoints))
+}
+
+fn train_into(
+    output: Output,
+    config: &TrainConfig,
+    dataset: &Dataset,
+    resume: &Resume,
+    reporter: &Reporter,
+) -> Result<Summary> {
+    // An error means that the pool exists already, in a process that trains more than once.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
+    let resumed = output.checkpoint_to_resume(resume, reporter)?;
+    let steps = Steps::new(config, dataset, resumed.as_ref().map_or(0, |(_, info)| info.step));
+    if !config.follow && steps.are_left() {
+        // Before anything is written.
+        dataset.success(Epoch(steps.epochs_done(steps.done)))?;
+    }
+    let sources = Arc::new(SourceImages::new(config.images.clone()));
+    let list = dataset.paths().sources();
+    let is_recipe = dataset.manifest().options.views == ViewEncoding::Recipe;
+    if is_recipe && steps.are_left() && list.exists() {
+        sources.check(&list)?;
+    }
+    let Hyperparameters { method, online_eval, .. } = config.hyperparameters;
+    let classes = (online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
+    let learner_config = learner_config(&config.hyperparameters, classes.as_ref());
+    let learner = Learner::new(&learner_config, &config.open_device()?)?;
+    match (&resumed, &config.init) {
+        (Some((checkpoint, _)), init) => {
+            checkpoint.load(&learner, &config.hyperparameters)?;
+            if let Some(init) = init {
+                let init = init.display();
+                reporter.say(format_args!("init: {init} is not read, as the run resumes"));
+            }
+        }
+        (None, Some(init)) => {
+            let initialized = learner.initialize(&Weights::read(init)?)?;
+            reporter.say(format_args!("init: {initialized}"));
+        }
+        (None, None) => {}
+    }
+    let mut pipeline = Pipeline::new(learner, method, classes)?;
+    output.create()?;
+    output.write_config(config)?;
+    let mut trainer = Trainer {
+        config,
+        dataset,
+        reporter,
+        sources,
+        steps,
+        schedule: schedule(&config.hyperparameters, steps),
+        log: MetricsLog::open(&output.metrics(), steps.done)?,
+        events: EventFile::open(output.root(), steps.done)?,
+        output,
+        interval: Interval::new(),
+        logged: String::new(),
+        has_collapsed: false,
+    };
+    // A checkpoint from elsewhere is copied before its epochs count as consumed: a restart looks in
+    // this folder.
+    if resumed.is_none() || (config.consume && matches!(resume, Resume::From(_))) {
+        trainer.write_checkpoint(pipeline.learner(), steps.done)?;
+    }
+    // The last run may have ended between its checkpoint and this record.
+    trainer.record_consumed(steps.done)?;
+    if resumed.is_some() {
+        reporter.say(format_args!("resuming after step {}", steps.done));
+    }
+    let start = Instant::now();
+    let done = trainer.take_steps(&mut pipeline);
+    if matches!(done, Ok(()) | Err(Error::Stopped(_) | Error::NotFinite { .. })) {
+        drawing::write(&trainer.output.drawing(), &trainer.log.read()?)?;
+    }
+    done?;
+    trainer.output.write_backbone(pipeline.learner())?;
+    Ok(Summary { steps: steps.last.saturating_sub(steps.done), time: start.elapsed() })
+}
+
+fn learner_config(options: &Hyperparameters, classes: Option<&Classes>) -> LearnerConfig {
+    LearnerConfig {
+        arch: options.arch,
+        sizes: HeadSizes { hidden: options.hidden, projection: options.projection },
+        seed: options.seed,
+        copy_online: options.target_init == TargetInit::Online,
+        dtype: match options.precision {
+            Precision::Bf16 => DType::BF16,
+            Precision::F32 => DType::F32,
+        },
+        lars: LarsConfig { momentum: MOMENTUM, weight_decay: options.weight_decay as f32 },
+        classes: classes.map(Classes::count),
+    }
+}
+
+fn schedule(options: &Hyperparameters, steps: Steps) -> Schedule {
+    Schedule(ScheduleConfig {
+        peak_lr: options.peak_lr(),
+        tau: options.ema,
+        total_steps: steps.scheduled,
+        warmup_steps: steps.per_epoch * u64::from(options.warmup_epochs),
+    })
+}
+
+/// The state of the loop, apart from the learner.
+struct Trainer<'a> {
+    config: &'a TrainConfig,
+    dataset: &'a Dataset,
+    reporter: &'a Reporter,
+    sources: Arc<SourceImages>,
+    steps: Steps,
+    schedule: Schedule,
+    output: Output,
+    log: MetricsLog,
+    events: EventFile,
+    interval: Interval,
+    /// The numbers of the last logged step, for the status between two of them.
+    logged: String,
+    /// Whether a collapse was reported.
+    has_collapsed: bool,
+}
+
+impl Trainer<'_> {
+    fn take_steps(&mut self, pipeline: &mut Pipeline) -> Result<()> {
+        self.reporter.begin("steps", self.steps.last, self.steps.done);
+        if !self.steps.are_left() {
+            return Ok(());
+        }
+        let loader = self.start_loader()?;
+        self.interval = Interval::new();
+        for number in self.steps.done + 1..=self.steps.last {
+            let batches = match self.next_batches(&loader) {
+                Err(Error::Stopped(stopped)) => {
+                    self.collect(pipeline, true)?;
+                    return self.stop(pipeline.learner(), number - 1, stopped);
+                }
+                batches => batches?,
+            };
+            self.take_step(pipeline, number, &batches)?;
+            batches.into_iter().for_each(|batch| loader.recycle(batch));
+        }
+        Ok(())
+    }
+
+    fn start_loader(&self) -> Result<Loader> {
+        let Hyperparameters { batch_size, accumulate, epochs, .. } = self.config.hyperparameters;
+        let loader = LoaderConfig {
+            batch_size,
+            batches_per_epoch: self.steps.per_epoch * accumulate as u64,
+            epochs,
+            skip: self.steps.done * accumulate as u64,
+            sources: self.sources.clone(),
+            threads: self.config.threads,
+            follow: self.config.follow,
+        };
+        Loader::start(self.dataset, loader)
+    }
+
+    /// The micro-batches of one step.
+    fn next_batches(&mut self, loader: &Loader) -> Result<Vec<Batch>> {
+        let start = Instant::now();
+        let ended = || Error::dataset(&self.config.shards, "the shards ended before the schedule");
+        let batches: Vec<Batch> = (0..self.config.hyperparameters.accumulate)
+            .map(|_| loader.next_batch(self.reporter)?.ok_or_else(ended))
+            .collect::<Result<_>>()?;
+        self.interval.waited += start.elapsed();
+        self.interval.pairs += batches.iter().map(Batch::pairs).sum::<usize>();
+        Ok(batches)
+    }
+
+    /// Takes a step; logs it and writes a checkpoint where it is time to.
+    fn take_step(&mut self, pipeline: &mut Pipeline, number: u64, batches: &[Batch]) -> Result<()> {
+        let (lr, ema) = (self.schedule.lr(number), self.schedule.tau(number));
+        let matches = batches.iter().map(|batch| self.matches(batch)).sum();
+        let is_last = number == self.steps.last;
+        let is_logged = number.is_multiple_of(self.config.log_every) || is_last;
+        let step = Step { number, batches, matches, lr, ema, embedding_std: is_logged };
+        let has_result = pipeline.start(&step)?;
+        let stop = self.reporter.check_stop();
+        let is_saved = number.is_multiple_of(self.config.checkpoint_every)
+            || is_last
+            || (self.config.consume && self.steps.is_epoch_end(number));
+        let is_waited_for = is_logged || is_saved || stop.is_err() || !has_result;
+        let newest = self.collect(pipeline, is_waited_for)?.filter(|_| has_result);
+        if !has_result {
+            let only = "has no matched box; only the target network was updated";
+            self.reporter.say(format_args!("note: step {number} {only}"));
+            self.reporter.advance(1);
+        }
+        let (loss, std) = newest.map_or((0.0, None), |newest| (newest.loss, newest.embedding_std));
+        if is_logged {
+            let metrics = self.interval.complete(Metrics {
+                step: number,
+                epoch: batches[0].epoch.0,
+                loss,
+                lr,
+                ema,
+                boxes: matches,
+                pairs_per_s: 0.0,
+                data_wait: 0.0,
+                online_acc: None,
+                projection_std: std.map(|std| std.projections),
+                target_std: std.map(|std| std.targets),
+            });
+            self.log(&metrics)?;
+            self.check_collapse(number, std);
+        }
+        match stop {
+            Err(stopped) if !is_last => self.stop(pipeline.learner(), number, stopped),
+            _ if is_saved => self.save(pipeline.learner(), number),
+            _ => Ok(()),
+        }
+    }
+
+    /// Collects the results of pending steps, of all or of those that need no waiting, and returns
+    /// the last one.
+    fn collect(&mut self, pipeline: &mut Pipeline, all: bool) -> Result<Option<StepResult>> {
+        let mut last = None;
+        for result in pipeline.results(all)? {
+            if !result.loss.is_finite() {
+                return Err(self.not_finite(result)?);
+            }
+            if let Some((labeled, correct)) = result.online {
+                self.interval.add(labeled, correct);
+            }
+            self.show(result.number, result.loss);
+            self.reporter.advance(1);
+            last = Some(result);
+        }
+        Ok(last)
+    }
+
+    /// The number of matched regions of a batch.
+    fn matches(&self, batch: &Batch) -> usize {
+        match self.config.hyperparameters.method {
+            Method::Scrl => batch.matches(),
+            Method::Byol => batch.pairs(),
+        }
+    }
+
+    /// Sets the status: the loss of a step, and the other numbers of the last logged one.
+    fn show(&self, step: u64, loss: f32) {
+        let epoch = self.steps.epochs_done(step - 1);
+        self.reporter.set_status(format_args!("epoch {epoch}  loss {loss:.4}{}", self.logged));
+    }
+
+    /// Writes the metrics that end an interval, and reports them.
+    fn log(&mut self, metrics: &Metrics) -> Result<()> {
+        self.log.write(metrics)?;
+        self.events.write(metrics)?;
+        self.interval = Interval::new();
+        let Metrics { step, loss, lr, pairs_per_s, data_wait, online_acc, .. } = metrics;
+        let accuracy = online_acc.map(|accuracy| format!("  accuracy {:.1} %", 100.0 * accuracy));
+        self.logged = format!(
+            "  lr {lr:.3e}  {pairs_per_s:.1} pairs/s  data wait {:.0} %{}",
+            100.0 * data_wait,
+            accuracy.unwrap_or_default()
+        );
+        self.show(*step, *loss);
+        self.reporter.log();
+        Ok(())
+    }
+
+    /// Reports a collapse, once.
+    fn check_collapse(&mut self, step: u64, std: Option<EmbeddingStd>) {
+        let dimensions = self.config.hyperparameters.projection;
+        let Some(std) = std.filter(|std| !self.has_collapsed && is_collapsed(std, dimensions))
+        else {
+            return;
+        };
+        self.has_collapsed = true;
+        self.reporter.say(format_args!(
+            "warning: after step {step} the embeddings of all views are nearly the same (embedding \
+             std {:.1e}, targets {:.1e}; {:.1e} is healthy): a collapse, from which a run rarely \
+             recovers; try a smaller --lr, a larger batch or an --ema nearer to 1",
+            std.projections,
+            std.targets,
+            healthy_embedding_std(dimensions)
+        ));
+    }
+
+    /// Saves the run after a stop, and says where.
+    fn stop(&self, learner: &Learner, step: u64, stopped: Stopped) -> Result<()> {
+        self.save(learner, step)?;
+        let checkpoint = self.output.checkpoints().join(Checkpoint::file_name(step));
+        self.reporter.say(format_args!("stopped after step {step}: {}", checkpoint.display()));
+        Err(stopped.into())
+    }
+
+    /// Writes a checkpoint, and only then records the epochs before it as consumed.
+    fn save(&self, learner: &Learner, step: u64) -> Result<()> {
+        self.write_checkpoint(learner, step)?;
+        self.record_consumed(step)
+    }
+
+    /// With `--consume`, records in `consumed.json` the epochs that no run from `step` on needs,
+    /// unless more are recorded already. A record of none at the start shows whether the folder
+    /// can be written to.
+    fn record_consumed(&self, step: u64) -> Result<()> {
+        if !self.config.consume {
+            return Ok(());
+        }
+        let path = self.dataset.paths().consumed();
+        let consumed = Consumed { epochs: self.steps.epochs_done(step) };
+        if !path.exists() || Consumed::read(&path)?.epochs < consumed.epochs {
+            consumed.write(&path)?;
+        }
+        Ok(())
+    }
+
+    fn write_checkpoint(&self, learner: &Learner, step: u64) -> Result<()> {
+        let pairs = self.config.hyperparameters.pairs_per_step() as u64;
+        let info = CheckpointInfo {
+            step,
+            epoch: self.steps.epochs_done(step),
+            position: step % self.steps.per_epoch * pairs,
+            rows_per_epoch: self.dataset.rows_per_epoch(),
+        };
+        Checkpoint::write(&self.output.checkpoints(), learner, self.config, info)
+    }
+
+    fn not_finite(&self, result: StepResult) -> Result<Error> {
+        let StepResult { number: step, loss, images, .. } = result;
+        let checkpoint = match Checkpoint::list(&self.output.checkpoints())?.pop() {
+            Some(checkpoint) => format!("the last checkpoint is {}", checkpoint.path.display()),
+            None => "there is no checkpoint".to_owned(),
+        };
+        Ok(Error::NotFinite { step, loss, images, checkpoint })
+    }
+}
