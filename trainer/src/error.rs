@@ -77,12 +77,15 @@ pub enum Error {
         /// Pairs of a micro-batch.
         pairs: usize,
     },
-    /// The images to evaluate with cannot be used.
+    /// A drawing could not be made.
+    #[error("drawing: {0}")]
+    Drawing(String),
+    /// The images for an evaluation cannot be used.
     #[error(transparent)]
     Images(#[from] scrl_preprocess::Error),
-    /// An evaluation was asked to stop and did.
-    #[error("stopped; the same command goes on from the features that are done")]
-    Stopped,
+    /// The work was asked to stop and did.
+    #[error(transparent)]
+    Stopped(#[from] scrl_cli::Stopped),
     /// Threads could not be started.
     #[error("starting threads: {0}")]
     Threads(String),
@@ -114,7 +117,7 @@ impl Error {
 impl Failure for Error {
     fn ending(&self) -> Ending {
         match self {
-            Self::Interrupted { .. } | Self::Stopped => Ending::Interrupted,
+            Self::Interrupted { .. } | Self::Stopped(_) => Ending::Interrupted,
             Self::Option { .. } => Ending::BadUsage,
             _ => Ending::Failed,
         }
