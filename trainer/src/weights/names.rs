@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | checkpoint | `online.projector.0.weight` | `online.projector.0.weight` |
 //! | torchvision | `layer1.0.bn1.bias` | `online.backbone.layer1.0.bn1.bias` |
-//! | the authors' code | `target_network_state_dict.encoder.4.0.bn1.bias` | `target.backbone.layer1.0.bn1.bias` |
+//! | authors | `target_network_state_dict.encoder.0.weight` | `target.backbone.conv1.weight` |
 //! | | `online_network_state_dict.projector.net.3.weight` | `online.projector.3.weight` |
 //! | | `predictor_state_dict.net.0.bias` | `predictor.0.bias` |
 //!

@@ -11,7 +11,7 @@ use super::names::checkpoint_name;
 use crate::model::{Arch, Backbone, Parameter, Parameters};
 use crate::{Error, Result};
 
-/// The weights in a file under the names of scrl-train's checkpoints, float32, in PyTorch's layouts.
+/// The weights in a file under scrl-train's names, float32, in PyTorch's layouts.
 /// Files of torchvision have one network, which counts as the online one; checkpoints of the
 /// authors' code have both.
 #[derive(Clone, Debug)]
