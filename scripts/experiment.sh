@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Does SCRL learn what it promises? Backbones of equal budget, random, BYOL and SCRL, pretrained on drawn scenes and judged by
-# both protocols of scrl-eval; then SCRL with other boxes, as in the paper's Tables 6 and 7.
+# Is SCRL better than BYOL? Random, BYOL and SCRL backbones of equal budget, pretrained on synthetic
+# scenes and evaluated by both protocols of scrl-eval; then SCRL with other boxes, as in the paper's
+# Tables 6 and 7.
 #
-#   scripts/experiment.sh [OUT] [main|ablations|all]     OUT: experiment/ by default; main by default
-#   scripts/experiment.sh --smoke                        the same with a few pictures and steps, as a test of this script
+#   scripts/experiment.sh [OUT] [main|ablations|all]     defaults: experiment/ and main
+#   scripts/experiment.sh --smoke                        a few images and steps, to test this script
 #
-# Whatever is finished in OUT is not done again: a second start goes on where the first one stopped. OUT/results.md and
-# OUT/*.svg hold the figures. Larger, say on a GPU, with the variables below.
+# Finished parts in OUT are not repeated: a second start resumes where the first one stopped.
+# OUT/results.md and OUT/*.svg are the results. The variables below make it larger, say for a GPU.
 set -euo pipefail
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 fail() { printf 'experiment: %s\n' "$1" >&2; exit "${2:-1}"; }
 step() { printf '\n== %s (%s)\n' "$*" "$(date -u +%H:%M:%S)"; }
 
@@ -27,14 +28,17 @@ for argument in "$@"; do
 done
 [ $smoke = no ] || out=${CARGO_TARGET_DIR:-target}/experiment-smoke
 
-# Scenes to pretrain on, and how long and on how large views.
+# Scenes for pretraining, epochs, and the side of views in pixels.
 : "${SCENES:=1200}" "${EPOCHS:=8}" "${SEEDS:=0 1 2}" "${ABLATION_SEEDS:=${SEEDS%% *}}"
 : "${SCENE_SIZE:=160x120}" "${VIEW:=64}" "${MIN_BOX:=16}"
-# The learning rate is that of 256 pairs: 4 · 32/256 = 0.5 at its peak. BYOL and SCRL get the same.
-: "${TRAIN:=--arch resnet18 --batch-size 32 --hidden 512 --projection 128 --lr 4 --warmup-epochs 1}"
-# Other scenes, with boxes and, one object each, with classes, to fit and to judge the linear layers. In these each class has a
-# hue; EVAL_LOOK= leaves shape and texture alone to tell it, which takes longer pretraining to see.
-: "${EVAL_SCENES:=600}" "${EVAL_VAL:=600}" "${SINGLE_SCENES:=600}" "${SINGLE_VAL:=600}" "${EVAL_LOOK=--hues}"
+# --lr is for 256 pairs: the peak is 4 · 32/256 = 0.5, for BYOL and SCRL alike.
+: "${ARCH:=--arch resnet18 --hidden 512 --projection 128}"
+: "${TRAIN:=$ARCH --batch-size 32 --lr 4 --warmup-epochs 1}"
+# Other scenes for the linear layers: with boxes for roi, with one object each for linear. Each
+# class has a hue; with EVAL_LOOK= classes differ only in shape and texture, which needs more
+# pretraining.
+: "${EVAL_SCENES:=600}" "${EVAL_VAL:=600}" "${SINGLE_SCENES:=600}" "${SINGLE_VAL:=600}"
+: "${EVAL_LOOK=--hues}"
 : "${ROI:=--size 128}" "${LINEAR:=--size 64 --crops 4}"
 if [ $smoke = yes ]; then
     rm -rf "$out"
@@ -47,28 +51,34 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=${CARGO_TARGET_DIR:-target}
 bin=${BIN:-$target/release}
 if [ $smoke = yes ]; then bin=$target/debug; fi
-for program in scrl-prep scrl-train scrl-eval examples/make_scenes; do
-    [ -x "$bin/$program" ] || { step "Building"; cargo build --release --locked --workspace --bins --examples; break; }
+for program in scrl-prep scrl-train scrl-eval examples/make_scenes examples/plot_experiment; do
+    if [ ! -x "$bin/$program" ]; then
+        step "Building"
+        cargo build --release --locked --workspace --bins --examples
+        break
+    fi
 done
 mkdir -p "$out"
 
-draw() { # FOLDER ARGUMENTS …
-    [ -f "$out/$1/instances_val2017.json" ] || "$bin/examples/make_scenes" "$out/$1" --size "$SCENE_SIZE" "${@:2}"
+make_scenes() { # FOLDER ARGUMENTS …
+    [ -f "$out/$1/instances_val2017.json" ] ||
+        "$bin/examples/make_scenes" "$out/$1" --size "$SCENE_SIZE" "${@:2}"
 }
 
-# A pretrained backbone in $out/NAME/SEED; of its run only what the tables and plots need is kept.
+# Pretrains a backbone in $out/NAME/SEED and removes its checkpoints.
 pretrain() { # NAME SEED METHOD PREPARATION …
     local run=$out/$1/$2 shards=$out/shards/$1-$2
     [ ! -f "$run/backbone.safetensors" ] || return 0
     step "Pretraining $1, seed $2"
-    "$bin/scrl-prep" --quiet --seed "$2" --epochs "$EPOCHS" --size "$VIEW" --min-box "$MIN_BOX" --views recipe "${@:4}" \
-        "$out/scenes/train2017" "$shards"
+    "$bin/scrl-prep" --quiet --seed "$2" --epochs "$EPOCHS" --size "$VIEW" --min-box "$MIN_BOX" \
+        --views recipe "${@:4}" "$out/scenes/train2017" "$shards"
     # shellcheck disable=SC2086
-    "$bin/scrl-train" $TRAIN --method "$3" --seed "$2" --checkpoint-every 1000000 --out "$run" "$shards"
+    "$bin/scrl-train" $TRAIN --method "$3" --seed "$2" --checkpoint-every 1000000 \
+        --out "$run" "$shards"
     rm -rf "$run/checkpoints"
 }
 
-# Both protocols for a backbone: one of a run, or random weights, which are those that scrl-train begins with.
+# Evaluates a backbone by both protocols: that of a run, or random weights, those of step 0.
 evaluate() { # NAME SEED
     local run=$out/$1/$2 weights=$out/$1/$2/backbone.safetensors
     [ "$1" != random ] || weights="random --arch resnet18"
@@ -77,23 +87,26 @@ evaluate() { # NAME SEED
         step "Evaluating $1, seed $2: $protocol"
         # shellcheck disable=SC2086
         if [ $protocol = roi ]; then
-            "$bin/scrl-eval" roi $ROI --train-images "$out/boxes/train2017" --train-boxes "$out/boxes/instances_train2017.json" \
-                --val-images "$out/boxes/val2017" --val-boxes "$out/boxes/instances_val2017.json" \
+            "$bin/scrl-eval" roi $ROI \
+                --train-images "$out/boxes/train2017" \
+                --train-boxes "$out/boxes/instances_train2017.json" \
+                --val-images "$out/boxes/val2017" \
+                --val-boxes "$out/boxes/instances_val2017.json" \
                 --checkpoint $weights --seed "$2" --out "$run/roi"
         else
-            "$bin/scrl-eval" linear $LINEAR --images "$out/single/train2017" --val "$out/single/val2017" \
-                --checkpoint $weights --seed "$2" --out "$run/linear"
+            "$bin/scrl-eval" linear $LINEAR --images "$out/single/train2017" \
+                --val "$out/single/val2017" --checkpoint $weights --seed "$2" --out "$run/linear"
         fi
         rm -rf "$run/$protocol/features"
     done
 }
 
-step "Drawing scenes"
-draw scenes --images "$SCENES" --val 0 --seed 0
+step "Making scenes"
+make_scenes scenes --images "$SCENES" --val 0 --seed 0
 # shellcheck disable=SC2086
-draw boxes --images "$EVAL_SCENES" --val "$EVAL_VAL" --seed 1 $EVAL_LOOK
+make_scenes boxes --images "$EVAL_SCENES" --val "$EVAL_VAL" --seed 1 $EVAL_LOOK
 # shellcheck disable=SC2086
-draw single --images "$SINGLE_SCENES" --val "$SINGLE_VAL" --seed 2 --single $EVAL_LOOK
+make_scenes single --images "$SINGLE_SCENES" --val "$SINGLE_VAL" --seed 2 --single $EVAL_LOOK
 
 if [ "$what" != ablations ]; then
     for seed in $SEEDS; do
@@ -111,7 +124,13 @@ if [ "$what" != main ]; then
         pretrain jitter-10 "$seed" scrl --box-jitter 0.1
         pretrain jitter-20 "$seed" scrl --box-jitter 0.2
         pretrain no-iou-rule "$seed" scrl --iou none
-        [ -n "${PRETRAIN_ONLY:-}" ] || for name in scrl boxes-1 boxes-5 jitter-10 jitter-20 no-iou-rule; do evaluate $name "$seed"; done
+        [ -n "${PRETRAIN_ONLY:-}" ] ||
+            for name in scrl boxes-1 boxes-5 jitter-10 jitter-20 no-iou-rule; do
+                evaluate $name "$seed"
+            done
     done
 fi
-[ -n "${PRETRAIN_ONLY:-}" ] || python3 scripts/experiment_table.py "$out"
+if [ -z "${PRETRAIN_ONLY:-}" ]; then
+    python3 scripts/experiment_table.py "$out"
+    "$bin/examples/plot_experiment" "$out"
+fi
