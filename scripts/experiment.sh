@@ -50,7 +50,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=${CARGO_TARGET_DIR:-target}
 bin=${BIN:-$target/release}
 if [ $smoke = yes ]; then bin=$target/debug; fi
-for program in scrl-prep scrl-train scrl-eval examples/make_scenes; do
+for program in scrl-prep scrl-train scrl-eval examples/make_scenes examples/plot_experiment; do
     [ -x "$bin/$program" ] && continue
     step "Build"
     cargo build --release --locked --workspace --bins --examples
@@ -126,4 +126,7 @@ if [ "$what" != main ]; then
         done
     done
 fi
-[ -n "${PRETRAIN_ONLY:-}" ] || python3 scripts/experiment_table.py "$out"
+if [ -z "${PRETRAIN_ONLY:-}" ]; then
+    python3 scripts/experiment_table.py "$out"
+    "$bin/examples/plot_experiment" "$out"
+fi

@@ -310,7 +310,7 @@ def wrong_weights_are_refused(programs):
     torch.save(torchvision.models.resnet18(), programs.folder / "object.pth")
     torch.save({"epoch": 3}, programs.folder / "empty.pth")
     for name, words in [
-        ("authors-resnet50.pth", ["no whole resnet18", "resnet50"]),
+        ("authors-resnet50.pth", ["not a complete resnet18", "resnet50"]),
         ("object.pth", ["state_dict()"]),
         ("empty.pth", ["no ResNet among its 0 tensors"]),
         ("online.pkl", ["neither a safetensors file"]),

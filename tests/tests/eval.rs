@@ -1,14 +1,15 @@
-//! `scrl-eval`: how good a backbone is, by both protocols.
+//! `scrl-eval`: both protocols.
 
 use scrl_tests::{Dir, Output};
 use serde_json::Value;
 
-const ROI: &str = "roi --train-images scenes/train2017 --train-boxes scenes/instances_train2017.json \
-                   --val-images scenes/val2017 --val-boxes scenes/instances_val2017.json --size 64 --epochs 12";
+const ROI: &str = "roi --train-images scenes/train2017 \
+                   --train-boxes scenes/instances_train2017.json --val-images scenes/val2017 \
+                   --val-boxes scenes/instances_val2017.json --size 64 --epochs 12";
 
 const RANDOM: &str = "--checkpoint random --arch resnet18";
 
-/// Ten scenes to learn from and four to validate with.
+/// Ten training and four validation scenes.
 fn scenes() -> Dir {
     let dir = Dir::new();
     dir.make_scenes("scenes --images 10 --val 4 --size 96x80").succeeds();
@@ -29,7 +30,7 @@ fn sum(counts: &Value) -> u64 {
         .sum()
 }
 
-/// Expects one line from the program's end, with all of these words.
+/// Expects the last line to be the program's only error, with all of these words.
 #[track_caller]
 fn ends_with(output: &Output, words: &[&str]) {
     let lines: Vec<&str> =
@@ -39,7 +40,7 @@ fn ends_with(output: &Output, words: &[&str]) {
 }
 
 #[test]
-fn every_box_is_judged_the_same_on_any_number_of_threads() {
+fn results_of_boxes_are_the_same_on_any_number_of_threads() {
     let dir = scenes();
     let output = dir.eval(&format!("{ROI} {RANDOM} --out a --threads 2")).succeeds();
     let results = json(&dir, "a/results.json");
@@ -63,10 +64,11 @@ fn every_box_is_judged_the_same_on_any_number_of_threads() {
 }
 
 #[test]
-fn random_weights_are_those_a_run_begins_with_and_others_are_never_judged_by_their_features() {
+fn random_weights_are_those_of_step_0_and_features_are_never_used_for_other_weights() {
     let dir = scenes();
     dir.prep("--size 64 --min-box 16 scenes/train2017 shards").succeeds();
-    let train = "--arch resnet18 --batch-size 4 --hidden 32 --projection 16 --lr 16 --warmup-epochs 1 --max-steps 2";
+    let train = "--arch resnet18 --batch-size 4 --hidden 32 --projection 16 --lr 16 \
+                 --warmup-epochs 1 --max-steps 2";
     dir.train(&format!("{train} --seed 5 --out run shards")).succeeds();
     dir.eval(&format!("{ROI} {RANDOM} --seed 5 --out random")).succeeds();
     let first = "run/checkpoints/step-00000000.safetensors";
@@ -78,7 +80,7 @@ fn random_weights_are_those_a_run_begins_with_and_others_are_never_judged_by_the
         (&first["confusion"], &first["train_loss"])
     );
 
-    // Into the folder of other weights' features, and into one of its own.
+    // In a folder with the features of other weights, and in an empty one.
     for out in ["random", "fresh"] {
         dir.eval(&format!("{ROI} --checkpoint run/backbone.safetensors --seed 5 --out {out}"))
             .succeeds();
@@ -88,12 +90,12 @@ fn random_weights_are_those_a_run_begins_with_and_others_are_never_judged_by_the
 }
 
 #[test]
-fn photos_are_judged_by_their_folders() {
-    let dir = Dir::new().photos(30).file("photos/class1/broken.png", "no picture");
+fn classes_of_images_are_their_folders() {
+    let dir = Dir::new().photos(30).file("photos/class1/broken.png", "not an image");
     let linear = format!("linear --images photos --size 32 --epochs 6 {RANDOM}");
     let output = dir.eval(&format!("{linear} --crops 2 --out held")).succeeds();
     output.says(&["left out: photos/class1/broken.png"]);
-    output.says(&["no --val: 6 of 30 photos are held back"]);
+    output.says(&["no --val: 6 of 30 images are the validation split"]);
     let results = json(&dir, "held/results.json");
     assert_eq!((&results["train_examples"], &results["val_examples"]), (&24.into(), &6.into()));
     assert_eq!(results["classes"][2]["name"], "class2");
@@ -101,26 +103,27 @@ fn photos_are_judged_by_their_folders() {
 
     dir.eval(&format!("{linear} --val photos --out given")).succeeds();
     assert_eq!(json(&dir, "given/results.json")["val_examples"], 30);
-    // New crops every epoch are not kept.
+    // A new crop in every epoch is not stored.
     assert!(!dir.path("given/features/train-00000-00000.safetensors").exists());
 }
 
 #[test]
 #[cfg(unix)]
-fn an_evaluation_that_was_stopped_ends_as_one_that_was_not() {
+fn a_stopped_evaluation_ends_as_an_uninterrupted_one() {
     let dir = Dir::new().photos(30);
     let linear = format!("linear --images photos --size 64 --epochs 12 {RANDOM}");
-    dir.eval(&format!("{linear} --out whole")).succeeds();
-    let noted = dir.path("stopped/features/probe.safetensors");
-    let output = dir.eval(&format!("{linear} --out stopped")).interrupted_once(|| noted.exists());
-    ends_with(&output, &["stopped; the same command goes on"]);
+    dir.eval(&format!("{linear} --out full")).succeeds();
+    let checkpoint = dir.path("stopped/features/linear-layer.safetensors");
+    let output =
+        dir.eval(&format!("{linear} --out stopped")).interrupted_once(|| checkpoint.exists());
+    ends_with(&output, &["stopped; run the same command again"]);
     assert!(!dir.path("stopped/results.json").exists());
     dir.eval(&format!("{linear} --out stopped")).succeeds();
-    dir.assert_same("whole", "stopped");
+    dir.assert_same("full", "stopped");
 }
 
 #[test]
-fn options_stand_in_a_file_and_the_command_line_wins() {
+fn options_in_a_file_are_read_and_the_command_line_wins() {
     let options =
         "images = \"photos\"\nsize = 32\nepochs = 2\ncrops = 1\nlr = 0.5\nout = \"from-file\"\n";
     let dir = Dir::new().photos(15).file("eval.toml", options).file("wrong.toml", "crop = 3\n");
@@ -132,18 +135,20 @@ fn options_stand_in_a_file_and_the_command_line_wins() {
 }
 
 #[test]
-fn what_cannot_be_judged_is_told_in_a_line() {
+fn unusable_options_and_files_are_reported_in_a_line() {
     let dir = scenes().file("list.json", "[]").folder("empty");
     let refused = |arguments: &str, code: i32, words: &[&str]| {
         ends_with(&dir.eval(arguments).fails(code), words)
     };
-    refused(ROI, 2, &["--checkpoint: missing", "or random"]);
-    refused("roi --checkpoint random", 2, &["--train-images: missing"]);
-    refused(
-        &format!("{} {RANDOM}", ROI.replace("--size 64", "--size 8")),
-        2,
-        &["--size: must be from 32"],
-    );
+    dir.eval(ROI).fails(2).says(&["--checkpoint <FILE|random>"]);
+    dir.eval("roi --checkpoint random").fails(2).says(&["--train-images <DIR>"]);
+    dir.eval(&format!("{} {RANDOM}", ROI.replace("--size 64", "--size 8")))
+        .fails(2)
+        .says(&["--size", "8 is not in 32..=4096"]);
+    for (option, value) in [("--lr", "NaN"), ("--threads", "0"), ("--epochs", "0")] {
+        let line = format!("linear --images scenes {RANDOM} {option} {value}");
+        dir.eval(&line).fails(2).says(&[option, &format!("'{value}'")]);
+    }
     refused(
         &format!("{ROI} --checkpoint a.pth --arch resnet18"),
         2,
@@ -156,12 +161,16 @@ fn what_cannot_be_judged_is_told_in_a_line() {
         &["list.json: neither a safetensors file"],
     );
     let list = ROI.replace("scenes/instances_val2017.json", "list.json");
-    refused(&format!("{list} {RANDOM}"), 1, &["list.json: no list of boxes in COCO's format"]);
+    refused(
+        &format!("{list} {RANDOM}"),
+        1,
+        &["list.json: not an annotation file in COCO's format"],
+    );
     let images = ROI.replace("scenes/val2017", "empty");
     refused(
         &format!("{images} {RANDOM}"),
         1,
-        &["instances_val2017.json", "4 images missing", "do they lie in empty?"],
+        &["instances_val2017.json", "4 images missing", "are they in empty?"],
     );
     refused(
         &format!("linear --images scenes/train2017 {RANDOM}"),

@@ -75,7 +75,10 @@ pub enum Error {
         /// Pairs of a micro-batch.
         pairs: usize,
     },
-    /// The images to evaluate with cannot be used.
+    /// A drawing could not be made.
+    #[error("drawing: {0}")]
+    Drawing(String),
+    /// The images for an evaluation cannot be used.
     #[error(transparent)]
     Images(#[from] scrl_preprocess::Error),
     /// Threads could not be started.

@@ -1,23 +1,26 @@
-//! Boxes of objects, from lists in COCO's format (`instances_train2017.json`).
+//! Boxes of objects, from annotation files in COCO's format (`instances_train2017.json`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use scrl_cli::Reporter;
 use scrl_preprocess::images::ImageSize;
 use serde::{Deserialize, Serialize};
 
-use super::Watch;
-use super::pictures::decode_upright;
+use super::inputs::decode_as_stored;
 use crate::{Error, Result};
 
-/// The shortest side of a box that is used, in pixels of the image. Lists hold boxes of no size by mistake.
-const SHORTEST_SIDE: f64 = 1.0;
+/// The shortest side of a box that is used, in pixels of the image. COCO has boxes of no width.
+const MIN_SIDE: f64 = 1.0;
 
-/// What of a list is read.
+/// Images that are checked at a time, by all threads together.
+const BLOCK: usize = 64;
+
+/// The fields of an annotation file that are read.
 #[derive(Deserialize)]
-struct List {
+struct AnnotationFile {
     images: Vec<ListedImage>,
     annotations: Vec<Annotation>,
     categories: Vec<Category>,
@@ -49,40 +52,40 @@ struct Category {
 
 /// A box around an object.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LabelledBox {
-    /// x0, y0, x1, y1 in pixels of the image, within it.
+pub struct LabeledBox {
+    /// x0, y0, x1, y1 in pixels of the image, clipped to it.
     pub corners: [f64; 4],
-    /// The place of its class among [`BoxedImages::classes`].
+    /// The index of its class in [`AnnotatedImages::classes`].
     pub class: usize,
 }
 
 /// An image with at least one box.
 #[derive(Clone, Debug, PartialEq)]
-pub struct BoxedImage {
+pub struct AnnotatedImage {
     /// The file.
     pub path: PathBuf,
     /// Its length in bytes.
     pub bytes: u64,
     /// Width and height in pixels.
     pub size: ImageSize,
-    /// In the order of the list.
-    pub boxes: Vec<LabelledBox>,
+    /// In the order of the annotation file.
+    pub boxes: Vec<LabeledBox>,
 }
 
-/// How much of a list is not used, and why.
+/// Counts of boxes and images that are left out, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
     /// Boxes around crowds.
     pub crowds: usize,
     /// Boxes outside their image.
     pub outside: usize,
-    /// Boxes of which less than a pixel is within their image, one way or the other, or whose numbers are none.
+    /// Boxes under a pixel wide or high within their image, and boxes with NaN or infinite numbers.
     pub tiny: usize,
-    /// Boxes of images that the list does not have.
+    /// Boxes of images that are not listed.
     pub without_image: usize,
-    /// Boxes of images that are missing or cannot be read.
+    /// Boxes of images that are missing or unreadable.
     pub of_unusable_images: usize,
-    /// Images without any box that can be used.
+    /// Images without any usable box.
     pub images_without_boxes: usize,
     /// Images that are not in the folder.
     pub images_missing: usize,
@@ -91,7 +94,7 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Such as `3 boxes around crowds, 1 image missing`; `None` where everything is used.
+    /// Such as `3 boxes around crowds, 1 images missing`; `None` where nothing is left out.
     pub fn describe(&self) -> Option<String> {
         let counts = [
             (self.crowds, "boxes around crowds"),
@@ -103,179 +106,184 @@ impl LeftOut {
             (self.images_missing, "images missing"),
             (self.images_unreadable, "images unreadable"),
         ];
-        let told: Vec<String> =
-            counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-        (!told.is_empty()).then(|| told.join(", "))
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let reasons: Vec<String> = counts.map(|(n, reason)| format!("{n} {reason}")).collect();
+        (!reasons.is_empty()).then(|| reasons.join(", "))
     }
 }
 
 /// The images of a folder that have boxes.
 #[derive(Clone, Debug)]
-pub struct BoxedImages {
-    /// Every class of the list, by ascending id.
+pub struct AnnotatedImages {
+    /// Every class of the annotation file, by ascending id.
     pub classes: Vec<String>,
-    /// In the order of the list.
-    pub images: Vec<BoxedImage>,
-    /// What is not used.
+    /// In the order of the annotation file.
+    pub images: Vec<AnnotatedImage>,
+    /// Boxes and images that are not used.
     pub left_out: LeftOut,
     ids: Vec<i64>,
 }
 
-/// What became of an image of a list.
-enum Looked {
-    Usable(BoxedImage),
+/// The outcome of checking a listed image.
+enum Checked {
+    Usable(AnnotatedImage),
     WithoutBoxes,
     Missing(String),
     Unreadable(String),
 }
 
-impl BoxedImages {
-    /// Reads a list and looks at each of its images with boxes; the images lie below `folder`. Where `like` is given, the
-    /// boxes are of its classes.
+impl AnnotatedImages {
+    /// Reads an annotation file and decodes each of its images with boxes; their files are looked
+    /// for below `folder`. For validation, `train` has the classes.
     ///
     /// # Errors
-    /// If the list is none, if nothing of it can be used, if it has classes that `like` has not, or if an image has
-    /// another size than the list says.
+    /// If the file is not in COCO's format, if none of its images can be used, if it has classes
+    /// that `train` lacks, or if the size of an image differs from the listed one.
     pub fn read(
-        list: &Path,
+        file: &Path,
         folder: &Path,
-        like: Option<&Self>,
-        watch: &mut Watch,
+        train: Option<&Self>,
+        reporter: &Reporter,
     ) -> Result<Self> {
-        let text = fs::read(list).map_err(Error::io(list))?;
-        let List { images, annotations, mut categories } =
-            serde_json::from_slice(&text).map_err(|error| {
-                Error::dataset(list, format!("no list of boxes in COCO's format: {error}"))
+        let text = fs::read(file).map_err(Error::io(file))?;
+        let AnnotationFile { images, annotations, mut categories } = serde_json::from_slice(&text)
+            .map_err(|error| {
+                Error::dataset(file, format!("not an annotation file in COCO's format: {error}"))
             })?;
         categories.sort_by_key(|category| category.id);
-        let (ids, classes) = match like {
+        let (ids, classes) = match train {
             None => categories.into_iter().map(|category| (category.id, category.name)).unzip(),
-            Some(like) => {
-                like.check_classes(list, &categories)?;
-                (like.ids.clone(), like.classes.clone())
+            Some(train) => {
+                train.check_classes(file, &categories)?;
+                (train.ids.clone(), train.classes.clone())
             }
         };
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::dataset(list, format!("two categories have the id {}", twice[0])));
+            return Err(Error::dataset(file, format!("two categories have the id {}", twice[0])));
         }
-        let mut read = Self { classes, images: Vec::new(), left_out: LeftOut::default(), ids };
-        let mut boxes: HashMap<i64, Vec<Annotation>> = HashMap::new();
+        let mut found = Self { classes, images: Vec::new(), left_out: LeftOut::default(), ids };
+        let mut by_image: HashMap<i64, Vec<Annotation>> = HashMap::new();
         for annotation in annotations {
-            boxes.entry(annotation.image_id).or_default().push(annotation);
+            by_image.entry(annotation.image_id).or_default().push(annotation);
         }
-        let mut wanted = Vec::new();
+        let mut listed = Vec::new();
         for image in images {
-            let of_image = boxes.remove(&image.id).unwrap_or_default();
-            wanted.push((image, of_image));
+            let of_image = by_image.remove(&image.id).unwrap_or_default();
+            listed.push((image, of_image));
         }
-        read.left_out.without_image = boxes.values().map(Vec::len).sum();
-        read.look(list, folder, wanted, watch)?;
-        Ok(read)
+        found.left_out.without_image = by_image.values().map(Vec::len).sum();
+        found.check_images(file, folder, listed, reporter)?;
+        Ok(found)
     }
 
-    fn check_classes(&self, list: &Path, categories: &[Category]) -> Result<()> {
-        let mine: BTreeMap<i64, &String> = self.ids.iter().copied().zip(&self.classes).collect();
+    fn check_classes(&self, file: &Path, categories: &[Category]) -> Result<()> {
+        let trained: BTreeMap<i64, &String> = self.ids.iter().copied().zip(&self.classes).collect();
         for Category { id, name } in categories {
-            if mine.get(id) != Some(&name) {
-                let known =
-                    mine.get(id).map_or("no such category".to_owned(), |name| format!("{name:?}"));
-                let reason =
-                    format!("category {id} is {name:?}, but in the training list it is {known}");
+            if trained.get(id) != Some(&name) {
+                let known = trained
+                    .get(id)
+                    .map_or("no such category".to_owned(), |name| format!("{name:?}"));
+                let reason = format!("category {id} is {name:?}, but for training it is {known}");
                 return Err(Error::dataset(
-                    list,
-                    format!("{reason}; give lists of the same categories"),
+                    file,
+                    format!("{reason}; give annotation files with the same categories"),
                 ));
             }
         }
         Ok(())
     }
 
-    /// Looks at the images and keeps those that can be used.
-    fn look(
+    /// Checks the listed images and keeps those that can be used.
+    fn check_images(
         &mut self,
-        list: &Path,
+        file: &Path,
         folder: &Path,
-        wanted: Vec<(ListedImage, Vec<Annotation>)>,
-        watch: &mut Watch,
+        listed: Vec<(ListedImage, Vec<Annotation>)>,
+        reporter: &Reporter,
     ) -> Result<()> {
-        watch.begin("looking at the images", wanted.len());
-        for block in wanted.chunks(64) {
-            let looked: Vec<(Looked, LeftOut, usize)> = block
+        reporter.begin("images", listed.len() as u64, 0);
+        reporter.set_status("checked");
+        for block in listed.chunks(BLOCK) {
+            let checked: Vec<(Checked, LeftOut, usize)> = block
                 .par_iter()
                 .map(|(image, annotations)| {
                     let mut left_out = LeftOut::default();
-                    let looked = self.look_at(list, folder, image, annotations, &mut left_out)?;
-                    Ok((looked, left_out, annotations.len()))
+                    let checked =
+                        self.check_image(file, folder, image, annotations, &mut left_out)?;
+                    Ok((checked, left_out, annotations.len()))
                 })
                 .collect::<Result<_>>()?;
-            for (looked, boxes, count) in looked {
-                self.take(looked, boxes, count, watch);
+            for (checked, left_out, boxes) in checked {
+                self.add(checked, &left_out, boxes, reporter);
             }
-            watch.advance(block.len())?;
+            reporter.step(block.len() as u64)?;
         }
+        reporter.log();
         if self.images.is_empty() {
-            let why = self.left_out.describe().unwrap_or_else(|| "it has none".to_owned());
+            let why = self.left_out.describe().unwrap_or_else(|| "none is listed".to_owned());
             let reason = format!(
-                "no image with a box can be used ({why}); do they lie in {}?",
+                "no image with a box can be used ({why}); are they in {}?",
                 folder.display()
             );
-            return Err(Error::dataset(list, reason));
+            return Err(Error::dataset(file, reason));
         }
         Ok(())
     }
 
-    fn take(&mut self, looked: Looked, boxes: LeftOut, count: usize, watch: &mut Watch) {
+    /// Adds an image that had `boxes` annotations, or counts why it is left out.
+    fn add(&mut self, checked: Checked, left_out: &LeftOut, boxes: usize, reporter: &Reporter) {
         let all = &mut self.left_out;
-        all.crowds += boxes.crowds;
-        all.outside += boxes.outside;
-        all.tiny += boxes.tiny;
-        match looked {
-            Looked::Usable(image) => self.images.push(image),
-            Looked::WithoutBoxes => all.images_without_boxes += 1,
-            Looked::Missing(reason) => {
+        all.crowds += left_out.crowds;
+        all.outside += left_out.outside;
+        all.tiny += left_out.tiny;
+        match checked {
+            Checked::Usable(image) => self.images.push(image),
+            Checked::WithoutBoxes => all.images_without_boxes += 1,
+            Checked::Missing(reason) => {
                 all.images_missing += 1;
-                all.of_unusable_images += count;
+                all.of_unusable_images += boxes;
+                // With a wrong folder all of them are missing.
                 if all.images_missing == 1 {
-                    watch.note(format!("left out: {reason}"));
+                    reporter.say(format_args!("left out: {reason}"));
                 }
             }
-            Looked::Unreadable(reason) => {
+            Checked::Unreadable(reason) => {
                 all.images_unreadable += 1;
-                all.of_unusable_images += count;
-                watch.note(format!("left out: {reason}"));
+                all.of_unusable_images += boxes;
+                reporter.say(format_args!("left out: {reason}"));
             }
         }
     }
 
-    fn look_at(
+    fn check_image(
         &self,
-        list: &Path,
+        file: &Path,
         folder: &Path,
         image: &ListedImage,
         annotations: &[Annotation],
         left_out: &mut LeftOut,
-    ) -> Result<Looked> {
+    ) -> Result<Checked> {
         if annotations.is_empty() {
-            return Ok(Looked::WithoutBoxes);
+            return Ok(Checked::WithoutBoxes);
         }
         let path = folder.join(&image.file_name);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) => return Ok(Looked::Missing(format!("{}: {error}", path.display()))),
+            Err(error) => return Ok(Checked::Missing(format!("{}: {error}", path.display()))),
         };
-        let size = match decode_upright(&bytes) {
+        let size = match decode_as_stored(&bytes) {
             Ok(decoded) => decoded.size,
-            Err(reason) => return Ok(Looked::Unreadable(format!("{}: {reason}", path.display()))),
+            Err(reason) => return Ok(Checked::Unreadable(format!("{}: {reason}", path.display()))),
         };
         let listed = (image.width.unwrap_or(size.width), image.height.unwrap_or(size.height));
         if listed != (size.width, size.height) {
             let reason = format!(
-                "has {}×{} pixels, but {}×{} in {}; give the images that the list was made for",
+                "has {}×{} pixels, but {}×{} in {}; give the images that were annotated",
                 size.width,
                 size.height,
                 listed.0,
                 listed.1,
-                list.display()
+                file.display()
             );
             return Err(Error::dataset(&path, reason));
         }
@@ -283,22 +291,22 @@ impl BoxedImages {
         for annotation in annotations {
             let Ok(class) = self.ids.binary_search(&annotation.category_id) else {
                 let reason = format!("a box of image {} is of no listed category", image.id);
-                return Err(Error::dataset(list, format!("{reason}: {}", annotation.category_id)));
+                return Err(Error::dataset(file, format!("{reason}: {}", annotation.category_id)));
             };
-            boxes.extend(
-                annotation.usable(size, left_out).map(|corners| LabelledBox { corners, class }),
-            );
+            let corners = annotation.clip(size, left_out);
+            boxes.extend(corners.map(|corners| LabeledBox { corners, class }));
         }
         if boxes.is_empty() {
-            return Ok(Looked::WithoutBoxes);
+            return Ok(Checked::WithoutBoxes);
         }
-        Ok(Looked::Usable(BoxedImage { path, bytes: bytes.len() as u64, size, boxes }))
+        Ok(Checked::Usable(AnnotatedImage { path, bytes: bytes.len() as u64, size, boxes }))
     }
 }
 
 impl Annotation {
-    /// The corners within an image of that size, or a count of why not.
-    fn usable(&self, size: ImageSize, left_out: &mut LeftOut) -> Option<[f64; 4]> {
+    /// The corners, clipped to an image of this size; `None` where the box is left out, which is
+    /// counted.
+    fn clip(&self, size: ImageSize, left_out: &mut LeftOut) -> Option<[f64; 4]> {
         let [x, y, width, height] = self.bbox;
         let (w, h) = (f64::from(size.width), f64::from(size.height));
         if self.iscrowd != 0 {
@@ -311,12 +319,8 @@ impl Annotation {
         }
         let corners = [x.max(0.0), y.max(0.0), (x + width).min(w), (y + height).min(h)];
         let [x0, y0, x1, y1] = corners;
-        // Written so that what is no number is left out as well.
-        if x1 - x0 >= SHORTEST_SIDE
-            && y1 - y0 >= SHORTEST_SIDE
-            && width.is_finite()
-            && height.is_finite()
-        {
+        // The comparisons are false for NaN.
+        if x1 - x0 >= MIN_SIDE && y1 - y0 >= MIN_SIDE && width.is_finite() && height.is_finite() {
             return Some(corners);
         }
         left_out.tiny += 1;
@@ -326,40 +330,35 @@ impl Annotation {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
 
-    fn read(text: &str, folder: &Path, like: Option<&BoxedImages>) -> Result<BoxedImages> {
-        let list = folder.join("list.json");
-        fs::write(&list, text).unwrap();
-        BoxedImages::read(
-            &list,
-            folder,
-            like,
-            &mut Watch::new(&AtomicBool::new(false), &mut |_| ()),
-        )
+    fn read(text: &str, folder: &Path, train: Option<&AnnotatedImages>) -> Result<AnnotatedImages> {
+        let file = folder.join("list.json");
+        fs::write(&file, text).unwrap();
+        AnnotatedImages::read(&file, folder, train, &Reporter::silent())
     }
 
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         image::RgbImage::new(20, 10).save(folder.path().join("a.png")).unwrap();
-        fs::write(folder.path().join("broken.png"), "no picture").unwrap();
+        fs::write(folder.path().join("broken.png"), "not an image").unwrap();
         folder
     }
 
     fn list(boxes: &str) -> String {
         format!(
-            r#"{{"images": [{{"id": 7, "file_name": "a.png", "width": 20, "height": 10}}, {{"id": 8, "file_name": "gone.png"}},
-            {{"id": 9, "file_name": "broken.png"}}, {{"id": 10, "file_name": "a.png"}}],
-            "categories": [{{"id": 5, "name": "dog"}}, {{"id": 2, "name": "cat"}}], "annotations": [{boxes}]}}"#
+            r#"{{"images": [{{"id": 7, "file_name": "a.png", "width": 20, "height": 10}},
+            {{"id": 8, "file_name": "gone.png"}}, {{"id": 9, "file_name": "broken.png"}},
+            {{"id": 10, "file_name": "a.png"}}],
+            "categories": [{{"id": 5, "name": "dog"}}, {{"id": 2, "name": "cat"}}],
+            "annotations": [{boxes}]}}"#
         )
     }
 
     const CAT: &str = r#"{"image_id": 7, "category_id": 2, "bbox": [-2, 1, 6, 4]}"#;
 
     #[test]
-    fn what_cannot_be_used_is_counted() {
+    fn unusable_boxes_and_images_are_counted() {
         let folder = folder();
         let others = [
             r#"{"image_id": 7, "category_id": 5, "bbox": [3, 3, 9, 9], "iscrowd": 1}"#,
@@ -373,7 +372,7 @@ mod tests {
             read(&list(&format!("{CAT}, {}", others.join(","))), folder.path(), None).unwrap();
         assert_eq!(read.classes, ["cat", "dog"]);
         let boxes: Vec<_> = read.images.iter().flat_map(|image| &image.boxes).collect();
-        assert_eq!(boxes, [&LabelledBox { corners: [0.0, 1.0, 4.0, 5.0], class: 0 }]);
+        assert_eq!(boxes, [&LabeledBox { corners: [0.0, 1.0, 4.0, 5.0], class: 0 }]);
         let expected = LeftOut {
             crowds: 1,
             outside: 1,
@@ -388,21 +387,25 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_cannot_be_used_are_refused_with_the_reason() {
+    fn unusable_annotation_files_are_refused_with_the_reason() {
         let folder = folder();
-        let train = read(&list(CAT), folder.path(), None).unwrap();
-        let says = |text: &str, like: Option<&BoxedImages>, words: &[&str]| {
-            let message = read(text, folder.path(), like).unwrap_err().to_string();
+        let trained = read(&list(CAT), folder.path(), None).unwrap();
+        let says = |text: &str, train: Option<&AnnotatedImages>, words: &[&str]| {
+            let message = read(text, folder.path(), train).unwrap_err().to_string();
             assert!(words.iter().all(|word| message.contains(word)), "{message}");
         };
         says("[]", None, &["list.json", "COCO"]);
-        says(&list(""), None, &["list.json", "4 images without boxes", "do they lie in"]);
+        says(&list(""), None, &["list.json", "4 images without boxes", "are they in"]);
         says(
             &list(CAT).replace("\"height\": 10", "\"height\": 11"),
             None,
             &["a.png", "20×10", "20×11"],
         );
-        says(&list(CAT).replace("\"dog\"", "\"cow\""), Some(&train), &["category 5", "cow", "dog"]);
+        says(
+            &list(CAT).replace("\"dog\"", "\"cow\""),
+            Some(&trained),
+            &["category 5", "cow", "dog"],
+        );
         says(
             &list(&CAT.replace("\"category_id\": 2", "\"category_id\": 3")),
             None,

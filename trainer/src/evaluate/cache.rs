@@ -1,4 +1,4 @@
-//! Features that were computed already: files that are used again if they belong to the very same evaluation.
+//! Files of features, so that a stopped evaluation resumes and a repeated one is quick.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,28 +10,28 @@ use safetensors::SafeTensors;
 use crate::weights::{checksum, write_safetensors};
 use crate::{Error, Result};
 
-/// The version of what the files hold.
+/// The version of the files' contents.
 const FORMAT: &str = "1";
 
-/// What one file holds: tensors by their names.
-pub(super) type Part = BTreeMap<String, Tensor>;
+/// Tensors by name: the content of a file.
+pub(super) type Tensors = BTreeMap<String, Tensor>;
 
-/// The only tensor of a part of features.
-const VECTORS: &str = "vectors";
+/// The only tensor in a file of features.
+const FEATURES: &str = "vectors";
 
-/// A part of features, from those of batches, `[n, C]` each.
-pub(super) fn part_of(batches: Vec<Tensor>) -> Result<Part> {
-    Ok(BTreeMap::from([(VECTORS.to_owned(), Tensor::cat(&batches, 0)?)]))
+/// The content of a file of features, joined from those of batches, `[n, C]` each.
+pub(super) fn features_file(batches: &[Tensor]) -> Result<Tensors> {
+    Ok(BTreeMap::from([(FEATURES.to_owned(), Tensor::cat(batches, 0)?)]))
 }
 
-/// The features of all parts, `[N, C]`.
-pub(super) fn join(parts: Vec<Part>) -> Result<Tensor> {
-    let vectors: Vec<&Tensor> = parts.iter().filter_map(|part| part.get(VECTORS)).collect();
-    Ok(Tensor::cat(&vectors, 0)?)
+/// The features in several files, `[N, C]`.
+pub(super) fn join_features(files: &[Tensors]) -> Result<Tensor> {
+    let features: Vec<&Tensor> = files.iter().filter_map(|file| file.get(FEATURES)).collect();
+    Ok(Tensor::cat(&features, 0)?)
 }
 
-/// Files of tensors below a folder, each whole or not there at all. `key` says what they depend on: weights, pictures,
-/// boxes, sizes. A file with another key is written anew.
+/// Files of tensors in a folder, each complete or absent. They are used only where their key is the
+/// cache's, which states all that they depend on: weights, images, boxes, sizes.
 pub(super) struct Cache {
     folder: PathBuf,
     key: String,
@@ -42,36 +42,28 @@ const KEY: &str = "key";
 const CHECKSUM: &str = "crc32c";
 
 impl Cache {
-    /// Below `folder`, which is made where it is missing.
-    pub fn new(folder: &Path, key: String) -> Result<Self> {
+    /// A cache in `folder`, which is made where it is missing.
+    pub fn new(folder: &Path, key: &str) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         Ok(Self { folder: folder.to_owned(), key: format!("{FORMAT} {key}") })
     }
 
-    /// The tensors of a file; `None` if it is missing, damaged, or belongs to something else.
-    pub fn find(&self, name: &str) -> Option<Part> {
+    /// The tensors of a file; `None` if it is missing, damaged, or has another key.
+    pub fn find(&self, name: &str) -> Option<Tensors> {
         let bytes = fs::read(self.path(name)).ok()?;
-        let (header_size, header) = SafeTensors::read_metadata(&bytes).ok()?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
         let metadata = header.metadata().as_ref()?;
         if metadata.get(KEY) != Some(&self.key) {
             return None;
         }
-        let mut tensors = BTreeMap::new();
-        for name in header.offset_keys() {
-            let info = header.info(&name)?;
-            let (begin, end) = info.data_offsets;
-            // The header's length is a number of eight bytes.
-            let bytes = bytes.get(8 + header_size + begin..8 + header_size + end)?;
-            let dtype = candle_core::DType::F32;
-            let tensor = Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu).ok()?;
-            tensors.insert(name, tensor);
-        }
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).ok()?;
+        let tensors: Tensors = tensors.into_iter().collect();
         let sum = checksum(&tensors).ok()?.to_string();
         (metadata.get(CHECKSUM) == Some(&sum)).then_some(tensors)
     }
 
-    /// Writes a file, whole or not at all.
-    pub fn store(&self, name: &str, tensors: &Part) -> Result<()> {
+    /// Writes a file, completely or not at all.
+    pub fn store(&self, name: &str, tensors: &Tensors) -> Result<()> {
         let metadata =
             BTreeMap::from([(KEY, self.key.clone()), (CHECKSUM, checksum(tensors)?.to_string())]);
         write_safetensors(&self.path(name), tensors, &metadata)
@@ -86,22 +78,22 @@ impl Cache {
 mod tests {
     use super::*;
 
-    fn tensors(value: f32) -> Part {
+    fn tensors(value: f32) -> Tensors {
         BTreeMap::from([("a".to_owned(), Tensor::new(&[[value, 1.0f32]], &Device::Cpu).unwrap())])
     }
 
-    fn first(tensors: &Part) -> f32 {
+    fn first(tensors: &Tensors) -> f32 {
         tensors["a"].to_vec2::<f32>().unwrap()[0][0]
     }
 
     #[test]
-    fn what_was_computed_is_used_by_the_same_key_alone_and_only_if_whole() {
+    fn files_are_used_only_with_the_same_key_and_only_if_intact() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(folder.path(), "weights 1".into()).unwrap();
+        let cache = Cache::new(folder.path(), "weights 1").unwrap();
         assert!(cache.find("x").is_none());
         cache.store("x", &tensors(3.0)).unwrap();
         assert_eq!(first(&cache.find("x").unwrap()), 3.0);
-        let other = Cache::new(folder.path(), "weights 2".into()).unwrap();
+        let other = Cache::new(folder.path(), "weights 2").unwrap();
         assert!(other.find("x").is_none());
         other.store("x", &tensors(5.0)).unwrap();
         assert!(cache.find("x").is_none() && first(&other.find("x").unwrap()) == 5.0);

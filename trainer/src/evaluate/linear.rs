@@ -1,164 +1,167 @@
-//! The global protocol, as usual on ImageNet: the classes of photos, told from pooled features.
+//! The linear evaluation usual on ImageNet: classification of images from pooled features.
 //!
-//! The backbone is frozen and normalises with the statistics that it has. The linear layer learns from a random crop of each
-//! photo, mirrored at random, another one every epoch, and is judged on the middle of each.
-
-use std::path::PathBuf;
+//! The backbone is frozen and normalizes with the running statistics of its weights. The linear
+//! layer learns from a random crop of each image, flipped at random, a new one in every epoch; it
+//! is validated on center crops.
 
 use candle_core::{Device, Tensor};
-use scrl_preprocess::images::ImageSize;
-use scrl_preprocess::images::RgbImage;
+use scrl_cli::Reporter;
+use scrl_preprocess::images::{ImageSize, RgbImage};
 use scrl_preprocess::views::method::FLIP_PROBABILITY;
 use scrl_preprocess::views::params::draw_crop;
 use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::{BlurKind, ViewParams};
 
-use super::cache::{Cache, join, part_of};
-use super::photos::Photos;
-use super::pictures::{batch, centre};
-use super::probe::{Examples, Probe};
-use super::results::Counted;
-use super::{FrozenBackbone, Results, Start, Subject, Watch};
+use super::cache::{Cache, features_file, join_features};
+use super::class_images::{ClassImage, ClassImages};
+use super::frozen_backbone::{BackboneSource, FrozenBackbone};
+use super::inputs::{batch, center_crop};
+use super::linear_layer::{LinearLayer, TrainingSet};
+use super::options::{EvalConfig, LinearConfig};
+use super::results::{Examples, Results};
 use crate::model::Classifier;
 use crate::{Error, Result};
 
-/// Area of a training crop as a share of the photo, as torchvision's `RandomResizedCrop`.
+/// Area of a training crop as a fraction of the image's, as in torchvision's `RandomResizedCrop`.
 const CROP_SCALE: [f32; 2] = [0.08, 1.0];
 
-/// The shorter side of a photo whose middle 224 pixels are judged.
+/// The shorter side of an image from which a center crop of 224 pixels is taken.
 const SHORTER_FOR_224: u32 = 256;
 
-/// Photos whose features are a file together.
-const PHOTOS_PER_PART: usize = 1024;
+/// Images whose features are stored in one file.
+const IMAGES_PER_FILE: usize = 1024;
 
-/// What the protocol works on.
-#[derive(Clone, Debug)]
-pub struct LinearConfig {
-    /// What both protocols are told.
-    pub subject: Subject,
-    /// Photos with classes.
-    pub images: PathBuf,
-    /// Others to validate with; without them every fifth photo of each class is held back.
-    pub val: Option<PathBuf>,
-    /// Random crops of each photo; with as many as epochs each epoch has new ones. Fewer are computed once, kept, and
-    /// used again in turns.
-    pub crops: u32,
-}
-
-/// A photo: its place in its source and its class.
-type Photo = (u32, usize);
-
-/// Tells the classes of photos. What is kept below `out/features` lets an evaluation that was stopped go on.
+/// Evaluates a backbone by the classes of images. `out/features` lets a stopped evaluation resume.
 ///
 /// # Errors
-/// If a file cannot be read or written, or the photos cannot be used; [`Error::Stopped`] if `watch` wants it.
-pub fn evaluate_photos(config: &LinearConfig, watch: &mut Watch) -> Result<Results> {
-    let subject = &config.subject;
-    let backbone = FrozenBackbone::new(&subject.start)?;
-    let photos = Photos::find(&config.images, None, watch)?;
-    let others = config
-        .val
-        .as_ref()
-        .map(|path| Photos::find(path, Some(&photos.names), watch))
-        .transpose()?;
-    let (train, val_photos, val) = match &others {
-        Some(others) => (photos.photos.clone(), others, others.photos.clone()),
+/// If a file cannot be read or written, or the images are unusable; [`Error::Stopped`] if the
+/// program is asked to stop.
+pub fn evaluate_images(config: &LinearConfig, reporter: &Reporter) -> Result<Results> {
+    let common = &config.common;
+    let backbone = FrozenBackbone::new(&common.source)?;
+    let images = ClassImages::find(&config.images, None, reporter)?;
+    let given = config.val.as_ref();
+    let given = given.map(|path| ClassImages::find(path, Some(&images.classes), reporter));
+    let given = given.transpose()?;
+    let (train, val_images, val) = match &given {
+        Some(given) => (images.images.clone(), given, given.images.clone()),
         None => {
-            let [train, held] = photos.hold_back();
-            watch.note(format!(
-                "no --val: {} of {} photos are held back",
-                held.len(),
-                photos.photos.len()
+            let [train, val] = images.split();
+            reporter.say(format_args!(
+                "no --val: {} of {} images are the validation split",
+                val.len(),
+                images.images.len()
             ));
-            (train, &photos, held)
+            (train, &images, val)
         }
     };
     if train.is_empty() || val.is_empty() {
-        let reason = "too few photos to hold any back; give others with --val";
+        let reason = "too few images for a validation split; give others with --val";
         return Err(Error::dataset(&config.images, reason));
     }
-    let key = key(config, &backbone, [&photos, val_photos])?;
-    let cache = Cache::new(&subject.out.join("features"), key.clone())?;
-    let pass = Pass { config, backbone: &backbone, cache: &cache };
-    if matches!(subject.start, Start::Random(..)) {
-        pass.track(&photos, &train, watch)?;
+    let key = key(config, &backbone, [&images, val_images])?;
+    let cache = Cache::new(&common.out.join("features"), &key)?;
+    let extractor = Extractor { config, backbone: &backbone, cache: &cache };
+    if matches!(common.source, BackboneSource::Random(..)) {
+        extractor.compute_statistics(&images, &train, reporter)?;
     }
-    let truth: Vec<usize> = val.iter().map(|(_, class)| *class).collect();
-    watch.begin("features of the validation photos", val.len());
-    let validation = pass.features("val", val_photos, &val, None, watch)?;
-    let mut examples = Crops::new(&pass, &photos, train, watch)?;
-    // Fewer crops than epochs are kept themselves, and an epoch is then a moment.
-    let noted = examples.kept.is_empty().then(|| format!("{key} {:?}", subject.probe));
-    let noted = noted.map(|key| Cache::new(&subject.out.join("features"), key)).transpose()?;
-    let (channels, classes) = (backbone.arch().channels(), photos.names.len());
-    let probe =
-        Probe::train(&subject.probe, channels, classes, &mut examples, noted.as_ref(), watch)?;
-    let confusion = probe.judge(&validation, &truth)?;
-    let counted = [&examples.classes, &truth].map(|classes| Counted { classes, left_out: None });
-    Ok(Results::new(
-        "linear",
-        (subject, backbone.arch()),
-        &photos.names,
-        counted,
-        &probe,
-        confusion,
-    ))
+    let val_classes: Vec<usize> = val.iter().map(|image| image.class).collect();
+    reporter.begin("images", val.len() as u64, 0);
+    reporter.set_status("features of the validation images");
+    let validation = extractor.features("val", val_images, &val, None, reporter)?;
+    reporter.log();
+    let mut crops = TrainingCrops::new(&extractor, &images, train, reporter)?;
+    // With stored features an epoch takes a moment, so only the others have checkpoints.
+    let checkpoint_key =
+        crops.stored.is_empty().then(|| format!("{key} {:?}", common.linear_layer));
+    let checkpoints = checkpoint_key.map(|key| Cache::new(&common.out.join("features"), &key));
+    let checkpoints = checkpoints.transpose()?;
+    let layer = LinearLayer::train(
+        &common.linear_layer,
+        backbone.arch().channels(),
+        images.classes.len(),
+        &mut crops,
+        checkpoints.as_ref(),
+        reporter,
+    )?;
+    let confusion = layer.validate(&validation, &val_classes)?;
+    let examples =
+        [&crops.classes, &val_classes].map(|classes| Examples { classes, left_out: None });
+    let backbone = (common, backbone.arch());
+    Ok(Results::new("linear", backbone, &images.classes, examples, &layer, confusion))
 }
 
-/// Everything that the features depend on.
-fn key(config: &LinearConfig, backbone: &FrozenBackbone, sides: [&Photos; 2]) -> Result<String> {
-    let Subject { size, images_per_batch, probe, .. } = &config.subject;
+/// All that the features depend on.
+fn key(
+    config: &LinearConfig,
+    backbone: &FrozenBackbone,
+    splits: [&ClassImages; 2],
+) -> Result<String> {
+    let EvalConfig { size, images_per_batch, linear_layer, .. } = &config.common;
     Ok(format!(
-        "linear weights {:08x} size {size} images-per-batch {images_per_batch} seed {} held back {} photos {:08x} {:08x}",
+        "linear weights {:08x} size {size} images-per-batch {images_per_batch} seed {} \
+         split {} images {:08x} {:08x}",
         backbone.checksum()?,
-        probe.seed,
+        linear_layer.seed,
         config.val.is_none(),
-        sides[0].checksum()?,
-        sides[1].checksum()?
+        splits[0].checksum(),
+        splits[1].checksum()
     ))
 }
 
-/// The way of photos through a backbone.
-struct Pass<'a> {
+/// Computes features of images, or takes them from the cache.
+struct Extractor<'a> {
     config: &'a LinearConfig,
     backbone: &'a FrozenBackbone,
     cache: &'a Cache,
 }
 
-impl Pass<'_> {
-    /// Random weights have seen nothing: their batch norms' statistics are tracked on the training photos.
-    fn track(&self, photos: &Photos, train: &[Photo], watch: &mut Watch) -> Result<()> {
-        let size = self.config.subject.images_per_batch.min(train.len());
-        watch.begin("statistics of the batch norms", train.len() / size);
-        for (number, photo) in train.chunks_exact(size).enumerate() {
-            let pictures = self.pictures(photos, photo, None)?;
-            self.backbone.track(&pictures, number)?;
-            watch.advance(1)?;
+impl Extractor<'_> {
+    /// Computes the running statistics of random weights on center crops of the training images.
+    fn compute_statistics(
+        &self,
+        images: &ClassImages,
+        train: &[ClassImage],
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let size = self.config.common.images_per_batch.min(train.len());
+        reporter.begin("batches", (train.len() / size) as u64, 0);
+        reporter.set_status("statistics of the batch norms");
+        for (number, of_batch) in train.chunks_exact(size).enumerate() {
+            let inputs = self.inputs(images, of_batch, None)?;
+            self.backbone.update_statistics(&inputs, number)?;
+            reporter.step(1)?;
         }
+        reporter.log();
         Ok(())
     }
 
-    /// Photos as pictures: a random crop each in some pass, or the middle.
-    fn pictures(&self, photos: &Photos, which: &[Photo], pass: Option<u32>) -> Result<Tensor> {
-        let size = self.config.subject.size;
-        batch(which, size, |(image_id, _)| {
-            let photo = photos.decode(*image_id)?;
-            Ok(match pass {
-                Some(pass) => self.crop(&photo, *image_id, pass),
+    /// A batch of inputs: random crops of some epoch, or center crops.
+    fn inputs(
+        &self,
+        images: &ClassImages,
+        of_batch: &[ClassImage],
+        epoch: Option<u32>,
+    ) -> Result<Tensor> {
+        let size = self.config.common.size;
+        batch(of_batch, size, |image| {
+            let decoded = images.decode(image.image_id)?;
+            Ok(match epoch {
+                Some(epoch) => self.random_crop(&decoded, image.image_id, epoch),
                 None => {
                     let shorter = f64::from(size * SHORTER_FOR_224) / 224.0;
-                    centre(&photo, shorter.round() as u32, size)
+                    center_crop(&decoded, shorter.round() as u32, size)
                 }
             })
         })
     }
 
-    fn crop(&self, photo: &RgbImage, image_id: u32, pass: u32) -> RgbImage {
-        let Subject { size, probe, .. } = &self.config.subject;
-        let random = &mut Stream::new(probe.seed, pass, image_id.into(), Purpose::View1);
+    fn random_crop(&self, image: &RgbImage, image_id: u32, epoch: u32) -> RgbImage {
+        let EvalConfig { size, linear_layer, .. } = &self.config.common;
+        let random = &mut Stream::new(linear_layer.seed, epoch, image_id.into(), Purpose::View1);
         let params = ViewParams {
-            crop: draw_crop(random, photo.size, CROP_SCALE),
+            crop: draw_crop(random, image.size, CROP_SCALE),
             flip: random.chance(FLIP_PROBABILITY),
             jitter: None,
             grayscale: false,
@@ -167,99 +170,101 @@ impl Pass<'_> {
         };
         let mut pixels = Vec::new();
         let options = RenderOptions { size: *size, blur: BlurKind::None };
-        Renderer::default().render(photo, &params, options, &mut pixels);
+        Renderer::default().render(image, &params, options, &mut pixels);
         let side = *size as i32;
         RgbImage { size: ImageSize { width: side, height: side }, pixels }
     }
 
-    /// The vectors `[n, C]` of a few photos, batch by batch.
-    fn vectors<'b>(
+    /// Features `[n, C]` of some images, batch by batch.
+    fn batches<'b>(
         &'b self,
-        photos: &'b Photos,
-        which: &'b [Photo],
-        pass: Option<u32>,
+        images: &'b ClassImages,
+        which: &'b [ClassImage],
+        epoch: Option<u32>,
     ) -> impl Iterator<Item = Result<Tensor>> + 'b {
-        which.chunks(self.config.subject.images_per_batch).map(move |which| {
-            let map = self.backbone.map(&self.pictures(photos, which, pass)?)?;
+        which.chunks(self.config.common.images_per_batch).map(move |of_batch| {
+            let map = self.backbone.forward(&self.inputs(images, of_batch, epoch)?)?;
             Ok(Classifier::features(&map)?)
         })
     }
 
-    /// The vectors `[photos, C]` of all photos, kept in files.
+    /// Features `[N, C]` of all images, stored in files.
     fn features(
         &self,
-        name: &str,
-        photos: &Photos,
-        which: &[Photo],
-        pass: Option<u32>,
-        watch: &mut Watch,
+        prefix: &str,
+        images: &ClassImages,
+        which: &[ClassImage],
+        epoch: Option<u32>,
+        reporter: &Reporter,
     ) -> Result<Tensor> {
-        let mut parts = Vec::new();
-        for (number, which) in which.chunks(PHOTOS_PER_PART).enumerate() {
-            let name = format!("{name}-{number:05}");
-            if let Some(part) = self.cache.find(&name) {
-                watch.advance(which.len())?;
-                parts.push(part);
+        let mut files = Vec::new();
+        for (number, of_file) in which.chunks(IMAGES_PER_FILE).enumerate() {
+            let name = format!("{prefix}-{number:05}");
+            if let Some(file) = self.cache.find(&name) {
+                reporter.step(of_file.len() as u64)?;
+                files.push(file);
                 continue;
             }
             let mut batches = Vec::new();
-            for vectors in self.vectors(photos, which, pass) {
-                let vectors = vectors?;
-                watch.advance(vectors.dim(0)?)?;
-                batches.push(vectors);
+            for features in self.batches(images, of_file, epoch) {
+                let features = features?;
+                reporter.step(features.dim(0)? as u64)?;
+                batches.push(features);
             }
-            let part = part_of(batches)?;
-            self.cache.store(&name, &part)?;
-            parts.push(part);
+            let file = features_file(&batches)?;
+            self.cache.store(&name, &file)?;
+            files.push(file);
         }
-        join(parts)
+        join_features(&files)
     }
 }
 
-/// Random crops of the training photos.
-struct Crops<'a> {
-    pass: &'a Pass<'a>,
-    photos: &'a Photos,
-    train: Vec<Photo>,
+/// Random crops of the training images.
+struct TrainingCrops<'a> {
+    extractor: &'a Extractor<'a>,
+    images: &'a ClassImages,
+    train: Vec<ClassImage>,
     classes: Vec<usize>,
-    /// The vectors of each pass; none if every epoch makes its own.
-    kept: Vec<Tensor>,
+    /// Features of one crop of each image, used in turns; empty if every epoch has its own crops.
+    stored: Vec<Tensor>,
 }
 
-impl<'a> Crops<'a> {
+impl<'a> TrainingCrops<'a> {
     fn new(
-        pass: &'a Pass<'a>,
-        photos: &'a Photos,
-        train: Vec<Photo>,
-        watch: &mut Watch,
+        extractor: &'a Extractor<'a>,
+        images: &'a ClassImages,
+        train: Vec<ClassImage>,
+        reporter: &Reporter,
     ) -> Result<Self> {
-        let mut kept = Vec::new();
-        if pass.config.crops < pass.config.subject.probe.epochs {
-            watch
-                .begin("features of the training photos", train.len() * pass.config.crops as usize);
-            for number in 0..pass.config.crops {
-                let name = format!("train-{number:05}");
-                kept.push(pass.features(&name, photos, &train, Some(number), watch)?);
+        let config = extractor.config;
+        let mut stored = Vec::new();
+        if config.crops < config.common.linear_layer.epochs {
+            reporter.begin("crops", train.len() as u64 * u64::from(config.crops), 0);
+            reporter.set_status("features of the training images");
+            for crop in 0..config.crops {
+                let prefix = format!("train-{crop:05}");
+                stored.push(extractor.features(&prefix, images, &train, Some(crop), reporter)?);
             }
+            reporter.log();
         }
-        let classes = train.iter().map(|(_, class)| *class).collect();
-        Ok(Self { pass, photos, train, classes, kept })
+        let classes = train.iter().map(|image| image.class).collect();
+        Ok(Self { extractor, images, train, classes, stored })
     }
 }
 
-impl Examples for Crops<'_> {
+impl TrainingSet for TrainingCrops<'_> {
     fn classes(&self) -> &[usize] {
         &self.classes
     }
 
-    fn features(&mut self, epoch: u32, which: &[usize]) -> Result<Tensor> {
-        if self.kept.is_empty() {
-            let photos: Vec<Photo> = which.iter().map(|&index| self.train[index]).collect();
-            let batches = self.pass.vectors(self.photos, &photos, Some(epoch));
+    fn features(&mut self, epoch: u32, indices: &[usize]) -> Result<Tensor> {
+        if self.stored.is_empty() {
+            let which: Vec<ClassImage> = indices.iter().map(|&index| self.train[index]).collect();
+            let batches = self.extractor.batches(self.images, &which, Some(epoch));
             return Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?);
         }
-        let rows: Vec<u32> = which.iter().map(|&index| index as u32).collect();
-        let vectors = &self.kept[epoch as usize % self.kept.len()];
-        Ok(vectors.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+        let rows: Vec<u32> = indices.iter().map(|&index| index as u32).collect();
+        let features = &self.stored[epoch as usize % self.stored.len()];
+        Ok(features.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
     }
 }

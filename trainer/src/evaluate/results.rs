@@ -1,15 +1,19 @@
-//! What an evaluation found: `results.json` and `confusion.png`.
+//! The results of an evaluation: `results.json`, `confusion.png` and the table on the screen.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::probe::Probe;
-use super::{Confusion, LeftOut, ProbeConfig, Subject};
+use super::annotations::LeftOut;
+use super::confusion::Confusion;
+use super::drawing::confusion_png;
+use super::linear_layer::{LinearLayer, LinearLayerConfig};
+use super::options::EvalConfig;
 use crate::Result;
 use crate::model::Arch;
 
-/// Everything in `results.json`. Shares are numbers from 0 to 1.
+/// The content of `results.json`. Accuracies are from 0 to 1.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
     /// `roi` or `linear`.
@@ -18,40 +22,41 @@ pub struct Results {
     pub checkpoint: String,
     /// The backbone's architecture.
     pub arch: Arch,
-    /// The share of validation examples whose class was told.
+    /// Accuracy on the validation examples.
     pub top1: f64,
-    /// The mean over the classes of that share, each class counting the same.
+    /// The mean of the classes' accuracies.
     pub mean_class_accuracy: f64,
-    /// The share of right answers in the last epoch on the training examples.
+    /// Accuracy on the training examples in the last epoch.
     pub train_top1: f64,
     /// The mean cross-entropy of that epoch.
     pub train_loss: f64,
-    /// Boxes or images to train on.
+    /// Training boxes or images.
     pub train_examples: usize,
-    /// Boxes or images to validate with.
+    /// Validation boxes or images.
     pub val_examples: usize,
-    /// Side of the pictures in pixels.
+    /// Side of the backbone's inputs in pixels.
     pub size: u32,
-    /// Pictures that went through the backbone together.
+    /// Images in a batch of the backbone.
     pub images_per_batch: usize,
     /// The linear layer's training.
-    pub probe: ProbeConfig,
-    /// What of the training list was not used.
+    #[serde(rename = "probe")]
+    pub linear_layer: LinearLayerConfig,
+    /// Training boxes and images that were left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_left_out: Option<LeftOut>,
-    /// What of the validation list was not used.
+    /// Validation boxes and images that were left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_left_out: Option<LeftOut>,
-    /// One a class, in the order of the confusion's rows.
+    /// In the order of the confusion matrix.
     pub classes: Vec<ClassResult>,
-    /// `[class][answer]`: how many examples of the class got the answer.
+    /// `[class][prediction]`: counts of validation examples.
     pub confusion: Vec<Vec<u64>>,
-    /// For the drawing.
+    /// The same for the drawing.
     #[serde(skip)]
     matrix: Confusion,
 }
 
-/// How well a class is told.
+/// The results of a class.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClassResult {
     /// Its name.
@@ -60,48 +65,48 @@ pub struct ClassResult {
     pub train: usize,
     /// Validation examples.
     pub val: u64,
-    /// The share of these that were told; `None` where there are none.
+    /// Accuracy on these; `None` where there are none.
     pub top1: Option<f64>,
-    /// The wrong answer given most often, and how often.
+    /// The most frequent wrong prediction, and its count.
     pub taken_for: Option<(String, u64)>,
 }
 
-/// The examples of a side.
-pub(super) struct Counted<'a> {
+/// The training or validation examples.
+pub(super) struct Examples<'a> {
     /// The class of each.
     pub classes: &'a [usize],
-    /// What was not used.
+    /// Boxes and images that were left out.
     pub left_out: Option<LeftOut>,
 }
 
 impl Results {
     pub(super) fn new(
         protocol: &'static str,
-        (subject, arch): (&Subject, Arch),
+        (config, arch): (&EvalConfig, Arch),
         names: &[String],
-        [train, val]: [Counted; 2],
-        probe: &Probe,
+        [train, val]: [Examples; 2],
+        layer: &LinearLayer,
         matrix: Confusion,
     ) -> Self {
-        let mut trained = vec![0; names.len()];
-        train.classes.iter().for_each(|&class| trained[class] += 1);
+        let mut train_counts = vec![0; names.len()];
+        train.classes.iter().for_each(|&class| train_counts[class] += 1);
         let classes: Vec<ClassResult> = (0..names.len())
-            .map(|class| class_result(names, class, trained[class], &matrix))
+            .map(|class| class_result(names, class, train_counts[class], &matrix))
             .collect();
-        let told: Vec<f64> = classes.iter().filter_map(|class| class.top1).collect();
+        let accuracies: Vec<f64> = classes.iter().filter_map(|class| class.top1).collect();
         Self {
             protocol,
-            checkpoint: subject.start.to_string(),
+            checkpoint: config.source.to_string(),
             arch,
             top1: matrix.accuracy(),
-            mean_class_accuracy: told.iter().sum::<f64>() / told.len().max(1) as f64,
-            train_top1: probe.accuracy,
-            train_loss: probe.loss,
+            mean_class_accuracy: accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64,
+            train_top1: layer.accuracy,
+            train_loss: layer.loss,
             train_examples: train.classes.len(),
             val_examples: val.classes.len(),
-            size: subject.size,
-            images_per_batch: subject.images_per_batch,
-            probe: subject.probe.clone(),
+            size: config.size,
+            images_per_batch: config.images_per_batch,
+            linear_layer: config.linear_layer.clone(),
             train_left_out: train.left_out,
             val_left_out: val.left_out,
             classes,
@@ -116,13 +121,13 @@ impl Results {
     /// If they cannot be written.
     pub fn write(&self, out: &Path) -> Result<[PathBuf; 2]> {
         let (json, png) = (out.join("results.json"), out.join("confusion.png"));
-        self.matrix.write_png(&png)?;
+        scrl_schemas::atomic::write(&png, &confusion_png(&self.matrix)?)?;
         let text = serde_json::to_string(self).expect("plain values");
         scrl_schemas::atomic::write(&json, format!("{text}\n").as_bytes())?;
         Ok([json, png])
     }
 
-    /// The table for the screen: a line for each class that was validated, then the whole.
+    /// The table for the screen: a line for each class with validation examples, then all of them.
     pub fn table(&self) -> String {
         let width =
             self.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0).max(5);
@@ -142,7 +147,8 @@ impl Results {
             lines.push(line.trim_end().to_owned());
         }
         lines.push(format!(
-            "top-1 {:.2} % of {}, mean over classes {:.2} %; on the training examples {:.2} % of {}",
+            "top-1 {:.2} % of {}, mean over classes {:.2} %; \
+             on the training examples {:.2} % of {}",
             100.0 * self.top1,
             self.val_examples,
             100.0 * self.mean_class_accuracy,
@@ -156,14 +162,14 @@ impl Results {
 fn class_result(names: &[String], class: usize, train: usize, matrix: &Confusion) -> ClassResult {
     let row = matrix.row(class);
     let val: u64 = row.iter().sum();
-    let wrong = (0..row.len()).filter(|&answer| answer != class && row[answer] > 0);
-    // The first of equal ones.
-    let most = wrong.max_by_key(|&answer| (row[answer], std::cmp::Reverse(answer)));
+    let wrong = (0..row.len()).filter(|&prediction| prediction != class && row[prediction] > 0);
+    // The first of equally frequent ones.
+    let most = wrong.max_by_key(|&prediction| (row[prediction], Reverse(prediction)));
     ClassResult {
         name: names[class].clone(),
         train,
         val,
         top1: (val > 0).then(|| row[class] as f64 / val as f64),
-        taken_for: most.map(|answer| (names[answer].clone(), row[answer])),
+        taken_for: most.map(|prediction| (names[prediction].clone(), row[prediction])),
     }
 }

@@ -1,15 +1,15 @@
-//! f: ResNet without its pooling and classifier (He et al., 2016; torchvision's variant, whose bottleneck strides in
-//! its 3×3 convolution). A view `[N, S, S, 3]` becomes a map `[N, S/32, S/32, C]`.
+//! f: ResNet without pooling and classifier (He et al., 2016), in torchvision's variant, whose
+//! bottlenecks have their stride in the 3×3 convolution.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use scrl_schemas::named_choice;
 
-use super::BatchNormLayer;
+use super::batch_norm::BatchNormLayer;
 use crate::ops::{Conv2d, MaxPool, Tape};
 
 named_choice! {
-    /// Which ResNet, under torchvision's name.
+    /// A ResNet by torchvision's name.
     pub enum Arch {
         /// 18 layers, basic blocks.
         Resnet18 = "resnet18",
@@ -32,7 +32,7 @@ impl Arch {
         }
     }
 
-    /// Channels out of a block for each channel inside.
+    /// Output channels of a block, divided by the channels of its 3×3 convolutions.
     fn expansion(self) -> usize {
         match self {
             Self::Resnet18 | Self::Resnet34 => 1,
@@ -40,7 +40,7 @@ impl Arch {
         }
     }
 
-    /// The one with so many blocks in each stage, of this kind.
+    /// The architecture with these numbers of blocks in its stages, bottlenecks or basic blocks.
     pub fn of_blocks(blocks: [usize; 4], bottleneck: bool) -> Option<Self> {
         let expansion = if bottleneck { 4 } else { 1 };
         Self::ALL
@@ -49,33 +49,33 @@ impl Arch {
             .find(|arch| arch.blocks() == blocks && arch.expansion() == expansion)
     }
 
-    /// Channels of the map.
+    /// Channels of the last feature map.
     pub fn channels(self) -> usize {
         512 * self.expansion()
     }
 }
 
-/// Channels behind the stem.
+/// Output channels of the stem.
 const STEM_CHANNELS: usize = 64;
 
-/// A ResNet up to its last map.
+/// A ResNet up to its last feature map.
 pub struct Backbone {
-    stem: ConvNorm,
+    stem: ConvBn,
     blocks: Vec<Block>,
 }
 
 impl Backbone {
-    /// Builds the layers of `arch` under torchvision's names.
+    /// The layers of `arch`, under torchvision's names.
     pub fn new(arch: Arch, vb: &VarBuilder) -> Result<Self> {
-        let stem = ConvNorm::new([3, STEM_CHANNELS], 7, 2, [vb.pp("conv1"), vb.pp("bn1")])?;
+        let stem = ConvBn::new([3, STEM_CHANNELS], 7, 2, [vb.pp("conv1"), vb.pp("bn1")])?;
         let mut blocks = Vec::new();
         let mut inputs = STEM_CHANNELS;
         for (stage, count) in arch.blocks().into_iter().enumerate() {
+            let width = STEM_CHANNELS << stage;
+            let vb = vb.pp(format!("layer{}", stage + 1));
             for index in 0..count {
-                let width = STEM_CHANNELS << stage;
                 let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-                let vb = vb.pp(format!("layer{}.{index}", stage + 1));
-                blocks.push(Block::new(arch, [inputs, width], stride, &vb)?);
+                blocks.push(Block::new(arch, [inputs, width], stride, &vb.pp(index))?);
                 inputs = width * arch.expansion();
             }
         }
@@ -85,7 +85,7 @@ impl Backbone {
     /// `[N, S, S, 3]`, normalized, → `[N, S/32, S/32, C]`.
     pub fn forward(&self, tape: &mut Tape, views: &Tensor) -> Result<Tensor> {
         let x = self.stem.convolve(tape, views, false)?;
-        let x = self.stem.norm.forward(tape, &x, true)?;
+        let x = self.stem.bn.forward(tape, &x, true)?;
         let mut x = tape.apply(MaxPool::new(3, 2, 1), [&x])?;
         for block in &self.blocks {
             x = block.forward(tape, &x)?;
@@ -94,25 +94,25 @@ impl Backbone {
     }
 }
 
-/// A convolution and the batch norm behind it.
-struct ConvNorm {
+/// A convolution and the batch norm after it.
+struct ConvBn {
     filter: Tensor,
     stride: usize,
-    norm: BatchNormLayer,
+    bn: BatchNormLayer,
 }
 
-impl ConvNorm {
-    /// A filter of `kernel` pixels a side; Kaiming normal, fan-out.
+impl ConvBn {
+    /// A convolution of `kernel` × `kernel` pixels, with Kaiming's normal initialization, fan-out.
     fn new(
         [inputs, outputs]: [usize; 2],
         kernel: usize,
         stride: usize,
-        [conv, norm]: [VarBuilder; 2],
+        [conv, bn]: [VarBuilder; 2],
     ) -> Result<Self> {
         let stdev = (2.0 / (outputs * kernel * kernel) as f64).sqrt();
         let init = Init::Randn { mean: 0.0, stdev };
         let filter = conv.get_with_hints((outputs, kernel, kernel, inputs), "weight", init)?;
-        Ok(Self { filter, stride, norm: BatchNormLayer::new(outputs, &norm)? })
+        Ok(Self { filter, stride, bn: BatchNormLayer::new(outputs, &bn)? })
     }
 
     fn convolve(&self, tape: &mut Tape, x: &Tensor, input_gradient: bool) -> Result<Tensor> {
@@ -121,37 +121,37 @@ impl ConvNorm {
     }
 }
 
-/// A basic block (two 3×3 convolutions) or a bottleneck (1×1, 3×3, 1×1), and its shortcut.
+/// A basic block (two 3×3 convolutions) or a bottleneck (1×1, 3×3, 1×1), with its shortcut.
 pub struct Block {
-    layers: Vec<ConvNorm>,
-    downsample: Option<ConvNorm>,
+    layers: Vec<ConvBn>,
+    downsample: Option<ConvBn>,
 }
 
 impl Block {
-    /// A block of the kind that `arch` uses, whose 3×3 convolutions have `width` channels; a shortcut that changes shape gets
-    /// a 1×1 convolution.
+    /// A block of `arch` with `width` channels in its 3×3 convolutions. A shortcut between
+    /// different shapes gets a 1×1 convolution.
     pub fn new(
         arch: Arch,
         [inputs, width]: [usize; 2],
         stride: usize,
         vb: &VarBuilder,
     ) -> Result<Self> {
+        let layer = |number: usize, channels: [usize; 2], kernel: usize, stride: usize| {
+            let names = ["conv", "bn"].map(|name| vb.pp(format!("{name}{number}")));
+            ConvBn::new(channels, kernel, stride, names)
+        };
         let outputs = width * arch.expansion();
-        // Channels, kernel, stride.
-        let convolutions = match arch.expansion() {
-            1 => vec![([inputs, width], 3, stride), ([width, width], 3, 1)],
-            _ => {
-                vec![([inputs, width], 1, 1), ([width, width], 3, stride), ([width, outputs], 1, 1)]
-            }
+        let layers = match arch.expansion() {
+            1 => vec![layer(1, [inputs, width], 3, stride)?, layer(2, [width, width], 3, 1)?],
+            _ => vec![
+                layer(1, [inputs, width], 1, 1)?,
+                layer(2, [width, width], 3, stride)?,
+                layer(3, [width, outputs], 1, 1)?,
+            ],
         };
-        let layer = |(index, (channels, kernel, stride)): (usize, ([usize; 2], usize, usize))| {
-            let names = ["conv", "bn"].map(|name| vb.pp(format!("{name}{}", index + 1)));
-            ConvNorm::new(channels, kernel, stride, names)
-        };
-        let layers = convolutions.into_iter().enumerate().map(layer).collect::<Result<_>>()?;
         let downsample = if stride != 1 || inputs != outputs {
             let vb = vb.pp("downsample");
-            Some(ConvNorm::new([inputs, outputs], 1, stride, [vb.pp(0), vb.pp(1)])?)
+            Some(ConvBn::new([inputs, outputs], 1, stride, [vb.pp(0), vb.pp(1)])?)
         } else {
             None
         };
@@ -163,7 +163,7 @@ impl Block {
         let shortcut = match &self.downsample {
             Some(layer) => {
                 let x = layer.convolve(tape, input, true)?;
-                layer.norm.forward(tape, &x, false)?
+                layer.bn.forward(tape, &x, false)?
             }
             None => input.clone(),
         };
@@ -171,9 +171,9 @@ impl Block {
         let last = self.layers.len() - 1;
         for layer in &self.layers[..last] {
             x = layer.convolve(tape, &x, true)?;
-            x = layer.norm.forward(tape, &x, true)?;
+            x = layer.bn.forward(tape, &x, true)?;
         }
         x = self.layers[last].convolve(tape, &x, true)?;
-        self.layers[last].norm.forward_add_relu(tape, &x, &shortcut)
+        self.layers[last].bn.forward_add_relu(tape, &x, &shortcut)
     }
 }

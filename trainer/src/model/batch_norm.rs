@@ -1,12 +1,12 @@
-//! A batch norm with its parameters and running statistics.
+//! Batch norm with its parameters and running statistics.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::ops::{BatchNorm, Normalization, Tape, batch_statistics, profile, update_running};
 
-/// Normalizes with the statistics of the batch and keeps a running mean of them, or, where the pass is
-/// [`Normalization::Running`], with that mean.
+/// A batch norm. It normalizes with the statistics of the batch and updates the running statistics,
+/// or, where the tape says [`Normalization::Running`], normalizes with the latter.
 pub struct BatchNormLayer {
     weight: Tensor,
     bias: Tensor,
@@ -15,7 +15,7 @@ pub struct BatchNormLayer {
 }
 
 impl BatchNormLayer {
-    /// For maps of so many channels.
+    /// A batch norm of maps with `channels` channels.
     pub fn new(channels: usize, vb: &VarBuilder) -> Result<Self> {
         let get = |name, value| vb.get_with_hints(channels, name, Init::Const(value));
         Ok(Self {
@@ -26,13 +26,13 @@ impl BatchNormLayer {
         })
     }
 
-    /// Normalizes a map `[…, C]`; ReLU follows if asked for.
+    /// Normalizes a map `[…, C]`, then applies ReLU if `relu`.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor, relu: bool) -> Result<Tensor> {
         let op = BatchNorm { statistics: self.statistics(tape, x)?, relu };
         tape.apply(op, [x, &self.weight, &self.bias])
     }
 
-    /// Normalizes a map, adds the shortcut, and applies ReLU.
+    /// Normalizes a map `[…, C]`, adds the shortcut, and applies ReLU.
     pub fn forward_add_relu(
         &self,
         tape: &mut Tape,
@@ -43,7 +43,7 @@ impl BatchNormLayer {
         tape.apply(op, [x, &self.weight, &self.bias, shortcut])
     }
 
-    /// The running statistics, or those of the batch after they have entered the running ones.
+    /// The statistics to normalize with; those of the batch update the running ones.
     fn statistics(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         let momentum = match tape.normalization() {
             Normalization::Running => {

@@ -1,19 +1,20 @@
-//! What watches the backbone while it learns: one linear layer that learns to tell classes from its pooled map.
+//! A linear classifier on the backbone's pooled feature map.
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::Parameters;
 use super::head::linear_init;
+use super::parameters::Parameters;
 use crate::ops::{GlobalAveragePool, Linear, Op, Tape};
 
-/// A linear layer from features to classes, float32 whatever the maps are.
+/// A linear layer from features to logits, float32 whatever the type of the maps.
 pub struct Classifier {
     weight: Tensor,
     bias: Tensor,
 }
 
 impl Classifier {
-    /// From so many channels to so many classes; its parameters are named `classifier.…`.
+    /// A layer from `channels` features to `classes` logits; its parameters are named
+    /// `classifier.…`.
     pub fn new(
         channels: usize,
         classes: usize,
@@ -28,13 +29,13 @@ impl Classifier {
         })
     }
 
-    /// What it looks at: the mean of a map `[N, H, W, C]`, `[N, C]`. On no tape, so that nothing of what it learns
-    /// reaches the backbone.
+    /// The features `[N, C]`: the mean of a map `[N, H, W, C]`. They are on no tape, which is a
+    /// stop-gradient: the classifier's loss does not reach the backbone.
     pub fn features(map: &Tensor) -> Result<Tensor> {
         GlobalAveragePool.forward([map])?.to_dtype(DType::F32)
     }
 
-    /// `[N, C]` → a logit for each class.
+    /// `[N, C]` → logits `[N, classes]`.
     pub fn forward(&self, tape: &mut Tape, features: &Tensor) -> Result<Tensor> {
         tape.apply(Linear, [features, &self.weight, &self.bias])
     }

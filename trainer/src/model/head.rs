@@ -3,10 +3,11 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::BatchNormLayer;
+use super::batch_norm::BatchNormLayer;
 use crate::ops::{Linear, Tape};
 
-/// Linear with bias → batch norm → ReLU → linear without bias; layers named as in `nn.Sequential`: 0, 1, 3.
+/// Linear with bias → batch norm → ReLU → linear without bias, named as in `nn.Sequential`: 0, 1
+/// and 3.
 pub struct Head {
     hidden_weight: Tensor,
     hidden_bias: Tensor,
@@ -14,14 +15,14 @@ pub struct Head {
     output_weight: Tensor,
 }
 
-/// PyTorch's initial values of a linear layer of so many inputs: U(±1/√inputs).
+/// PyTorch's initial values of a linear layer: U(±1/√inputs).
 pub(super) fn linear_init(inputs: usize) -> Init {
     let bound = 1.0 / (inputs as f64).sqrt();
     Init::Uniform { lo: -bound, up: bound }
 }
 
 impl Head {
-    /// From `inputs` through `hidden` to `outputs` numbers.
+    /// A head from `inputs` through `hidden` to `outputs` numbers.
     pub fn new(inputs: usize, hidden: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
         let first = vb.pp(0);
         let hidden_weight =

@@ -1,5 +1,9 @@
-//! Figure 2 of the paper, a part a file: the backbone f ([`Backbone`]), the projector g and predictor q ([`Head`]), and
-//! the two networks made of them ([`Network`]); and beside them the [`Classifier`] that only watches.
+//! Figure 2 of the paper: the backbone f ([`Backbone`]), the projector g and the predictor q
+//! ([`Head`]), and the online and the target network ([`Network`]). The [`Classifier`] is for
+//! online evaluation and for linear layers on frozen features.
+//!
+//! Layers take a candle [`VarBuilder`](candle_nn::VarBuilder) and a [`Tape`](crate::ops::Tape);
+//! feature maps are `[N, H, W, C]`.
 
 mod backbone;
 mod batch_norm;

@@ -1,21 +1,24 @@
-//! The online and the target network: the same backbone, regions and projector; the online one predicts as well.
+//! The online and the target network: a backbone, RoIAlign and a projector; the online network has
+//! a predictor as well.
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{Arch, Backbone, Head, Parameters};
+use super::backbone::{Arch, Backbone};
+use super::head::Head;
+use super::parameters::Parameters;
 use crate::ops::{GlobalAveragePool, RoiAlign, Tape};
 
-/// Widths of projector and predictor.
+/// Widths of the projector and the predictor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadSizes {
-    /// Inside.
+    /// Of the hidden layer.
     pub hidden: usize,
-    /// Out of them: the dimension of the loss.
+    /// Of the output: the dimension of projections and predictions.
     pub projection: usize,
 }
 
-/// What of the map is compared between the views.
+/// The regions of the map whose features are compared between the views.
 #[derive(Clone, Debug)]
 pub enum Regions {
     /// Matched boxes (SCRL): RoIs `[R, 5]` of image number, x0, y0, x1, y1 in pixels of the view.
@@ -24,13 +27,14 @@ pub enum Regions {
     Whole,
 }
 
-/// What a network makes of both views of a batch.
+/// The output of a network for both views of a batch.
 pub struct NetworkOutput {
     /// f: the backbone's map `[2B, H, W, C]`.
     pub map: Tensor,
-    /// g: a vector for each region, `[R, projection]`.
+    /// g: a projection of each region, `[R, projection]`.
     pub projections: Tensor,
-    /// q: the online network's predictions, `[R, projection]`; of the target network, the projections.
+    /// q: the online network's predictions, `[R, projection]`; for the target network the
+    /// projections.
     pub predictions: Tensor,
 }
 
@@ -42,7 +46,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// The network that learns; its parameters are named `online.…` and `predictor.…`.
+    /// The online network; its parameters are named `online.…` and `predictor.…`.
     pub fn online(
         arch: Arch,
         sizes: HeadSizes,
@@ -57,7 +61,7 @@ impl Network {
         })
     }
 
-    /// Its EMA; its parameters are named `target.…`, in the order of the online ones.
+    /// The target network; its parameters are named `target.…`, in the order of the online ones.
     pub fn target(
         arch: Arch,
         sizes: HeadSizes,
@@ -74,7 +78,7 @@ impl Network {
         Ok(Self { backbone, projector, predictor: None })
     }
 
-    /// Both views of a batch, `[2B, S, S, 3]` normalized, → a vector for each region, and what lies before it.
+    /// Both views of a batch, `[2B, S, S, 3]`, normalized, → map, projections and predictions.
     pub fn forward(
         &self,
         tape: &mut Tape,
@@ -82,11 +86,11 @@ impl Network {
         regions: &Regions,
     ) -> Result<NetworkOutput> {
         let map = self.backbone.forward(tape, views)?;
-        let vectors = match regions {
+        let features = match regions {
             Regions::Boxes(rois) => tape.apply(RoiAlign, [&map, rois])?,
             Regions::Whole => tape.apply(GlobalAveragePool, [&map])?,
         };
-        let projections = self.projector.forward(tape, &vectors)?;
+        let projections = self.projector.forward(tape, &features)?;
         let predictions = match &self.predictor {
             Some(predictor) => predictor.forward(tape, &projections)?,
             None => projections.clone(),

@@ -1,7 +1,7 @@
-//! The tensors that a network consists of: made, named, and laid out here, and nowhere else.
+//! The parameters of a network: their initial values, names and layouts.
 //!
-//! Inside, a convolution's filter is `[O, kh, kw, I]`; checkpoints hold PyTorch's `[O, I, kh, kw]`. All others are the same
-//! in both, under the same names.
+//! In memory a convolution's filter is `[O, kh, kw, I]`; in checkpoints it has PyTorch's layout,
+//! `[O, I, kh, kw]`. All other tensors have the same layout in both.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,35 +10,36 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
-/// Initial weights belong to no epoch; this stands in its place among what keys the random numbers.
+/// Takes the place of the epoch in the keys of the random numbers: initial weights belong to none.
 const NO_EPOCH: u32 = u32::MAX;
 
-/// A tensor under its name in a checkpoint, such as `online.backbone.layer1.0.conv1.weight`. Clones share its memory.
+/// A tensor and its name in a checkpoint, such as `online.backbone.layer1.0.conv1.weight`. Clones
+/// share its memory.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its value, float32.
+    /// The value, float32.
     pub var: Var,
 }
 
 impl Parameter {
-    /// The value as it is used.
+    /// The value in the layout of the network.
     pub fn tensor(&self) -> &Tensor {
         self.var.as_tensor()
     }
 
-    /// Whether LARS decays and adapts it: rank above 1.
+    /// Whether LARS decays it and adapts its learning rate: rank above 1.
     pub fn is_adapted(&self) -> bool {
         self.var.rank() > 1
     }
 
-    /// Whether it is optimized: all but a batch norm's running statistics.
+    /// Whether it is optimized: everything but a batch norm's running statistics.
     pub fn is_optimized(&self) -> bool {
         !self.name.ends_with(".running_mean") && !self.name.ends_with(".running_var")
     }
 
-    /// A velocity of zeros for it, named `momentum.<its name>`.
+    /// A momentum buffer of zeros for it, named `momentum.<its name>`.
     pub fn velocity(&self) -> Result<Self> {
         let var = Var::zeros(self.var.shape(), DType::F32, self.var.device())?;
         Ok(Self { name: format!("momentum.{}", self.name), var })
@@ -83,13 +84,14 @@ impl Parameter {
     }
 }
 
-/// All parameters of a network, in a fixed order: as its layers asked for them.
+/// All parameters of a network, in the order in which its layers ask for them.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters(pub Vec<Parameter>);
 
 impl Parameters {
-    /// Builds a model whose parameters live on `device`, and returns it with them. Their initial values depend on the seed
-    /// and each tensor's name alone; without a seed, random ones are zeros: for shapes, and for weights from a file.
+    /// Builds a model with parameters on `device`, and returns both. The initial values depend on
+    /// the seed and each tensor's name alone. Without a seed random values are zeros, for a model
+    /// whose weights come from a file.
     pub fn build<M>(
         seed: Option<u64>,
         device: &Device,
@@ -102,13 +104,13 @@ impl Parameters {
         Ok((model, Self(made)))
     }
 
-    /// Those that are optimized.
+    /// The parameters that are optimized.
     pub fn optimized(&self) -> impl Iterator<Item = &Parameter> {
         self.0.iter().filter(|parameter| parameter.is_optimized())
     }
 }
 
-/// Makes each parameter that a layer asks a [`VarBuilder`] for, and remembers it.
+/// A backend of [`VarBuilder`] that initializes each parameter a layer asks for, and records it.
 struct SeededBackend {
     seed: Option<u64>,
     made: Arc<Mutex<Vec<Parameter>>>,
@@ -131,7 +133,7 @@ impl SeededBackend {
             Init::Uniform { lo, up } => {
                 Ok((0..count).map(|_| stream.uniform(lo, up) as f32).collect())
             }
-            init => bail!("{name}: no values of {init:?} are drawn here"),
+            init => bail!("{name}: initialization by {init:?} is not supported"),
         }
     }
 }
@@ -158,7 +160,7 @@ impl SimpleBackend for SeededBackend {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        bail!("{name}: parameters are made with a shape")
+        bail!("{name}: a parameter needs a shape")
     }
 
     fn contains_tensor(&self, _: &str) -> bool {
@@ -166,11 +168,11 @@ impl SimpleBackend for SeededBackend {
     }
 }
 
-/// Filters drawn in PyTorch's order of elements, `[O, I, kh·kw]`, as they lie here, `[O, kh·kw, I]`: so a checkpoint does not
-/// show the difference.
+/// Filters from PyTorch's layout, `[O, I, kh·kw]`, in which they are initialized, to
+/// `[O, kh·kw, I]`: initial weights in checkpoints do not depend on the layout in memory.
 fn channels_last(values: &[f32], taps: usize, inputs: usize) -> Vec<f32> {
     let filter = |filter: &'_ [f32]| -> Vec<f32> {
-        (0..taps * inputs).map(|place| filter[place % inputs * taps + place / inputs]).collect()
+        (0..taps * inputs).map(|index| filter[index % inputs * taps + index / inputs]).collect()
     };
     values.chunks_exact(taps * inputs).flat_map(filter).collect()
 }

@@ -1,10 +1,12 @@
-//! The pickle that Detectron2's `DetectionCheckpointer` loads: NumPy arrays under Detectron2's names.
+//! The pickle that Detectron2's `DetectionCheckpointer` loads: NumPy arrays under Detectron2's
+//! names.
 //!
 //! ```text
 //! {"model": {"stem.conv1.weight": ndarray, …}, "__author__": "scrl", "matching_heuristics": True}
 //! ```
 //!
-//! With `matching_heuristics` Detectron2 finds the names inside those of its models, such as `backbone.bottom_up.stem.conv1.weight`.
+//! With `matching_heuristics` Detectron2 matches the names with the ends of its models' names, such
+//! as `backbone.bottom_up.stem.conv1.weight`.
 
 use std::io::{Result as IoResult, Write};
 use std::path::Path;
@@ -17,10 +19,11 @@ use super::pickle::{Op, Pickle};
 use super::safetensors::float32_bytes;
 use crate::{Error, Result};
 
-/// Who made the weights. "Caffe2" would have Detectron2 rename them once more.
+/// The author of the weights. Detectron2 would rename those of "Caffe2".
 const AUTHOR: &str = "scrl";
 
-/// Writes float32 tensors with torchvision's names, in this order, to `path`, whole or not at all.
+/// Writes float32 tensors with torchvision's names, in this order, to `path`, completely or not at
+/// all.
 pub(super) fn write_detectron2(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let io = || Error::io(path);
     let mut pickle = Pickle::new(AtomicFile::create(path)?, 3).map_err(io())?;
@@ -48,7 +51,8 @@ fn end<W: Write>(mut pickle: Pickle<W>) -> IoResult<W> {
     pickle.finish()
 }
 
-/// Pushes an array as NumPy itself pickles it: an empty one, then its state. The module's old name is known to every NumPy.
+/// Pushes an array as NumPy pickles it: an empty one, then its state. Every version of NumPy knows
+/// the module under this name.
 fn array(pickle: &mut Pickle<impl Write>, shape: &[usize], bytes: &[u8]) -> IoResult<()> {
     /// The version of the state of an array.
     const ARRAY_STATE: i64 = 1;
@@ -62,7 +66,7 @@ fn array(pickle: &mut Pickle<impl Write>, shape: &[usize], bytes: &[u8]) -> IoRe
     pickle.int(ARRAY_STATE)?;
     pickle.ints(shape)?;
     float32(pickle)?;
-    // Not in Fortran's order.
+    // Not in Fortran order.
     pickle.ops(&[Op::False])?;
     pickle.bytes(bytes)?;
     pickle.ops(&[Op::Tuple, Op::Build])
@@ -79,7 +83,7 @@ fn float32(pickle: &mut Pickle<impl Write>) -> IoResult<()> {
     pickle.ops(&[Op::Mark])?;
     pickle.int(TYPE_STATE)?;
     pickle.text("<")?;
-    // Neither parts nor names nor fields; size and alignment as usual; no flags.
+    // No subarray, names or fields; default size and alignment; no flags.
     pickle.ops(&[Op::None, Op::None, Op::None])?;
     pickle.int(-1)?;
     pickle.int(-1)?;

@@ -3,34 +3,24 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use scrl_schemas::named_choice;
-
 use super::detectron2::write_detectron2;
+use super::options::{ExportFormat, ExportOptions};
 use super::pth_writer::write_pth;
-use super::{Branch, Weights, write_safetensors};
+use super::read::Weights;
+use super::safetensors::write_safetensors;
 use crate::model::Arch;
 use crate::{Error, Result};
 
-named_choice! {
-    /// Whose names and files.
-    pub enum ExportFormat {
-        /// torchvision's, and timm's: a state dict without `fc`.
-        Torchvision = "torchvision",
-        /// Detectron2's.
-        Detectron2 = "detectron2",
-    }
-}
-
-/// What was exported.
+/// A summary of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// The backbone's architecture.
     pub arch: Arch,
-    /// How many tensors were written.
+    /// The number of tensors.
     pub tensors: usize,
 }
 
-/// The kinds of files.
+/// A format of files.
 #[derive(Clone, Copy)]
 enum FileKind {
     Safetensors,
@@ -38,14 +28,15 @@ enum FileKind {
     Detectron2Pickle,
 }
 
-/// Writes the backbone of a network in `checkpoint`, which may be all that [`Weights::read`] reads, to `out`: whole or not at
-/// all, and the same bytes for the same weights.
+/// Writes the backbone of a network in a file that [`Weights::read`] reads, completely or not at
+/// all. The same weights give the same bytes.
 ///
 /// # Errors
-/// [`Error::Option`] if the ending of `out` is none of the format's; others if there is no such backbone in `checkpoint`
-/// or a file cannot be read or written.
-pub fn export(checkpoint: &Path, branch: Branch, to: ExportFormat, out: &Path) -> Result<Exported> {
-    let kind = file_kind(to, out)?;
+/// [`Error::Option`] if `out` lacks the format's extension; others if the checkpoint has no such
+/// backbone, or if a file cannot be read or written.
+pub fn export(options: &ExportOptions) -> Result<Exported> {
+    let ExportOptions { out, to, checkpoint, network } = options;
+    let kind = file_kind(*to, out)?;
     if let (Ok(from), Ok(into)) = (checkpoint.canonicalize(), out.canonicalize())
         && from == into
     {
@@ -53,12 +44,10 @@ pub fn export(checkpoint: &Path, branch: Branch, to: ExportFormat, out: &Path) -
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(Error::checkpoint(
-            out,
-            format!("there is no folder {}; make it first", folder.display()),
-        ));
+        let reason = format!("there is no folder {}; make it first", folder.display());
+        return Err(Error::checkpoint(out, reason));
     }
-    let (arch, tensors) = Weights::read(checkpoint)?.backbone(branch)?;
+    let (arch, tensors) = Weights::read(checkpoint)?.backbone(*network)?;
     let exported = Exported { arch, tensors: tensors.len() };
     match kind {
         FileKind::Safetensors => {
@@ -71,25 +60,20 @@ pub fn export(checkpoint: &Path, branch: Branch, to: ExportFormat, out: &Path) -
     Ok(exported)
 }
 
-/// What stands in the header of a backbone's safetensors file.
+/// The metadata of a backbone's safetensors file.
 pub(crate) fn backbone_metadata(arch: Arch) -> BTreeMap<&'static str, String> {
     BTreeMap::from([("arch", arch.to_string()), ("format", "pt".to_owned())])
 }
 
 fn file_kind(to: ExportFormat, out: &Path) -> Result<FileKind> {
-    let ending = out.extension().unwrap_or_default().to_string_lossy();
-    match (to, &*ending) {
-        (ExportFormat::Torchvision, "safetensors") => Ok(FileKind::Safetensors),
-        (ExportFormat::Torchvision, "pth" | "pt") => Ok(FileKind::Pth),
-        (ExportFormat::Detectron2, "pkl") => Ok(FileKind::Detectron2Pickle),
-        _ => {
-            let endings = match to {
-                ExportFormat::Torchvision => "in .safetensors, .pth or .pt",
-                ExportFormat::Detectron2 => "in .pkl",
-            };
-            let reason =
-                format!("the name of a file for {to} ends {endings}, not as {}", out.display());
-            Err(Error::Option { option: "to", reason })
-        }
-    }
+    let extension = out.extension().unwrap_or_default().to_string_lossy();
+    let extensions = match (to, &*extension) {
+        (ExportFormat::Torchvision, "safetensors") => return Ok(FileKind::Safetensors),
+        (ExportFormat::Torchvision, "pth" | "pt") => return Ok(FileKind::Pth),
+        (ExportFormat::Detectron2, "pkl") => return Ok(FileKind::Detectron2Pickle),
+        (ExportFormat::Torchvision, _) => ".safetensors, .pth or .pt",
+        (ExportFormat::Detectron2, _) => ".pkl",
+    };
+    let reason = format!("{}: the name of a file for {to} ends in {extensions}", out.display());
+    Err(Error::Option { option: "to", reason })
 }

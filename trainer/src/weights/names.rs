@@ -1,18 +1,19 @@
-//! The names of tensors: those of other files turned into those of our checkpoints, and of torchvision into Detectron2's.
+//! Names of tensors: from other files to scrl-train's checkpoints, and from torchvision to
+//! Detectron2.
 //!
 //! | file | a name in it | the same tensor in a checkpoint |
 //! |---|---|---|
-//! | a checkpoint | `online.projector.0.weight` | `online.projector.0.weight` |
+//! | checkpoint | `online.projector.0.weight` | `online.projector.0.weight` |
 //! | torchvision | `layer1.0.bn1.bias` | `online.backbone.layer1.0.bn1.bias` |
-//! | the authors' code | `target_network_state_dict.encoder.4.0.bn1.bias` | `target.backbone.layer1.0.bn1.bias` |
+//! | authors | `target_network_state_dict.encoder.0.weight` | `target.backbone.conv1.weight` |
 //! | | `online_network_state_dict.projector.net.3.weight` | `online.projector.3.weight` |
 //! | | `predictor_state_dict.net.0.bias` | `predictor.0.bias` |
 //!
-//! Dictionaries inside one another are joined by dots. Around each of them there may be what PyTorch and its users wrap
-//! around a network: `module`, `model`, `state_dict`.
+//! Keys of nested dictionaries are joined by dots. Any of them may have the wrappers of PyTorch and
+//! its users around it: `module`, `model`, `state_dict`.
 
-/// The name in a checkpoint of what another file calls `name`; `None` for all but weights of the two networks and the
-/// predictor: optimisers, classifiers, counters of batches.
+/// The name in a checkpoint of the tensor `name` of another file; `None` for all but weights of the
+/// networks and the predictor: optimizers, classifiers, counters of batches.
 pub(super) fn checkpoint_name(name: &str) -> Option<String> {
     if name.ends_with("num_batches_tracked") {
         return None;
@@ -39,13 +40,14 @@ pub(super) fn checkpoint_name(name: &str) -> Option<String> {
     }
 }
 
-/// The authors' heads have their layers in a part called `net`.
+/// The authors' heads have their layers in a submodule `net`.
 fn head_layer(name: &str) -> &str {
     let name = name.strip_prefix("module.").unwrap_or(name);
     name.strip_prefix("net.").unwrap_or(name)
 }
 
-/// The authors' encoder is `nn.Sequential` of a ResNet's children: 2 is a ReLU, 3 the pooling, 8 the average.
+/// The authors' encoder is an `nn.Sequential` of a ResNet's children: 2 is the ReLU, 3 the max
+/// pooling, 8 the average pooling.
 fn child_of_resnet(name: &str) -> Option<String> {
     let (index, below) = name.split_once('.')?;
     let child = match index {
@@ -60,31 +62,30 @@ fn child_of_resnet(name: &str) -> Option<String> {
     Some(format!("{child}.{below}"))
 }
 
-/// Detectron2's name of what torchvision calls `name`: stages are counted from the stem, `res2` to `res5`; a batch norm
-/// belongs to its convolution; the branch that changes shape is the `shortcut`.
+/// Detectron2's name of torchvision's tensor `name`: stages are counted from the stem, `res2` to
+/// `res5`; a batch norm belongs to its convolution; `downsample` is the `shortcut`.
 pub(super) fn detectron2_name(name: &str) -> String {
-    let mut pieces = name.split('.').peekable();
-    let mut found = Vec::new();
-    while let Some(piece) = pieces.next() {
-        if let Some(stage) =
-            piece.strip_prefix("layer").and_then(|number| number.parse::<u32>().ok())
+    let mut levels = name.split('.');
+    let mut renamed = Vec::new();
+    if !name.starts_with("layer") {
+        renamed.push("stem".to_owned());
+    }
+    while let Some(level) = levels.next() {
+        if let Some(stage) = level.strip_prefix("layer").and_then(|stage| stage.parse::<u32>().ok())
         {
-            found.push(format!("res{}", stage + 1));
-        } else if let Some(number) = piece.strip_prefix("bn") {
-            found.push(format!("conv{number}.norm"));
-        } else if piece == "downsample" {
-            found.push("shortcut".to_owned());
-            if pieces.next() == Some("1") {
-                found.push("norm".to_owned());
+            renamed.push(format!("res{}", stage + 1));
+        } else if let Some(number) = level.strip_prefix("bn") {
+            renamed.push(format!("conv{number}.norm"));
+        } else if level == "downsample" {
+            renamed.push("shortcut".to_owned());
+            if levels.next() == Some("1") {
+                renamed.push("norm".to_owned());
             }
         } else {
-            found.push(piece.to_owned());
+            renamed.push(level.to_owned());
         }
     }
-    if !name.starts_with("layer") {
-        found.insert(0, "stem".to_owned());
-    }
-    found.join(".")
+    renamed.join(".")
 }
 
 #[cfg(test)]
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_every_file_lead_to_those_of_a_checkpoint() {
+    fn names_of_other_files_become_those_of_a_checkpoint() {
         for (name, expected) in [
             ("online.backbone.layer1.0.conv1.weight", "online.backbone.layer1.0.conv1.weight"),
             ("target.projector.1.running_mean", "target.projector.1.running_mean"),
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_weight_of_a_network_has_no_name() {
+    fn other_tensors_have_no_name_in_a_checkpoint() {
         for name in [
             "momentum.online.backbone.conv1.weight",
             "classifier.weight",

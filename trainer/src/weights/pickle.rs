@@ -1,26 +1,26 @@
-//! Writing Python's pickles: the few instructions that dictionaries of tensors need.
+//! Writing Python's pickles: the few opcodes that dictionaries of tensors need.
 //!
-//! A pickle is a program for a stack machine: values are pushed, [`Op`]s take them off and push what they make of them.
+//! A pickle is a program for a stack machine: opcodes push values, or pop them and push a result.
 
 use std::io::{Result, Write};
 
-/// An instruction without an operand.
+/// An opcode without an operand. The comments show what it pops → pushes.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(super) enum Op {
-    /// Marks where the parts of a tuple or a dictionary begin.
+    /// Marks where the items of a tuple or a dictionary begin.
     Mark = b'(',
-    /// Everything down to the mark → a tuple.
+    /// All values down to the mark → a tuple.
     Tuple = b't',
     /// → an empty dictionary.
     EmptyDict = b'}',
-    /// A dictionary, a mark, keys and values by turns → the dictionary with these.
+    /// A dictionary, a mark, pairs of key and value → the dictionary with these.
     SetItems = b'u',
-    /// A callable, a tuple of arguments → what it returns.
+    /// A callable, a tuple of arguments → the returned value.
     Reduce = b'R',
     /// An object, its state → the object in that state.
     Build = b'b',
-    /// An identifier → what the reader knows by it.
+    /// An identifier → the reader's object with this identifier.
     Persistent = b'Q',
     /// → `None`.
     None = b'N',
@@ -28,7 +28,7 @@ pub(super) enum Op {
     True = 0x88,
     /// → `False`.
     False = 0x89,
-    /// Ends the program; the value on the stack is its result.
+    /// The result → nothing; ends the program.
     Stop = b'.',
 }
 
@@ -38,13 +38,13 @@ pub(super) struct Pickle<W> {
 }
 
 impl<W: Write> Pickle<W> {
-    /// Begins a pickle. Protocol 2 is PyTorch's; bytes need 3.
+    /// Begins a pickle. PyTorch uses protocol 2; bytes need 3.
     pub fn new(mut out: W, protocol: u8) -> Result<Self> {
         out.write_all(&[0x80, protocol])?;
         Ok(Self { out })
     }
 
-    /// Instructions, one after the other.
+    /// Writes opcodes.
     pub fn ops(&mut self, ops: &[Op]) -> Result<()> {
         ops.iter().try_for_each(|op| self.out.write_all(&[*op as u8]))
     }
@@ -68,7 +68,7 @@ impl<W: Write> Pickle<W> {
         self.out.write_all(bytes)
     }
 
-    /// Pushes a whole number.
+    /// Pushes an integer.
     pub fn int(&mut self, value: i64) -> Result<()> {
         match i32::try_from(value) {
             Ok(value) => {
@@ -82,7 +82,7 @@ impl<W: Write> Pickle<W> {
         }
     }
 
-    /// Pushes a tuple of whole numbers.
+    /// Pushes a tuple of integers.
     pub fn ints(&mut self, values: &[usize]) -> Result<()> {
         self.ops(&[Op::Mark])?;
         values.iter().try_for_each(|value| self.int(*value as i64))?;
@@ -98,6 +98,6 @@ impl<W: Write> Pickle<W> {
 
 fn length(bytes: &[u8]) -> Result<[u8; 4]> {
     let length =
-        u32::try_from(bytes.len()).map_err(|_| std::io::Error::other("over 4 GiB in one piece"))?;
+        u32::try_from(bytes.len()).map_err(|_| std::io::Error::other("over 4 GiB in a value"))?;
     Ok(length.to_le_bytes())
 }

@@ -1,8 +1,12 @@
-//! Reading what `torch.save` writes: nested dictionaries with tensors among other things.
+//! Reading files of `torch.save`: tensors in nested dictionaries, among other objects.
 //!
-//! Since PyTorch 1.6 that is a zip archive: `archive/data.pkl`, a pickle in which a tensor is a call with a storage, an offset, a
-//! size and a stride, and the storages' numbers in `archive/data/<key>`. Before, it was several pickles and the
-//! storages one after the other. candle reads the pickles; its reader of files knows dictionaries of one level alone.
+//! Since PyTorch 1.6 such a file is a zip archive: a pickle, `archive/data.pkl`, in which a tensor
+//! is a call with a storage, an offset, a size and a stride; and the storages' numbers in
+//! `archive/data/<key>`. Older files have several pickles, then the storages one after the other.
+//!
+//! candle's `Stack` reads the pickles. Its `PthTensors` does not do for the rest: it reads a single
+//! flat dictionary, where the authors' checkpoints have one for each network; it reads no older
+//! files and no tensors that are slices; and it panics where a call has too few arguments.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -16,21 +20,21 @@ use zip::ZipArchive;
 
 use crate::{Error, Result};
 
-/// How a zip archive begins.
+/// The first bytes of a zip archive.
 pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
-/// How a file of a PyTorch before 1.6 begins: a pickle of its magic number.
+/// The first bytes of a file of PyTorch before 1.6: a pickle of its magic number.
 pub(super) const LEGACY_MAGIC: &[u8] =
     &[0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 
-/// A file whose tensors are read one at a time.
+/// A file whose tensors are loaded one at a time.
 pub(super) struct PthFile {
     path: PathBuf,
     tensors: BTreeMap<String, StoredTensor>,
     storages: Storages,
 }
 
-/// A tensor's place in a storage; offset and strides count numbers.
+/// A tensor's location in a storage; offset and strides count numbers.
 #[derive(Clone, Debug)]
 struct StoredTensor {
     storage: String,
@@ -40,12 +44,12 @@ struct StoredTensor {
     stride: Vec<usize>,
 }
 
-/// Where the numbers are.
+/// The numbers.
 enum Storages {
-    /// In an archive, below a folder. The last storage read is kept: tensors may share one.
+    /// In a folder of an archive. The last storage is kept, because tensors may share one.
     Zip { archive: Box<ZipArchive<BufReader<File>>>, folder: String, last: (String, Vec<u8>) },
     /// In the file itself.
-    Legacy { bytes: Vec<u8>, places: HashMap<String, Range<usize>> },
+    Legacy { bytes: Vec<u8>, ranges: HashMap<String, Range<usize>> },
 }
 
 impl PthFile {
@@ -75,21 +79,21 @@ impl PthFile {
     pub fn open_legacy(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
         let mut rest = &bytes[LEGACY_MAGIC.len()..];
-        // The version of the protocol and what is known of the machine.
+        // The version of the protocol, and the sizes of the machine's types.
         unpickle(path, &mut rest)?;
         unpickle(path, &mut rest)?;
         let object = unpickle(path, &mut rest)?;
         let keys = unpickle(path, &mut rest)?;
         let mut types = HashMap::new();
         collect_storage_types(&object, &mut types);
-        let places = legacy_places(&bytes, bytes.len() - rest.len(), &keys, &types);
-        let places =
-            places.ok_or_else(|| Error::checkpoint(path, "damaged: its tensors are cut off"))?;
-        let storages = Storages::Legacy { places, bytes };
+        let ranges = legacy_ranges(&bytes, bytes.len() - rest.len(), &keys, &types);
+        let ranges =
+            ranges.ok_or_else(|| Error::checkpoint(path, "damaged: its tensors are cut off"))?;
+        let storages = Storages::Legacy { ranges, bytes };
         Ok(Self { path: path.to_owned(), tensors: tensors_of(path, &object)?, storages })
     }
 
-    /// The tensors' names, those of dictionaries inside one another joined by dots.
+    /// The tensors' names, with dots between the keys of nested dictionaries.
     pub fn names(&self) -> Vec<String> {
         self.tensors.keys().cloned().collect()
     }
@@ -115,22 +119,22 @@ impl Storages {
                     let mut entry = archive
                         .by_name(&format!("{folder}data/{key}"))
                         .map_err(|error| error.to_string())?;
-                    // Read to its end, so that its checksum is looked at.
+                    // The checksum is verified at the entry's end.
                     entry.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
                     *last = (key.to_owned(), bytes);
                 }
                 Ok(&last.1)
             }
-            Self::Legacy { bytes, places } => {
-                let place = places.get(key).cloned().ok_or("its numbers are missing")?;
-                Ok(&bytes[place])
+            Self::Legacy { bytes, ranges } => {
+                let range = ranges.get(key).cloned().ok_or("its numbers are missing")?;
+                Ok(&bytes[range])
             }
         }
     }
 }
 
 impl StoredTensor {
-    /// The numbers in row-major order; `None` if they do not lie in the storage.
+    /// The numbers in row-major order; `None` if the storage does not have them.
     fn gather(&self, storage: &[u8]) -> Option<Vec<u8>> {
         let width = self.dtype.size_in_bytes();
         let count = self.size.iter().try_fold(1usize, |count, size| count.checked_mul(*size))?;
@@ -145,12 +149,12 @@ impl StoredTensor {
         }
         let mut bytes = Vec::new();
         for index in 0..count {
-            let (mut rest, mut place) = (index, self.offset);
+            let (mut rest, mut position) = (index, self.offset);
             for (size, stride) in self.size.iter().zip(&self.stride).rev() {
-                place = place.checked_add((rest % size).checked_mul(*stride)?)?;
+                position = position.checked_add((rest % size).checked_mul(*stride)?)?;
                 rest /= size;
             }
-            let start = place.checked_mul(width)?;
+            let start = position.checked_mul(width)?;
             bytes.extend_from_slice(storage.get(start..start.checked_add(width)?)?);
         }
         Some(bytes)
@@ -181,7 +185,7 @@ fn tensors_of(path: &Path, object: &Object) -> Result<BTreeMap<String, StoredTen
         let advice = "in Python: torch.save(model.state_dict(), FILE)";
         return Err(Error::checkpoint(
             path,
-            format!("no dictionary of tensors but a whole object; {advice}"),
+            format!("a pickled object, not a dictionary of tensors; {advice}"),
         ));
     }
     let mut found = BTreeMap::new();
@@ -189,7 +193,7 @@ fn tensors_of(path: &Path, object: &Object) -> Result<BTreeMap<String, StoredTen
     Ok(found)
 }
 
-/// The tensors below names, whatever else there is.
+/// Collects the tensors by name, and ignores other objects.
 fn collect_tensors(name: &str, object: &Object, found: &mut BTreeMap<String, StoredTensor>) {
     if let Object::Dict(entries) = object {
         for (key, value) in entries {
@@ -202,7 +206,7 @@ fn collect_tensors(name: &str, object: &Object, found: &mut BTreeMap<String, Sto
     }
 }
 
-/// What a call of one of PyTorch's functions makes; `None` if that is no tensor of floating-point numbers.
+/// The tensor that a call returns; `None` if it returns no tensor of floats.
 fn stored_tensor(object: &Object) -> Option<StoredTensor> {
     let Object::Reduce { callable, args } = object else { return None };
     let Object::Tuple(args) = &**args else { return None };
@@ -227,7 +231,7 @@ fn function(object: &Object) -> Option<(&str, &str)> {
     }
 }
 
-/// From (storage, offset, size, stride, …).
+/// The tensor with the arguments (storage, offset, size, stride, …).
 fn tensor_from(args: &[Object]) -> Option<StoredTensor> {
     let [Object::PersistentLoad(storage), offset, Object::Tuple(size), Object::Tuple(stride), ..] =
         args
@@ -242,32 +246,33 @@ fn tensor_from(args: &[Object]) -> Option<StoredTensor> {
         "BFloat16Storage" => DType::BF16,
         _ => return None,
     };
-    let all = |values: &[Object]| values.iter().map(whole_number).collect::<Option<Vec<_>>>();
+    let all = |values: &[Object]| values.iter().map(integer).collect::<Option<Vec<_>>>();
     let (size, stride) = (all(size)?, all(stride)?);
     let fits = size.len() == stride.len();
     fits.then(|| {
         Some(StoredTensor {
             storage: key.to_owned(),
             dtype,
-            offset: whole_number(offset)?,
+            offset: integer(offset)?,
             size,
             stride,
         })
     })?
 }
 
-/// Of ("storage", its class, its key, the device, its length, and before PyTorch 1.6 of which storage it is a part, if any).
+/// The key and the class of ("storage", class, key, device, length), and in older files of which
+/// storage it is a view, if any.
 fn storage_key(storage: &Object) -> Option<(&str, &str)> {
     let Object::Tuple(parts) = storage else { return None };
     match parts.as_slice() {
-        // Parts of storages were given up long before that and are not read.
+        // Views of storages are older still and are not read.
         [_, class, Object::Unicode(key), _, _]
         | [_, class, Object::Unicode(key), _, _, Object::None] => Some((key, function(class)?.1)),
         _ => None,
     }
 }
 
-fn whole_number(object: &Object) -> Option<usize> {
+fn integer(object: &Object) -> Option<usize> {
     match object {
         Object::Int(value) => (*value).try_into().ok(),
         Object::Long(value) => (*value).try_into().ok(),
@@ -275,7 +280,7 @@ fn whole_number(object: &Object) -> Option<usize> {
     }
 }
 
-/// The classes of all storages by their keys, those of optimisers included.
+/// Collects the classes of all storages by key, also of those that optimizers have.
 fn collect_storage_types(object: &Object, types: &mut HashMap<String, String>) {
     match object {
         Object::PersistentLoad(storage) => {
@@ -300,15 +305,16 @@ fn collect_storage_types(object: &Object, types: &mut HashMap<String, String>) {
     }
 }
 
-/// The storages that follow the pickles in the order of `keys`, each after the count of its numbers.
-fn legacy_places(
+/// The ranges of the storages, which follow the pickles in the order of `keys`. Each storage begins
+/// with the count of its numbers.
+fn legacy_ranges(
     bytes: &[u8],
     mut start: usize,
     keys: &Object,
     types: &HashMap<String, String>,
 ) -> Option<HashMap<String, Range<usize>>> {
     let Object::List(keys) = keys else { return None };
-    let mut places = HashMap::new();
+    let mut ranges = HashMap::new();
     for key in keys {
         let Object::Unicode(key) = key else { return None };
         let width = match types.get(key)?.as_str() {
@@ -323,8 +329,8 @@ fn legacy_places(
         let count = u64::from_le_bytes(bytes.get(start..numbers)?.try_into().ok()?);
         let end = usize::try_from(count).ok()?.checked_mul(width)?.checked_add(numbers)?;
         bytes.get(numbers..end)?;
-        places.insert(key.clone(), numbers..end);
+        ranges.insert(key.clone(), numbers..end);
         start = end;
     }
-    Some(places)
+    Some(ranges)
 }

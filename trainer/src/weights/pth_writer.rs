@@ -1,13 +1,15 @@
-//! Writing what `torch.load` reads, also with `weights_only=True`: a zip archive with a pickle and a file for each tensor.
+//! Writing files for `torch.load`, also with `weights_only=True`: a zip archive with a pickle and
+//! an entry for each tensor.
 //!
 //! ```text
-//! archive/data.pkl     {"conv1.weight": _rebuild_tensor_v2(storage "0", 0, (64, 3, 7, 7), strides, False, OrderedDict()), …}
+//! archive/data.pkl     {"conv1.weight": _rebuild_tensor_v2(storage "0", 0, (64, 3, 7, 7), strides,
+//!                                                          False, OrderedDict()), …}
 //! archive/byteorder    little
 //! archive/data/0 …     float32, each beginning at a multiple of 64 bytes
 //! archive/version      3
 //! ```
 //!
-//! Nothing is compressed, and no time stands in it: the same tensors give the same bytes.
+//! Entries are uncompressed and have no time, so the same tensors give the same bytes.
 
 use std::io::{self, Seek, Write};
 use std::path::Path;
@@ -21,10 +23,10 @@ use super::pickle::{Op, Pickle};
 use super::safetensors::float32_bytes;
 use crate::{Error, Result};
 
-/// PyTorch's own; it lets `torch.load(mmap=True)` use the numbers where they lie.
+/// PyTorch's alignment; `torch.load(mmap=True)` needs it.
 const ALIGNMENT: u16 = 64;
 
-/// Writes a dictionary of float32 tensors, in this order, to `path`, whole or not at all.
+/// Writes a dictionary of float32 tensors, in this order, to `path`, completely or not at all.
 pub(super) fn write_pth(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let mut archive = ZipWriter::new(AtomicFile::create(path)?);
     let io = || Error::io(path);
@@ -48,7 +50,7 @@ fn entry<W: Write + Seek>(archive: &mut ZipWriter<W>, name: &str, bytes: &[u8]) 
     archive.write_all(bytes)
 }
 
-/// The pickle. Storages are called "0", "1", … in the order of the tensors.
+/// The pickle. Storages have the keys "0", "1", … in the order of the tensors.
 fn state_dict(tensors: &[(String, Tensor)]) -> io::Result<Vec<u8>> {
     let mut pickle = Pickle::new(Vec::new(), 2)?;
     pickle.ops(&[Op::EmptyDict, Op::Mark])?;

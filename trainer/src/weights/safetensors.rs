@@ -1,67 +1,55 @@
-//! safetensors files: a length, a JSON header, the numbers.
+//! safetensors files: the header's length, the header in JSON, the numbers.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::Metadata;
-use safetensors::{Dtype, SafeTensors};
 use scrl_schemas::atomic::AtomicFile;
 use serde_json::json;
 
 use crate::{Error, Result};
 
-/// A file whose tensors are read one at a time.
+/// A file whose tensors are loaded one at a time.
 pub(super) struct SafetensorsFile {
     path: PathBuf,
-    bytes: Vec<u8>,
-    /// Where the numbers begin.
-    start: usize,
-    header: Metadata,
+    tensors: BufferedSafetensors,
 }
 
 impl SafetensorsFile {
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path))?;
-        let (header_size, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            Error::checkpoint(path, format!("no whole safetensors file: {error}"))
+        let tensors = BufferedSafetensors::new(bytes).map_err(|error| {
+            Error::checkpoint(path, format!("not a complete safetensors file: {error}"))
         })?;
-        // The header's length is a number of eight bytes.
-        Ok(Self { path: path.to_owned(), bytes, start: 8 + header_size, header })
+        Ok(Self { path: path.to_owned(), tensors })
     }
 
+    /// In alphabetical order.
     pub fn names(&self) -> Vec<String> {
-        self.header.offset_keys()
+        let mut names: Vec<String> =
+            self.tensors.tensors().into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        names
     }
 
     /// A tensor, as float32.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let wrong = |reason: &str| Error::checkpoint(&self.path, format!("{name}: {reason}"));
-        let info = self.header.info(name).ok_or_else(|| wrong("missing"))?;
-        let dtype = match info.dtype {
-            Dtype::F64 => DType::F64,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                return Err(wrong(&format!(
-                    "of type {other:?}, which is no number of 16 bits or more"
-                )));
-            }
-        };
-        let (begin, end) = info.data_offsets;
-        let bytes =
-            self.bytes.get(self.start + begin..self.start + end).ok_or_else(|| wrong("cut off"))?;
-        let tensor = Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)?;
-        Ok(tensor.to_dtype(DType::F32)?)
+        let unusable = |reason: String| Error::checkpoint(&self.path, format!("{name}: {reason}"));
+        let tensor =
+            self.tensors.load(name, &Device::Cpu).map_err(|error| unusable(error.to_string()))?;
+        match tensor.dtype() {
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => Ok(tensor.to_dtype(DType::F32)?),
+            other => Err(unusable(format!("is of type {}, not a float", other.as_str()))),
+        }
     }
 }
 
-/// Writes float32 tensors under their names to `path`, whole or not at all.
+/// Writes float32 tensors under their names to `path`, completely or not at all.
 ///
-/// The header is made here rather than by the `safetensors` crate because that one lists the metadata in an order that
+/// The header is made here because the `safetensors` crate writes the metadata in an order that
 /// changes from run to run, and the same tensors must give the same bytes.
 pub(crate) fn write_safetensors(
     path: &Path,
@@ -88,7 +76,7 @@ pub(crate) fn write_safetensors(
     Ok(file.commit()?)
 }
 
-/// The CRC-32C of what [`write_safetensors`] writes behind the header.
+/// The CRC-32C of the numbers, as [`write_safetensors`] writes them after the header.
 pub(crate) fn checksum(tensors: &BTreeMap<String, Tensor>) -> Result<u32> {
     tensors
         .values()

@@ -1,16 +1,22 @@
-//! The small files of `scripts/make_goldens_weights.py`, read; and what is written from them.
+//! Reading and writing the small files of `scripts/make_goldens_weights.py`.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
+use super::branch::Branch;
 use super::detectron2::write_detectron2;
+use super::export::export;
+use super::options::{ExportFormat, ExportOptions};
 use super::pth_writer::write_pth;
-use super::*;
+use super::read::Weights;
+use super::safetensors::write_safetensors;
+use crate::Error;
+use crate::model::{Arch, Backbone, Parameter, Parameters};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/weights").join(name)
@@ -35,7 +41,7 @@ fn plain_safetensors(name: &str) -> BTreeMap<String, Tensor> {
 }
 
 #[test]
-fn files_hold_what_pytorch_put_into_them() {
+fn tensors_are_those_that_pytorch_saved() {
     for (name, expected) in [
         ("authors.pth", "expected.safetensors"),
         ("legacy.pth", "expected.safetensors"),
@@ -58,7 +64,7 @@ fn assert_golden(written: &Path, name: &str) {
 }
 
 #[test]
-fn written_files_are_those_that_pytorch_and_numpy_were_seen_to_read() {
+fn written_files_are_those_that_pytorch_and_numpy_have_loaded() {
     let tensors = plain_safetensors("tiny.safetensors");
     let in_order: Vec<_> = tensors.clone().into_iter().collect();
     let folder = tempfile::tempdir().unwrap();
@@ -99,7 +105,7 @@ fn safetensors_are_written_as_they_were_read() {
     assert_eq!(content(&read), content(&tensors));
 }
 
-/// A file with this content is refused in one line that names it and has these words.
+/// Expects a file with this content to be refused in one line with its name and these words.
 #[track_caller]
 fn refused(content: &[u8], words: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
@@ -128,9 +134,9 @@ fn other_files_are_refused_with_a_reason() {
 #[test]
 fn files_cut_off_anywhere_are_refused() {
     for name in ["authors.pth", "legacy.pth", "expected.safetensors"] {
-        let whole = fs::read(golden(name)).unwrap();
-        for length in (0..whole.len()).step_by(97) {
-            refused(&whole[..length], &[]);
+        let intact = fs::read(golden(name)).unwrap();
+        for length in (0..intact.len()).step_by(97) {
+            refused(&intact[..length], &[]);
         }
     }
 }
@@ -139,13 +145,13 @@ fn files_cut_off_anywhere_are_refused() {
 fn a_changed_number_in_an_archive_is_noticed() {
     let mut bytes = fs::read(golden("tiny.pth")).unwrap();
     let mut archive = zip::ZipArchive::new(fs::File::open(golden("tiny.pth")).unwrap()).unwrap();
-    let place = archive.by_name("archive/data/0").unwrap().data_start().unwrap() as usize;
-    bytes[place] ^= 1;
+    let start = archive.by_name("archive/data/0").unwrap().data_start().unwrap() as usize;
+    bytes[start] ^= 1;
     refused(&bytes, &["checksum"]);
 }
 
 #[test]
-fn a_backbone_that_is_not_whole_is_refused() {
+fn an_incomplete_backbone_is_refused() {
     // Four stages of one basic block.
     let weights = Weights::read(&golden("expected.safetensors")).unwrap();
     let message = weights.backbone(Branch::Online).unwrap_err().to_string();
@@ -154,11 +160,11 @@ fn a_backbone_that_is_not_whole_is_refused() {
     let mut weights = of_resnet18();
     weights.tensors.remove("online.backbone.layer2.1.bn2.bias");
     let message = weights.backbone(Branch::Online).unwrap_err().to_string();
-    let expected =
-        "no whole resnet18: online.backbone.layer2.1.bn2.bias is missing; 99 of 100 tensors fit";
+    let expected = "not a complete resnet18: online.backbone.layer2.1.bn2.bias is missing; \
+                    99 of 100 tensors fit";
     assert!(message.contains(expected), "{message}");
     let message = weights.backbone(Branch::Target).unwrap_err().to_string();
-    assert!(message.contains("holds no target network; --network online does"), "{message}");
+    assert!(message.contains("has no target network; use --network online"), "{message}");
 }
 
 /// A ResNet-18 whose numbers are zeros and ones.
@@ -181,9 +187,10 @@ fn a_backbone_comes_in_torchvisions_order() {
 }
 
 #[test]
-fn endings_tell_the_kind_of_file() {
+fn another_extension_than_the_formats_is_refused() {
     for (to, name) in [(ExportFormat::Torchvision, "a.pkl"), (ExportFormat::Detectron2, "a")] {
-        let error = export(&golden("tiny.pth"), Branch::Online, to, Path::new(name)).unwrap_err();
+        let (out, checkpoint, network) = (name.into(), golden("tiny.pth"), Branch::Online);
+        let error = export(&ExportOptions { out, to, checkpoint, network }).unwrap_err();
         assert!(matches!(error, Error::Option { option: "to", .. }), "{error}");
     }
 }

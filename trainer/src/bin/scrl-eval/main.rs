@@ -1,20 +1,18 @@
-//! `scrl-eval`: how good is a backbone?
+//! `scrl-eval`: the accuracy of a linear layer on a backbone's features.
 
 mod cli;
-mod report;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use scrl_cli::Stop;
+use scrl_cli::{Reporter, Stop};
 use scrl_trainer::Error;
-use scrl_trainer::evaluate::{Results, Subject, Watch, evaluate_boxes, evaluate_photos};
+use scrl_trainer::evaluate::{Results, evaluate_boxes, evaluate_images};
 
-use cli::{Arguments, Common, Protocol};
-use report::Report;
+use cli::{Arguments, ProcessOptions, Protocol};
 
 fn main() -> ExitCode {
-    // Wrong usage ends here, with exit code 2.
     match run(scrl_cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => scrl_cli::fail::<Error>("scrl-eval", &error),
@@ -22,43 +20,36 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let stop = Stop::on_ctrl_c()?;
     match arguments.protocol {
-        Protocol::Roi(options) => {
+        Protocol::Roi { options, process } => {
             let config = options.resolve()?;
-            judge(&options.common, &config.subject, &stop, |watch| evaluate_boxes(&config, watch))
+            evaluate(&process, &config.common.out, |reporter| evaluate_boxes(&config, reporter))
         }
-        Protocol::Linear(options) => {
+        Protocol::Linear { options, process } => {
             let config = options.resolve()?;
-            judge(&options.common, &config.subject, &stop, |watch| evaluate_photos(&config, watch))
+            evaluate(&process, &config.common.out, |reporter| evaluate_images(&config, reporter))
         }
     }
 }
 
-/// Runs a protocol, shows its table, and writes its files.
-fn judge(
-    common: &Common,
-    subject: &Subject,
-    stop: &Stop,
-    protocol: impl FnOnce(&mut Watch) -> Result<Results, Error>,
+/// Runs a protocol, writes its results to `out`, and prints their table.
+fn evaluate(
+    process: &ProcessOptions,
+    out: &Path,
+    protocol: impl FnOnce(&Reporter) -> Result<Results, Error>,
 ) -> Result<()> {
-    if let Some(threads) = common.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    }
-    let mut report = Report::new(common.quiet, subject.probe.epochs);
-    let results = protocol(&mut Watch::new(stop.flag(), &mut |progress| report.progress(progress)));
-    report.finish();
+    let threads = scrl_cli::threads(process.threads);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let reporter = Reporter::new(process.quiet, Stop::on_ctrl_c()?);
+    let results = protocol(&reporter);
+    reporter.end();
     let results = results?;
-    let [json, png] = results.write(&subject.out)?;
-    if !common.quiet {
-        println!("{}", results.table());
-        println!(
-            "{} of {}: {}, {}",
-            results.arch,
-            results.checkpoint,
-            json.display(),
-            png.display()
-        );
+    let [json, png] = results.write(out)?;
+    if !process.quiet {
+        scrl_cli::print(results.table());
+        let Results { arch, checkpoint, .. } = results;
+        let (json, png) = (json.display(), png.display());
+        scrl_cli::print(format_args!("{arch} of {checkpoint}: {json}, {png}"));
     }
     Ok(())
 }

@@ -5,34 +5,30 @@ mod cli;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use scrl_cli::{Ending, Stop};
+use scrl_cli::{Ending, Reporter, Stop};
 use scrl_trainer::Error;
-use scrl_trainer::weights::{Exported, export};
+use scrl_trainer::weights::{ExportOptions, Exported, export};
 
 use cli::Arguments;
 
 fn main() -> ExitCode {
     let stop = Stop::default();
-    match run(&scrl_cli::parse(), &stop) {
-        // Writing the file is a matter of seconds and is finished.
+    match run(scrl_cli::parse(), &stop) {
+        // The file takes seconds to write, so it is completed first.
         Ok(()) if stop.is_set() => Ending::Interrupted.into(),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => scrl_cli::fail::<Error>("scrl-export", &error),
     }
 }
 
-fn run(
-    Arguments { out, to, checkpoint, network, quiet, .. }: &Arguments,
-    stop: &Stop,
-) -> Result<()> {
+fn run(Arguments { options, quiet, .. }: Arguments, stop: &Stop) -> Result<()> {
     stop.set_on_ctrl_c()?;
-    let Exported { arch, tensors } = export(checkpoint, *network, *to, out)?;
-    if !quiet {
-        eprintln!(
-            "{arch}, {tensors} tensors of the {network} network of {} for {to}: {}",
-            checkpoint.display(),
-            out.display()
-        );
-    }
+    let Exported { arch, tensors } = export(&options)?;
+    let ExportOptions { out, to, checkpoint, network } = options;
+    Reporter::new(quiet, stop.clone()).say(format_args!(
+        "{arch}, {tensors} tensors of the {network} network of {} for {to}: {}",
+        checkpoint.display(),
+        out.display()
+    ));
     Ok(())
 }

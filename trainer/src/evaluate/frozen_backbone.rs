@@ -11,17 +11,17 @@ use crate::model::{Arch, Backbone, Parameter, Parameters};
 use crate::ops::{Normalization, Tape};
 use crate::weights::{Branch, Weights, checksum};
 
-/// Where a backbone's weights are from.
+/// Where a backbone's weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum BackboneSource {
     /// A file that [`Weights::read`] reads, and the network in it.
     File(PathBuf, Branch),
-    /// Those that `scrl-train` begins with for this architecture and seed.
+    /// The weights with which `scrl-train` begins for this architecture and seed.
     Random(Arch, u64),
 }
 
 /// Such as `run/backbone.safetensors` or `random`.
-impl fmt::Display for Start {
+impl fmt::Display for BackboneSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path, _) => write!(f, "{}", path.display()),
@@ -30,7 +30,7 @@ impl fmt::Display for Start {
     }
 }
 
-/// The backbone.
+/// A backbone whose weights are fixed. Only the running statistics of its batch norms can change.
 pub struct FrozenBackbone {
     arch: Arch,
     backbone: Backbone,
@@ -38,17 +38,17 @@ pub struct FrozenBackbone {
 }
 
 impl FrozenBackbone {
-    /// Reads or draws the weights.
+    /// Reads or initializes the weights.
     ///
     /// # Errors
-    /// If the file cannot be read or holds no whole backbone.
-    pub fn new(start: &Start) -> Result<Self> {
-        let (arch, seed, tensors) = match start {
-            Start::File(path, branch) => {
+    /// If the file cannot be read or has no complete backbone.
+    pub fn new(source: &BackboneSource) -> Result<Self> {
+        let (arch, seed, tensors) = match source {
+            BackboneSource::File(path, branch) => {
                 let (arch, tensors) = Weights::read(path)?.backbone(*branch)?;
                 (arch, None, tensors)
             }
-            Start::Random(arch, seed) => (*arch, Some(*seed), Vec::new()),
+            BackboneSource::Random(arch, seed) => (*arch, Some(*seed), Vec::new()),
         };
         let (backbone, parameters) = Parameters::build(seed, &Device::Cpu, |vb| {
             Backbone::new(arch, &vb.pp("online").pp("backbone"))
@@ -59,34 +59,32 @@ impl FrozenBackbone {
         Ok(Self { arch, backbone, parameters })
     }
 
-    /// Its architecture.
+    /// The architecture.
     pub fn arch(&self) -> Arch {
         self.arch
     }
 
-    /// The CRC-32C of its weights and running statistics.
+    /// The CRC-32C of the weights and running statistics.
     pub fn checksum(&self) -> Result<u32> {
-        let tensors: BTreeMap<String, Tensor> = self
-            .parameters
-            .0
-            .iter()
-            .enumerate()
-            .map(|(i, p)| (format!("{i:04}"), p.tensor().clone()))
+        let numbered = self.parameters.0.iter().enumerate();
+        let tensors: BTreeMap<String, Tensor> = numbered
+            .map(|(number, parameter)| (format!("{number:04}"), parameter.tensor().clone()))
             .collect();
         checksum(&tensors)
     }
 
-    /// The running means and variances of its batch norms, by the layers' order.
+    /// The running means and variances of the batch norms, numbered in the order of the layers.
     pub fn statistics(&self) -> BTreeMap<String, Tensor> {
-        self.tracked().map(|(name, parameter)| (name, parameter.tensor().clone())).collect()
+        self.running().map(|(name, parameter)| (name, parameter.tensor().clone())).collect()
     }
 
-    /// Takes over [`FrozenBackbone::statistics`] of earlier; false if they are not those of such a backbone.
+    /// Sets the running statistics to those that [`FrozenBackbone::statistics`] returned earlier;
+    /// false if they belong to another architecture.
     pub fn set_statistics(&self, statistics: &BTreeMap<String, Tensor>) -> Result<bool> {
-        for (name, parameter) in self.tracked() {
+        for (name, parameter) in self.running() {
             match statistics.get(&name) {
                 Some(tensor) if tensor.dims() == parameter.tensor().dims() => {
-                    parameter.set(tensor)?
+                    parameter.set(tensor)?;
                 }
                 _ => return Ok(false),
             }
@@ -94,22 +92,24 @@ impl FrozenBackbone {
         Ok(true)
     }
 
-    fn tracked(&self) -> impl Iterator<Item = (String, &Parameter)> {
+    fn running(&self) -> impl Iterator<Item = (String, &Parameter)> {
         let layers = self.parameters.0.iter().filter(|parameter| !parameter.is_optimized());
         layers.enumerate().map(|(number, parameter)| (format!("{number:04}"), parameter))
     }
 
-    /// Sends a batch `[N, S, S, 3]`, normalised, through with the batch's own statistics. The running ones become their
-    /// mean over batches `0..=number`, as with PyTorch's `momentum=None` after `reset_running_stats()`.
-    pub fn track(&self, pictures: &Tensor, number: usize) -> Result<()> {
+    /// Updates the running statistics with batch `number`, `[N, S, S, 3]`, normalized. They become
+    /// the mean over batches `0..=number`, as PyTorch's `momentum=None` computes it after
+    /// `reset_running_stats()`.
+    pub fn update_statistics(&self, inputs: &Tensor, number: usize) -> Result<()> {
         let momentum = 1.0 / (number as f32 + 1.0);
         let mut tape = Tape::normalizing(Normalization::Batch { momentum });
-        self.backbone.forward(&mut tape, pictures)?;
+        self.backbone.forward(&mut tape, inputs)?;
         Ok(())
     }
 
-    /// `[N, S, S, 3]`, normalised, → `[N, S/32, S/32, C]`, with the running statistics.
-    pub fn map(&self, pictures: &Tensor) -> Result<Tensor> {
-        Ok(self.backbone.forward(&mut Tape::normalizing(Normalization::Running), pictures)?)
+    /// The last feature map, `[N, S, S, 3]`, normalized, → `[N, S/32, S/32, C]`, with the running
+    /// statistics.
+    pub fn forward(&self, inputs: &Tensor) -> Result<Tensor> {
+        Ok(self.backbone.forward(&mut Tape::normalizing(Normalization::Running), inputs)?)
     }
 }

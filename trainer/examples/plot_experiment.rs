@@ -1,0 +1,209 @@
+//! Draws the figures of `scripts/experiment.sh`.
+//!
+//! ```sh
+//! cargo run --release --example plot_experiment -- OUT
+//! ```
+//!
+//! `OUT/results.svg` shows the top-1 accuracy of each backbone and seed, from
+//! `OUT/NAME/SEED/PROTOCOL/results.json`; `OUT/training.svg` the pretraining of BYOL and SCRL with
+//! their first seed, from `OUT/NAME/SEED/metrics.jsonl`.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use plotters::prelude::*;
+use serde_json::Value;
+
+/// Folders of backbones, their titles, and whether training.svg shows them.
+const BACKBONES: [(&str, &str, bool); 8] = [
+    ("random", "random", false),
+    ("byol", "BYOL", true),
+    ("scrl", "SCRL (10 boxes)", true),
+    ("boxes-1", "1 box", false),
+    ("boxes-5", "5 boxes", false),
+    ("jitter-10", "box jitter 10 %", false),
+    ("jitter-20", "box jitter 20 %", false),
+    ("no-iou-rule", "no IoU rule", false),
+];
+const PROTOCOLS: [(&str, &str); 2] = [("roi", "RoI"), ("linear", "global")];
+/// Keys of metrics.jsonl.
+const METRICS: [(&str, &str); 2] = [("loss", "loss"), ("projection_std", "embedding std")];
+const COLORS: [RGBColor; 8] = [
+    RGBColor(0x0b, 0x62, 0xc4),
+    RGBColor(0xc8, 0x50, 0x1e),
+    RGBColor(0x1a, 0x7f, 0x4b),
+    RGBColor(0x8a, 0x3f, 0xb0),
+    RGBColor(0xa6, 0x7c, 0x00),
+    RGBColor(0xb3, 0x24, 0x5e),
+    RGBColor(0x3a, 0x6b, 0x7e),
+    RGBColor(0x55, 0x55, 0x55),
+];
+const WIDTH: u32 = 960;
+const PANEL_HEIGHT: u32 = 260;
+const GRID: RGBColor = RGBColor(0xe3, 0xe6, 0xea);
+const TITLE: (&str, u32) = ("sans-serif", 15);
+const LABEL: (&str, u32) = ("sans-serif", 13);
+
+fn main() -> Result<()> {
+    let out = std::env::args_os().nth(1).map(PathBuf::from).context("plot_experiment OUT")?;
+    plot_results(&out)?;
+    plot_training(&out)
+}
+
+/// The folders of a backbone's seeds, in ascending order.
+fn seeds(out: &Path, backbone: &str) -> Result<Vec<PathBuf>> {
+    let folder = out.join(backbone);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let paths = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Top-1 of a backbone's seeds in percent.
+fn top1s(out: &Path, backbone: &str, protocol: &str) -> Result<Vec<f64>> {
+    let mut found = Vec::new();
+    for seed in seeds(out, backbone)? {
+        let path = seed.join(protocol).join("results.json");
+        if path.is_file() {
+            let results: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+            let top1 = results["top1"].as_f64();
+            found.push(100.0 * top1.with_context(|| format!("{}: no top1", path.display()))?);
+        }
+    }
+    Ok(found)
+}
+
+/// The values' range, with a margin.
+fn range(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
+    let (low, high) = (values.clone().fold(f64::MAX, f64::min), values.fold(f64::MIN, f64::max));
+    let margin = (0.12 * (high - low)).max(1e-3 * high.abs()).max(1e-6);
+    low - margin..high + margin
+}
+
+/// A panel for each protocol: a dot for each seed, a line at their mean.
+fn plot_results(out: &Path) -> Result<()> {
+    let mut panels = Vec::new();
+    for (protocol, title) in PROTOCOLS {
+        let mut backbones = Vec::new();
+        for (number, (name, label, _)) in BACKBONES.into_iter().enumerate() {
+            let values = top1s(out, name, protocol)?;
+            if !values.is_empty() {
+                backbones.push((label, COLORS[number], values));
+            }
+        }
+        if !backbones.is_empty() {
+            panels.push((title, backbones));
+        }
+    }
+    let path = out.join("results.svg");
+    ensure!(!panels.is_empty(), "{}: no results.json below it", out.display());
+    let size = (WIDTH, PANEL_HEIGHT * panels.len() as u32);
+    let root = SVGBackend::new(&path, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    for ((title, backbones), area) in panels.iter().zip(root.split_evenly((panels.len(), 1))) {
+        let values = backbones.iter().flat_map(|(_, _, values)| values.iter().copied());
+        let mut chart = ChartBuilder::on(&area)
+            .caption(format!("{title} protocol, top-1 %"), TITLE)
+            .margin(12)
+            .x_label_area_size(26)
+            .y_label_area_size(44)
+            .build_cartesian_2d((0..backbones.len() - 1).into_segmented(), range(values))?;
+        let label = |x: &SegmentValue<usize>| match x {
+            SegmentValue::CenterOf(number) => {
+                backbones.get(*number).map_or(String::new(), |(label, ..)| (*label).to_owned())
+            }
+            _ => String::new(),
+        };
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .x_labels(backbones.len() + 1)
+            .x_label_formatter(&label)
+            .y_labels(6)
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .label_style(LABEL)
+            .draw()?;
+        for (number, (_, color, values)) in backbones.iter().enumerate() {
+            let at = |value| EmptyElement::at((SegmentValue::CenterOf(number), value));
+            let middle = (values.len() as i32 - 1) * 5;
+            let dots = (0..).zip(values).map(|(seed, &value)| {
+                at(value) + Circle::new((10 * seed - middle, 0), 4, color.filled())
+            });
+            chart.draw_series(dots)?;
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let line = PathElement::new([(-26, 0), (26, 0)], color.stroke_width(2));
+            chart.draw_series([at(mean) + line])?;
+        }
+    }
+    root.present()?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// A metric by step, for each logged step that has it.
+type Curve = Vec<(f64, f64)>;
+
+/// A panel for each metric, a curve for each backbone.
+fn plot_training(out: &Path) -> Result<()> {
+    let mut runs = Vec::new();
+    for (number, (name, label, shown)) in BACKBONES.into_iter().enumerate() {
+        let metrics = seeds(out, name)?.into_iter().map(|seed| seed.join("metrics.jsonl"));
+        if let Some(path) = metrics.into_iter().find(|path| shown && path.is_file()) {
+            let text = fs::read_to_string(path)?;
+            let steps = text.lines().map(serde_json::from_str);
+            let steps = steps.collect::<Result<Vec<Value>, _>>()?;
+            runs.push((label, COLORS[number], steps));
+        }
+    }
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let path = out.join("training.svg");
+    let size = (WIDTH, PANEL_HEIGHT * METRICS.len() as u32);
+    let root = SVGBackend::new(&path, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    for ((key, title), area) in METRICS.into_iter().zip(root.split_evenly((METRICS.len(), 1))) {
+        let curve = |steps: &[Value]| -> Curve {
+            steps
+                .iter()
+                .filter_map(|line| Some((line["step"].as_f64()?, line[key].as_f64()?)))
+                .collect()
+        };
+        let curves: Vec<(&str, RGBColor, Curve)> =
+            runs.iter().map(|(label, color, steps)| (*label, *color, curve(steps))).collect();
+        let points = curves.iter().flat_map(|(_, _, curve)| curve.iter());
+        let last = points.clone().map(|point| point.0).fold(1.0, f64::max);
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, TITLE)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0.0..last, range(points.map(|point| point.1)))?;
+        chart
+            .configure_mesh()
+            .x_desc("step")
+            .x_label_formatter(&|step| format!("{step:.0}"))
+            .y_labels(6)
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .label_style(LABEL)
+            .draw()?;
+        for (label, color, curve) in curves {
+            let legend =
+                move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
+            let line = LineSeries::new(curve, color.stroke_width(2));
+            chart.draw_series(line)?.label(label).legend(legend);
+        }
+        let labels = &mut chart.configure_series_labels();
+        labels.background_style(WHITE.mix(0.8)).border_style(GRID).label_font(LABEL).draw()?;
+    }
+    root.present()?;
+    println!("{}", path.display());
+    Ok(())
+}

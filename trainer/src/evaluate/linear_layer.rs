@@ -1,0 +1,261 @@
+//! The linear layer on frozen features: its training and its validation.
+
+use candle_core::{DType, Device, Tensor};
+use scrl_cli::Reporter;
+use scrl_preprocess::views::rng::{Purpose, Stream};
+use serde::Serialize;
+
+use super::cache::{Cache, Tensors};
+use super::confusion::Confusion;
+use crate::Result;
+use crate::model::{Classifier, Parameter, Parameters};
+use crate::ops::{CrossEntropy, Tape, count_correct};
+use crate::optim::{Schedule, ScheduleConfig, Sgd};
+
+/// Nesterov momentum of SGD.
+const MOMENTUM: f64 = 0.9;
+
+/// The name of the checkpoint in the cache.
+const CHECKPOINT: &str = "linear-layer";
+
+/// The layer's training: SGD with Nesterov momentum and without weight decay, linear warm-up, then
+/// half a cosine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinearLayerConfig {
+    /// Epochs over the training examples.
+    pub epochs: u32,
+    /// Epochs of warm-up.
+    pub warmup_epochs: u32,
+    /// The learning rate at its peak.
+    pub lr: f64,
+    /// Examples of a step; the last step of an epoch takes the rest.
+    pub batch_size: usize,
+    /// Seed of the initial values, of the shuffles, and of the augmentation.
+    pub seed: u64,
+}
+
+/// Training examples: their features and classes.
+pub(super) trait TrainingSet {
+    /// The class of each example.
+    fn classes(&self) -> &[usize];
+
+    /// The features `[n, C]` of the examples with these indices, as augmented in an epoch.
+    fn features(&mut self, epoch: u32, indices: &[usize]) -> Result<Tensor>;
+}
+
+/// A trained layer.
+pub(super) struct LinearLayer {
+    classifier: Classifier,
+    classes: usize,
+    /// Mean cross-entropy of the last epoch.
+    pub loss: f64,
+    /// Accuracy in the last epoch, from 0 to 1; each example is counted before its step.
+    pub accuracy: f64,
+}
+
+impl LinearLayer {
+    /// Trains a layer from `channels` features to `classes` logits. With `checkpoints`, the state
+    /// after each epoch is stored there, and a stopped training resumes from it.
+    pub fn train(
+        config: &LinearLayerConfig,
+        channels: usize,
+        classes: usize,
+        examples: &mut dyn TrainingSet,
+        checkpoints: Option<&Cache>,
+        reporter: &Reporter,
+    ) -> Result<Self> {
+        let (classifier, parameters) =
+            Classifier::new(channels, classes, config.seed, &Device::Cpu)?;
+        let mut training = Training::new(config, &parameters, examples.classes().len())?;
+        let mut layer = Self { classifier, classes, loss: f64::NAN, accuracy: f64::NAN };
+        let first = match checkpoints.and_then(|cache| cache.find(CHECKPOINT)) {
+            Some(checkpoint) => layer.resume(&training, &checkpoint)?,
+            None => 0,
+        };
+        reporter.begin("epochs", config.epochs.into(), first.into());
+        reporter.set_status("linear layer");
+        for epoch in first..config.epochs {
+            training.epoch(epoch, &mut layer, examples, reporter)?;
+            let (loss, percent) = (layer.loss, 100.0 * layer.accuracy);
+            reporter.set_status(format_args!("linear layer: loss {loss:.3}, top-1 {percent:.1} %"));
+            reporter.advance(1);
+            if let Some(cache) = checkpoints {
+                cache.store(CHECKPOINT, &layer.checkpoint(&training, epoch)?)?;
+            }
+        }
+        reporter.log();
+        Ok(layer)
+    }
+
+    /// The state after an epoch.
+    fn checkpoint(&self, training: &Training, epoch: u32) -> Result<Tensors> {
+        let named = |parameter: &Parameter| (parameter.name.clone(), parameter.tensor().clone());
+        let mut checkpoint: Tensors = training.sgd.state().map(named).collect();
+        let done = [epoch as f32 + 1.0, self.loss as f32, self.accuracy as f32];
+        checkpoint.insert("done".to_owned(), Tensor::new(&done, &Device::Cpu)?);
+        Ok(checkpoint)
+    }
+
+    /// Restores the state of a checkpoint; returns the next epoch.
+    fn resume(&mut self, training: &Training, checkpoint: &Tensors) -> Result<u32> {
+        for parameter in training.sgd.state() {
+            parameter.set_from_checkpoint(&checkpoint[&parameter.name])?;
+        }
+        let done = checkpoint["done"].to_vec1::<f32>()?;
+        (self.loss, self.accuracy) = (f64::from(done[1]), f64::from(done[2]));
+        Ok(done[0] as u32)
+    }
+
+    /// Predicts the classes of examples from their features `[n, C]`, and counts the predictions
+    /// by true class.
+    pub fn validate(&self, features: &Tensor, classes: &[usize]) -> Result<Confusion> {
+        let mut confusion = Confusion::new(self.classes);
+        let logits =
+            self.classifier.forward(&mut Tape::forward_only(), features)?.to_vec2::<f32>()?;
+        for (logits, class) in logits.iter().zip(classes) {
+            // The first of equal logits, as PyTorch's argmax.
+            let predicted = (1..logits.len())
+                .fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+            confusion.count(*class, predicted);
+        }
+        Ok(confusion)
+    }
+}
+
+struct Training<'a> {
+    config: &'a LinearLayerConfig,
+    sgd: Sgd,
+    schedule: Schedule,
+    step: u64,
+    steps_per_epoch: u64,
+}
+
+impl<'a> Training<'a> {
+    fn new(
+        config: &'a LinearLayerConfig,
+        parameters: &Parameters,
+        examples: usize,
+    ) -> Result<Self> {
+        let steps_per_epoch = examples.div_ceil(config.batch_size) as u64;
+        let schedule = Schedule(ScheduleConfig {
+            peak_lr: config.lr,
+            tau: 1.0,
+            total_steps: steps_per_epoch * u64::from(config.epochs),
+            warmup_steps: steps_per_epoch * u64::from(config.warmup_epochs.min(config.epochs)),
+        });
+        let sgd = Sgd::new(MOMENTUM, parameters)?;
+        Ok(Self { config, sgd, schedule, step: 0, steps_per_epoch })
+    }
+
+    fn epoch(
+        &mut self,
+        epoch: u32,
+        layer: &mut LinearLayer,
+        examples: &mut dyn TrainingSet,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let mut shuffle: Vec<usize> = (0..examples.classes().len()).collect();
+        Stream::new(self.config.seed, epoch, u64::MAX, Purpose::Evaluation).shuffle(&mut shuffle);
+        self.step = u64::from(epoch) * self.steps_per_epoch;
+        let (mut loss, mut correct) = (0.0, 0.0);
+        for indices in shuffle.chunks(self.config.batch_size) {
+            let features = examples.features(epoch, indices)?;
+            let classes: Vec<i64> = indices.iter().map(|&i| examples.classes()[i] as i64).collect();
+            let classes = Tensor::new(classes, &Device::Cpu)?;
+            self.step += 1;
+            let (batch_loss, batch_correct) = self.step(layer, &features, &classes)?;
+            loss += batch_loss * indices.len() as f64;
+            correct += batch_correct;
+            reporter.check_stop()?;
+        }
+        layer.loss = loss / shuffle.len() as f64;
+        layer.accuracy = correct / shuffle.len() as f64;
+        Ok(())
+    }
+
+    /// One step; returns the batch's mean loss and the count of correct predictions before it.
+    fn step(
+        &mut self,
+        layer: &LinearLayer,
+        features: &Tensor,
+        classes: &Tensor,
+    ) -> Result<(f64, f64)> {
+        let mut tape = Tape::recording();
+        let logits = layer.classifier.forward(&mut tape, features)?;
+        let correct = count_correct(&logits, classes)?;
+        let loss = tape.apply(CrossEntropy::new(classes.dim(0)?), [&logits, classes])?;
+        let one = Tensor::ones((), DType::F32, &Device::Cpu)?;
+        let gradients = tape.backward(&loss, one)?;
+        self.sgd.step(&gradients, self.schedule.lr(self.step))?;
+        Ok((loss.to_scalar::<f32>()?.into(), correct.to_scalar::<f32>()?.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scrl_cli::{Event, Stop};
+
+    use super::*;
+
+    /// Two features, of which the larger one is the class.
+    struct Pairs {
+        classes: Vec<usize>,
+        features: Vec<[f32; 2]>,
+    }
+
+    impl Pairs {
+        fn new() -> Self {
+            let mut random = Stream::new(3, 0, 0, Purpose::Evaluation);
+            let features: Vec<[f32; 2]> =
+                (0..200).map(|_| [random.uniform_f32(), random.uniform_f32()]).collect();
+            Self { classes: features.iter().map(|[a, b]| usize::from(b > a)).collect(), features }
+        }
+    }
+
+    impl TrainingSet for Pairs {
+        fn classes(&self) -> &[usize] {
+            &self.classes
+        }
+
+        fn features(&mut self, _: u32, indices: &[usize]) -> Result<Tensor> {
+            let rows: Vec<[f32; 2]> = indices.iter().map(|&i| self.features[i]).collect();
+            Ok(Tensor::from_vec(rows.concat(), (indices.len(), 2), &Device::Cpu)?)
+        }
+    }
+
+    fn config(epochs: u32) -> LinearLayerConfig {
+        LinearLayerConfig { epochs, warmup_epochs: 1, lr: 1.0, batch_size: 32, seed: 1 }
+    }
+
+    fn train(epochs: u32, stop_after: Option<u32>, cache: Option<&Cache>) -> Result<LinearLayer> {
+        let stop = Stop::default();
+        let flag = stop.clone();
+        let reporter = Reporter::observed(stop, move |event| {
+            if stop_after.is_some_and(|epochs| event == Event::Done(epochs.into())) {
+                flag.set();
+            }
+        });
+        LinearLayer::train(&config(epochs), 2, 2, &mut Pairs::new(), cache, &reporter)
+    }
+
+    #[test]
+    fn a_layer_learns_separable_classes() {
+        let layer = train(40, None, None).unwrap();
+        assert!(layer.accuracy > 0.95, "{}", layer.accuracy);
+        let pairs = Pairs::new();
+        let features = Tensor::from_vec(pairs.features.concat(), (200, 2), &Device::Cpu).unwrap();
+        let confusion = layer.validate(&features, &pairs.classes).unwrap();
+        assert!(confusion.accuracy() > 0.95 && confusion.examples() == 200);
+    }
+
+    #[test]
+    fn a_stopped_training_ends_as_an_uninterrupted_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path(), "a").unwrap();
+        let full = train(6, None, None).unwrap();
+        assert!(matches!(train(6, Some(2), Some(&cache)), Err(crate::Error::Stopped(_))));
+        let resumed = train(6, None, Some(&cache)).unwrap();
+        assert_eq!((full.loss, full.accuracy), (resumed.loss, resumed.accuracy));
+    }
+}

@@ -1,0 +1,226 @@
+//! The options of scrl-eval, and the configurations that they resolve to.
+
+use std::path::PathBuf;
+
+use clap::{Args, value_parser};
+use scrl_cli::choices;
+
+use super::frozen_backbone::BackboneSource;
+use super::linear_layer::LinearLayerConfig;
+use crate::model::Arch;
+use crate::weights::Branch;
+use crate::{Error, Result};
+
+/// Options of both protocols.
+#[derive(Args, Clone, Debug)]
+pub struct EvalOptions {
+    /// Weights of the backbone: a checkpoint of scrl-train, a backbone.safetensors, weights of
+    /// torchvision or of the paper's authors; or random
+    #[arg(long, value_name = "FILE|random")]
+    pub checkpoint: String,
+
+    /// Which network's backbone
+    #[arg(long, value_name = "NAME", default_value_t = Branch::Online,
+        value_parser = choices!(Branch))]
+    pub network: Branch,
+
+    /// Architecture of random weights, which are those that scrl-train begins with for --seed
+    /// [default: resnet50]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Arch))]
+    pub arch: Option<Arch>,
+
+    /// Folder for results.json, confusion.png and features [default: runs/ and the time]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Side of the backbone's inputs in pixels [default: 800 for roi, 224 for linear]
+    #[arg(long, value_name = "PIXELS", value_parser = value_parser!(u32).range(32..=4096))]
+    pub size: Option<u32>,
+
+    /// Images in a batch of the backbone
+    #[arg(long, value_name = "N", default_value_t = 8,
+        value_parser = value_parser!(u32).range(1..))]
+    pub images_per_batch: u32,
+
+    /// Epochs of the linear layer
+    #[arg(long, value_name = "N", default_value_t = 80,
+        value_parser = value_parser!(u32).range(1..))]
+    pub epochs: u32,
+
+    /// Epochs of its warm-up
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub warmup_epochs: u32,
+
+    /// Boxes or images in a step of the linear layer [default: 512 for roi, 256 for linear]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub batch_size: Option<u32>,
+
+    /// Its learning rate at the peak [default: 0.1 for roi, 0.2 · batch size / 256 for linear]
+    #[arg(long, value_name = "LR", value_parser = parse_lr)]
+    pub lr: Option<f64>,
+
+    /// Seed of random weights, of the linear layer and of its augmentation
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn parse_lr(text: &str) -> std::result::Result<f64, String> {
+    let lr = text.parse().ok().filter(|lr: &f64| lr.is_finite() && *lr >= 0.0);
+    lr.ok_or_else(|| "give a number of at least 0".to_owned())
+}
+
+/// Options of the RoI protocol.
+#[derive(Args, Clone, Debug)]
+pub struct RoiOptions {
+    /// Folder of the training images
+    #[arg(long, value_name = "DIR")]
+    pub train_images: PathBuf,
+
+    /// Their boxes, in COCO's format
+    #[arg(long, value_name = "FILE.json")]
+    pub train_boxes: PathBuf,
+
+    /// Folder of the validation images
+    #[arg(long, value_name = "DIR")]
+    pub val_images: PathBuf,
+
+    /// Their boxes
+    #[arg(long, value_name = "FILE.json")]
+    pub val_boxes: PathBuf,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: EvalOptions,
+}
+
+/// Options of the linear protocol.
+#[derive(Args, Clone, Debug)]
+pub struct LinearOptions {
+    /// Images in a folder for each class, or another source with classes that scrl-prep reads
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+
+    /// Validation images [default: every fifth training image of each class]
+    #[arg(long, value_name = "DIR")]
+    pub val: Option<PathBuf>,
+
+    /// Random crops of each training image, used in turns; fewer than epochs are computed only once
+    /// [default: one for each epoch, as in the paper]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub crops: Option<u32>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: EvalOptions,
+}
+
+/// The resolved options of both protocols.
+#[derive(Clone, Debug)]
+pub struct EvalConfig {
+    /// Where the backbone's weights come from.
+    pub source: BackboneSource,
+    /// The folder for results and features, made where it is missing.
+    pub out: PathBuf,
+    /// Side of the backbone's inputs in pixels.
+    pub size: u32,
+    /// Images in a batch of the backbone; tracked statistics of batch norms depend on it.
+    pub images_per_batch: usize,
+    /// The linear layer's training.
+    pub linear_layer: LinearLayerConfig,
+}
+
+/// The resolved options of the RoI protocol.
+#[derive(Clone, Debug)]
+pub struct RoiConfig {
+    /// The options of both protocols.
+    pub common: EvalConfig,
+    /// Folder of the training images.
+    pub train_images: PathBuf,
+    /// Their annotation file.
+    pub train_boxes: PathBuf,
+    /// Folder of the validation images.
+    pub val_images: PathBuf,
+    /// Their annotation file.
+    pub val_boxes: PathBuf,
+}
+
+/// The resolved options of the linear protocol.
+#[derive(Clone, Debug)]
+pub struct LinearConfig {
+    /// The options of both protocols.
+    pub common: EvalConfig,
+    /// Images with classes.
+    pub images: PathBuf,
+    /// Validation images; without them every fifth training image of each class.
+    pub val: Option<PathBuf>,
+    /// Random crops of each training image. With at least as many as epochs, each epoch computes
+    /// its own; fewer are computed once, stored, and used in turns.
+    pub crops: u32,
+}
+
+/// Defaults that depend on the protocol.
+struct Defaults {
+    size: u32,
+    batch_size: u32,
+    /// The learning rate for a batch size.
+    lr: fn(u32) -> f64,
+}
+
+const ROI: Defaults = Defaults { size: 800, batch_size: 512, lr: |_| 0.1 };
+const LINEAR: Defaults =
+    Defaults { size: 224, batch_size: 256, lr: |batch_size| 0.2 * f64::from(batch_size) / 256.0 };
+
+impl EvalOptions {
+    fn resolve(self, defaults: &Defaults) -> Result<EvalConfig> {
+        let source = match &*self.checkpoint {
+            "random" => BackboneSource::Random(self.arch.unwrap_or(Arch::Resnet50), self.seed),
+            _ if self.arch.is_some() => {
+                let reason = "is for random weights; a checkpoint has its own, so leave it out";
+                return Err(Error::Option { option: "arch", reason: reason.to_owned() });
+            }
+            path => BackboneSource::File(path.into(), self.network),
+        };
+        let batch_size = self.batch_size.unwrap_or(defaults.batch_size);
+        Ok(EvalConfig {
+            source,
+            out: self.out.unwrap_or_else(scrl_cli::default_out),
+            size: self.size.unwrap_or(defaults.size),
+            images_per_batch: self.images_per_batch as usize,
+            linear_layer: LinearLayerConfig {
+                epochs: self.epochs,
+                warmup_epochs: self.warmup_epochs,
+                lr: self.lr.unwrap_or_else(|| (defaults.lr)(batch_size)),
+                batch_size: batch_size as usize,
+                seed: self.seed,
+            },
+        })
+    }
+}
+
+impl RoiOptions {
+    /// Fills in the defaults.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for an architecture beside a checkpoint.
+    pub fn resolve(self) -> Result<RoiConfig> {
+        Ok(RoiConfig {
+            common: self.common.resolve(&ROI)?,
+            train_images: self.train_images,
+            train_boxes: self.train_boxes,
+            val_images: self.val_images,
+            val_boxes: self.val_boxes,
+        })
+    }
+}
+
+impl LinearOptions {
+    /// Fills in the defaults.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for an architecture beside a checkpoint.
+    pub fn resolve(self) -> Result<LinearConfig> {
+        let common = self.common.resolve(&LINEAR)?;
+        let crops = self.crops.unwrap_or(common.linear_layer.epochs);
+        Ok(LinearConfig { common, images: self.images, val: self.val, crops })
+    }
+}

@@ -1,0 +1,40 @@
+//! The options of scrl-export.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use scrl_cli::choices;
+use scrl_schemas::named_choice;
+
+use super::branch::Branch;
+
+named_choice! {
+    /// A program for which a backbone is exported.
+    pub enum ExportFormat {
+        /// torchvision and timm: a state dict without `fc`.
+        Torchvision = "torchvision",
+        /// Detectron2.
+        Detectron2 = "detectron2",
+    }
+}
+
+/// Every option that decides what is exported.
+#[derive(Args, Clone, Debug)]
+pub struct ExportOptions {
+    /// File to write: .safetensors, .pth or .pt for torchvision (timm's ResNets load it too), .pkl
+    /// for detectron2
+    pub out: PathBuf,
+
+    /// Program that will load the file
+    #[arg(long, value_name = "FORMAT", value_parser = choices!(ExportFormat))]
+    pub to: ExportFormat,
+
+    /// A checkpoint, a backbone.safetensors, or any other file that scrl-train --init reads
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: PathBuf,
+
+    /// Which network's backbone
+    #[arg(long, value_name = "NAME", default_value_t = Branch::Online,
+        value_parser = choices!(Branch))]
+    pub network: Branch,
+}
