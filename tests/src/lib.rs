@@ -4,9 +4,9 @@
 //! ```no_run
 //! use scrl_tests::Dir;
 //!
-//! let dir = Dir::new().photos(8);
-//! dir.prep("photos shards").succeeds();
-//! dir.prep("--seed 1 photos shards").fails(1).says(&["seed: 0 → 1"]);
+//! let dir = Dir::new().images(8);
+//! dir.prep("images shards").succeeds();
+//! dir.prep("--seed 1 images shards").fails(1).says(&["seed: 0 → 1"]);
 //! ```
 
 #![deny(missing_docs)]
@@ -42,12 +42,12 @@ impl Dir {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    /// With `photos/`: this number of small textured images, alternately JPEG and PNG, in three
+    /// With `images/`: this number of small textured images, alternately JPEG and PNG, in three
     /// class folders.
-    pub fn photos(self, count: u32) -> Self {
+    pub fn images(self, count: u32) -> Self {
         for index in 0..count {
             let extension = if index % 2 == 0 { "jpg" } else { "png" };
-            let path = self.new_path(&format!("photos/class{}/{index:03}.{extension}", index % 3));
+            let path = self.new_path(&format!("images/class{}/{index:03}.{extension}", index % 3));
             draw_image(index)
                 .save(&path)
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()));

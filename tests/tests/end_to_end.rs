@@ -12,8 +12,8 @@ const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --p
 
 /// Two epochs of sixteen images in `shards`.
 fn prepared() -> Dir {
-    let dir = Dir::new().photos(16);
-    dir.prep("--size 64 --min-box 16 --epochs 2 photos shards").succeeds();
+    let dir = Dir::new().images(16);
+    dir.prep("--size 64 --min-box 16 --epochs 2 images shards").succeeds();
     dir
 }
 
@@ -222,8 +222,8 @@ fn a_run_resumes_as_if_it_had_not_stopped() {
 #[test]
 #[cfg(unix)]
 fn ctrl_c_leaves_a_checkpoint_to_resume_from() {
-    let dir = Dir::new().photos(4);
-    dir.prep("--size 64 --min-box 16 --epochs 500 photos shards").succeeds();
+    let dir = Dir::new().images(4);
+    dir.prep("--size 64 --min-box 16 --epochs 500 images shards").succeeds();
     let line = TRAIN.replace("--max-steps 3", "--checkpoint-every 1000 --out run shards");
     let is_logged =
         || dir.path("run/metrics.jsonl").exists() && !dir.read("run/metrics.jsonl").is_empty();

@@ -91,17 +91,17 @@ fn random_weights_are_those_of_step_0_and_features_are_never_used_for_other_weig
 
 #[test]
 fn classes_of_images_are_their_folders() {
-    let dir = Dir::new().photos(30).file("photos/class1/broken.png", "not an image");
-    let linear = format!("linear --images photos --size 32 --epochs 6 {RANDOM}");
+    let dir = Dir::new().images(30).file("images/class1/broken.png", "not an image");
+    let linear = format!("linear --images images --size 32 --epochs 6 {RANDOM}");
     let output = dir.eval(&format!("{linear} --crops 2 --out held")).succeeds();
-    output.says(&["left out: photos/class1/broken.png"]);
+    output.says(&["left out: images/class1/broken.png"]);
     output.says(&["no --val: 6 of 30 images are the validation split"]);
     let results = json(&dir, "held/results.json");
     assert_eq!((&results["train_examples"], &results["val_examples"]), (&24.into(), &6.into()));
     assert_eq!(results["classes"][2]["name"], "class2");
     assert!(dir.path("held/features/train-00001-00000.safetensors").exists());
 
-    dir.eval(&format!("{linear} --val photos --out given")).succeeds();
+    dir.eval(&format!("{linear} --val images --out given")).succeeds();
     assert_eq!(json(&dir, "given/results.json")["val_examples"], 30);
     // A new crop in every epoch is not stored.
     assert!(!dir.path("given/features/train-00000-00000.safetensors").exists());
@@ -110,8 +110,8 @@ fn classes_of_images_are_their_folders() {
 #[test]
 #[cfg(unix)]
 fn a_stopped_evaluation_ends_as_an_uninterrupted_one() {
-    let dir = Dir::new().photos(30);
-    let linear = format!("linear --images photos --size 64 --epochs 12 {RANDOM}");
+    let dir = Dir::new().images(30);
+    let linear = format!("linear --images images --size 64 --epochs 12 {RANDOM}");
     dir.eval(&format!("{linear} --out full")).succeeds();
     let checkpoint = dir.path("stopped/features/linear-layer.safetensors");
     let output =
@@ -125,8 +125,8 @@ fn a_stopped_evaluation_ends_as_an_uninterrupted_one() {
 #[test]
 fn options_in_a_file_are_read_and_the_command_line_wins() {
     let options =
-        "images = \"photos\"\nsize = 32\nepochs = 2\ncrops = 1\nlr = 0.5\nout = \"from-file\"\n";
-    let dir = Dir::new().photos(15).file("eval.toml", options).file("wrong.toml", "crop = 3\n");
+        "images = \"images\"\nsize = 32\nepochs = 2\ncrops = 1\nlr = 0.5\nout = \"from-file\"\n";
+    let dir = Dir::new().images(15).file("eval.toml", options).file("wrong.toml", "crop = 3\n");
     dir.eval(&format!("linear --config eval.toml {RANDOM} --epochs 3")).succeeds();
     let probe = &json(&dir, "from-file/results.json")["probe"];
     assert_eq!((&probe["epochs"], &probe["lr"]), (&3.into(), &0.5.into()));

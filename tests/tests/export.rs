@@ -12,8 +12,8 @@ const LAST: &str = "checkpoints/step-00000001.safetensors";
 
 /// With the folders `shards`, and `run` of one step.
 fn trained() -> Dir {
-    let dir = Dir::new().photos(4);
-    dir.prep("--size 64 --min-box 16 --epochs 2 photos shards").succeeds();
+    let dir = Dir::new().images(4);
+    dir.prep("--size 64 --min-box 16 --epochs 2 images shards").succeeds();
     dir.train(&format!("{TRAIN} --out run shards")).succeeds();
     dir
 }
@@ -105,7 +105,7 @@ fn a_run_that_goes_on_does_not_read_the_initial_weights_again() {
     dir.train(&line).succeeds();
     dir.remove("a.pth");
     let more = line.replace("--max-steps 1", "--max-steps 2");
-    dir.train(&more).succeeds().says(&["init: a.pth is not read", "goes on"]);
+    dir.train(&more).succeeds().says(&["init: a.pth is not read", "as the run resumes"]);
     dir.train(&more.replace("--out from", "--out anew")).fails(1).says(&["a.pth"]);
     assert!(!dir.path("anew").exists());
 }

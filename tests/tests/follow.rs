@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Three epochs of nine images in `made`.
 fn made() -> Dir {
-    let dir = Dir::new().photos(9);
-    dir.prep("--size 64 --min-box 16 --epochs 3 photos made").succeeds();
+    let dir = Dir::new().images(9);
+    dir.prep("--size 64 --min-box 16 --epochs 3 images made").succeeds();
     dir
 }
 

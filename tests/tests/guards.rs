@@ -9,8 +9,8 @@ const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --p
 
 /// Two epochs of eight images in `shards`, made with these options beside the usual ones.
 fn prepared(options: &str) -> Dir {
-    let dir = Dir::new().photos(8);
-    dir.prep(&format!("--size 64 --min-box 16 --epochs 2 {options} photos shards")).succeeds();
+    let dir = Dir::new().images(8);
+    dir.prep(&format!("--size 64 --min-box 16 --epochs 2 {options} images shards")).succeeds();
     dir
 }
 
@@ -58,22 +58,22 @@ fn a_full_disk_loses_nothing_and_the_run_resumes_when_there_is_room() {
 #[test]
 fn recipe_shards_without_their_images_are_reported_before_anything_is_written() {
     let dir = prepared("--views recipe");
-    for photo in ["class0/000.jpg", "class1/001.png", "class2/002.jpg"] {
-        dir.remove(&format!("photos/{photo}"));
+    for image in ["class0/000.jpg", "class1/001.png", "class2/002.jpg"] {
+        dir.remove(&format!("images/{image}"));
     }
     let output = dir.train(&format!("{TRAIN} --out run shards")).fails(1);
     ends_with(
         &output,
-        &["photos/class0/000.jpg: ", "; 2 others are missing as well; ", "--images"],
+        &["images/class0/000.jpg: ", "; 2 others are missing as well; ", "--images"],
     );
     let output = dir.train(&format!("{TRAIN} --images elsewhere --out run shards")).fails(1);
     ends_with(&output, &["elsewhere: not there; ", "--images"]);
     assert!(!dir.path("run").exists());
 
     // Images that scrl-prep could not read are not missed.
-    let dir = Dir::new().photos(8).file("photos/class0/bad.jpg", "no image");
-    dir.prep("--size 64 --min-box 16 --max-bad 0.5 --views recipe photos shards").succeeds();
-    dir.remove("photos/class0/bad.jpg");
+    let dir = Dir::new().images(8).file("images/class0/bad.jpg", "no image");
+    dir.prep("--size 64 --min-box 16 --max-bad 0.5 --views recipe images shards").succeeds();
+    dir.remove("images/class0/bad.jpg");
     dir.train(&format!("{TRAIN} --max-steps 1 --out run shards")).succeeds();
 }
 
@@ -82,7 +82,7 @@ fn shards_of_another_size_or_format_are_refused_by_name() {
     let dir = prepared("");
     let shard = "epoch=00000/part-00000.parquet";
     let train = format!("{TRAIN} --out run shards");
-    dir.prep("--size 96 --min-box 16 --epochs 2 photos larger").succeeds();
+    dir.prep("--size 96 --min-box 16 --epochs 2 images larger").succeeds();
     fs::copy(dir.path(&format!("larger/{shard}")), dir.path(&format!("shards/{shard}"))).unwrap();
     ends_with(&dir.train(&train).fails(1), &["a view of 96×96 pixels", "prepare its epoch again"]);
 
@@ -102,8 +102,8 @@ fn shards_of_another_size_or_format_are_refused_by_name() {
 
 #[test]
 fn shards_without_rows_are_distinguished_from_a_batch_that_is_too_large() {
-    let dir = Dir::new().file("photos/a.jpg", "no image").file("photos/b.jpg", "none either");
-    dir.prep("--max-bad 1 photos shards").succeeds();
+    let dir = Dir::new().file("images/a.jpg", "no image").file("images/b.jpg", "none either");
+    dir.prep("--max-bad 1 images shards").succeeds();
     let output = dir.train(&format!("{TRAIN} --out run shards")).fails(1);
     ends_with(&output, &["shards: the shards have no rows", "sources.parquet"]);
     let output = prepared("").train(&format!("{TRAIN} --accumulate 3 --out run shards")).fails(2);
@@ -112,8 +112,8 @@ fn shards_without_rows_are_distinguished_from_a_batch_that_is_too_large() {
 
 #[test]
 fn an_online_evaluation_without_classes_is_refused() {
-    let dir = Dir::new().photos(12);
-    dir.prep("--size 64 --min-box 16 photos/class0 shards").succeeds();
+    let dir = Dir::new().images(12);
+    dir.prep("--size 64 --min-box 16 images/class0 shards").succeeds();
     let output = dir.train(&format!("{TRAIN} --online-eval on --out run shards")).fails(2);
     ends_with(
         &output,

@@ -10,8 +10,8 @@ const SMALL: &str = "--size 64 --min-box 16 --rows-per-shard 4 --epochs 2";
 
 /// Two epochs of ten images in `shards`.
 fn prepared(options: &str) -> Dir {
-    let dir = Dir::new().photos(10);
-    dir.prep(&format!("{SMALL} {options} photos shards")).succeeds();
+    let dir = Dir::new().images(10);
+    dir.prep(&format!("{SMALL} {options} images shards")).succeeds();
     dir
 }
 
@@ -162,8 +162,8 @@ fn shards_missing_in_success_are_named() {
 
 #[test]
 fn missing_epochs_are_no_fault() {
-    let dir = Dir::new().photos(10);
-    dir.prep(&format!("{SMALL} --only 1..2 photos shards")).succeeds();
+    let dir = Dir::new().images(10);
+    dir.prep(&format!("{SMALL} --only 1..2 images shards")).succeeds();
     dir.inspect("--verify shards").succeeds();
     assert!(dir.inspect("shards").succeeds().stdout.contains("1 of 2 planned"));
     dir.inspect("--epoch 0 shards").fails(1).says(&["shards", "no finished epoch 0"]);
@@ -176,9 +176,9 @@ fn missing_epochs_are_no_fault() {
 #[test]
 fn moved_images_are_requested_and_changed_ones_named() {
     let dir = prepared("--views recipe");
-    fs::rename(dir.path("photos"), dir.path("moved")).unwrap();
+    fs::rename(dir.path("images"), dir.path("moved")).unwrap();
     let output = dir.inspect("--verify shards").succeeds();
-    output.says(&["pixels not compared", "photos is not there", "--images"]);
+    output.says(&["pixels not compared", "images is not there", "--images"]);
     dir.inspect("--verify --images moved shards").succeeds();
     dir.inspect("--html page.html shards").fails(1).says(&["--images"]);
     fs::copy(dir.path("moved/class1/001.png"), dir.path("moved/class0/000.jpg")).unwrap();
@@ -192,7 +192,7 @@ fn moved_images_are_requested_and_changed_ones_named() {
 #[test]
 fn lossless_shards_are_compared_with_the_images_that_are_left() {
     let dir = prepared("");
-    dir.remove("photos/class0/000.jpg");
+    dir.remove("images/class0/000.jpg");
     let output = dir.inspect("--verify shards").succeeds();
     output.says(&["pixels of some rows not compared", "class0/000.jpg"]);
     assert!(output.stdout.contains("the views of 18 rows"), "{}", output.stdout);
@@ -200,8 +200,8 @@ fn lossless_shards_are_compared_with_the_images_that_are_left() {
 
 #[test]
 fn unreadable_images_are_reported_and_are_no_fault() {
-    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no image");
-    dir.prep(&format!("{SMALL} --max-bad 0.1 photos shards")).succeeds();
+    let dir = Dir::new().images(9).file("images/class0/broken.jpg", "no image");
+    dir.prep(&format!("{SMALL} --max-bad 0.1 images shards")).succeeds();
     assert!(dir.inspect("shards").succeeds().stdout.contains("1 unreadable"));
     dir.inspect("--verify shards").succeeds();
 }
@@ -226,7 +226,7 @@ fn the_contact_sheet_is_an_image_of_pairs() {
 #[test]
 fn recipes_are_drawn_as_lossless_shards_are() {
     let dir = prepared("");
-    dir.prep(&format!("{SMALL} --views recipe photos recipes")).succeeds();
+    dir.prep(&format!("{SMALL} --views recipe images recipes")).succeeds();
     let line = |shards: &str| format!("--png {shards}.png --epoch 1 --rows 10 {shards}");
     dir.inspect(&line("shards")).succeeds();
     dir.inspect(&line("recipes")).succeeds();
@@ -235,10 +235,10 @@ fn recipes_are_drawn_as_lossless_shards_are() {
 
 #[test]
 fn the_page_is_self_contained_and_escapes_names() {
-    let dir = Dir::new().photos(4);
-    fs::create_dir(dir.path("photos/<b>&")).unwrap();
-    fs::rename(dir.path("photos/class0/000.jpg"), dir.path("photos/<b>&/\"x'.jpg")).unwrap();
-    dir.prep(&format!("{SMALL} photos shards")).succeeds();
+    let dir = Dir::new().images(4);
+    fs::create_dir(dir.path("images/<b>&")).unwrap();
+    fs::rename(dir.path("images/class0/000.jpg"), dir.path("images/<b>&/\"x'.jpg")).unwrap();
+    dir.prep(&format!("{SMALL} images shards")).succeeds();
     let output = dir.inspect("--html page.html --rows 100 shards").succeeds();
     assert_eq!(output.stdout, "");
     let page = dir.text("page.html");
@@ -270,9 +270,9 @@ fn a_closed_output_ends_the_program_quietly() {
 
 #[test]
 fn what_is_no_shards_folder_is_named() {
-    let dir = Dir::new().photos(1).file("shards/notes.txt", "");
+    let dir = Dir::new().images(1).file("shards/notes.txt", "");
     dir.inspect("nowhere").fails(1).says(&["nowhere", "scrl-prep"]);
-    dir.inspect("photos").fails(1).says(&["photos", "dataset.toml"]);
+    dir.inspect("images").fails(1).says(&["images", "dataset.toml"]);
     dir.inspect("--rows 3 shards").fails(2).says(&["--rows"]);
     dir.inspect("--verfy shards").fails(2).says(&["--verify"]);
 }

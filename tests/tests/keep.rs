@@ -18,11 +18,11 @@ fn finished(dir: &Dir) -> Vec<u32> {
 
 #[test]
 fn both_may_be_killed_and_the_training_is_that_of_a_disk_that_holds_everything() {
-    let dir = Dir::new().photos(9);
-    dir.prep(&format!("{PREP} photos complete")).succeeds();
+    let dir = Dir::new().images(9);
+    dir.prep(&format!("{PREP} images complete")).succeeds();
     dir.train(&format!("{TRAIN} --out alone complete")).succeeds();
 
-    let prep = format!("{PREP} --keep 2 photos shards");
+    let prep = format!("{PREP} --keep 2 images shards");
     let train = format!("{TRAIN} --follow --consume --out beside shards");
     let most = AtomicU32::new(0);
     let ended = AtomicBool::new(false);

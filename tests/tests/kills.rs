@@ -95,8 +95,8 @@ fn scalars(dir: &Dir, run: &str) -> BTreeMap<(u64, String), Vec<f32>> {
 
 #[test]
 fn a_run_killed_at_random_moments_ends_as_one_that_was_not() {
-    let dir = Dir::new().photos(9);
-    dir.prep("--size 64 --min-box 16 --epochs 5 photos shards").succeeds();
+    let dir = Dir::new().images(9);
+    dir.prep("--size 64 --min-box 16 --epochs 5 images shards").succeeds();
     let start = Instant::now();
     dir.train(&format!("{TRAIN} --out alone shards")).succeeds();
     let time = start.elapsed();

@@ -13,8 +13,8 @@ const SMALL: &str = "--size 64 --min-box 16 --rows-per-shard 4";
 
 /// Two epochs of ten images in `shards`.
 fn prepared() -> Dir {
-    let dir = Dir::new().photos(10);
-    dir.prep(&format!("{SMALL} --epochs 2 photos shards")).succeeds();
+    let dir = Dir::new().images(10);
+    dir.prep(&format!("{SMALL} --epochs 2 images shards")).succeeds();
     dir
 }
 
@@ -100,16 +100,16 @@ fn rows_hold_images_and_boxes_within_the_views() {
 
 #[test]
 fn threads_make_no_difference() {
-    let dir = Dir::new().photos(10);
-    dir.prep(&format!("{SMALL} --threads 1 photos one")).succeeds();
-    dir.prep(&format!("{SMALL} --threads 2 photos two")).succeeds();
+    let dir = Dir::new().images(10);
+    dir.prep(&format!("{SMALL} --threads 1 images one")).succeeds();
+    dir.prep(&format!("{SMALL} --threads 2 images two")).succeeds();
     dir.assert_same("one", "two");
 }
 
 #[test]
 fn a_single_epoch_is_that_of_the_whole_run() {
     let dir = prepared();
-    dir.prep(&format!("{SMALL} --epochs 2 --only 1..2 photos alone")).succeeds();
+    dir.prep(&format!("{SMALL} --epochs 2 --only 1..2 images alone")).succeeds();
     assert!(!dir.path("alone/epoch=00000").exists());
     dir.assert_same("alone/epoch=00001", "shards/epoch=00001");
 }
@@ -120,20 +120,20 @@ fn a_restart_makes_what_is_missing_and_leaves_the_rest() {
     let before = dir.files("shards");
     dir.remove("shards/epoch=00000/part-00001.parquet");
     dir.remove("shards/epoch=00000/_SUCCESS");
-    dir.prep(&format!("{SMALL} --epochs 2 photos shards")).succeeds();
+    dir.prep(&format!("{SMALL} --epochs 2 images shards")).succeeds();
     assert!(dir.files("shards") == before);
 }
 
 #[test]
 #[cfg(unix)]
 fn ctrl_c_leaves_complete_files_and_the_same_command_resumes() {
-    let dir = Dir::new().photos(10);
-    let line = format!("{SMALL} --epochs 3000 photos shards");
+    let dir = Dir::new().images(10);
+    let line = format!("{SMALL} --epochs 3000 images shards");
     dir.prep(&line).interrupted_once(|| dir.path("shards/epoch=00000/part-00000.parquet").exists());
     let left = dir.files("shards");
     assert!(!left.keys().any(|name| name.contains(".tmp-")), "{:?}", left.keys());
     dir.prep(&format!("{line} --only 0..16")).succeeds().says(&["of them finished"]);
-    dir.prep(&format!("{SMALL} --epochs 3000 --only 0..16 photos whole")).succeeds();
+    dir.prep(&format!("{SMALL} --epochs 3000 --only 0..16 images whole")).succeeds();
     for epoch in 0..16 {
         dir.assert_same(&format!("shards/epoch={epoch:05}"), &format!("whole/epoch={epoch:05}"));
     }
@@ -141,10 +141,10 @@ fn ctrl_c_leaves_complete_files_and_the_same_command_resumes() {
 
 #[test]
 fn ten_kills_change_nothing() {
-    let line = format!("{SMALL} --epochs 24 photos shards");
-    let whole = Dir::new().photos(10);
+    let line = format!("{SMALL} --epochs 24 images shards");
+    let whole = Dir::new().images(10);
     whole.prep(&line).succeeds();
-    let dir = Dir::new().photos(10);
+    let dir = Dir::new().images(10);
     let mut kills = 0;
     // Irregular times; how far the run gets in each depends on the machine.
     for moment in [35, 80, 20, 140, 60, 230, 45, 100, 170, 70] {
@@ -160,8 +160,8 @@ fn ten_kills_change_nothing() {
 
 #[test]
 fn ranks_from_the_environment_share_the_work() {
-    let dir = Dir::new().photos(10);
-    let line = |shards: &str| format!("{SMALL} --epochs 3 photos {shards}");
+    let dir = Dir::new().images(10);
+    let line = |shards: &str| format!("{SMALL} --epochs 3 images {shards}");
     dir.prep(&line("expected")).succeeds();
     let output = dir.prep(&line("shards")).variable("RANK", 1).variable("WORLD_SIZE", 2).succeeds();
     output.says(&["rank 1 of 2", "torchrun"]);
@@ -183,18 +183,18 @@ fn ranks_from_the_environment_share_the_work() {
 fn inputs_that_hold_no_images_are_refused() {
     let dir = Dir::new()
         .file("video.mp4", b"\0\0\0\x20ftypisom\0\0\0\0")
-        .file("photos.tar.gz", b"\x1f\x8b\x08\0")
-        .file("list.txt", "photos/1.jpg\n");
+        .file("images.tar.gz", b"\x1f\x8b\x08\0")
+        .file("list.txt", "images/1.jpg\n");
     dir.prep("video.mp4 shards").fails(1).says(&["video.mp4", "is neither a folder"]);
-    dir.prep("photos.tar.gz shards").fails(1).says(&["photos.tar.gz", "unpack"]);
+    dir.prep("images.tar.gz shards").fails(1).says(&["images.tar.gz", "unpack"]);
     dir.prep("list.txt shards").fails(1).says(&["1 of 1", "sources.parquet"]);
 }
 
 #[test]
 #[cfg(unix)]
 fn a_folder_that_cannot_be_written_is_named() {
-    let dir = Dir::new().photos(3).file("shards", "a file where the folder should be");
-    dir.prep(&format!("{SMALL} photos shards")).fails(1).says(&["shards"]);
+    let dir = Dir::new().images(3).file("shards", "a file where the folder should be");
+    dir.prep(&format!("{SMALL} images shards")).fails(1).says(&["shards"]);
     assert_eq!(dir.text("shards"), "a file where the folder should be");
 }
 
@@ -202,43 +202,43 @@ fn a_folder_that_cannot_be_written_is_named() {
 fn other_options_on_the_same_folder_are_refused_by_name() {
     let dir = prepared();
     let before = dir.files("shards");
-    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 photos shards")).fails(1).says(&[
+    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 images shards")).fails(1).says(&[
         "shards",
         "boxes: 10 → 5",
         "seed: 0 → 3",
         "--overwrite",
     ]);
     assert!(dir.files("shards") == before);
-    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 --overwrite photos shards"))
+    dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 --overwrite images shards"))
         .succeeds();
 }
 
 #[test]
 fn a_dry_run_writes_nothing() {
-    let dir = Dir::new().photos(3);
-    dir.prep("--dry-run photos shards").succeeds().says(&["3 pairs"]);
+    let dir = Dir::new().images(3);
+    dir.prep("--dry-run images shards").succeeds().says(&["3 pairs"]);
     assert!(!dir.path("shards").exists());
 }
 
 #[test]
 fn quiet_says_nothing() {
-    let dir = Dir::new().photos(3);
-    let output = dir.prep(&format!("{SMALL} --quiet photos shards")).succeeds();
+    let dir = Dir::new().images(3);
+    let output = dir.prep(&format!("{SMALL} --quiet images shards")).succeeds();
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
 }
 
 #[test]
 fn options_may_stand_in_a_file_and_the_command_line_wins() {
-    let dir = Dir::new().photos(3).file("prep.toml", "size = 64\nmin-box = 16\nseed = 5\n");
-    dir.prep("--config prep.toml --seed 6 photos shards").succeeds();
+    let dir = Dir::new().images(3).file("prep.toml", "size = 64\nmin-box = 16\nseed = 5\n");
+    dir.prep("--config prep.toml --seed 6 images shards").succeeds();
     let manifest = Manifest::read(&dir.path("shards/dataset.toml")).unwrap();
     assert_eq!((manifest.options.size, manifest.seed), (64, 6));
 }
 
 #[test]
 fn an_unreadable_image_is_listed_with_its_reason() {
-    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no image");
-    dir.prep(&format!("{SMALL} --max-bad 0.1 photos shards")).succeeds().says(&["1", "unreadable"]);
+    let dir = Dir::new().images(9).file("images/class0/broken.jpg", "no image");
+    dir.prep(&format!("{SMALL} --max-bad 0.1 images shards")).succeeds().says(&["1", "unreadable"]);
     let sources = SourcesReader::open(&dir.path("shards/sources.parquet")).unwrap();
     let sources: Vec<Source> = sources.collect::<Result<_, _>>().unwrap();
     let broken: Vec<_> = sources.iter().filter(|source| source.error.is_some()).collect();
@@ -249,8 +249,8 @@ fn an_unreadable_image_is_listed_with_its_reason() {
 
 #[test]
 fn too_many_unreadable_images_fail_the_run() {
-    let dir = Dir::new().photos(9).file("photos/class0/broken.jpg", "no image");
-    dir.prep(&format!("{SMALL} photos shards")).fails(1).says(&[
+    let dir = Dir::new().images(9).file("images/class0/broken.jpg", "no image");
+    dir.prep(&format!("{SMALL} images shards")).fails(1).says(&[
         "1 of 10",
         "--max-bad",
         "sources.parquet",
@@ -259,8 +259,8 @@ fn too_many_unreadable_images_fail_the_run() {
 
 #[test]
 fn a_folder_without_images_is_named() {
-    let dir = Dir::new().folder("photos");
-    dir.prep("photos shards").fails(1).says(&["photos"]);
+    let dir = Dir::new().folder("images");
+    dir.prep("images shards").fails(1).says(&["images"]);
 }
 
 #[test]
@@ -270,12 +270,12 @@ fn a_missing_folder_is_named() {
 
 #[test]
 fn an_unknown_option_is_named() {
-    Dir::new().prep("--sizes 64 photos shards").fails(2).says(&["--sizes"]);
+    Dir::new().prep("--sizes 64 images shards").fails(2).says(&["--sizes"]);
 }
 
 #[test]
 fn an_invalid_option_is_named() {
-    Dir::new().prep("--size 0 photos shards").fails(2).says(&["--size"]);
+    Dir::new().prep("--size 0 images shards").fails(2).says(&["--size"]);
 }
 
 #[test]
