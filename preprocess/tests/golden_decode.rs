@@ -6,26 +6,44 @@ use scrl_preprocess::images::{decode, read_size};
 use scrl_schemas::Exif;
 use serde_json::Value;
 
-/// Largest difference allowed where the kind loses by compression, in levels: mean and maximum. The decoders round
-/// differently in the inverse transform and in the step from luma and chroma to RGB, by a level or two; and where
-/// chroma has fewer samples, the one interpolates between them up to the edge of the block, the other to the edge of
-/// the image.
+/// Largest difference allowed where the kind loses by compression, in levels: mean and maximum. The
+/// decoders round differently in the inverse transform and in the step from luma and chroma to RGB,
+/// by a level or two; and where chroma has fewer samples, the one interpolates between them up to
+/// the edge of the block, the other to the edge of the image.
 const LOSSY: (f64, u8) = (1.0, 8);
 
 fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/decode")
 }
 
-fn index() -> Vec<Value> {
+/// The files that are read, or those that are refused.
+fn index(refused: bool) -> Vec<Value> {
     let text = std::fs::read_to_string(goldens().join("index.json")).unwrap();
-    serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().clone()
+    let mut entries = serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().clone();
+    entries.retain(|entry| entry.get("refused").is_some() == refused);
+    entries
+}
+
+#[test]
+fn kinds_of_tiff_that_are_not_read_are_refused_by_their_name() {
+    let entries = index(true);
+    assert_eq!(entries.len(), 11);
+    for entry in entries {
+        let [name, expected] = ["file", "refused"].map(|key| entry[key].as_str().unwrap());
+        let bytes = std::fs::read(goldens().join(name)).unwrap();
+        let reason = decode(&bytes, Exif::Ignore).unwrap_err();
+        assert!(
+            reason.0.contains(expected) && reason.0.contains("not supported"),
+            "{name}: {reason}"
+        );
+    }
 }
 
 #[test]
 fn every_kind_gives_the_pixels_that_pillow_gives() {
     let expected = std::fs::read(goldens().join("expected.rgb")).unwrap();
     let mut faults = Vec::new();
-    for entry in index() {
+    for entry in index(false) {
         let number = |name: &str| entry[name].as_u64().unwrap() as usize;
         let name = entry["file"].as_str().unwrap();
         let exif = if entry["exif"].as_bool().unwrap() { Exif::Apply } else { Exif::Ignore };
@@ -59,7 +77,7 @@ fn every_kind_gives_the_pixels_that_pillow_gives() {
 #[test]
 fn a_file_cut_short_is_refused_or_lacks_nothing() {
     let mut faults = Vec::new();
-    for entry in index() {
+    for entry in index(false) {
         let name = entry["file"].as_str().unwrap();
         let bytes = std::fs::read(goldens().join(name)).unwrap();
         let whole = decode(&bytes, Exif::Ignore).unwrap();

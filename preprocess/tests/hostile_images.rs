@@ -1,4 +1,5 @@
-//! Files made to exhaust memory or time, or to break a decoder: each is read or refused soon, within the memory that
+//! Files made to exhaust memory or time, or to break a decoder: each is read or refused soon,
+//! within the memory that
 //! `decode` promises.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -12,7 +13,8 @@ use scrl_schemas::Exif;
 /// Longest time for one file, on a slow and busy machine. Most take milliseconds.
 const MAX_TIME: Duration = Duration::from_secs(20);
 
-/// Counts the bytes in use and their peak. There is one test in this file, so that they are those of its thread.
+/// Counts the bytes in use and their peak. There is one test in this file, so that they are those
+/// of its thread.
 struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
@@ -93,8 +95,9 @@ fn png_of_size(width: u32, height: u32) -> Vec<u8> {
     [&golden[..8], &png_chunk(b"IHDR", &header), &golden[33..]].concat()
 }
 
-/// A zlib stream of a few hundred kilobytes that unpacks to hundreds of megabytes of zeros. (One block of fixed codes:
-/// a zero, then runs of 258 at distance 1; eight such runs of 13 bits are 13 bytes.)
+/// A zlib stream of a few hundred kilobytes that unpacks to hundreds of megabytes of zeros. (One
+/// block of fixed codes: a zero, then runs of 258 at distance 1; eight such runs of 13 bits are 13
+/// bytes.)
 fn bomb() -> Vec<u8> {
     struct Bits(Vec<u8>, u32);
     impl Bits {
@@ -122,7 +125,8 @@ fn bomb() -> Vec<u8> {
     [bits.0, vec![0; 4]].concat()
 }
 
-/// A little-endian TIFF of one directory from its entries: tag, type, count, value; then the next directory's place.
+/// A little-endian TIFF of one directory from its entries: tag, type, count, value; then the next
+/// directory's place.
 fn tiff(entries: &[(u16, u16, u32, u32)], next: u32) -> Vec<u8> {
     let mut bytes = b"II*\0\x08\0\0\0".to_vec();
     bytes.extend((entries.len() as u16).to_le_bytes());
@@ -180,6 +184,7 @@ fn jpegs() -> Vec<(&'static str, Vec<u8>, Fate)> {
         .map(|(at, _)| at)
         .collect();
     let end = progressive.len() - 2;
+    let restart = find(&golden("restarts.jpg"), &[0xFF, 0xD1]);
     let last_scan = progressive[*scans.last().unwrap()..end].to_vec();
     // Many scans of one component in an image whose first scan does not have them all.
     let mut single = plain[..scan].to_vec();
@@ -212,7 +217,7 @@ fn jpegs() -> Vec<(&'static str, Vec<u8>, Fate)> {
         (
             "JPEG of restarts before the scan",
             stuffed("420.jpg", scan, &[0xFF, 0xD0].repeat(5_000_000)),
-            Refused("JPEG"),
+            Read,
         ),
         (
             "JPEG of restarts in the scan",
@@ -227,6 +232,32 @@ fn jpegs() -> Vec<(&'static str, Vec<u8>, Fate)> {
         ("JPEG of 50000 single scans", single, Refused("scans")),
         ("JPEG of much EXIF", stuffed("420.jpg", 2, &exif.repeat(100)), Read),
         ("JPEG of much text", stuffed("420.jpg", 2, &text.repeat(100)), Read),
+        ("JPEG with a second scan", stuffed("420.jpg", plain.len() - 2, &plain[scan..]), {
+            Refused("a second scan")
+        }),
+        ("JPEG with JPG in the scan", patched("420.jpg", scan + 40, &[0xFF, 0xC8]), {
+            Refused("a marker without a meaning")
+        }),
+        (
+            "JPEG with half a table in the scan",
+            patched("420.jpg", scan + 40, &[0xFF, 0xC4, 0, 9]),
+            { Refused("half a Huffman table") },
+        ),
+        ("JPEG with its end in the scan", patched("420.jpg", scan + 40, &[0xFF, 0xD9]), Read),
+        ("JPEG without a quantization table", patched("420.jpg", frame + 12, &[3]), {
+            Refused("no quantization table")
+        }),
+        ("JPEG sampled by 3", patched("420.jpg", frame + 11, &[0x31]), Refused("not supported")),
+        ("JPEG sampled by 3/2", patched("420.jpg", frame + 11, &[0x33, 0, 2, 0x22]), {
+            Refused("not supported")
+        }),
+        ("JPEG with a frame for 5", patched("420.jpg", frame + 9, &[5]), Refused("components")),
+        (
+            "JPEG whose progression skips the DC",
+            patched("420-progressive.jpg", scans[0] + 11, &[0, 5]),
+            { Refused("progression") },
+        ),
+        ("JPEG with an empty restart", patched("restarts.jpg", restart + 2, &[0xFF, 0xD0]), Read),
         ("JPEG of two images", [plain[..scan].to_vec(), plain.clone()].concat(), Refused("JPEG")),
     ]
 }
@@ -351,7 +382,7 @@ fn others() -> Vec<(&'static str, Vec<u8>, Fate)> {
             patched("palette8.bmp", 46, &u32::MAX.to_le_bytes()),
             Refused(""),
         ),
-        ("BMP of 13000×13000 in runs", patched("rle8.bmp", 18, &big(13_000)), Read),
+        ("BMP of 13000×13000 in runs", patched("rle8.bmp", 18, &big(13_000)), Refused("too soon")),
         (
             "BMP whose pixels are elsewhere",
             patched("rgb24.bmp", 10, &u32::MAX.to_le_bytes()),

@@ -119,6 +119,22 @@ fn every_epoch_holds_every_readable_image_once() {
 }
 
 #[test]
+fn lenient_reads_what_breaks_off_and_says_so_in_the_manifest() {
+    let dir = Dir::new();
+    for views in [ViewEncoding::Webp, ViewEncoding::Recipe] {
+        let mut config = dir.config(&format!("{views}"));
+        config.options.views = views;
+        config.options.lenient = true;
+        let manifest = dir.shards(&format!("{views}")).join("dataset.toml");
+        assert_eq!(run(config).unwrap().unreadable, BROKEN as u64 - 1);
+        assert!(fs::read_to_string(manifest).unwrap().contains("lenient = true"));
+    }
+    run(dir.config("strict")).unwrap();
+    let manifest = fs::read_to_string(dir.shards("strict").join("dataset.toml")).unwrap();
+    assert!(!manifest.contains("lenient"));
+}
+
+#[test]
 fn threads_restarts_and_single_epochs_give_the_same_bytes() {
     let dir = Dir::new();
     run(dir.config("expected")).unwrap();

@@ -1,5 +1,6 @@
 //! `dataset.toml`: the images and options that a shards folder was made from.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -70,6 +71,9 @@ pub struct PrepOptions {
     pub box_sampler: BoxSampler,
     /// Whether the EXIF orientation is applied.
     pub exif: Exif,
+    /// Whether images with broken data are kept as far as they decode.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lenient: bool,
     /// Images of a shard, unreadable ones included.
     pub rows_per_shard: u32,
     /// Consecutive epochs made in one pass over the sources, each image decoded once. The same
@@ -203,7 +207,7 @@ impl Manifest {
     /// both describe the same shards. The writer's version and the path of the images are ignored,
     /// as no row depends on them.
     pub fn differences(&self, other: &Self) -> Vec<String> {
-        let flat = |manifest: &Self| -> Vec<(String, String)> {
+        let flat = |manifest: &Self| -> BTreeMap<String, String> {
             let mut table =
                 toml::Table::try_from(manifest).expect("a manifest holds only plain values");
             table.remove("writer");
@@ -218,11 +222,15 @@ impl Manifest {
                 })
                 .collect()
         };
-        flat(self)
+        let (mine, theirs) = (flat(self), flat(other));
+        let value = |table: &BTreeMap<String, String>, name: &String| {
+            table.get(name).map_or("not set".to_owned(), String::clone)
+        };
+        let names: BTreeSet<_> = mine.keys().chain(theirs.keys()).collect();
+        names
             .into_iter()
-            .zip(flat(other))
-            .filter(|(mine, theirs)| mine.1 != theirs.1)
-            .map(|(mine, theirs)| format!("{}: {} → {}", mine.0, mine.1, theirs.1))
+            .filter(|&name| mine.get(name) != theirs.get(name))
+            .map(|name| format!("{name}: {} → {}", value(&mine, name), value(&theirs, name)))
             .collect()
     }
 }
@@ -252,6 +260,7 @@ mod tests {
                 blur: BlurKind::Gaussian,
                 box_sampler: BoxSampler::Uniform,
                 exif: Exif::Ignore,
+                lenient: false,
                 rows_per_shard: 512,
                 epochs_per_pass: 4,
             },
@@ -288,5 +297,9 @@ mod tests {
         other.options.size = 96;
         other.options.iou = None;
         assert_eq!(manifest().differences(&other), ["iou: 0.5 → \"none\"", "size: 224 → 96"]);
+        // Written only where it is set, so that manifests without it stay as they are.
+        let mut lenient = manifest();
+        lenient.options.lenient = true;
+        assert_eq!(manifest().differences(&lenient), ["lenient: not set → true"]);
     }
 }

@@ -1,9 +1,10 @@
 //! The last line of defense against decoders that panic.
 //!
-//! A panic in a decoder is a fault of the decoder, but one damaged file among a million must not end a run of days.
-//! Such a panic becomes an [`Unreadable`], and is not reported on stderr: the reason already says what happened, and a
-//! progress bar may be on the screen. For that the process's panic hook is wrapped once, at the first image; panics of
-//! other threads, and of this one outside the decoders, are reported as ever.
+//! A panic in a decoder is a fault of the decoder, but one damaged file among a million must not
+//! end a run of days. Such a panic becomes an [`Unreadable`], and is not reported on stderr: the
+//! reason already says what happened, and a progress bar may be on the screen. For that the
+//! process's panic hook is wrapped once, at the first image; panics of other threads, and of this
+//! one outside the decoders, are reported as ever.
 
 use std::any::Any;
 use std::cell::Cell;

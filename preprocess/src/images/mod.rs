@@ -1,11 +1,14 @@
 //! A file's bytes to RGB pixels, as Pillow's `Image.open(…).convert("RGB")` gives them.
 //!
-//! The content decides which decoder is used; the file's name plays no part. Whatever is wrong with a file becomes an
-//! [`Unreadable`] with a reason: a damaged image never stops a run, and no file takes more memory than
-//! [`MAX_BYTES_A_PIXEL`] for each pixel its header promises, [`SPARE_BYTES`] and a few times its own length.
+//! The content decides which decoder is used; the file's name plays no part. Whatever is wrong with
+//! a file becomes an [`Unreadable`] with a reason: a damaged image never stops a run, and no file
+//! takes more memory than [`MAX_BYTES_A_PIXEL`] for each pixel its header promises, [`SPARE_BYTES`]
+//! and a few times its own length.
 //!
-//! One module a family of formats: `jpeg`, `raster` for PNG and BMP, `webp`, `tiff`, `gif`; `guard` stands around them.
+//! One module a family of formats: `jpeg`, `raster` for PNG and PNM, `bmp`, `webp`, `tiff`, `gif`;
+//! `guard` stands around them.
 
+mod bmp;
 mod gif;
 mod guard;
 mod jpeg;
@@ -17,9 +20,10 @@ use std::fmt;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageFormat};
-use scrl_schemas::Exif;
+use scrl_schemas::{Exif, PrepOptions};
 
-/// More pixels than this are refused as a decompression bomb: twice Pillow's `MAX_IMAGE_PIXELS`, where it raises.
+/// More pixels than this are refused as a decompression bomb: twice Pillow's `MAX_IMAGE_PIXELS`,
+/// where it raises.
 pub const MAX_SOURCE_PIXELS: u64 = 2 * (1024 * 1024 * 1024 / 4 / 3);
 
 /// Larger files are refused before they are read, in bytes.
@@ -34,7 +38,8 @@ pub struct ImageSize {
     pub height: i32,
 }
 
-/// Memory that a decoder may take for each pixel, in bytes: 16 bits in four channels, decoded and before that.
+/// Memory that a decoder may take for each pixel, in bytes: 16 bits in four channels, decoded and
+/// before that.
 pub const MAX_BYTES_A_PIXEL: u64 = 16;
 /// Memory that a decoder may take whatever the image's size: tables, rows, color profiles.
 pub const SPARE_BYTES: u64 = 64 << 20;
@@ -67,6 +72,7 @@ impl Unreadable {
             ImageFormat::Bmp => "BMP",
             ImageFormat::Tiff => "TIFF",
             ImageFormat::Gif => "GIF",
+            ImageFormat::Pnm => "PNM",
             _ => return self,
         };
         if self.0.starts_with(name) { self } else { Self(format!("{name}: {}", self.0)) }
@@ -85,6 +91,27 @@ pub struct RgbImage {
     pub pixels: Vec<u8>,
 }
 
+/// How images are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoding {
+    /// Whether EXIF orientation turns the image.
+    pub exif: Exif,
+    /// Whether what a decoder makes of broken data is an image.
+    pub lenient: bool,
+}
+
+impl From<Exif> for Decoding {
+    fn from(exif: Exif) -> Self {
+        Self { exif, lenient: false }
+    }
+}
+
+impl From<&PrepOptions> for Decoding {
+    fn from(options: &PrepOptions) -> Self {
+        Self { exif: options.exif, lenient: options.lenient }
+    }
+}
+
 /// What a header tells.
 #[derive(Clone, Copy, Debug)]
 struct Header {
@@ -92,8 +119,8 @@ struct Header {
     orientation: Orientation,
 }
 
-/// Reads width and height from a file's first bytes or all of them, and refuses what [`decode`] would refuse for its
-/// size. With [`Exif::Apply`], the size is that after turning.
+/// Reads width and height from a file's first bytes or all of them, and refuses what [`decode`]
+/// would refuse for its size. With [`Exif::Apply`], the size is that after turning.
 ///
 /// # Errors
 /// [`Unreadable`] where the header is damaged, unknown or promises too many pixels.
@@ -104,6 +131,7 @@ pub fn read_size(bytes: &[u8], exif: Exif) -> Result<ImageSize, Unreadable> {
         ImageFormat::WebP => webp::header(bytes),
         ImageFormat::Tiff => tiff::header(bytes),
         ImageFormat::Gif => gif::header(bytes),
+        ImageFormat::Bmp => bmp::header(bytes),
         format => raster::header(bytes, format),
     })
     .map_err(|reason| reason.of(format))?;
@@ -114,15 +142,18 @@ pub fn read_size(bytes: &[u8], exif: Exif) -> Result<ImageSize, Unreadable> {
 /// Decodes an image whole.
 ///
 /// # Errors
-/// [`Unreadable`] with the reason where the file is damaged, cut short, of an unknown kind or too large.
-pub fn decode(bytes: &[u8], exif: Exif) -> Result<RgbImage, Unreadable> {
+/// [`Unreadable`] with the reason where the file is damaged, cut short, of an unknown kind or too
+/// large.
+pub fn decode(bytes: &[u8], how: impl Into<Decoding>) -> Result<RgbImage, Unreadable> {
+    let Decoding { exif, lenient } = how.into();
     let format = recognize(bytes)?;
     let (header, pixels) = guard::quietly(|| match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes),
-        ImageFormat::WebP => webp::decode(bytes),
-        ImageFormat::Tiff => tiff::decode(bytes),
-        ImageFormat::Gif => gif::decode(bytes),
-        format => raster::decode(bytes, format),
+        ImageFormat::Jpeg => jpeg::decode(bytes, lenient),
+        ImageFormat::WebP => webp::decode(bytes, lenient),
+        ImageFormat::Tiff => tiff::decode(bytes, lenient),
+        ImageFormat::Gif => gif::decode(bytes, lenient),
+        ImageFormat::Bmp => bmp::decode(bytes, lenient),
+        format => raster::decode(bytes, format, lenient),
     })
     .map_err(|reason| reason.of(format))?;
     let image = RgbImage { size: header.size, pixels };
@@ -132,8 +163,8 @@ pub fn decode(bytes: &[u8], exif: Exif) -> Result<RgbImage, Unreadable> {
     }
 }
 
-/// Decodes a view of a shard, WebP or JPEG, into `view`, `[size, size, 3]`: the same pixels as from [`decode`], without a
-/// copy of them.
+/// Decodes a view of a shard, WebP or JPEG, into `view`, `[size, size, 3]`: the same pixels as from
+/// [`decode`], without a copy of them.
 ///
 /// # Errors
 /// As [`decode`], and for an image of another size or kind.
@@ -165,6 +196,8 @@ fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
         | ImageFormat::Bmp
         | ImageFormat::Tiff
         | ImageFormat::Gif => Ok(format),
+        // Not the seventh kind, PAM.
+        ImageFormat::Pnm if bytes[1] <= b'6' => Ok(format),
         other => Err(Unreadable::because(format!("{other:?} images are not supported"))),
     }
 }
@@ -274,6 +307,32 @@ mod tests {
         for length in [20, whole.len() / 2, whole.len() - 2] {
             let reason = decode(&whole[..length], Exif::Ignore).unwrap_err();
             assert!(reason.0.contains("JPEG"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn lenient_keeps_what_a_decoder_makes_of_an_image_that_breaks_off() {
+        let lenient = Decoding { exif: Exif::Ignore, lenient: true };
+        // The first rows of a file: in a BMP those at the bottom.
+        for (format, y) in [(ImageFormat::Jpeg, 0), (ImageFormat::Png, 0), (ImageFormat::Bmp, 22)] {
+            let whole = encoded(format);
+            let image = decode(&whole, Exif::Ignore).unwrap();
+            assert_eq!(decode(&whole, lenient).as_ref(), Ok(&image), "{format:?}");
+            let cut = &whole[..whole.len() - 60];
+            assert!(decode(cut, Exif::Ignore).is_err(), "{format:?}");
+            let part = decode(cut, lenient).unwrap();
+            assert_eq!(part.size, image.size, "{format:?}");
+            let row = y * 37 * 3..(y + 1) * 37 * 3;
+            assert!(part.pixels[row.clone()] == image.pixels[row], "{format:?}");
+            assert!(part.pixels != image.pixels, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn lenient_reads_no_image_without_a_header() {
+        let lenient = Decoding { exif: Exif::Ignore, lenient: true };
+        for bytes in [&b"GIF89a"[..], &encoded(ImageFormat::Jpeg)[..20], b"P6 2 x"] {
+            assert!(decode(bytes, lenient).is_err());
         }
     }
 

@@ -1,10 +1,10 @@
-//! PNG and BMP.
+//! PNG; PBM, PGM and PPM.
 
 use std::io::Cursor;
 
-use image::codecs::{bmp::BmpDecoder, png::PngDecoder};
+use image::codecs::{png::PngDecoder, pnm::PnmDecoder};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageResult, Limits};
 
 use super::{Header, MAX_BYTES_A_PIXEL, SPARE_BYTES, Unreadable, check_size, first_three, spread};
 
@@ -13,25 +13,41 @@ type Bytes<'a> = Cursor<&'a [u8]>;
 pub(super) fn header(bytes: &[u8], format: ImageFormat) -> Result<Header, Unreadable> {
     match format {
         ImageFormat::Png => header_of(&mut open_png(bytes)?),
-        _ => header_of(&mut open_bmp(bytes)?),
+        _ => header_of(&mut open_pnm(bytes)?),
     }
 }
 
-pub(super) fn decode(bytes: &[u8], format: ImageFormat) -> Result<(Header, Vec<u8>), Unreadable> {
+pub(super) fn decode(
+    bytes: &[u8],
+    format: ImageFormat,
+    lenient: bool,
+) -> Result<(Header, Vec<u8>), Unreadable> {
     match format {
         ImageFormat::Png => {
             let mut decoder = open_png(bytes)?;
-            Ok((header_of(&mut decoder)?, pixels(decoder, is_gray16(bytes))?))
+            let header = header_of(&mut decoder)?;
+            Ok((header, pixels(image(decoder, lenient)?, is_gray16(bytes))?))
         }
         _ => {
-            let mut decoder = open_bmp(bytes)?;
-            Ok((header_of(&mut decoder)?, pixels(decoder, false)?))
+            let mut decoder = open_pnm(bytes)?;
+            let header = header_of(&mut decoder)?;
+            Ok((
+                header,
+                match image(decoder, lenient)? {
+                    // Here Pillow does not drop the lower eight bits, but rounds.
+                    DynamicImage::ImageRgb16(image) => {
+                        let round = |sample: u16| ((u32::from(sample) + 128) / 257) as u8;
+                        image.into_raw().into_iter().map(round).collect()
+                    }
+                    image => pixels(image, false)?,
+                },
+            ))
         }
     }
 }
 
-/// The size stands at a fixed place, and is checked before the decoder sees the file: what chunks before the pixels
-/// may unpack to, such as a color profile, is limited by it.
+/// The size stands at a fixed place, and is checked before the decoder sees the file: what chunks
+/// before the pixels may unpack to, such as a color profile, is limited by it.
 fn open_png(bytes: &[u8]) -> Result<PngDecoder<Bytes<'_>>, Unreadable> {
     const WIDTH_AND_HEIGHT: std::ops::Range<usize> = 16..24;
     let places =
@@ -70,23 +86,55 @@ fn is_gray16(bytes: &[u8]) -> bool {
     bytes.get(BITS_AND_COLOR) == Some(&[16, 0])
 }
 
-fn open_bmp(bytes: &[u8]) -> Result<BmpDecoder<Bytes<'_>>, Unreadable> {
-    BmpDecoder::new(Cursor::new(bytes)).map_err(Unreadable::because)
+fn open_pnm(bytes: &[u8]) -> Result<PnmDecoder<Bytes<'_>>, Unreadable> {
+    PnmDecoder::new(Cursor::new(bytes)).map_err(Unreadable::because)
 }
 
-fn header_of(decoder: &mut impl ImageDecoder) -> Result<Header, Unreadable> {
+pub(super) fn header_of(decoder: &mut impl ImageDecoder) -> Result<Header, Unreadable> {
     let (width, height) = decoder.dimensions();
     let size = check_size(u64::from(width), u64::from(height))?;
     Ok(Header { size, orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms) })
 }
 
-/// Transparency is dropped, not blended: the colors as stored. Of 16 bits the upper eight are kept, except that gray
-/// without an opacity for each pixel is clipped at 255, as Pillow does it.
-fn pixels(decoder: impl ImageDecoder, gray16: bool) -> Result<Vec<u8>, Unreadable> {
-    let image = DynamicImage::from_decoder(decoder).map_err(Unreadable::because)?;
-    let upper = |samples: Vec<u16>| {
-        samples.into_iter().map(|sample| (sample >> 8) as u8).collect::<Vec<_>>()
+pub(super) fn image(decoder: impl ImageDecoder, lenient: bool) -> Result<DynamicImage, Unreadable> {
+    let image = match lenient {
+        false => DynamicImage::from_decoder(decoder),
+        true => DynamicImage::from_decoder(Lenient(decoder)),
     };
+    image.map_err(Unreadable::because)
+}
+
+/// Keeps what the decoder wrote before an error.
+struct Lenient<D>(D);
+
+impl<D: ImageDecoder> ImageDecoder for Lenient<D> {
+    fn dimensions(&self) -> (u32, u32) {
+        self.0.dimensions()
+    }
+
+    fn color_type(&self) -> ColorType {
+        self.0.color_type()
+    }
+
+    fn read_image(self, buffer: &mut [u8]) -> ImageResult<()> {
+        // What is missing stays black.
+        let _ = self.0.read_image(buffer);
+        Ok(())
+    }
+
+    fn read_image_boxed(self: Box<Self>, buffer: &mut [u8]) -> ImageResult<()> {
+        self.read_image(buffer)
+    }
+}
+
+/// The upper eight of 16 bits.
+pub(super) fn upper(samples: Vec<u16>) -> Vec<u8> {
+    samples.into_iter().map(|sample| (sample >> 8) as u8).collect()
+}
+
+/// Transparency is dropped, not blended: the colors as stored. Of 16 bits the upper eight are kept,
+/// except that gray without an opacity for each pixel is clipped at 255, as Pillow does it.
+pub(super) fn pixels(image: DynamicImage, gray16: bool) -> Result<Vec<u8>, Unreadable> {
     let clip = |level: u16| level.min(255) as u8;
     Ok(match image {
         DynamicImage::ImageLuma8(image) => spread(image.into_raw().into_iter()),

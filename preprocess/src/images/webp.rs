@@ -14,15 +14,20 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Unreadable> {
     Ok(open(bytes)?.1)
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<(Header, Vec<u8>), Unreadable> {
+pub(super) fn decode(bytes: &[u8], lenient: bool) -> Result<(Header, Vec<u8>), Unreadable> {
     let (decoder, header) = open(bytes)?;
+    let length =
+        bytes.get(4..).and_then(|rest| rest.first_chunk()).copied().map(u32::from_le_bytes);
+    if !lenient && length.is_some_and(|length| length as usize + 8 > bytes.len()) {
+        return Err(Unreadable::because("WebP: the file ends too soon"));
+    }
     let mut pixels = vec![0; area(header.size) * 3];
     read(decoder, &mut pixels)?;
     Ok((header, pixels))
 }
 
-/// Decodes an image of `size` into `pixels`, `[height, width, 3]`, and leaves one of another size undecoded. Returns the
-/// size that the image has.
+/// Decodes an image of `size` into `pixels`, `[height, width, 3]`, and leaves one of another size
+/// undecoded. Returns the size that the image has.
 pub(super) fn decode_view(
     bytes: &[u8],
     size: ImageSize,
@@ -60,8 +65,8 @@ fn open(bytes: &[u8]) -> Result<(Decoder<'_>, Header), Unreadable> {
     if largest_frame(bytes.get(12..).unwrap_or_default(), true) > area(size) {
         return Err(Unreadable::because("WebP: a frame larger than its canvas"));
     }
-    // Only where the header announces it, as libwebp does: it stands at the end, and an answer from a file's first bytes
-    // has to be that from all of them.
+    // Only where the header announces it, as libwebp does: it stands at the end, and an answer from
+    // a file's first bytes has to be that from all of them.
     let exif = if announces_exif(bytes) { decoder.exif_metadata().map_err(refused)? } else { None };
     let orientation = exif
         .and_then(|chunk| {
@@ -76,8 +81,8 @@ fn announces_exif(bytes: &[u8]) -> bool {
     bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & EXIF != 0)
 }
 
-/// Pixels of the largest frame among these chunks, by the frames' own headers. Frames of an animation lie one level
-/// deeper, where `descend` leads.
+/// Pixels of the largest frame among these chunks, by the frames' own headers. Frames of an
+/// animation lie one level deeper, where `descend` leads.
 fn largest_frame(mut chunks: &[u8], descend: bool) -> usize {
     const HEADER_BYTES: usize = 8;
     const FRAME_HEADER_BYTES: usize = 16;

@@ -146,8 +146,7 @@ impl Reading<'_> {
     fn source(&self, row: &Row) -> std::result::Result<RgbImage, String> {
         let source_reader = self.source_reader.as_ref().ok_or("the source images are not there")?;
         let bytes = source_reader.read(row.image_id, &row.path)?;
-        let source =
-            decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
+        let source = decode(&bytes, &self.shards.manifest.options).map_err(|reason| reason.0)?;
         let ImageSize { width, height } = source.size;
         if (width, height) != (row.source_width, row.source_height) {
             return Err(format!("has {width}×{height} pixels now"));

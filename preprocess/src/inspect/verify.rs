@@ -367,7 +367,7 @@ impl<'a> Check<'a> {
         }
         let maker = maker?;
         let bytes = self.source_bytes(image, source)?;
-        let decoded = match decode(&bytes, manifest.options.exif) {
+        let decoded = match decode(&bytes, &manifest.options) {
             Ok(decoded) if decoded.size == size => decoded,
             _ => return self.lose(source, "decodes to another image now"),
         };
@@ -435,8 +435,7 @@ impl<'a> Check<'a> {
         source: &Source,
     ) -> std::result::Result<[i32; 2], String> {
         let bytes = source_reader.read(image, &source.path)?;
-        let decoded =
-            decode(&bytes, self.shards.manifest.options.exif).map_err(|reason| reason.0)?;
+        let decoded = decode(&bytes, &self.shards.manifest.options).map_err(|reason| reason.0)?;
         Ok([decoded.size.width, decoded.size.height])
     }
 }

@@ -186,7 +186,7 @@ fn make_rows(
     if let Some(reason) = source.error {
         return Ok(Err(Unreadable(reason)));
     }
-    let image = match decode(&bytes, options.exif) {
+    let image = match decode(&bytes, options) {
         Ok(image) => image,
         Err(reason) => return Ok(Err(reason)),
     };

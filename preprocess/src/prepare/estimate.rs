@@ -103,7 +103,7 @@ fn take_sample(
         return Ok(None);
     }
     let start = Instant::now();
-    let Ok(image) = decode(&bytes, options.exif) else { return Ok(None) };
+    let Ok(image) = decode(&bytes, options) else { return Ok(None) };
     let decoding = start.elapsed();
     let mut maker = RowMaker::default();
     let mut bytes_as = |views: ViewEncoding, epoch: u32| {

@@ -74,6 +74,10 @@ pub struct Options {
     #[arg(long, value_name = "HOW", value_parser = choices!(Exif))]
     pub exif: Option<Exif>,
 
+    /// Keep what the decoder makes of images that break off or are corrupt, instead of refusing them
+    #[arg(long)]
+    pub lenient: bool,
+
     /// Images of a shard [default: 512; 16384 for recipes]
     #[arg(long, value_name = "N")]
     pub rows_per_shard: Option<u32>,
@@ -214,6 +218,7 @@ impl Options {
             blur: self.blur.unwrap_or(blur),
             box_sampler: self.box_sampler.unwrap_or(box_sampler),
             exif: self.exif.unwrap_or(Exif::Ignore),
+            lenient: self.lenient,
             rows_per_shard: self.rows_per_shard.unwrap_or(rows_per_shard),
             epochs_per_pass: method::EPOCHS_PER_PASS,
         };

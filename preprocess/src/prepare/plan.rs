@@ -180,7 +180,7 @@ fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
         ViewEncoding::Recipe => Examine::Pixels,
         ViewEncoding::Webp | ViewEncoding::Jpeg => Examine::Header,
     };
-    Sources::find(&config.images, config.options.exif, depth)
+    Sources::find(&config.images, &config.options, depth)
 }
 
 /// Counts the shards that exist and those to write, on all threads of the current pool.

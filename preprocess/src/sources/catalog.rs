@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use rayon::prelude::*;
-use scrl_schemas::{Exif, Source, SourcesReader, SourcesWriter};
+use scrl_schemas::{Source, SourcesReader, SourcesWriter};
 
 use super::classes::Classes;
 use super::examine::{Examine, Examined, examine};
 use super::format::{FoundImage, IMAGE_ENDINGS, SourceFormat};
 use super::index::{Index, Record};
 use super::open::open;
+use crate::images::Decoding;
 use crate::{Error, Result};
 
 /// The images of a run, and access to their bytes.
@@ -34,9 +35,10 @@ impl Sources {
     ///
     /// # Errors
     /// [`Error::Images`] where `images` is nothing that holds images, or holds none.
-    pub fn find(images: &Path, exif: Exif, depth: Examine) -> Result<Self> {
+    pub fn find(images: &Path, how: impl Into<Decoding>, depth: Examine) -> Result<Self> {
+        let how = how.into();
         Self::list(images, true, |format, batch| {
-            Ok(batch.into_par_iter().map(|found| examine(format, found, exif, depth)).collect())
+            Ok(batch.into_par_iter().map(|found| examine(format, found, how, depth)).collect())
         })
     }
 

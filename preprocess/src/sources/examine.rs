@@ -2,12 +2,10 @@
 
 use std::io;
 
-use scrl_schemas::Exif;
-
 use super::format::{Class, FoundImage, SourceFormat};
 use super::index::Record;
 use crate::images::MAX_SOURCE_BYTES;
-use crate::images::{Unreadable, decode, read_size};
+use crate::images::{Decoding, Unreadable, decode, read_size};
 
 /// Bytes read to find an image's size; the whole file follows where they do not suffice.
 const HEADER_BYTES: u64 = 64 << 10;
@@ -35,7 +33,7 @@ pub(super) struct Examined {
 pub(super) fn examine(
     format: &dyn SourceFormat,
     mut found: FoundImage,
-    exif: Exif,
+    how: Decoding,
     depth: Examine,
 ) -> Examined {
     let class = found.class.take();
@@ -45,14 +43,14 @@ pub(super) fn examine(
         location: found.location,
         ..Record::default()
     };
-    let result = examine_content(format, found, exif, depth, &mut record);
+    let result = examine_content(format, found, how, depth, &mut record);
     Examined { record, class, error: result.err().map(|reason| reason.0) }
 }
 
 fn examine_content(
     format: &dyn SourceFormat,
     found: FoundImage,
-    exif: Exif,
+    how: Decoding,
     depth: Examine,
     record: &mut Record,
 ) -> Result<(), Unreadable> {
@@ -77,15 +75,15 @@ fn examine_content(
         (None, Examine::Header) => read(HEADER_BYTES)?,
         (None, Examine::Pixels) => read(record.bytes)?,
     };
-    let mut size = read_size(&bytes, exif);
+    let mut size = read_size(&bytes, how.exif);
     if size.is_err() && (bytes.len() as u64) < record.bytes {
         bytes = read(record.bytes)?;
-        size = read_size(&bytes, exif);
+        size = read_size(&bytes, how.exif);
     }
     let size = size?;
     (record.width, record.height) = (size.width, size.height);
     match depth {
         Examine::Header => Ok(()),
-        Examine::Pixels => decode(&bytes, exif).map(|_| ()),
+        Examine::Pixels => decode(&bytes, how).map(|_| ()),
     }
 }

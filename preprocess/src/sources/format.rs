@@ -9,8 +9,8 @@ use super::index::Location;
 use crate::Result;
 
 /// File names with one of these endings, in any case, are taken for images.
-pub(super) const IMAGE_ENDINGS: [&str; 8] =
-    ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"];
+pub(super) const IMAGE_ENDINGS: [&str; 12] =
+    ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "pbm", "pnm"];
 /// Images examined together, on all threads.
 const BATCH: usize = 4096;
 

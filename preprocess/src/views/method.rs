@@ -99,6 +99,7 @@ pub(crate) fn test_options() -> scrl_schemas::PrepOptions {
         blur: BlurKind::Gaussian,
         box_sampler: BoxSampler::Uniform,
         exif: Exif::Ignore,
+        lenient: false,
         rows_per_shard: ROWS_PER_SHARD,
         epochs_per_pass: EPOCHS_PER_PASS,
     }

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use scrl_preprocess::images::{decode, decode_view};
+use scrl_preprocess::images::{Decoding, decode, decode_view};
 use scrl_preprocess::views::render::{RenderOptions, Renderer};
-use scrl_schemas::{EncodedImage, Exif, PrepOptions, Row};
+use scrl_schemas::{EncodedImage, PrepOptions, Row};
 
 use super::source_images::SourceImages;
 use crate::{Error, Result};
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Produces the pixels of one row after another, with buffers that it reuses. One for each thread.
 pub(super) struct PixelSource<'a> {
     sources: &'a SourceImages,
-    exif: Exif,
+    decoding: Decoding,
     options: RenderOptions,
     renderer: Renderer,
     view: Vec<u8>,
@@ -22,10 +22,9 @@ pub(super) struct PixelSource<'a> {
 impl<'a> PixelSource<'a> {
     /// For shards made with `options` from `sources`.
     pub(super) fn new(sources: &'a SourceImages, options: &PrepOptions) -> Self {
-        let exif = options.exif;
         Self {
             sources,
-            exif,
+            decoding: Decoding::from(options),
             options: RenderOptions::from(options),
             renderer: Renderer::default(),
             view: Vec::new(),
@@ -61,7 +60,7 @@ impl<'a> PixelSource<'a> {
             let path = self.sources.path_of(&row.path);
             Error::dataset(&path, format!("{reason}; the source changed since scrl-prep"))
         };
-        let source = decode(&bytes, self.exif).map_err(|error| changed(error.to_string()))?;
+        let source = decode(&bytes, self.decoding).map_err(|error| changed(error.to_string()))?;
         let size = (source.size.width as i32, source.size.height as i32);
         if size != (row.source_width, row.source_height) {
             return Err(changed(format!("{}×{} pixels", size.0, size.1)));
