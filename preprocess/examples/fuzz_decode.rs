@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use scrl_preprocess::images::{MAX_BYTES_A_PIXEL, SPARE_BYTES, decode, read_size};
+use scrl_preprocess::images::{MAX_BYTES_PER_PIXEL, SPARE_BYTES, decode, read_size};
 use scrl_preprocess::prepare::Options;
 use scrl_preprocess::prepare::rows::RowMaker;
 use scrl_schemas::{Epoch, Exif, PrepOptions, Source, ViewEncoding};
@@ -204,7 +204,7 @@ fn check(
     let beginning = read_size(&bytes[..bytes.len() / 2], exif);
     let peak = PEAK.load(Ordering::Relaxed) - before;
     let pixels = size.as_ref().map_or(0, |size| size.width as u64 * size.height as u64);
-    let allowed = pixels * MAX_BYTES_A_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
+    let allowed = pixels * MAX_BYTES_PER_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
     if peak as u64 > allowed {
         return Err(format!("{peak} bytes for {pixels} pixels, allowed are {allowed}"));
     }

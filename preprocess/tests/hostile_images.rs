@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use scrl_preprocess::images::{MAX_BYTES_A_PIXEL, SPARE_BYTES, decode, read_size};
+use scrl_preprocess::images::{MAX_BYTES_PER_PIXEL, SPARE_BYTES, decode, read_size};
 use scrl_schemas::Exif;
 
 /// Longest time for one file, on a slow and busy machine. Most take milliseconds.
@@ -449,7 +449,7 @@ fn hostile_files_cost_little() {
                 reason.0.contains(why) && !reason.0.contains("the decoder failed")
             }
         };
-        let allowed = pixels * MAX_BYTES_A_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
+        let allowed = pixels * MAX_BYTES_PER_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
         if !right || time > MAX_TIME || peak as u64 > allowed {
             faults.push(format!("{name}: {outcome}; {time:?}, {peak} bytes of {allowed}"));
         }

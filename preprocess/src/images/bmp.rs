@@ -6,7 +6,7 @@ use std::io::Cursor;
 use image::codecs::bmp::BmpDecoder;
 
 use super::raster::{header_of, image, pixels};
-use super::{Header, Unreadable, area, check_size};
+use super::rgb_image::{Header, Unreadable, area, check_size};
 
 /// Where the header begins, behind the file's own.
 const HEADER: usize = 14;

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use gif::{ColorOutput, DecodeOptions, Decoder, MemoryLimit};
 use image::metadata::Orientation;
 
-use super::{Header, Unreadable, area, check_size};
+use super::rgb_image::{Header, Unreadable, area, check_size};
 
 type Gif = Decoder<Cursor<Vec<u8>>>;
 

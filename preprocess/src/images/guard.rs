@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
-use super::Unreadable;
+use super::rgb_image::Unreadable;
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };

@@ -6,7 +6,9 @@ use image::codecs::{png::PngDecoder, pnm::PnmDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageResult, Limits};
 
-use super::{Header, MAX_BYTES_A_PIXEL, SPARE_BYTES, Unreadable, check_size, first_three, spread};
+use super::rgb_image::{
+    Header, MAX_BYTES_PER_PIXEL, SPARE_BYTES, Unreadable, check_size, first_three, spread,
+};
 
 type Bytes<'a> = Cursor<&'a [u8]>;
 
@@ -59,7 +61,7 @@ fn open_png(bytes: &[u8]) -> Result<PngDecoder<Bytes<'_>>, Unreadable> {
     check_size(width, height)?;
     check_palette(bytes)?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(width * height * MAX_BYTES_A_PIXEL / 2 + SPARE_BYTES / 4);
+    limits.max_alloc = Some(width * height * MAX_BYTES_PER_PIXEL / 2 + SPARE_BYTES / 4);
     PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(Unreadable::because)
 }
 

@@ -7,7 +7,7 @@ use image::error::UnsupportedErrorKind;
 use image::{DynamicImage, ImageDecoder, ImageError, Limits};
 
 use super::raster::{header_of, image, pixels, upper};
-use super::{Header, MAX_BYTES_A_PIXEL, SPARE_BYTES, Unreadable, area};
+use super::rgb_image::{Header, MAX_BYTES_PER_PIXEL, SPARE_BYTES, Unreadable, area};
 
 type Tiff<'a> = TiffDecoder<Cursor<&'a [u8]>>;
 
@@ -75,7 +75,7 @@ fn open(bytes: &[u8]) -> Result<(Tiff<'_>, Header), Unreadable> {
     let mut decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(refused)?;
     let header = header_of(&mut decoder)?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(area(header.size) as u64 * MAX_BYTES_A_PIXEL / 2 + SPARE_BYTES);
+    limits.max_alloc = Some(area(header.size) as u64 * MAX_BYTES_PER_PIXEL / 2 + SPARE_BYTES);
     decoder.set_limits(limits).map_err(Unreadable::because)?;
     let tile = [TILE_WIDTH, TILE_HEIGHT].map(|side| directory.tag(side).map_or(0, u64::from));
     if tile[0] * tile[1] > area(header.size) as u64 + SPARE_BYTES / 16 {

@@ -2,8 +2,8 @@
 //!
 //! A fault is what makes libjpeg give up. What it only warns of is none.
 
-use super::super::Unreadable;
-use crate::images::ImageSize;
+use crate::images::rgb_image::ImageSize;
+use crate::images::rgb_image::Unreadable;
 
 /// Blocks of 8×8 samples that a unit of an interleaved scan may have.
 const MAX_BLOCKS_IN_UNIT: usize = 10;

@@ -11,7 +11,7 @@ use super::markers::{
     APPLICATION_0, APPLICATION_1, APPLICATION_14, END_OF_IMAGE, Frame, HUFFMAN_TABLES, Next,
     QUANTIZATION_TABLES, RESTART_0, RESTART_INTERVAL, Reader, START_OF_IMAGE, START_OF_SCAN, Scan,
 };
-use crate::images::ImageSize;
+use crate::images::rgb_image::ImageSize;
 use Fault::{Broken, Cut, Unsupported};
 
 /// Scans beyond which an image is refused. Encoders write about ten; each costs a pass over the
