@@ -1,7 +1,8 @@
-//! Milliseconds of each stage for one view of 224 × 224: `cargo bench --workspace --locked --bench stages`.
+//! Milliseconds of each stage for one view of 224 × 224:
+//! `cargo bench --workspace --locked --bench stages`.
 //!
-//! On a drawn picture that compresses about as photos do, or, where `SCRL_BENCH_IMAGES` names a folder with JPEGs, on
-//! the first of these in turn.
+//! On a drawn image that compresses about as photos do, or, where `SCRL_BENCH_IMAGES` names a
+//! folder with JPEGs, on the first of these in turn.
 
 use std::hint::black_box;
 use std::io::Cursor;
@@ -19,21 +20,21 @@ use scrl_schemas::{
     ViewParams,
 };
 
-/// Sides of a common photo, in pixels.
-const PHOTO: (u32, u32) = (500, 375);
-/// Photos taken from a folder at most.
-const MOST_PHOTOS: usize = 32;
+/// Sides of the drawn image, in pixels.
+const DRAWN: (u32, u32) = (500, 375);
+/// The most images read from a folder.
+const MOST_IMAGES: usize = 32;
 const GAUSSIAN: RenderOptions = RenderOptions { size: 224, blur: BlurKind::Gaussian };
 const RESIZE: RenderOptions = RenderOptions { size: 224, blur: BlurKind::Resize };
 
-/// A photo as a file and decoded.
-struct Photo {
+/// A source image as a file and decoded.
+struct SourceImage {
     jpeg: Vec<u8>,
     image: RgbImage,
 }
 
 /// Shapes of all sizes, the smaller the fainter, as in photos, and a little noise.
-fn draw_photo() -> Vec<u8> {
+fn draw_image() -> Vec<u8> {
     let hash = |x: u32, y: u32, salt: u32| {
         let mixed = (x.wrapping_mul(0x9E37_79B1)
             ^ y.wrapping_mul(0x85EB_CA77)
@@ -47,7 +48,7 @@ fn draw_photo() -> Vec<u8> {
         let line = |row| (1.0 - fx) * hash(column, row, salt) + fx * hash(column + 1, row, salt);
         (1.0 - fy) * line(row) + fy * line(row + 1)
     };
-    let picture = image::RgbImage::from_fn(PHOTO.0, PHOTO.1, |x, y| {
+    let drawn = image::RgbImage::from_fn(DRAWN.0, DRAWN.1, |x, y| {
         let shape: f32 = (1..8)
             .map(|level| octave(x, y, 1 << level, level) * 6.0 * 1.7f32.powi(level as i32))
             .sum();
@@ -55,7 +56,7 @@ fn draw_photo() -> Vec<u8> {
         image::Rgb([11, 12, 13].map(|salt| (120.0 + shape + tint(salt)) as u8))
     });
     let mut jpeg = Cursor::new(Vec::new());
-    picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).expect("memory takes any picture");
+    drawn.write_to(&mut jpeg, image::ImageFormat::Jpeg).expect("memory takes any image");
     jpeg.into_inner()
 }
 
@@ -69,7 +70,7 @@ fn find_jpegs(folder: &Path, found: &mut Vec<PathBuf>) {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         if path.is_dir() {
             find_jpegs(&path, found);
-        } else if found.len() < MOST_PHOTOS
+        } else if found.len() < MOST_IMAGES
             && ending.is_some_and(|ending| ending == "jpg" || ending == "jpeg")
         {
             found.push(path);
@@ -77,34 +78,34 @@ fn find_jpegs(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn photos() -> Vec<Photo> {
+fn source_images() -> Vec<SourceImage> {
     let files = match std::env::var_os("SCRL_BENCH_IMAGES") {
-        None => vec![draw_photo()],
+        None => vec![draw_image()],
         Some(folder) => {
             let mut paths = Vec::new();
             find_jpegs(Path::new(&folder), &mut paths);
             paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
         }
     };
-    let photos: Vec<Photo> = files
+    let images: Vec<SourceImage> = files
         .into_iter()
-        .filter_map(|jpeg| Some(Photo { image: decode(&jpeg, Exif::Ignore).ok()?, jpeg }))
+        .filter_map(|jpeg| Some(SourceImage { image: decode(&jpeg, Exif::Ignore).ok()?, jpeg }))
         .collect();
-    assert!(!photos.is_empty(), "SCRL_BENCH_IMAGES holds no JPEG that can be read");
-    photos
+    assert!(!images.is_empty(), "SCRL_BENCH_IMAGES holds no JPEG that can be read");
+    images
 }
 
-/// Calls `work` with one photo after the other and a number that counts up.
+/// Benchmarks `work` on one image after the other and a number that counts up.
 fn bench(
     criterion: &mut Criterion,
     name: &str,
-    photos: &[Photo],
-    mut work: impl FnMut(&Photo, u32),
+    images: &[SourceImage],
+    mut work: impl FnMut(&SourceImage, u32),
 ) {
     let mut turn = 0;
     criterion.bench_function(name, |bencher| {
         bencher.iter(|| {
-            work(&photos[turn as usize % photos.len()], turn);
+            work(&images[turn as usize % images.len()], turn);
             turn += 1;
         });
     });
@@ -124,7 +125,7 @@ fn plain(image: &RgbImage) -> ViewParams {
     }
 }
 
-fn views(criterion: &mut Criterion, photos: &[Photo]) {
+fn views(criterion: &mut Criterion, images: &[SourceImage]) {
     type Change = fn(ViewParams) -> ViewParams;
     fn with_jitter(params: ViewParams) -> ViewParams {
         // Contrast in the middle: two sweeps with steps in each.
@@ -154,10 +155,10 @@ fn views(criterion: &mut Criterion, photos: &[Photo]) {
     let mut renderer = Renderer::default();
     let mut view = Vec::new();
     for (name, options, change) in changes {
-        bench(criterion, name, photos, |photo, _| {
+        bench(criterion, name, images, |source, _| {
             renderer.render(
-                &photo.image,
-                black_box(&change(plain(&photo.image))),
+                &source.image,
+                black_box(&change(plain(&source.image))),
                 options,
                 &mut view,
             );
@@ -165,15 +166,15 @@ fn views(criterion: &mut Criterion, photos: &[Photo]) {
     }
 }
 
-fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) {
+fn encoders(criterion: &mut Criterion, images: &[SourceImage], options: &PrepOptions) {
     // Views as they are drawn: sharp, blurred, gray.
     let views: Vec<Vec<u8>> = (0..32)
         .map(|number| {
-            let photo = &photos[number as usize % photos.len()];
+            let source = &images[number as usize % images.len()];
             let which = if number % 2 == 0 { ViewIndex::First } else { ViewIndex::Second };
-            let params = draw_view(1, number, 0, which, photo.image.size, options);
+            let params = draw_view(1, number, 0, which, source.image.size, options);
             let mut view = Vec::new();
-            Renderer::default().render(&photo.image, &params, GAUSSIAN, &mut view);
+            Renderer::default().render(&source.image, &params, GAUSSIAN, &mut view);
             view
         })
         .collect();
@@ -181,7 +182,7 @@ fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) 
         let mut file = Vec::new();
         image_webp::WebPEncoder::new(&mut file)
             .encode(view, GAUSSIAN.size, GAUSSIAN.size, image_webp::ColorType::Rgb8)
-            .expect("memory takes any picture");
+            .expect("memory takes any image");
         file
     };
     let mut encoder = ViewEncoder::default();
@@ -200,18 +201,18 @@ fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) 
         mean(views.iter().map(|view| encode(view, ViewEncoding::Jpeg).len()).sum()),
     );
     for encoding in [ViewEncoding::Webp, ViewEncoding::Jpeg] {
-        bench(criterion, &format!("encode {encoding}"), photos, |_, turn| {
+        bench(criterion, &format!("encode {encoding}"), images, |_, turn| {
             black_box(encode(&views[turn as usize % views.len()], encoding));
         });
     }
-    bench(criterion, "encode webp by image-webp", photos, |_, turn| {
+    bench(criterion, "encode webp by image-webp", images, |_, turn| {
         black_box(with_image_webp(&views[turn as usize % views.len()]));
     });
     let size = GAUSSIAN.size as usize;
     let mut view = vec![0; size * size * 3];
     for encoding in [ViewEncoding::Webp, ViewEncoding::Jpeg] {
         let encoded: Vec<Vec<u8>> = views.iter().map(|view| encode(view, encoding)).collect();
-        bench(criterion, &format!("decode {encoding}"), photos, |_, turn| {
+        bench(criterion, &format!("decode {encoding}"), images, |_, turn| {
             decode_view(&encoded[turn as usize % views.len()], size, &mut view)
                 .expect("just encoded");
             black_box(&view);
@@ -221,31 +222,31 @@ fn encoders(criterion: &mut Criterion, photos: &[Photo], options: &PrepOptions) 
 
 fn stages(criterion: &mut Criterion) {
     let options = Options::default().prep_options().expect("the defaults are valid");
-    let photos = photos();
-    bench(criterion, "decode a photo", &photos, |photo, _| {
-        black_box(decode(black_box(&photo.jpeg), Exif::Ignore).expect("decoded before"));
+    let images = source_images();
+    bench(criterion, "decode an image", &images, |source, _| {
+        black_box(decode(black_box(&source.jpeg), Exif::Ignore).expect("decoded before"));
     });
-    bench(criterion, "draw a pair with its boxes", &photos, |photo, turn| {
-        black_box(draw_recipe(1, Epoch(turn), 3, photo.image.size, &options));
+    bench(criterion, "draw a pair with its boxes", &images, |source, turn| {
+        black_box(draw_recipe(1, Epoch(turn), 3, source.image.size, &options));
     });
-    views(criterion, &photos);
-    encoders(criterion, &photos, &options);
+    views(criterion, &images);
+    encoders(criterion, &images, &options);
     let (mut renderer, mut encoder, mut view) =
         (Renderer::default(), ViewEncoder::default(), Vec::new());
-    bench(criterion, "whole view: draw, render, webp", &photos, |photo, turn| {
+    bench(criterion, "view: draw, render, webp", &images, |source, turn| {
         let which = if turn % 2 == 0 { ViewIndex::First } else { ViewIndex::Second };
-        let params = draw_view(1, turn, 0, which, photo.image.size, &options);
-        renderer.render(&photo.image, &params, GAUSSIAN, &mut view);
+        let params = draw_view(1, turn, 0, which, source.image.size, &options);
+        renderer.render(&source.image, &params, GAUSSIAN, &mut view);
         black_box(
             encoder.encode(&view, GAUSSIAN.size, ViewEncoding::Webp, 95, "view").expect("encodes"),
         );
     });
     let mut maker = RowMaker::default();
-    let path = "photo.jpg".to_owned();
-    let source = Source { path, class: None, width: 0, height: 0, bytes: 0, error: None };
-    bench(criterion, "whole row: both views and boxes", &photos, |photo, turn| {
+    let path = "image.jpg".to_owned();
+    let listed = Source { path, class: None, width: 0, height: 0, bytes: 0, error: None };
+    bench(criterion, "row: both views and boxes", &images, |source, turn| {
         black_box(
-            maker.make(0, &source, &photo.image, 1, Epoch(turn), &options).expect("makes a row"),
+            maker.make(0, &listed, &source.image, 1, Epoch(turn), &options).expect("makes a row"),
         );
     });
 }
