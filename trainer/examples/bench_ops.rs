@@ -97,7 +97,7 @@ fn main() -> Result<()> {
         let of_filter = (backward(false)? - forward).max(0.0);
         let of_input =
             if inputs > 3 { (backward(true)? - forward - of_filter).max(0.0) } else { 0.0 };
-        let [weight, bias] = [1.0, 0.0].map(|value| Tensor::full(value, outputs, &device));
+        let [weight, bias] = [1.0f32, 0.0].map(|value| Tensor::full(value, outputs, &device));
         let (weight, bias) = (weight?, bias?);
         let norm = time(|| {
             let statistics = batch_statistics(&y)?;
