@@ -1,5 +1,5 @@
-//! Times the convolutions of a network one by one, forward and both gradients, and their batch norms: where a step's time
-//! goes. The middle one of five runs.
+//! Times the convolutions of a network one by one, forward and both gradients, and their batch
+//! norms: where a step's time goes. Medians of 5 runs.
 //!
 //! ```text
 //! cargo run --release -p scrl-trainer --example bench_ops -- resnet18 96 16 [threads] [only this side]
@@ -17,7 +17,7 @@ const RUNS: usize = 5;
 /// A convolution by its sizes: side of the input, channels in and out, kernel, stride.
 type Shape = (usize, usize, usize, usize, usize);
 
-/// The convolutions behind the stem, and how often each occurs.
+/// The convolutions of a network, and how often each occurs.
 fn shapes(arch: Arch, size: usize) -> BTreeMap<Shape, usize> {
     let (blocks, bottleneck) = match arch {
         Arch::Resnet18 => ([2, 2, 2, 2], false),
@@ -50,7 +50,7 @@ fn shapes(arch: Arch, size: usize) -> BTreeMap<Shape, usize> {
     found
 }
 
-/// Milliseconds of the middle run.
+/// Milliseconds, the median of [`RUNS`].
 fn time(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::new();
     for _ in 0..RUNS {
@@ -97,7 +97,7 @@ fn main() -> Result<()> {
         let of_filter = (backward(false)? - forward).max(0.0);
         let of_input =
             if inputs > 3 { (backward(true)? - forward - of_filter).max(0.0) } else { 0.0 };
-        let [weight, bias] = [1.0, 0.0].map(|value| Tensor::full(value, outputs, &device));
+        let [weight, bias] = [1.0f32, 0.0].map(|value| Tensor::full(value, outputs, &device));
         let (weight, bias) = (weight?, bias?);
         let norm = time(|| {
             let statistics = batch_statistics(&y)?;

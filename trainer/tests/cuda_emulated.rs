@@ -1,4 +1,5 @@
-//! The CUDA path by an emulator on the CPU: the same kernel sources, launched by the same ops as on a GPU, against the CPU.
+//! The CUDA path by an emulator on the CPU: the same kernel sources, launched by the same ops as on
+//! a GPU, against the CPU.
 
 mod device_ops;
 mod device_steps;

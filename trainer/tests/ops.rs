@@ -38,7 +38,8 @@ fn conv2d() {
     }
 }
 
-/// Shapes that no golden file has room for: several chunks and slabs, channels that fill no block, lines cut by them.
+/// Shapes that no golden file has room for: several chunks and slabs, channels that fill no block,
+/// lines cut by them.
 #[test]
 fn conv2d_of_many_shapes() {
     // [N, H, W, I], [O, kernel, stride, padding].
@@ -136,7 +137,7 @@ fn roi_align() {
         let get = |name: &str| golden.get(format!("{case}.{name}"));
         let mut tape = Tape::recording();
         let out = tape.apply(RoiAlign, [get("map"), get("rois")]).unwrap();
-        // 2e-6 over the whole; single boxes may lie where interpolation cancels.
+        // 2e-6 over all; single boxes may lie where interpolation cancels.
         assert_close(&out, get("out"), TIGHT, case);
         let gradients = tape.backward(&out, get("grad_out").clone()).unwrap();
         assert_close(gradients.get(get("map")).unwrap(), get("grad_map"), TIGHT, case);
@@ -346,7 +347,7 @@ fn cross_entropy_of_extreme_logits_is_finite_and_of_no_class_an_error() {
 }
 
 #[test]
-fn unit_spread_is_zero_for_one_direction_and_healthy_for_all() {
+fn embedding_std_is_zero_for_one_direction_and_healthy_for_all() {
     let std = |embeddings: Tensor| embedding_std(&embeddings).unwrap().to_scalar::<f32>().unwrap();
     let alike = Tensor::new(&[[3.0f32, 4.0], [0.3, 0.4], [30.0, 40.0]], &Device::Cpu).unwrap();
     assert!(std(alike) < 1e-7);

@@ -10,7 +10,7 @@ use scrl_trainer::model::Parameter;
 use scrl_trainer::ops::{Linear, Tape};
 use scrl_trainer::optim::{Lars, LarsConfig, Schedule, ScheduleConfig};
 
-/// A loss that lets a step be taken.
+/// A finite loss, with which parameters move.
 fn loss() -> Tensor {
     Tensor::new(1.0f32, &Device::Cpu).unwrap()
 }

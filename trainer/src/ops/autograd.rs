@@ -1,29 +1,31 @@
-//! The record of a forward pass, and the walk back through it.
+//! The record of a forward pass, and the backward pass over it.
 //!
-//! Candle can differentiate by itself, but adds every gradient to a tensor of zeros first and keeps the whole graph until
-//! the end. With both imitated here, a step of ResNet-50 at 224 px with 8 pairs took 4,697 ms instead of 3,523 (+33 %),
-//! one of ResNet-18 at 96 px with 16 pairs 721 ms instead of 647 (+11 %), and both 15 % more memory (medians of three in
-//! turns, two cores of an AMD EPYC with AVX-512, 2026-11-24). So the tape takes the first gradient of a tensor as it is,
-//! adds further ones in place, and lets go of each tensor as soon as it has been passed.
+//! Candle can differentiate by itself, but adds every gradient to a tensor of zeros first and keeps
+//! the whole graph until the end. With both imitated here, a step of ResNet-50 at 224 px with 8
+//! pairs took 4,697 ms instead of 3,523 (+33 %), one of ResNet-18 at 96 px with 16 pairs 721 ms
+//! instead of 647 (+11 %), and both 15 % more memory (medians of 3 in turns, two cores of an AMD
+//! EPYC with AVX-512, 2026-11-24). So the tape takes the first gradient of a tensor as it is, adds
+//! further ones in place, and drops each tensor as soon as it has been used.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use candle_core::{Result, Tensor, TensorId};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::cpu::{CHUNK, change, f32s, vectorized};
 use super::gpu::Gpu;
-use super::{CHUNK, change, f32s, profile};
+use super::profile;
 
-/// A computation of one tensor from `N` others, and the way back. A value serves for one application, and may keep in
-/// itself what its gradient needs beside inputs and output.
+/// A computation of one tensor from `N` others, and its gradients. A value is applied once, and may
+/// store what the gradients need besides inputs and output.
 pub trait Op<const N: usize>: 'static {
     /// The result, a tensor of its own.
     fn forward(&mut self, inputs: [&Tensor; N]) -> Result<Tensor>;
 
-    /// The gradient of each input from that of the output, `None` where it is zero or not wanted. No two of them, nor any
-    /// and `grad`, may share memory, since further gradients are added to them in place.
+    /// The gradient of each input from that of the output, `None` where it is zero or not wanted.
+    /// No two of them, nor any and `grad`, may share memory, since further gradients are added to
+    /// them in place.
     fn backward(
         &self,
         inputs: [&Tensor; N],
@@ -32,7 +34,7 @@ pub trait Op<const N: usize>: 'static {
     ) -> Result<[Option<Tensor>; N]>;
 }
 
-/// A forward pass being recorded, or merely run.
+/// A forward pass, recorded for a backward pass or not.
 pub struct Tape {
     steps: Vec<Box<dyn Step>>,
     recording: bool,
@@ -84,12 +86,13 @@ impl<const N: usize, O: Op<N>> Step for Applied<O, N> {
 pub struct Gradients(HashMap<TensorId, Tensor>);
 
 impl Gradients {
-    /// The gradient of the loss with respect to `leaf`, in its shape; `None` if the loss does not depend on it.
+    /// The gradient of the loss with respect to `leaf`, in its shape; `None` if the loss does not
+    /// depend on it.
     pub fn get(&self, leaf: &Tensor) -> Option<&Tensor> {
         self.0.get(&leaf.id())
     }
 
-    /// Lets go of a leaf's gradient, which nobody asks for.
+    /// Drops a leaf's gradient.
     pub fn forget(&mut self, leaf: &Tensor) {
         self.0.remove(&leaf.id());
     }
@@ -112,7 +115,7 @@ impl Gradients {
                 let gradient = f32s(&gradient)?;
                 change(entry.get(), |sum| {
                     let chunks = sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
-                    chunks.for_each(|(sum, gradient)| add(sum, gradient));
+                    chunks.for_each(|(sum, gradient)| vectorized!(add(sum, gradient)));
                 })?;
             }
         }
@@ -120,7 +123,7 @@ impl Gradients {
     }
 }
 
-#[multiversion(targets = "simd")]
+#[inline(always)]
 fn add(sum: &mut [f32], gradient: &[f32]) {
     sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
 }
@@ -133,17 +136,17 @@ impl FromIterator<(Tensor, Tensor)> for Gradients {
 }
 
 impl Tape {
-    /// A tape that remembers every step for [`Tape::backward`].
+    /// A tape that records every step for [`Tape::backward`].
     pub fn recording() -> Self {
         Self { recording: true, ..Self::forward_only() }
     }
 
-    /// A tape that remembers nothing: a forward pass alone.
+    /// A tape that records nothing: for a forward pass alone.
     pub fn forward_only() -> Self {
         Self::normalizing(Normalization::Batch { momentum: MOMENTUM })
     }
 
-    /// A forward pass alone in which batch norms do this.
+    /// A tape that records nothing, with this normalization in batch norms.
     pub fn normalizing(normalization: Normalization) -> Self {
         Self { steps: Vec::new(), recording: false, normalization }
     }
@@ -171,7 +174,7 @@ impl Tape {
         Ok(output)
     }
 
-    /// Walks back from `result`, whose own gradient is `gradient`.
+    /// The backward pass from `result`, whose own gradient is `gradient`.
     pub fn backward(mut self, result: &Tensor, gradient: Tensor) -> Result<Gradients> {
         let mut gradients = Gradients(HashMap::from([(result.id(), gradient)]));
         while let Some(step) = self.steps.pop() {

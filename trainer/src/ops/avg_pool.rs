@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::autograd::Op;
-use super::f32s;
+use super::cpu::f32s;
 use super::gpu::{Arg, Gpu, grid};
 
 /// `[N, H, W, C]` → `[N, C]`.

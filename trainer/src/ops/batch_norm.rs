@@ -1,16 +1,16 @@
-//! Batch normalization in training mode, fused with what follows it in a ResNet: the addition of the shortcut and ReLU.
+//! Batch normalization in training mode, fused with what follows it in a ResNet: the addition of
+//! the shortcut and ReLU.
 //!
-//! Maps are matrices of `rows` pixels by `C` channels, whatever their rank. Statistics are computed apart, as a tensor
-//! `[2, C]` of means and biased variances, so that a device never has to report them to the host, and so that several
-//! processes can combine theirs before they are applied.
+//! Maps are matrices of `rows` pixels by `C` channels, whatever their rank. Statistics are computed
+//! apart, as a tensor `[2, C]` of means and biased variances, so that a device never has to report
+//! them to the host, and so that several processes can combine theirs before they are applied.
 
 use candle_core::{DType, Result, Tensor, bail};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::autograd::Op;
+use super::cpu::{CHUNK, change, f32s, vectorized};
 use super::gpu::{Arg, Gpu, grid};
-use super::{CHUNK, change, f32s};
 
 /// ε of the variance, PyTorch's default.
 pub const EPSILON: f32 = 1e-5;
@@ -30,8 +30,8 @@ fn sizes(x: &Tensor) -> Result<(usize, usize)> {
 
 /// `[…, C]` → `[2, C]`: the mean and the biased variance of each channel.
 ///
-/// Each piece of rows is reduced in two passes while it lies in the cache; the pieces are combined in float64 by Chan,
-/// Golub and LeVeque's formula, so that a large mean costs no precision.
+/// Each piece of rows is reduced in two passes while it lies in the cache; the pieces are combined
+/// in float64 by Chan, Golub and LeVeque's formula, so that a large mean costs no precision.
 pub fn batch_statistics(x: &Tensor) -> Result<Tensor> {
     let (rows, c) = sizes(x)?;
     if let Some(gpu) = Gpu::of(x) {
@@ -49,7 +49,8 @@ pub fn batch_statistics(x: &Tensor) -> Result<Tensor> {
     }
     let numbers = f32s(x)?;
     let size = piece(c) * c;
-    let moments: Vec<Vec<f32>> = numbers.par_chunks(size).map(|x| moments(x, c)).collect();
+    let moments: Vec<Vec<f32>> =
+        numbers.par_chunks(size).map(|x| vectorized!(moments(x, c))).collect();
     let (mut mean, mut m2, mut rows) = (vec![0.0f64; c], vec![0.0f64; c], 0.0f64);
     for (moments, piece) in moments.iter().zip(numbers.chunks(size)) {
         let n = (piece.len() / c) as f64;
@@ -67,9 +68,9 @@ pub fn batch_statistics(x: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(statistics, (2, c), x.device())
 }
 
-/// The mean of each channel over the rows of `x`, then the sum of squared differences from it. The second pass corrects
-/// both for the rounding of the first one's mean.
-#[multiversion(targets = "simd")]
+/// The mean of each channel over the rows of `x`, then the sum of squared differences from it. The
+/// second pass corrects both for the rounding of the first one's mean.
+#[inline(always)]
 fn moments(x: &[f32], c: usize) -> Vec<f32> {
     let mut sums = vec![0.0; 3 * c];
     let (mean, rest) = sums.split_at_mut(c);
@@ -94,8 +95,8 @@ fn moments(x: &[f32], c: usize) -> Vec<f32> {
     sums
 }
 
-/// Moves running mean and variance `[C]` each towards those of a batch of so many rows, whose variance is made unbiased
-/// first, as in PyTorch.
+/// Moves running mean and variance, `[C]` each, towards those of a batch of `rows` rows, whose
+/// variance is made unbiased first, as in PyTorch.
 pub fn update_running(
     [mean, variance]: [&Tensor; 2],
     statistics: &Tensor,
@@ -123,19 +124,21 @@ pub fn update_running(
     Ok(())
 }
 
-/// `y = (x − mean) / √(variance + ε) · weight + bias`, then the sum with a residual (as the fourth input), then ReLU
-/// where asked for. Inputs: the map `[…, C]`, weight and bias `[C]`, the residual like the map.
+/// `y = (x − mean) / √(variance + ε) · weight + bias`, then the sum with a residual (as the fourth
+/// input), then ReLU if `relu`. Inputs: the map `[…, C]`, weight and bias `[C]`, the residual like
+/// the map.
 #[derive(Debug)]
 pub struct BatchNorm {
-    /// The mean and variance `[2, C]` to normalize with: of this very batch ([`batch_statistics`]), which the gradient takes
-    /// into account.
+    /// The mean and variance `[2, C]` to normalize with: of this very batch ([`batch_statistics`]),
+    /// which the gradient takes into account.
     pub statistics: Tensor,
     /// Whether ReLU follows.
     pub relu: bool,
 }
 
-/// Where the gradient of a result is let through (`MASK_…` of `batch_norm.cuh`): everywhere, where ReLU directly behind
-/// let the value through, or where a result that is given as a map is positive.
+/// Where the gradient of a result is passed on (`MASK_…` of `batch_norm.cuh`): everywhere, where
+/// the ReLU that follows directly passed the value, or where a result that is given as a map is
+/// positive.
 const MASK_NONE: i32 = 0;
 const MASK_OWN: i32 = 1;
 const MASK_RESULT: i32 = 2;
@@ -159,7 +162,7 @@ impl Scale {
     }
 }
 
-/// The gradients of a batch norm's inputs; the residual's where it was asked for.
+/// The gradients of a batch norm's inputs; the residual's if there is one.
 struct InputGradients {
     x: Tensor,
     weight: Tensor,
@@ -202,22 +205,22 @@ impl BatchNorm {
         let size = piece(c) * c;
         let numbers = f32s(x)?;
         match residual {
-            None => y
-                .par_chunks_mut(size)
-                .zip(numbers.par_chunks(size))
-                .for_each(|(y, x)| scale_rows(y, x, &scale.factor, &scale.summand, floor)),
+            None => y.par_chunks_mut(size).zip(numbers.par_chunks(size)).for_each(|(y, x)| {
+                vectorized!(scale_rows(y, x, &scale.factor, &scale.summand, floor))
+            }),
             Some(residual) => y
                 .par_chunks_mut(size)
                 .zip(numbers.par_chunks(size))
                 .zip(f32s(residual)?.par_chunks(size))
                 .for_each(|((y, x), r)| {
-                    scale_and_add_rows(y, x, r, &scale.factor, &scale.summand, floor)
+                    vectorized!(scale_and_add_rows(y, x, r, &scale.factor, &scale.summand, floor))
                 }),
         }
         Tensor::from_vec(y, x.shape(), x.device())
     }
 
-    /// `dx = weight / σ · (dy − Σdy / n − x̂ · Σ(dy·x̂) / n)`, with dy behind ReLU, which is the residual's gradient too.
+    /// `dx = weight / σ · (dy − Σdy / n − x̂ · Σ(dy·x̂) / n)`, with dy the gradient before ReLU,
+    /// which is the residual's gradient too.
     fn gradients(
         &self,
         [x, weight, bias]: [&Tensor; 3],
@@ -260,10 +263,9 @@ impl BatchNorm {
             (0..c).map(|i| -scale.factor[i] * dbias[i] / n - slope[i] * statistics[i]).collect();
         let mut dx = vec![0.0; numbers.len()];
         let size = piece(c) * c;
-        dx.par_chunks_mut(size)
-            .zip(numbers.par_chunks(size))
-            .zip(dy.par_chunks(size))
-            .for_each(|((dx, x), dy)| combine_rows(dx, x, dy, &scale.factor, &slope, &offset));
+        dx.par_chunks_mut(size).zip(numbers.par_chunks(size)).zip(dy.par_chunks(size)).for_each(
+            |((dx, x), dy)| vectorized!(combine_rows(dx, x, dy, &scale.factor, &slope, &offset)),
+        );
         drop(dy);
         Ok(InputGradients {
             x: Tensor::from_vec(dx, x.shape(), device)?,
@@ -365,7 +367,7 @@ fn relu_gradient(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
         .par_chunks_mut(CHUNK)
         .zip(numbers.par_chunks(CHUNK))
         .zip(grad.par_chunks(CHUNK))
-        .for_each(|((result, y), grad)| keep_where_positive(result, y, grad));
+        .for_each(|((result, y), grad)| vectorized!(keep_where_positive(result, y, grad)));
     Tensor::from_vec(result, y.shape(), y.device())
 }
 
@@ -377,7 +379,7 @@ fn affine_gradient(x: &[f32], dy: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<
     let pieces: Vec<Vec<f32>> = x
         .par_chunks(size)
         .zip(dy.par_chunks(size))
-        .map(|(x, dy)| centered_products(x, dy, mean))
+        .map(|(x, dy)| vectorized!(centered_products(x, dy, mean)))
         .collect();
     let mut sums = vec![0.0f64; 2 * c];
     for piece in pieces {
@@ -390,8 +392,9 @@ fn affine_gradient(x: &[f32], dy: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<
     (dweight, plain.iter().map(|sum| *sum as f32).collect())
 }
 
-/// `y = x·factor + summand`, raised to `floor`. Not by `max`, which would turn NaN into the floor and hide it.
-#[multiversion(targets = "simd")]
+/// `y = x·factor + summand`, raised to `floor`. Not by `max`, which would turn NaN into the floor
+/// and hide it.
+#[inline(always)]
 fn scale_rows(y: &mut [f32], x: &[f32], factor: &[f32], summand: &[f32], floor: f32) {
     let c = factor.len();
     for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
@@ -403,7 +406,7 @@ fn scale_rows(y: &mut [f32], x: &[f32], factor: &[f32], summand: &[f32], floor: 
 }
 
 /// `y = x·factor + summand + r`, raised to `floor`.
-#[multiversion(targets = "simd")]
+#[inline(always)]
 fn scale_and_add_rows(
     y: &mut [f32],
     x: &[f32],
@@ -421,7 +424,7 @@ fn scale_and_add_rows(
     }
 }
 
-#[multiversion(targets = "simd")]
+#[inline(always)]
 fn keep_where_positive(result: &mut [f32], y: &[f32], grad: &[f32]) {
     for ((result, y), grad) in result.iter_mut().zip(y).zip(grad) {
         *result = if *y > 0.0 { *grad } else { 0.0 };
@@ -429,7 +432,7 @@ fn keep_where_positive(result: &mut [f32], y: &[f32], grad: &[f32]) {
 }
 
 /// Σ (x − mean)·grad over the rows of a piece, then Σ grad.
-#[multiversion(targets = "simd")]
+#[inline(always)]
 fn centered_products(x: &[f32], grad: &[f32], mean: &[f32]) -> Vec<f32> {
     let c = mean.len();
     let mut sums = vec![0.0; 2 * c];
@@ -445,7 +448,7 @@ fn centered_products(x: &[f32], grad: &[f32], mean: &[f32]) -> Vec<f32> {
 }
 
 /// `result = grad·factor + x·slope + offset`.
-#[multiversion(targets = "simd")]
+#[inline(always)]
 fn combine_rows(
     result: &mut [f32],
     x: &[f32],

@@ -1,16 +1,17 @@
-//! ℓ(a, b) = 2 − 2·cos(a, b), summed over both directions and averaged over the matched boxes (Eq. 3).
+//! ℓ(a, b) = 2 − 2·cos(a, b), summed over both directions and averaged over the matched boxes (Eq.
+//! 3).
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::autograd::Op;
-use super::f32s;
+use super::cpu::f32s;
 use super::gpu::{Arg, Gpu, grid};
 
 /// Norms below this count as this, as in PyTorch's `normalize`.
 const SMALLEST_NORM: f64 = 1e-12;
 
-/// Predictions `[2R, D]` and targets `[2R, D]`, in both the R boxes of view 1 before those of view 2, give the scalar
-/// Σ ℓ(q₁, z₂) + ℓ(q₂, z₁), divided by `boxes`. No gradient reaches the targets.
+/// Predictions `[2R, D]` and targets `[2R, D]`, in both the R boxes of view 1 before those of view
+/// 2, give the scalar Σ ℓ(q₁, z₂) + ℓ(q₂, z₁), divided by `boxes`. No gradient reaches the targets.
 #[derive(Debug)]
 pub struct CosineLoss {
     boxes: f64,
@@ -19,7 +20,7 @@ pub struct CosineLoss {
 }
 
 impl CosineLoss {
-    /// The mean over so many matched boxes: those of the global batch; R if this process is alone.
+    /// The mean over `boxes` matched boxes: those of the global batch; R if there is one process.
     pub fn new(boxes: usize) -> Self {
         Self { boxes: boxes as f64, gradient: None }
     }

@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use gemm::Parallelism;
 
 use super::autograd::Op;
-use super::f32s;
+use super::cpu::f32s;
 use super::gpu::{Arg, Gpu, grid};
 
 /// `[R, I]` with a weight `[O, I]` and, as the third input, a bias `[O]` gives `[R, O]`.
@@ -114,7 +114,8 @@ impl Op<3> for Linear {
     }
 }
 
-/// A matrix that lies somewhere in a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
+/// A matrix that lies somewhere in a slice: element (i, j) is
+/// `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
 struct Matrix<'a> {
     data: &'a [f32],
@@ -152,15 +153,16 @@ enum Store {
     Add,
 }
 
-/// `dst (rows of lhs × cols of rhs, row-major) = lhs · rhs`, or `+=`, on all threads. They share the rows and columns of
-/// the result, never a sum, so the result does not depend on their number.
+/// `dst (rows of lhs × cols of rhs, row-major) = lhs · rhs`, or `+=`, on all threads. They share
+/// the rows and columns of the result, never a sum, so the result does not depend on their number.
 fn multiply(dst: &mut [f32], lhs: Matrix, rhs: Matrix, store: Store) {
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
     assert_eq!(k, rhs.rows, "inner dimensions");
     assert_eq!(dst.len(), m * n, "size of the product");
     let add = store == Store::Add;
-    // SAFETY: `Matrix::new` checked that each operand's data hold rows × cols numbers, transposing swaps the sides and
-    // strides together, the assertions above fix the result's size, and a `&mut` slice overlaps neither operand.
+    // SAFETY: `Matrix::new` checked that each operand's data hold rows × cols numbers, transposing
+    // swaps the sides and strides together, the assertions above fix the result's size, and a
+    // `&mut` slice overlaps neither operand.
     unsafe {
         gemm::gemm(
             m,

@@ -1,15 +1,14 @@
 //! Max-pooling.
 
 use candle_core::{DType, Result, Tensor, bail};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::autograd::Op;
-use super::f32s;
+use super::cpu::{f32s, vectorized};
 use super::gpu::{Arg, Gpu, grid};
 
-/// The largest value of each channel in each window; `[N, H, W, C]` → `[N, H', W', C]`. What lies outside the map never
-/// wins; of equal values the first in reading order does, as in PyTorch.
+/// The largest value of each channel in each window; `[N, H, W, C]` → `[N, H', W', C]`. What lies
+/// outside the map never wins; of equal values the first in reading order does, as in PyTorch.
 #[derive(Debug)]
 pub struct MaxPool {
     kernel: usize,
@@ -29,8 +28,8 @@ struct Geometry {
 }
 
 impl MaxPool {
-    /// Windows of `kernel` pixels, `stride` pixels apart, the first of which stands `padding` pixels outside: at most half
-    /// the kernel.
+    /// Windows of `kernel` pixels, `stride` pixels apart, the first of which stands `padding`
+    /// pixels outside: at most half the kernel.
     pub fn new(kernel: usize, stride: usize, padding: usize) -> Self {
         Self { kernel, stride, padding, winners: None }
     }
@@ -41,7 +40,8 @@ impl MaxPool {
         Ok(Geometry { h, w, c, out_h: out(h), out_w: out(w) })
     }
 
-    /// The pixels of the window of an output pixel, in reading order, as offsets into one image's pixels.
+    /// The pixels of the window of an output pixel, in reading order, as offsets into one image's
+    /// pixels.
     fn window(&self, g: Geometry, y: usize, x: usize) -> impl Iterator<Item = usize> {
         let range = |at: usize, side: usize| {
             let start = at * self.stride;
@@ -62,10 +62,7 @@ impl Op<1> for MaxPool {
             }
             let y = gpu.empty(shape, x.dtype())?;
             let winners = gpu.empty(shape, DType::U8)?;
-            let threads = grid::packs(y.elem_count(), g.c, x.dtype())?;
-            let [n, h, w, c] = [n, g.h, g.w, g.c].map(|size| Arg::Int(size as i32));
-            let arguments = [Arg::Tensor(x), Arg::Tensor(&y), Arg::Tensor(&winners), n, h, w, c];
-            gpu.launch("max_pool", x.dtype(), grid::line(threads)?, &arguments)?;
+            launch(&gpu, "max_pool", [x, &y, &winners], x, &y)?;
             self.winners = Some(winners);
             return Ok(y);
         }
@@ -75,7 +72,7 @@ impl Op<1> for MaxPool {
             .for_each(|(y, x)| {
                 for (pixel, y) in y.chunks_exact_mut(g.c).enumerate() {
                     for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
-                        raise(y, &x[from * g.c..][..g.c]);
+                        vectorized!(raise(y, &x[from * g.c..][..g.c]));
                     }
                 }
             });
@@ -91,10 +88,7 @@ impl Op<1> for MaxPool {
         let g = self.geometry(x.dims())?;
         if let (Some(gpu), Some(winners)) = (Gpu::of(x), &self.winners) {
             let dx = gpu.empty(x.shape(), x.dtype())?;
-            let threads = grid::packs(dx.elem_count(), g.c, x.dtype())?;
-            let [n, h, w, c] = [x.dim(0)?, g.h, g.w, g.c].map(|size| Arg::Int(size as i32));
-            let arguments = [Arg::Tensor(grad), Arg::Tensor(winners), Arg::Tensor(&dx), n, h, w, c];
-            gpu.launch("max_pool_backward", x.dtype(), grid::line(threads)?, &arguments)?;
+            launch(&gpu, "max_pool_backward", [grad, winners, &dx], x, &dx)?;
             return Ok([Some(dx)]);
         }
         let mut dx = vec![0.0; x.elem_count()];
@@ -109,7 +103,8 @@ impl Op<1> for MaxPool {
                     for (pixel, grad) in grad.chunks_exact(g.c).enumerate() {
                         best.fill(f32::NEG_INFINITY);
                         for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
-                            raise_and_note(best, winner, &x[from * g.c..][..g.c], from as u32);
+                            let values = &x[from * g.c..][..g.c];
+                            vectorized!(raise_and_note(best, winner, values, from as u32));
                         }
                         for (channel, (winner, grad)) in winner.iter().zip(grad).enumerate() {
                             dx[*winner as usize * g.c + channel] += grad;
@@ -121,16 +116,31 @@ impl Op<1> for MaxPool {
     }
 }
 
-/// Raises each number to the other where that is larger.
-#[multiversion(targets = "simd")]
+/// Either kernel for maps like `x`, a thread for each pack of `result`.
+fn launch(
+    gpu: &Gpu,
+    kernel: &'static str,
+    tensors: [&Tensor; 3],
+    x: &Tensor,
+    result: &Tensor,
+) -> Result<()> {
+    let (n, h, w, c) = x.dims4()?;
+    let threads = grid::line(grid::packs(result.elem_count(), c, x.dtype())?)?;
+    let sizes = [Arg::int(n)?, Arg::int(h)?, Arg::int(w)?, Arg::int(c)?];
+    let arguments = [&tensors.map(Arg::Tensor)[..], &sizes].concat();
+    gpu.launch(kernel, x.dtype(), threads, &arguments)
+}
+
+/// Raises each number to its value where that is larger.
+#[inline(always)]
 fn raise(best: &mut [f32], values: &[f32]) {
     best.iter_mut()
         .zip(values)
         .for_each(|(best, value)| *best = if *value > *best { *value } else { *best });
 }
 
-/// Raises likewise, and notes who was larger.
-#[multiversion(targets = "simd")]
+/// Raises each number likewise, and records `who` where it was raised.
+#[inline(always)]
 fn raise_and_note(best: &mut [f32], winner: &mut [u32], values: &[f32], who: u32) {
     for ((best, winner), value) in best.iter_mut().zip(winner).zip(values) {
         let wins = *value > *best;

@@ -1,23 +1,26 @@
-//! The computations of a training step, one file each: forward and backward, on the CPU and on a CUDA device.
+//! The computations of a training step, one file each: forward and backward, on the CPU and on a
+//! CUDA device.
 //!
-//! A computation with a gradient is an [`Op`]; one without is a function. Either asks `Gpu::of` where its tensors lie:
-//! on the CPU it works on slices of float32, on a device it launches the kernels of `kernels/`, whose maps are float32
-//! or bfloat16. [`Tape`] runs ops and walks back. Feature maps are `[N, H, W, C]`, row-major; parameters, statistics and
-//! losses are float32 throughout. Matrix products on a device, casts and sums of small tensors are candle's.
+//! A computation with a gradient is an [`Op`]; one without is a function. Either looks up with
+//! `Gpu::of` where its tensors lie: on the CPU it works on slices of float32, on a device it
+//! launches the kernels of `kernels/`, whose maps are float32 or bfloat16. [`Tape`] runs them
+//! forward and backward. Feature maps are `[N, H, W, C]`, row-major; parameters, statistics and
+//! losses are float32 throughout. Matrix products on a device, casts and sums of small tensors are
+//! candle's.
 //!
-//! Results do not depend on the number of threads: work is cut into pieces by the shape alone, and sums over pieces
-//! are taken in the order of the pieces.
+//! Results do not depend on the number of threads: work is cut into pieces by the shape alone, and
+//! pieces are summed in their order.
 
 mod autograd;
 mod avg_pool;
 mod batch_norm;
 mod conv2d;
 mod cosine_loss;
-mod cpu;
+pub(crate) mod cpu;
 mod cross_entropy;
 mod embedding_std;
+mod geometry;
 pub mod gpu;
-mod kernel;
 mod linear;
 mod max_pool;
 mod normalize;
@@ -29,7 +32,6 @@ pub use avg_pool::GlobalAveragePool;
 pub use batch_norm::{BatchNorm, batch_statistics, update_running};
 pub use conv2d::Conv2d;
 pub use cosine_loss::CosineLoss;
-pub(crate) use cpu::{CHUNK, change, f32s};
 pub use cross_entropy::{CrossEntropy, UNKNOWN_CLASS, count_correct};
 pub use embedding_std::embedding_std;
 pub use linear::Linear;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-use super::CHUNK;
+use super::cpu::CHUNK;
 use super::gpu::{Arg, Gpu, grid};
 
 /// Mean of ImageNet's red, green and blue, of values in [0, 1].
@@ -12,8 +12,9 @@ pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Their standard deviation.
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Bytes `[N, H, W, 3]` → `(v / 255 − mean) / std` as `dtype`: of the same shape on the CPU; on a device with as many
-/// channels as a pack has numbers, those behind the third zeros, which [`super::Conv2d`] expects of its first layer.
+/// Bytes `[N, H, W, 3]` → `(v / 255 − mean) / std` as `dtype`: of the same shape on the CPU; on a
+/// device with as many channels as a pack has numbers, zeros after the third, as [`super::Conv2d`]
+/// expects in the first layer.
 pub fn normalize_pixels(pixels: &Tensor, dtype: DType) -> Result<Tensor> {
     let &[n, h, w, 3] = pixels.dims() else {
         bail!("expected [N, H, W, 3], got {:?}", pixels.dims())

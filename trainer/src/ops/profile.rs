@@ -1,5 +1,5 @@
-//! Where a step's time goes, op by op. While a profile is taken the device is waited for around each op, so that the parts
-//! add up to more than a step takes.
+//! Where a step's time goes, op by op. While a profile is recorded, the host waits for the device
+//! around each op, so the parts add up to more than a step takes.
 
 use std::any::type_name;
 use std::cell::RefCell;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Result};
 
-/// A part of the work.
+/// A part of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
     /// The op, forward or backward.
@@ -35,7 +35,7 @@ pub fn end() -> Vec<Part> {
     parts
 }
 
-/// Does `work`, which belongs to an op of type `O`, as a part called after that and `way`.
+/// Runs `work` as a part named after the op type `O` and `way`.
 pub(crate) fn of_op<O, R>(
     way: &str,
     device: &Device,
@@ -47,7 +47,7 @@ pub(crate) fn of_op<O, R>(
     })
 }
 
-/// Does `work` as a part called `name`.
+/// Runs `work` as a part called `name`.
 pub(crate) fn of<R>(name: &str, device: &Device, work: impl FnOnce() -> Result<R>) -> Result<R> {
     measure(device, work, || name.to_owned())
 }

@@ -1,15 +1,16 @@
-//! RoIAlign to one cell (He et al., Mask R-CNN, 2017), with the sampling of `torchvision.ops.roi_align(…, (1, 1),
-//! 1/32, sampling_ratio=-1, aligned=False)`.
+//! RoIAlign to one cell (He et al., Mask R-CNN, 2017), with the sampling of
+//! `torchvision.ops.roi_align(…, (1, 1), 1/32, sampling_ratio=-1, aligned=False)`.
 //!
-//! With a single cell the result is the mean of the map at a grid of points over the box, each read bilinearly. The
-//! weight of a map cell in that mean is a product of one factor for its row and one for its column, so a box costs one
-//! pass over the cells it touches, forward and backward, however many points it has.
+//! With a single cell the result is the mean of the map at a grid of points over the box, each read
+//! bilinearly. The weight of a map cell in that mean is a product of one factor for its row and one
+//! for its column, so a box costs one pass over the cells it touches, forward and backward, however
+//! many points it has.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::autograd::Op;
-use super::f32s;
+use super::cpu::f32s;
 use super::gpu::{Arg, Gpu, grid};
 
 /// The map's cells for one pixel of the view: ResNet's stride is 32.
@@ -21,8 +22,8 @@ pub(crate) const MOST_CELLS: usize = 64;
 /// RoIs of one image that the kernels take (`MOST_ROIS` of `roi_align.cuh`).
 pub const MOST_ROIS: usize = 64;
 
-/// A map `[N, H, W, C]` and RoIs `[R, 5]` (image number, x0, y0, x1, y1 in pixels of the view) give `[R, C]`.
-/// On a device RoIs are sorted by image, at most [`MOST_ROIS`] each.
+/// A map `[N, H, W, C]` and RoIs `[R, 5]` (image number, x0, y0, x1, y1 in pixels of the view) give
+/// `[R, C]`. On a device RoIs are sorted by image, at most [`MOST_ROIS`] each.
 #[derive(Clone, Copy, Debug)]
 pub struct RoiAlign;
 
@@ -87,7 +88,8 @@ fn rois(rois: &[f32], map: &[usize]) -> Result<Vec<Roi>> {
 }
 
 impl Roi {
-    /// Calls `visit` with the offset of each cell that has a share, in cells of one image, and the share.
+    /// Calls `visit` with the offset of each cell that has a share, in cells of one image, and the
+    /// share.
     fn cells(&self, width: usize, mut visit: impl FnMut(usize, f32)) {
         for (y, row) in self.rows.shares.iter().enumerate() {
             for (x, column) in self.columns.shares.iter().enumerate() {

@@ -1,16 +1,17 @@
-//! The target network is an exponential moving average (EMA) of the online one: ξ ← τ ξ + (1 − τ) θ.
+//! The target network is an exponential moving average (EMA) of the online one: ξ ← τ ξ + (1 − τ)
+//! θ.
 
 use candle_core::{Result, Tensor};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::multi_tensor::{Update, ema};
 use crate::model::Parameters;
+use crate::ops::cpu::{CHUNK, change, f32s, vectorized};
 use crate::ops::gpu::Gpu;
-use crate::ops::{CHUNK, change, f32s};
 
-/// Moves `target` towards `online`, whose parameters begin with the same ones in the same order. Running statistics are
-/// each network's own and do not take part. Nothing moves where `loss` is given and NaN or infinite.
+/// Moves `target` towards `online`, whose parameters begin with the same ones in the same order.
+/// Running statistics are each network's own and do not take part. Nothing moves where `loss` is
+/// given and NaN or infinite.
 pub fn update_ema(
     target: &Parameters,
     online: &Parameters,
@@ -39,14 +40,14 @@ pub fn update_ema(
         let online = f32s(online.tensor())?;
         change(target.tensor(), |target| {
             let chunks = target.par_chunks_mut(CHUNK).zip(online.par_chunks(CHUNK));
-            chunks.for_each(|(target, online)| mix(target, online, tau as f32));
+            chunks.for_each(|(target, online)| vectorized!(mix(target, online, tau as f32)));
         })?;
     }
     Ok(())
 }
 
 /// `target = keep·target + (1 − keep)·online`.
-#[multiversion(targets = "simd")]
+#[inline(always)]
 fn mix(target: &mut [f32], online: &[f32], keep: f32) {
     for (t, o) in target.iter_mut().zip(online) {
         *t = keep * *t + (1.0 - keep) * o;

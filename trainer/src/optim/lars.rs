@@ -1,14 +1,14 @@
-//! LARS (You, Gitman, Ginsburg, 2017) around SGD with momentum, as BYOL uses it: batch norm and biases are neither
-//! decayed nor adapted.
+//! LARS (You, Gitman, Ginsburg, 2017) around SGD with momentum, as BYOL uses it: batch norm and
+//! biases are neither decayed nor adapted.
 
 use candle_core::{Result, Tensor};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::multi_tensor::{self, Update};
 use crate::model::Parameter;
+use crate::ops::Gradients;
+use crate::ops::cpu::{CHUNK, change, f32s, vectorized};
 use crate::ops::gpu::Gpu;
-use crate::ops::{CHUNK, Gradients, change, f32s};
 
 /// The factor between a tensor's norm and the length of its step.
 const TRUST: f64 = 0.001;
@@ -45,8 +45,9 @@ impl Lars {
     }
 
     /// `v ← momentum·v + d; p ← p − lr·v`, where for tensors of rank above 1
-    /// `d = (∇ + wd·p) · trust·‖p‖ / (‖∇‖ + wd·‖p‖ + ε)` if both norms are positive, `∇ + wd·p` if not, and for any other
-    /// `d = ∇`. Without a gradient a parameter stays, and its velocity too; while `loss` is NaN or infinite, all do.
+    /// `d = (∇ + wd·p) · trust·‖p‖ / (‖∇‖ + wd·‖p‖ + ε)` if both norms are positive, `∇ + wd·p` if
+    /// not, and for any other `d = ∇`. Without a gradient a parameter stays, and its velocity too;
+    /// while `loss` is NaN or infinite, all do.
     pub fn step(&mut self, gradients: &Gradients, loss: &Tensor, lr: f64) -> Result<()> {
         let updates =
             self.parameters.iter().zip(&self.velocities).filter_map(|(parameter, velocity)| {
@@ -75,7 +76,7 @@ impl Lars {
             let velocity = f32s(velocity)?;
             change(parameter, |parameter| {
                 let chunks = parameter.par_chunks_mut(CHUNK).zip(velocity.par_chunks(CHUNK));
-                chunks.for_each(|(p, v)| subtract(p, v, lr as f32));
+                chunks.for_each(|(p, v)| vectorized!(subtract(p, v, lr as f32)));
             })?;
         }
         Ok(())
@@ -103,13 +104,15 @@ fn update_velocity(
             .par_chunks_mut(CHUNK)
             .zip(gradient.par_chunks(CHUNK))
             .zip(parameter.par_chunks(CHUNK))
-            .for_each(|((v, g), p)| advance(v, g, p, config.momentum, decay, ratio));
+            .for_each(|((v, g), p)| {
+                vectorized!(accelerate(v, g, p, config.momentum, decay, ratio))
+            });
     })
 }
 
 /// `v = momentum·v + (g + decay·p)·ratio`.
-#[multiversion(targets = "simd")]
-fn advance(v: &mut [f32], g: &[f32], p: &[f32], momentum: f32, decay: f32, ratio: f32) {
+#[inline(always)]
+fn accelerate(v: &mut [f32], g: &[f32], p: &[f32], momentum: f32, decay: f32, ratio: f32) {
     for ((v, g), p) in v.iter_mut().zip(g).zip(p) {
         *v = momentum * *v + (g + decay * p) * ratio;
     }
@@ -117,23 +120,23 @@ fn advance(v: &mut [f32], g: &[f32], p: &[f32], momentum: f32, decay: f32, ratio
 
 /// ‖x‖₂, summed in float64 over pieces of fixed size.
 fn norm(x: &[f32]) -> f64 {
-    let squares: Vec<f64> = x.par_chunks(CHUNK).map(sum_of_squares).collect();
+    let squares: Vec<f64> = x.par_chunks(CHUNK).map(|x| vectorized!(sum_of_squares(x))).collect();
     squares.into_iter().sum::<f64>().sqrt()
 }
 
-/// Σx², in eight interleaved sums that a vector unit takes side by side.
-#[multiversion(targets = "simd")]
+/// Σx², in eight interleaved sums that a vector unit adds side by side.
+#[inline(always)]
 fn sum_of_squares(x: &[f32]) -> f64 {
     let mut sums = [0.0f64; 8];
-    let (whole, rest) = x.as_chunks::<8>();
-    for x in whole {
+    let (groups, rest) = x.as_chunks::<8>();
+    for x in groups {
         sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
     }
     sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>()
 }
 
 /// `p ← p − factor·v`.
-#[multiversion(targets = "simd")]
+#[inline(always)]
 fn subtract(p: &mut [f32], v: &[f32], factor: f32) {
     p.iter_mut().zip(v).for_each(|(p, v)| *p -= factor * v);
 }

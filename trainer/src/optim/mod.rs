@@ -1,5 +1,5 @@
-//! How parameters move: LARS for the online network, the EMA for the target, and the schedules of both; plain SGD for linear
-//! layers that judge a backbone.
+//! How parameters change: LARS for the online network, the EMA for the target, and the schedules of
+//! both; plain SGD for linear layers that evaluate a backbone.
 
 mod ema;
 mod lars;

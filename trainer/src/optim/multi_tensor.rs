@@ -1,4 +1,5 @@
-//! Launches of the optimizer's kernels over many tensors at once, whose addresses travel with the launch.
+//! Launches of the optimizer's kernels over many tensors at once, whose addresses travel with the
+//! launch.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -7,7 +8,7 @@ use crate::ops::gpu::{Arg, Gpu, address, grid};
 /// Tensors of a launch (`MOST_TENSORS` of `optim.cuh`).
 const MOST_TENSORS: usize = 64;
 
-/// Blocks that share the numbers of a tensor. Sums are taken in so many pieces, whatever the tensor's size.
+/// Blocks that share the numbers of a tensor, and so the pieces of its sums, whatever its size.
 const BLOCKS: usize = 64;
 
 /// What a kernel does to one tensor.
@@ -15,7 +16,7 @@ const BLOCKS: usize = 64;
 pub(super) struct Update<'a> {
     /// What is moved.
     pub parameter: &'a Tensor,
-    /// Its gradient, or whatever it moves towards.
+    /// Its gradient; in the EMA, the tensor that it moves towards.
     pub gradient: &'a Tensor,
     /// Its velocity, where it has one.
     pub velocity: Option<&'a Tensor>,
@@ -46,11 +47,12 @@ fn tensors(updates: &[Update]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Calls `launch` with each part of `updates` that fits a launch: its struct and its number of tensors.
-fn in_parts(updates: &[Update], mut launch: impl FnMut(Arg, usize) -> Result<()>) -> Result<()> {
+/// Calls `launch` with as many of `updates` at a time as fit a launch: their struct and their
+/// number.
+fn in_launches(updates: &[Update], mut launch: impl FnMut(Arg, usize) -> Result<()>) -> Result<()> {
     updates
         .chunks(MOST_TENSORS)
-        .try_for_each(|part| launch(Arg::Bytes(&tensors(part)?), part.len()))
+        .try_for_each(|some| launch(Arg::Bytes(&tensors(some)?), some.len()))
 }
 
 /// LARS's step of all tensors, unless `loss` is NaN or infinite.
@@ -62,7 +64,7 @@ pub(super) fn lars(
     momentum: f32,
     weight_decay: f64,
 ) -> Result<()> {
-    in_parts(updates, |tensors, count| {
+    in_launches(updates, |tensors, count| {
         let grid = grid::shared(BLOCKS, count);
         let sums = gpu.empty((count, BLOCKS, 2), DType::F64)?;
         gpu.launch("lars_norms", DType::F32, grid, &[tensors, Arg::Tensor(&sums)])?;
@@ -74,7 +76,7 @@ pub(super) fn lars(
 
 /// The EMA of all tensors, unless `loss` is given and NaN or infinite.
 pub(super) fn ema(gpu: &Gpu, updates: &[Update], loss: Option<&Tensor>, tau: f32) -> Result<()> {
-    in_parts(updates, |tensors, count| {
+    in_launches(updates, |tensors, count| {
         let loss = loss.map_or(Arg::Null, Arg::Tensor);
         let arguments = [tensors, loss, Arg::Float(tau)];
         gpu.launch("update_ema", DType::F32, grid::shared(BLOCKS, count), &arguments)

@@ -1,6 +1,6 @@
 //! Every op on a device against the CPU, at odd sizes, forward and backward.
 
-// Each test program includes this file and uses a part of it.
+// Each test program includes this file and uses some of it.
 #![allow(dead_code)]
 
 use std::rc::Rc;
@@ -103,7 +103,8 @@ impl Bench {
         assert!(near, "{what} in {:?}: differs by {difference:.2e} of {length:.2e}", self.dtype);
     }
 
-    /// Compares an op, forward and backward, on the CPU and there. Gradients are wanted where the CPU gives them.
+    /// Compares an op, forward and backward, on the CPU and there. Gradients are wanted where the
+    /// CPU gives them.
     #[track_caller]
     fn compare<const N: usize, O: Op<N>>(
         &mut self,
@@ -151,7 +152,8 @@ fn bench(place: Place, dtype: DType) -> Bench {
     Bench { place, dtype, random: Stream::new(5, 0, 0, Purpose::View1) }
 }
 
-/// The input of a network: pixels, and the stem's convolution on them, whose channels a device pads.
+/// The input of a network: pixels, and the stem's convolution on them, whose channels a device
+/// pads.
 pub fn input(place: Place, dtype: DType) {
     let mut bench = bench(place, dtype);
     let bytes: Vec<u8> = (0..2 * 13 * 13 * 3).map(|_| bench.random.next_u32() as u8).collect();
@@ -247,7 +249,7 @@ pub fn pooling(place: Place, dtype: DType) {
     for shape in [[2, 9, 9, 8], [1, 6, 7, 64], [3, 1, 1, 8]] {
         let x = bench.map(&shape);
         bench.compare("max-pool", MaxPool::new(3, 2, 1), MaxPool::new(3, 2, 1), [(&x, Map)]);
-        // As behind ReLU, where many values are equal.
+        // As after ReLU, where many values are equal.
         let x = x.relu().unwrap();
         bench.compare(
             "max-pool of zeros",

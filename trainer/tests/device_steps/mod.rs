@@ -1,6 +1,6 @@
-//! Whole steps on a device against the CPU's.
+//! Complete steps on a device against the CPU's.
 
-// Each test program includes this file and uses a part of it.
+// Each test program includes this file and uses some of it.
 #![allow(dead_code)]
 
 use candle_core::{DType, Device, Tensor};
@@ -59,7 +59,8 @@ impl Case {
         Learner::new(&config, device).unwrap()
     }
 
-    /// The micro-batches of a step. Views are patterns, and pairs have 0 to [`BOXES`] boxes, at least one in all.
+    /// The micro-batches of a step. Views are patterns, and pairs have 0 to [`BOXES`] boxes, at
+    /// least one in all.
     fn batches(&self, step: usize) -> Vec<(Batch, Vec<i64>)> {
         (0..self.accumulate).map(|micro| self.batch(step * self.accumulate + micro)).collect()
     }

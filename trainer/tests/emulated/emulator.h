@@ -1,7 +1,8 @@
-// Lets the kernels of src/cuda/kernels be compiled as plain C++ and run on the CPU, so that their arithmetic and indexing are
-// tested without a GPU. Blocks run one after the other. Threads of a kernel with barriers are contexts on stacks of
-// their own, resumed in turn from barrier to barrier; threads of other kernels are iterations of a loop. A barrier that
-// some threads of a block never reach ends the program.
+// Compiles the kernels of src/ops/kernels as plain C++ and runs them on the CPU, so that their
+// arithmetic and indexing are tested without a GPU. Blocks run one after the other. Threads of a
+// kernel with barriers are contexts on stacks of their own, resumed in turn from barrier to
+// barrier; threads of other kernels are iterations of a loop. A barrier that some threads of a
+// block never reach ends the program.
 
 #include <csetjmp>
 #include <cmath>
@@ -159,7 +160,8 @@ void call_kernel(void (*kernel)(Arguments...), void **arguments) {
 #define COOPERATIVE(name, ...) EMULATED_KERNEL(true, name, __VA_ARGS__)
 #define GATHERING(name, ...) EMULATED_KERNEL(true, name, __VA_ARGS__)
 
-// Runs a kernel; 0 if there is none of this name. `arguments` points to each argument, as for cuLaunchKernel.
+// Runs a kernel; 0 if there is none of this name. `arguments` points to each argument, as for
+// cuLaunchKernel.
 extern "C" int launch(const char *name, const unsigned *grid, const unsigned *block, void **arguments) {
     const Entry *entry = entries;
     while (entry != nullptr && strcmp(entry->name, name) != 0) entry = entry->next;

@@ -52,8 +52,8 @@ impl Emulator for CompiledKernels {
         arguments: &mut [*mut c_void],
     ) {
         let name = CString::new(kernel).unwrap();
-        // SAFETY: `launch` of emulator.h has this type, and the arguments are those of the kernel, as the ops under test
-        // claim.
+        // SAFETY: `launch` of emulator.h has this type, and the arguments are those of the kernel,
+        // as the ops under test claim.
         let known = unsafe {
             let launch: Symbol<Kernel> = self.0[usize::from(bf16)].get(b"launch").unwrap();
             launch(name.as_ptr(), blocks.as_ptr(), threads.as_ptr(), arguments.as_mut_ptr())

@@ -1,6 +1,6 @@
 //! The numbers that `scripts/make_goldens_trainer.py` took from PyTorch.
 
-// Each test program includes this file and uses a part of it.
+// Each test program includes this file and uses some of it.
 #![allow(dead_code)]
 
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ impl Golden {
         cases
     }
 
-    /// A tensor of one whole number.
+    /// A tensor of one integer.
     pub fn count(&self, name: impl AsRef<str>) -> usize {
         self.number(name) as usize
     }
@@ -71,7 +71,8 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     if length == 0.0 { difference } else { difference / length }
 }
 
-/// Fails unless `found` has the shape of `expected` and its values within a relative `tolerance` (of the L2 norms).
+/// Fails unless `found` has the shape of `expected` and its values within a relative `tolerance`
+/// (of the L2 norms).
 #[track_caller]
 pub fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
     assert_eq!(found.dims(), expected.dims(), "{what}");

@@ -1,4 +1,4 @@
-//! Writing: few passes, and no new memory.
+//! The encoder: few passes over the pixels, and no new memory.
 
 use std::ops::Range;
 
@@ -7,23 +7,24 @@ use super::header::{
     GREENS, MAX_BITS, ORDER_OF_LENGTHS, PIXEL_BEFORE, prefix, write_header, write_single_symbol,
 };
 use super::huffman::Code;
-use super::simd::{self, Lanes, PIXEL_BYTES, PIXELS, Work};
+use crate::simd::vectorized;
 
-/// Longest run that one reference tells.
+/// Longest run of one reference.
 const MAX_RUN: usize = 4096;
-/// Longest code of a code's length.
+/// Longest code of a code length.
 const MAX_BITS_OF_LENGTH: u8 = 7;
-/// Unlike any pixel's differences.
+/// Unlike the residual of any pixel.
 const NO_PIXEL: u32 = u32::MAX;
-/// Runs are looked for in steps of so many pixels, which spares a comparison for each.
+/// Pixels that are compared at once in the search for runs.
 const GROUP: usize = 4;
-/// More bytes than the header and the codes ever take: a code of lengths and 7 bits a symbol, three times.
+/// More bytes than the header and the codes ever take: a code of lengths and 7 bits a symbol, three
+/// times.
 const HEAD_BYTES: usize = 1024;
 
-/// Encodes one picture after the other in buffers that it keeps. One for each thread.
+/// Encodes one view after the other in buffers that it keeps. One for each thread.
 #[derive(Default)]
 pub(crate) struct WebpEncoder {
-    /// The differences of each pixel: green in the lowest byte, then red and blue.
+    /// The residual of each pixel: green in the lowest byte, then red and blue.
     residuals: Vec<u32>,
     spans: Vec<Span>,
     green: Code<GREENS>,
@@ -32,7 +33,7 @@ pub(crate) struct WebpEncoder {
     of_lengths: Code<16>,
 }
 
-/// Pixels that are told one by one, then how many more there are like the last of them.
+/// Pixels that are coded one by one, then the number of further ones equal to the last of them.
 struct Span {
     literals: Range<usize>,
     run: usize,
@@ -47,9 +48,7 @@ fn find_spans(residuals: &[u32], spans: &mut Vec<Span>) {
     let mut run = 0;
     let mut at = 0;
     for group in residuals.as_chunks::<GROUP>().0 {
-        // Compared as one number each.
-        let same = pulp::cast::<_, u128>(*group) == pulp::cast([before; GROUP]);
-        if same && run < MAX_RUN {
+        if *group == [before; GROUP] && run < MAX_RUN {
             run += GROUP;
         } else {
             if run > 0 {
@@ -73,8 +72,8 @@ fn find_spans(residuals: &[u32], spans: &mut Vec<Span>) {
 
 /// How often each symbol occurs.
 struct Histogram {
-    /// Of green, red and blue, for each place in a group: neighbors are often alike, and an addition to another counter
-    /// need not wait for the one before.
+    /// Of green, red and blue, for each place in a group: neighbors are often alike, and an
+    /// addition to another counter need not wait for the one before.
     tables: [[[u32; 256]; 3]; GROUP],
     runs: [u32; GREENS - 256],
     /// Bits that follow the prefixes of runs.
@@ -128,7 +127,7 @@ impl Coder {
     fn code(&self, pixel: u32) -> (u64, u32) {
         let [green, red, blue, _] = pixel.to_le_bytes().map(usize::from);
         let [green, red, blue] = [self.green[green], self.red[red], self.blue[blue]];
-        // The lengths add up in the lowest byte, of which a shift heeds six bits.
+        // The lengths add up in the lowest byte, of which a shift uses six bits.
         let (to_blue, end) = (green + red, green + red + blue);
         let [green_bits, red_bits, blue_bits] = [green, red, blue].map(|code| u64::from(code >> 8));
         (green_bits | red_bits << (green & 63) | blue_bits << (to_blue & 63), end & 63)
@@ -136,7 +135,8 @@ impl Coder {
 
     #[inline(always)]
     fn write(&self, literals: &[u32], writer: &mut BitWriter<'_>) {
-        // The few numbers of a writer of its own stay in registers; each pair of pixels waits for those of the pair before.
+        // The few numbers of a writer of its own stay in registers; each pair of pixels waits for
+        // those of the pair before.
         let BitWriter { at, buffer, filled, .. } = *writer;
         let mut bits = BitWriter { bytes: &mut *writer.bytes, at, buffer, filled };
         let (pairs, rest) = literals.as_chunks();
@@ -166,24 +166,53 @@ impl Coder {
     }
 }
 
-/// ViewEncoding one picture.
-struct Encode<'a> {
-    encoder: &'a mut WebpEncoder,
-    pixels: &'a [u8],
-    width: usize,
-    height: usize,
-    file: &'a mut Vec<u8>,
+/// Computes the residual of each pixel: from the pixel above, in the top row from the one to its
+/// left.
+#[inline(always)]
+fn predict(pixels: &[[u8; 3]], width: usize, residuals: &mut Vec<u32>) {
+    residuals.resize(pixels.len(), 0);
+    let (first_row, rest) = residuals.split_at_mut(width);
+    subtract(&pixels[..1], &[[0; 3]], first_row);
+    subtract(&pixels[1..], pixels, &mut first_row[1..]);
+    subtract(&pixels[width..], pixels, rest);
 }
 
-impl Work for Encode<'_> {
-    type Output = ();
+/// Pixels less their predictions, then red and blue less green, modulo 256. The compiler
+/// turns the loop into vector instructions.
+#[inline(always)]
+fn subtract(pixels: &[[u8; 3]], predictions: &[[u8; 3]], residuals: &mut [u32]) {
+    for ((residual, pixel), prediction) in residuals.iter_mut().zip(pixels).zip(predictions) {
+        let [red, green, blue] = [0, 1, 2].map(|c| pixel[c].wrapping_sub(prediction[c]));
+        let (red, blue) = (red.wrapping_sub(green), blue.wrapping_sub(green));
+        *residual = u32::from_le_bytes([green, red, blue, 0]);
+    }
+}
+
+impl WebpEncoder {
+    /// Appends `[height, width, 3]` bytes, red first, to `file` as WebP. Width and height are from
+    /// 1 to 16384.
+    pub(crate) fn encode(
+        &mut self,
+        pixels: &[u8],
+        width: usize,
+        height: usize,
+        file: &mut Vec<u8>,
+    ) {
+        let (pixels, _) = pixels.as_chunks();
+        vectorized!(self.encode_pixels(pixels, width, height, file));
+    }
 
     #[inline(always)]
-    fn run(self, lanes: impl Lanes) {
-        let Self { encoder, pixels, width, height, file } = self;
-        predict(lanes, pixels, width, &mut encoder.residuals);
-        find_spans(&encoder.residuals, &mut encoder.spans);
-        let pixel_bits = encoder.build_codes();
+    fn encode_pixels(
+        &mut self,
+        pixels: &[[u8; 3]],
+        width: usize,
+        height: usize,
+        file: &mut Vec<u8>,
+    ) {
+        predict(pixels, width, &mut self.residuals);
+        find_spans(&self.residuals, &mut self.spans);
+        let pixel_bits = self.build_codes();
         let start = file.len();
         // The sizes are filled in at the end.
         file.extend_from_slice(b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0");
@@ -192,14 +221,11 @@ impl Work for Encode<'_> {
         file.resize(body + HEAD_BYTES + pixel_bits.div_ceil(8) + 8, 0);
         let mut bits = BitWriter::new(&mut file[body..]);
         write_header(&mut bits, width, height);
-        encoder.write_codes(&mut bits);
-        let coder = Coder {
-            green: encoder.green.packed(),
-            red: encoder.red.packed(),
-            blue: encoder.blue.packed(),
-        };
-        for span in &encoder.spans {
-            coder.write(&encoder.residuals[span.literals.clone()], &mut bits);
+        self.write_codes(&mut bits);
+        let coder =
+            Coder { green: self.green.packed(), red: self.red.packed(), blue: self.blue.packed() };
+        for span in &self.spans {
+            coder.write(&self.residuals[span.literals.clone()], &mut bits);
             if span.run > 0 {
                 coder.write_run(span.run, &mut bits);
             }
@@ -207,66 +233,13 @@ impl Work for Encode<'_> {
         let stream = bits.finish();
         // Padded to an even number.
         file.truncate(body + stream.next_multiple_of(2));
-        let whole = (file.len() - start - 8) as u32;
-        file[start + 4..start + 8].copy_from_slice(&whole.to_le_bytes());
+        let riff = (file.len() - start - 8) as u32;
+        file[start + 4..start + 8].copy_from_slice(&riff.to_le_bytes());
         file[body - 4..body].copy_from_slice(&(stream as u32).to_le_bytes());
     }
-}
 
-/// Fills in the difference of each pixel.
-#[inline(always)]
-fn predict(lanes: impl Lanes, pixels: &[u8], width: usize, residuals: &mut Vec<u32>) {
-    residuals.resize(pixels.len() / 3, 0);
-    let (first, rest) = residuals.split_at_mut(width);
-    first[0] = u32::from_le_bytes([
-        pixels[1],
-        pixels[0].wrapping_sub(pixels[1]),
-        pixels[2].wrapping_sub(pixels[1]),
-        0,
-    ]);
-    subtract(lanes, &pixels[3..], pixels, &mut first[1..]);
-    subtract(lanes, &pixels[width * 3..], pixels, rest);
-}
-
-/// Pixels less those predicted, as many as `residuals` takes.
-#[inline(always)]
-fn subtract(lanes: impl Lanes, pixels: &[u8], predicted: &[u8], residuals: &mut [u32]) {
-    let mut at = 0;
-    while let (Some(pixels), Some(predicted), Some(out)) = (
-        pixels.get(at * 3..at * 3 + PIXEL_BYTES).and_then(|bytes| bytes.first_chunk()),
-        predicted.get(at * 3..at * 3 + PIXEL_BYTES).and_then(|bytes| bytes.first_chunk()),
-        residuals.get_mut(at..at + PIXELS).and_then(|out| out.first_chunk_mut::<PIXELS>()),
-    ) {
-        *out = lanes.residuals(pixels, predicted);
-        at += PIXELS;
-    }
-    while at < residuals.len() {
-        // The rest, by way of buffers that are long enough to read.
-        let count = (residuals.len() - at).min(PIXELS);
-        let copy = |bytes: &[u8]| {
-            let mut buffer = [0; PIXEL_BYTES];
-            buffer[..count * 3].copy_from_slice(&bytes[at * 3..(at + count) * 3]);
-            buffer
-        };
-        let differences = lanes.residuals(&copy(pixels), &copy(predicted));
-        residuals[at..at + count].copy_from_slice(&differences[..count]);
-        at += count;
-    }
-}
-
-impl WebpEncoder {
-    /// Encodes `[height, width, 3]` bytes, red first, into the end of `file`. Width and height are from 1 to 16384.
-    pub(crate) fn encode(
-        &mut self,
-        pixels: &[u8],
-        width: usize,
-        height: usize,
-        file: &mut Vec<u8>,
-    ) {
-        simd::dispatch(Encode { encoder: self, pixels, width, height, file });
-    }
-
-    /// Counts the symbols and builds a code for each channel. Returns how many bits the pixels will take.
+    /// Counts the symbols and builds a code for each channel. Returns how many bits the pixels will
+    /// take.
     #[inline(always)]
     fn build_codes(&mut self) -> usize {
         let mut histogram =
@@ -345,8 +318,8 @@ mod tests {
         }
     }
 
-    /// Pictures of several kinds.
-    fn pictures(width: usize, height: usize) -> Vec<Vec<u8>> {
+    /// Images of several kinds.
+    fn images(width: usize, height: usize) -> Vec<Vec<u8>> {
         let mut random = random_bytes();
         let count = width * height;
         vec![
@@ -360,8 +333,8 @@ mod tests {
         ]
     }
 
-    /// Differences that are nearly always small: rare ones have codes of up to 15 bits in all three channels, and pairs of
-    /// pixels then fill a whole word.
+    /// Differences that are nearly always small: rare ones have codes of up to 15 bits in all three
+    /// channels, and pairs of pixels then fill a word.
     fn long_codes(count: usize) -> Vec<u8> {
         let mut noise = count as u64;
         let mut random = move || {
@@ -371,26 +344,49 @@ mod tests {
             (noise >> 40) as u32
         };
         let mut level = || {
-            let spread = (random() | 1).leading_zeros().saturating_sub(8);
-            (random() % (1 << spread.min(8))) as u8
+            let bits = (random() | 1).leading_zeros().saturating_sub(8);
+            (random() % (1 << bits.min(8))) as u8
         };
         (0..count).map(|_| level()).collect()
     }
 
     #[test]
-    fn every_picture_comes_back() {
+    fn every_processor_computes_the_same() {
+        let mut random = random_bytes();
+        for width in [1, 7, 64, 1000] {
+            let pixels: Vec<[u8; 3]> = (0..3 * width).map(|_| [(); 3].map(|()| random())).collect();
+            let (mut plain, mut found) = (Vec::new(), Vec::new());
+            for (at, pixel) in pixels.iter().enumerate() {
+                let above = at.checked_sub(if at < width { 1 } else { width });
+                let prediction = above.map_or([0; 3], |above| pixels[above]);
+                let [red, green, blue] =
+                    [0, 1, 2].map(|c| i32::from(pixel[c]) - i32::from(prediction[c]));
+                plain.push(
+                    [green, red - green, blue - green]
+                        .iter()
+                        .rev()
+                        .fold(0, |residual, value| residual << 8 | value.rem_euclid(256) as u32),
+                );
+            }
+            vectorized!(predict(&pixels, width, &mut found));
+            assert_eq!(found, plain);
+        }
+    }
+
+    #[test]
+    fn every_image_comes_back() {
         let mut encoder = WebpEncoder::default();
         for (width, height) in [(1, 1), (2, 1), (1, 3), (17, 5), (224, 224), (300, 700)] {
-            for (index, pixels) in pictures(width, height).iter().enumerate() {
+            for (index, pixels) in images(width, height).iter().enumerate() {
                 let mut file = Vec::new();
                 encoder.encode(pixels, width, height, &mut file);
-                assert!(decoded(&file) == *pixels, "picture {index} of {width} × {height}");
+                assert!(decoded(&file) == *pixels, "image {index} of {width} × {height}");
             }
         }
     }
 
     #[test]
-    fn pictures_with_long_codes_come_back() {
+    fn images_with_long_codes_come_back() {
         let mut encoder = WebpEncoder::default();
         for width in 200..240 {
             let pixels = long_codes(width * 224 * 3);

@@ -10,6 +10,5 @@ mod bits;
 mod encoder;
 mod header;
 mod huffman;
-mod simd;
 
 pub(crate) use encoder::WebpEncoder;

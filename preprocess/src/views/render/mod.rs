@@ -13,10 +13,10 @@ mod color;
 mod planes;
 mod resize;
 
-use pulp::{Arch, Simd, WithSimd};
 use scrl_schemas::{BlurKind, Crop, PrepOptions, ViewParams};
 
 use crate::images::{ImageSize, RgbImage};
+use crate::simd::vectorized;
 use crate::views::method::SOLARIZE_THRESHOLD;
 use blur::GaussianBlur;
 use planes::Planes;
@@ -38,22 +38,11 @@ impl From<&PrepOptions> for RenderOptions {
 }
 
 /// Renders views and reuses its buffers; one for each thread.
+#[derive(Default)]
 pub struct Renderer {
-    arch: Arch,
     resize: Resize,
     planes: Planes,
     gaussian: GaussianBlur,
-}
-
-impl Default for Renderer {
-    fn default() -> Self {
-        Self {
-            arch: Arch::new(),
-            resize: Resize::default(),
-            planes: Planes::default(),
-            gaussian: GaussianBlur::default(),
-        }
-    }
 }
 
 impl Renderer {
@@ -99,7 +88,7 @@ impl Renderer {
         RgbImage { size, pixels }
     }
 
-    /// The steps between bytes and bytes.
+    /// The steps on numbers in [0, 1]: from bytes to planes and back.
     fn render_colors(
         &mut self,
         params: &ViewParams,
@@ -108,45 +97,25 @@ impl Renderer {
         size: usize,
         view: &mut [u8],
     ) {
-        self.planes.resize(size * size);
-        let Self { arch, planes, gaussian: blur, .. } = self;
-        arch.dispatch(Colors { params, gaussian, solarize, size, planes, blur, view });
-    }
-}
-
-/// The color steps of one view. A struct and not a closure, as only what is inlined into
-/// [`WithSimd::with_simd`] is compiled for the widest vectors that the processor has; so everything
-/// it calls is `inline(always)`.
-struct Colors<'a> {
-    params: &'a ViewParams,
-    gaussian: Option<f32>,
-    solarize: bool,
-    size: usize,
-    planes: &'a mut Planes,
-    blur: &'a mut GaussianBlur,
-    view: &'a mut [u8],
-}
-
-impl WithSimd for Colors<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { params, gaussian, solarize, size, planes, blur, view } = self;
-        load(view, planes, size, params.flip);
-        color::apply(planes, params.jitter.as_ref(), params.grayscale);
-        match gaussian {
-            Some(sigma) => blur.apply(
-                planes,
-                size,
-                sigma,
-                #[inline(always)]
-                |row, [red, green, blue]| {
-                    store(&mut view[row * size * 3..][..size * 3], red, green, blue, solarize);
-                },
-            ),
-            None => store(view, &planes.red, &planes.green, &planes.blue, solarize),
-        }
+        let Self { planes, gaussian: blur, .. } = self;
+        planes.resize(size * size);
+        vectorized!({
+            load(view, planes, size, params.flip);
+            color::apply(planes, params.jitter.as_ref(), params.grayscale);
+            match gaussian {
+                Some(sigma) => blur.apply(
+                    planes,
+                    size,
+                    sigma,
+                    #[inline(always)]
+                    |row, [red, green, blue]| {
+                        let line = &mut view[row * size * 3..][..size * 3];
+                        store(line, red, green, blue, solarize);
+                    },
+                ),
+                None => store(view, &planes.red, &planes.green, &planes.blue, solarize),
+            }
+        });
     }
 }
 

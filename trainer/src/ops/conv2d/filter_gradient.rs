@@ -1,21 +1,22 @@
-//! The gradient of the filter: sums over all output pixels of products of an output's gradient and a number of its patch.
+//! The gradient of the filter: sums over all output pixels of products of an output's gradient and
+//! a number of its patch.
 //!
-//! Pixels are taken slab by slab. The gradients of a slab are laid out once, six channels side by side; the patches are
-//! laid out by whoever needs them, [`width`] numbers of each, and used for all output channels while they lie in the
-//! cache.
+//! Pixels are processed slab by slab. The gradients of a slab are laid out once, six channels side
+//! by side; the patches are laid out by whoever needs them, [`width`] numbers of each, and used for
+//! all output channels while they lie in the cache.
 
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::ops::kernel::{ROWS, Sums, Work, copy_line, dispatch, width};
-
-use super::geometry::{Geometry, Pixel};
+use super::block::{ROWS, Sums, copy_line, width};
+use crate::ops::geometry::{Geometry, Pixel};
 
 /// Pixels of a slab.
 const SLAB: usize = 256;
 /// Gradients that are laid out at a time.
 const LAID_OUT: usize = 1 << 22;
-/// Into how many pieces of work a filter is cut, times 16 columns: where it has fewer columns, pixels are divided up as well.
+/// Into how many pieces of work a filter is cut, times 16 columns: where it has fewer columns,
+/// pixels are divided up as well.
 const PIECES: usize = 64;
 
 /// The input and the gradient of the output give the gradient of the filter, `[O, kh, kw, I]`.
@@ -26,13 +27,13 @@ pub(super) fn filter_gradient(g: Geometry, input: &[f32], grad: &[f32]) -> Vec<f
     }
 }
 
-/// The same where so many pixels of a patch's line lie side by side.
+/// The same where `side_by_side` pixels of a patch's line lie side by side.
 fn sum(g: Geometry, input: &[f32], grad: &[f32], side_by_side: usize) -> Vec<f32> {
     let (width, patch) = (width(), g.patch());
     let pixels = g.out_pixels();
     let slabs = pixels.div_ceil(SLAB);
     let panels = patch.div_ceil(width);
-    // By the shape alone, as this decides in which order is summed.
+    // From the shape alone, as this decides the order of the sums.
     let shares = (PIECES * 16 / patch).clamp(1, slabs);
     let blocks = g.o.div_ceil(ROWS);
     // By panel, then share: the sums for all output channels.
@@ -55,7 +56,8 @@ fn sum(g: Geometry, input: &[f32], grad: &[f32], side_by_side: usize) -> Vec<f32
                 let gradients = &laid_out[(slab - first) * blocks * SLAB..][..blocks * SLAB];
                 let pixels = slab * SLAB..((slab + 1) * SLAB).min(pixels);
                 let (segments, patches) = (&segments, &mut patches[..]);
-                dispatch(Slab { g, input, segments, pixels, width, gradients, patches, sums });
+                let slab = Slab { g, input, segments, pixels, width, gradients, patches, sums };
+                Arch::new().dispatch(slab);
             }
         });
     }
@@ -123,11 +125,11 @@ struct Slab<'a> {
     sums: &'a mut [f32],
 }
 
-impl Work for Slab<'_> {
+impl WithSimd for Slab<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { g, input, segments, pixels, width, gradients, patches, sums } = self;
         let count = pixels.len();
         let mut at = Pixel::at(pixels.start, g.out_h, g.out_w);
@@ -162,7 +164,7 @@ impl Work for Slab<'_> {
 
 /// Adds up the shares, in their order, and puts each number where it belongs in the filter.
 fn collect(g: Geometry, sums: &[f32], shares: usize, width: usize) -> Vec<f32> {
-    /// Outputs taken together, whose sums of a panel are a long run of memory.
+    /// Outputs collected together, whose sums of a panel are a long run of memory.
     const OUTPUTS: usize = 32;
     let patch = g.patch();
     let share_size = sums.len() / (patch.div_ceil(width) * shares);

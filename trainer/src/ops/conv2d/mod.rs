@@ -1,26 +1,27 @@
 //! Convolution, and both of its gradients, on maps `[N, H, W, C]`.
 //!
-//! In this layout the channels of a pixel lie side by side, so on the CPU all three are sums of products of runs of memory
-//! with parts of the filter; [`super::kernel`] computes them a block at a time.
+//! In this layout the channels of a pixel lie side by side, so on the CPU all three are sums of
+//! products of runs of memory with parts of the filter; [`block`] computes them a block at a time.
 
-pub(crate) mod device;
+mod block;
+mod device;
 mod filter_gradient;
-pub(crate) mod geometry;
 mod products;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::autograd::Op;
-use super::f32s;
+use super::cpu::f32s;
+use super::geometry::Geometry;
 use super::gpu::Gpu;
 use filter_gradient::filter_gradient;
-use geometry::Geometry;
 use products::{data_gradient, forward};
 
-/// A convolution without bias: `[N, H, W, I]` with a filter `[O, kh, kw, I]` gives `[N, H', W', O]`.
+/// A convolution without bias: `[N, H, W, I]` with a filter `[O, kh, kw, I]` gives
+/// `[N, H', W', O]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {
-    /// Step between neighbouring output pixels, in input pixels, both ways.
+    /// Step between neighboring output pixels, in input pixels, both ways.
     pub stride: usize,
     /// Zeros around the input, in pixels, all sides.
     pub padding: usize,
@@ -28,12 +29,19 @@ pub struct Conv2d {
     pub input_gradient: bool,
 }
 
+impl Conv2d {
+    fn geometry(&self, x: &Tensor, filter: &Tensor) -> Result<Geometry> {
+        Geometry::new(self.stride, self.padding, x.dims(), filter.dims())
+    }
+}
+
 impl Op<2> for Conv2d {
     fn forward(&mut self, [x, filter]: [&Tensor; 2]) -> Result<Tensor> {
         if let Some(gpu) = Gpu::of(x) {
-            return device::forward(&gpu, self, x, filter);
+            let filter = device::matching_filter(x, filter)?;
+            return device::forward(&gpu, &self.geometry(x, &filter)?, x, &filter);
         }
-        let g = Geometry::new(self, x.dims(), filter.dims())?;
+        let g = self.geometry(x, filter)?;
         let y = forward(g, &f32s(x)?, &f32s(filter)?);
         Tensor::from_vec(y, (g.n, g.out_h, g.out_w, g.o), x.device())
     }
@@ -45,9 +53,15 @@ impl Op<2> for Conv2d {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
         if let Some(gpu) = Gpu::of(x) {
-            return device::backward(&gpu, self, x, filter, grad);
+            let channels = filter.dim(3)?;
+            let filter = device::matching_filter(x, filter)?;
+            let g = self.geometry(x, &filter)?;
+            let (dx, dfilter) =
+                device::backward(&gpu, &g, [x, &filter, grad], self.input_gradient)?;
+            let dfilter = dfilter.narrow(3, 0, channels)?.to_dtype(DType::F32)?.contiguous()?;
+            return Ok([dx, Some(dfilter)]);
         }
-        let g = Geometry::new(self, x.dims(), filter.dims())?;
+        let g = self.geometry(x, filter)?;
         let (numbers, weights, grad) = (f32s(x)?, f32s(filter)?, f32s(grad)?);
         let dx = match self.input_gradient {
             true => {

@@ -1,12 +1,12 @@
-//! The forward pass and the gradient of the input: each output is a sum over taps, and within a tap over channels that lie
-//! side by side in memory. Blocks of six output pixels and a few channels read them from where they are; nothing is laid
-//! out as patches.
+//! The forward pass and the gradient of the input: each output is a sum over taps, and within a tap
+//! over channels that lie side by side in memory. Blocks of six output pixels and a few channels
+//! read them from where they are; nothing is laid out as patches.
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::ops::kernel::{ROWS, Sums, Work, dispatch, width};
-
-use super::geometry::{Geometry, Pixel};
+use super::block::{ROWS, Sums, width};
+use crate::ops::geometry::{Geometry, Pixel};
 
 /// Numbers of the source that the blocks of a chunk should read at most, to find them in the cache.
 const CHUNK_NUMBERS: usize = 1 << 16;
@@ -14,7 +14,8 @@ const CHUNK_NUMBERS: usize = 1 << 16;
 const CHUNK_MIN_PIXELS: usize = 96;
 /// The most.
 const CHUNK_MAX_PIXELS: usize = 1536;
-/// Sums go back to memory after so many terms: the part of the filter that they read then stays in the cache.
+/// Terms after which sums go back to memory: the part of the filter that they read then stays in
+/// the cache.
 const TERMS: usize = 384;
 /// Stands for a place in the padding.
 const NOWHERE: usize = usize::MAX;
@@ -50,7 +51,8 @@ pub(super) fn data_gradient(g: Geometry, grad: &[f32], filter: &[f32]) -> Vec<f3
         .compute(g.pixels())
 }
 
-/// A filter laid out for blocks: panels of [`width`] outputs, in which each term's factors lie side by side.
+/// A filter laid out for blocks: panels of [`width`] outputs, in which each term's factors lie side
+/// by side.
 struct Panels {
     numbers: Vec<f32>,
     outputs: usize,
@@ -111,7 +113,7 @@ struct Products<'a, Offset> {
     source: &'a [f32],
     panels: Panels,
     taps: usize,
-    /// Pixels see the same taps as those so many further on, both ways.
+    /// Pixels this far apart, both ways, see the same taps.
     stride: usize,
     h: usize,
     w: usize,
@@ -129,7 +131,8 @@ impl<Offset: Fn(Pixel, usize) -> Option<usize> + Sync> Products<'_, Offset> {
             let first = index * chunk;
             let blocks = self.blocks(first..first + output.len() / outputs);
             let Self { source, panels, .. } = self;
-            dispatch(Chunk { source, zeros: &zeros, panels, blocks: &blocks, output });
+            let chunk = Chunk { source, zeros: &zeros, panels, blocks: &blocks, output };
+            Arch::new().dispatch(chunk);
         });
         result
     }
@@ -187,11 +190,11 @@ struct Chunk<'a> {
     output: &'a mut [f32],
 }
 
-impl Work for Chunk<'_> {
+impl WithSimd for Chunk<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: pulp::Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { source, zeros, panels, blocks, output } = self;
         let count = blocks.outputs.len();
         let group = (TERMS / panels.terms).clamp(1, panels.taps);

@@ -1,4 +1,5 @@
-//! How the kernels' work is laid out over blocks and threads. The constants are those of `kernels/`.
+//! How the kernels' work is laid out over blocks and threads. The constants are those of
+//! `kernels/`.
 
 use candle_core::{DType, Result, bail};
 
@@ -8,10 +9,10 @@ const THREADS: usize = 256;
 /// Packs of channels side by side in a block: a warp's width.
 const MOST_PACKS: usize = 32;
 
-/// Blocks that fill the GPUs of today several times over; sums are cut into about so many pieces.
+/// Blocks that fill the GPUs of today several times over; sums are cut into about as many pieces.
 const BLOCKS: usize = 1056;
 
-/// Rows a thread takes where nothing is summed.
+/// Rows of a thread where nothing is summed.
 const ROWS_PER_THREAD: usize = 8;
 
 /// Columns, and threads that share them, of a block that adds up columns (`COLUMNS`, `SHARERS`).
@@ -33,7 +34,7 @@ pub(crate) fn lanes(dtype: DType) -> usize {
     PACK_BYTES / dtype.size_in_bytes()
 }
 
-/// Packs of so many numbers, in rows of `channels`.
+/// The packs of `count` numbers in rows of `channels`.
 pub(crate) fn packs(count: usize, channels: usize, dtype: DType) -> Result<usize> {
     match lanes(dtype) {
         lanes if channels.is_multiple_of(lanes) => Ok(count / lanes),
@@ -41,7 +42,7 @@ pub(crate) fn packs(count: usize, channels: usize, dtype: DType) -> Result<usize
     }
 }
 
-/// A thread each, counted in 32 bits.
+/// A grid of `threads` threads, counted in 32 bits.
 pub(crate) fn line(threads: usize) -> Result<Grid> {
     if u32::try_from(threads).is_err() {
         bail!(
@@ -51,7 +52,7 @@ pub(crate) fn line(threads: usize) -> Result<Grid> {
     Ok(Grid { blocks: [threads.div_ceil(THREADS) as u32, 1], threads: [THREADS as u32, 1] })
 }
 
-/// A block each.
+/// A grid of `count` blocks.
 pub(crate) fn blocks(count: usize) -> Result<Grid> {
     match i32::try_from(count) {
         Ok(count) => Ok(Grid { blocks: [count as u32, 1], threads: [THREADS as u32, 1] }),
@@ -61,12 +62,12 @@ pub(crate) fn blocks(count: usize) -> Result<Grid> {
     }
 }
 
-/// So many blocks along x for each of `tensors`.
+/// A grid of `blocks` blocks along x for each of `tensors` along y.
 pub(crate) fn shared(blocks: usize, tensors: usize) -> Grid {
     Grid { blocks: [blocks as u32, tensors as u32], threads: [THREADS as u32, 1] }
 }
 
-/// Blocks that add up columns.
+/// A grid of blocks that add up `count` columns.
 pub(crate) fn columns(count: usize) -> Grid {
     Grid { blocks: [count.div_ceil(COLUMNS) as u32, 1], threads: [COLUMNS as u32, SHARERS as u32] }
 }
@@ -86,7 +87,7 @@ impl Tiles {
         })
     }
 
-    /// Tiles of which each thread takes a few rows.
+    /// Tiles with a few rows for each thread.
     pub fn mapped(rows: usize, channels: usize, dtype: DType) -> Result<Self> {
         Self::new(rows, channels, dtype, |_, high| high * ROWS_PER_THREAD)
     }
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernels_cannot_count_is_refused() {
+    fn counts_beyond_the_kernels_are_refused() {
         assert!(line(1 << 32).is_err());
         assert!(packs(30, 10, DType::BF16).unwrap_err().to_string().contains("no multiple of 8"));
     }

@@ -1,37 +1,20 @@
-//! How batches come to a device and losses from it, without the host waiting for the work in between.
+//! Copies of batches to a device and of losses from it, without the host waiting for the work in
+//! between.
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
+use super::array::Array;
 #[cfg(feature = "cuda")]
 use super::cuda::transfer::{CudaFetch, CudaTransfers};
 
-/// Numbers of the host.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)] // Named after the tensors' types.
-pub enum Array<'a> {
-    U8(&'a [u8]),
-    F32(&'a [f32]),
-    I64(&'a [i64]),
-}
-
-impl Array<'_> {
-    fn to_tensor(self, shape: &Shape, device: &Device) -> Result<Tensor> {
-        match self {
-            Self::U8(numbers) => Tensor::from_slice(numbers, shape, device),
-            Self::F32(numbers) => Tensor::from_slice(numbers, shape, device),
-            Self::I64(numbers) => Tensor::from_slice(numbers, shape, device),
-        }
-    }
-}
-
-/// The ways to and from a device.
+/// Copies to and from a device.
 pub struct Transfers {
     device: Device,
     #[cfg(feature = "cuda")]
     cuda: Option<CudaTransfers>,
 }
 
-/// Numbers on their way from a device.
+/// A copy from a device that is under way.
 pub struct Fetch(Way);
 
 enum Way {
@@ -53,13 +36,13 @@ impl Transfers {
         })
     }
 
-    /// Whether the device works on while the host goes on.
+    /// Whether host and device work at the same time.
     pub fn is_asynchronous(&self) -> bool {
         !self.device.is_cpu()
     }
 
-    /// The arrays as tensors of the device. On a GPU the copies do not wait for the work that the device was given before,
-    /// and the tensors are good until the call after the next.
+    /// The arrays as tensors of the device. On a GPU the copies do not wait for work that was
+    /// enqueued before, and the tensors are valid until the call after the next.
     pub fn upload(&mut self, arrays: &[(Array, Shape)]) -> Result<Vec<Tensor>> {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &mut self.cuda {
@@ -68,7 +51,8 @@ impl Transfers {
         arrays.iter().map(|(array, shape)| array.to_tensor(shape, &self.device)).collect()
     }
 
-    /// Begins to copy the numbers of `tensor` to the host, as they are after the work that the device has been given.
+    /// Begins to copy the numbers of `tensor` to the host, as they are after the work enqueued so
+    /// far.
     pub fn fetch(&mut self, tensor: &Tensor) -> Result<Fetch> {
         let tensor = tensor.flatten_all()?.to_dtype(DType::F32)?;
         #[cfg(feature = "cuda")]

@@ -1,8 +1,8 @@
 // What all kernels share: the numbers of feature maps, and packs of 16 bytes of them.
 //
-// The sources are compiled once for each precision. SCRL_BF16 makes `scalar` bfloat16, otherwise it is float. Sums,
-// statistics and whatever is kept between steps are float32 or float64 in both. No kernel adds with atomics: every sum has
-// an order that depends on the shapes alone.
+// The sources are compiled once for each precision. SCRL_BF16 makes `scalar` bfloat16, otherwise it
+// is float. Sums, statistics and whatever is kept between steps are float32 or float64 in both. No
+// kernel adds with atomics: every sum has an order that depends on the shapes alone.
 
 // Most threads of a block; of a block of one dimension, all.
 #define THREADS 256
@@ -47,7 +47,9 @@ __device__ inline unsigned pair_of_bf16(float low, float high) {
 __device__ inline float to_float(float value) { return value; }
 
 #ifdef SCRL_BF16
-__device__ inline float to_float(scalar value) { return __uint_as_float((unsigned)value.bits << 16); }
+__device__ inline float to_float(scalar value) {
+    return __uint_as_float((unsigned)value.bits << 16);
+}
 
 __device__ inline scalar to_scalar(float value) {
     scalar result;
@@ -90,7 +92,7 @@ __device__ inline void store_pack(scalar *to, const float (&values)[LANES]) {
     *reinterpret_cast<uint4 *>(to) = raw;
 }
 
-// As many float32 as a pack has numbers.
+// LANES float32.
 __device__ inline void load_floats(const float *from, float (&values)[LANES]) {
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) values[lane] = from[lane];
@@ -109,7 +111,8 @@ __device__ inline double block_sum(double value, double *scratch) {
     return scratch[0];
 }
 
-// Columns, and rows of threads that share them, of the kernels whose blocks are COLUMNS by SHARERS threads.
+// Columns, and rows of threads that share them, of the kernels whose blocks are COLUMNS by SHARERS
+// threads.
 #define COLUMNS 32
 #define SHARERS 32
 
@@ -119,7 +122,8 @@ __device__ inline double sum_of_sharers(double value, double (*scratch)[COLUMNS]
     scratch[threadIdx.y][threadIdx.x] = value;
     __syncthreads();
     for (int half = SHARERS / 2; half > 0; half /= 2) {
-        if ((int)threadIdx.y < half) scratch[threadIdx.y][threadIdx.x] += scratch[threadIdx.y + half][threadIdx.x];
+        if ((int)threadIdx.y < half)
+            scratch[threadIdx.y][threadIdx.x] += scratch[threadIdx.y + half][threadIdx.x];
         __syncthreads();
     }
     return scratch[0][threadIdx.x];

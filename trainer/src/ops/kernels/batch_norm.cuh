@@ -1,8 +1,9 @@
 // Batch norm on matrices of `rows` pixels by `channels`, with what surrounds it in a ResNet.
 //
-// A block is blockDim.x packs of channels wide and walks `rows_per_block` rows in steps of blockDim.y, so that each
-// thread keeps its channels' factors in registers. Rows go along blockIdx.x, which may be long, channels along
-// blockIdx.y. `statistics` are [2, channels]: mean, then biased variance.
+// A block is blockDim.x packs of channels wide and `rows_per_block` rows high; rows are read in
+// steps of blockDim.y, so that each thread keeps its channels' factors in registers. Rows go along
+// blockIdx.x, which may be long, channels along blockIdx.y. `statistics` are [2, channels]: mean,
+// then biased variance.
 
 // What a thread works on.
 struct Tile {
@@ -27,19 +28,22 @@ __device__ inline long long at(int row, int channels, int channel) {
 }
 
 // A channel's share of y = x·factor + summand = (x − mean) / √(variance + ε) · weight + bias.
-__device__ inline void load_scale(const float *statistics, const float *weight, const float *bias, int channels,
-                                  int channel, float (&factor)[LANES], float (&summand)[LANES]) {
+__device__ inline void load_scale(const float *statistics, const float *weight, const float *bias,
+                                  int channels, int channel, float (&factor)[LANES],
+                                  float (&summand)[LANES]) {
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        const float mean = statistics[channel + lane], variance = statistics[channels + channel + lane];
+        const float mean = statistics[channel + lane],
+                    variance = statistics[channels + channel + lane];
         factor[lane] = 1.0f / sqrtf(variance + BATCH_NORM_EPSILON) * weight[channel + lane];
         summand[lane] = bias[channel + lane] - mean * factor[lane];
     }
 }
 
-// Joins mean and sum of squared differences of `count` rows with those of `other_count` rows (Chan, Golub, LeVeque).
-__device__ inline void join_moments(float &mean, float &m2, float count, float other_mean, float other_m2,
-                                    float other_count) {
+// Joins mean and sum of squared differences of `count` rows with those of `other_count` rows (Chan,
+// Golub, LeVeque).
+__device__ inline void join_moments(float &mean, float &m2, float count, float other_mean,
+                                    float other_m2, float other_count) {
     if (other_count == 0.0f) return;
     const float total = count + other_count;
     const float delta = other_mean - mean;
@@ -48,8 +52,8 @@ __device__ inline void join_moments(float &mean, float &m2, float count, float o
 }
 
 // A block's two sums of each channel, as its piece of pieces [gridDim.x, 2, channels].
-__device__ inline void store_piece(float *pieces, const Tile &tile, int channels, const float (&first)[LANES],
-                                   const float (&second)[LANES]) {
+__device__ inline void store_piece(float *pieces, const Tile &tile, int channels,
+                                   const float (&first)[LANES], const float (&second)[LANES]) {
     float *to = pieces + (long long)blockIdx.x * 2 * channels + tile.channel;
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
@@ -58,8 +62,10 @@ __device__ inline void store_piece(float *pieces, const Tile &tile, int channels
     }
 }
 
-// Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.x, 2, channels].
-COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channels, int rows_per_block) {
+// Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.x, 2,
+// channels].
+COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channels,
+            int rows_per_block) {
     __shared__ float means[THREADS][LANES];
     __shared__ float squares[THREADS][LANES];
     __shared__ float counts[THREADS];
@@ -96,14 +102,15 @@ COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channel
         if ((int)threadIdx.y + half < active) {
 #pragma unroll
             for (int lane = 0; lane < LANES; ++lane) {
-                join_moments(means[thread][lane], squares[thread][lane], counts[thread], means[other][lane],
-                             squares[other][lane], counts[other]);
+                join_moments(means[thread][lane], squares[thread][lane], counts[thread],
+                             means[other][lane], squares[other][lane], counts[other]);
             }
             counts[thread] += counts[other];
         }
         active = half;
     }
-    if (threadIdx.y == 0 && tile.inside) store_piece(pieces, tile, channels, means[thread], squares[thread]);
+    if (threadIdx.y == 0 && tile.inside)
+        store_piece(pieces, tile, channels, means[thread], squares[thread]);
 }
 
 __device__ inline double rows_of_piece(int piece, int rows, int rows_per_block) {
@@ -111,8 +118,8 @@ __device__ inline double rows_of_piece(int piece, int rows, int rows_per_block) 
 }
 
 // The pieces of batch_moments become the statistics.
-GATHERING(batch_statistics, const float *pieces, int piece_count, float *statistics, int rows, int channels,
-          int rows_per_block) {
+GATHERING(batch_statistics, const float *pieces, int piece_count, float *statistics, int rows,
+          int channels, int rows_per_block) {
     __shared__ double scratch[SHARERS][COLUMNS];
     const int channel = blockIdx.x * COLUMNS + threadIdx.x;
     const bool inside = channel < channels;
@@ -134,16 +141,17 @@ GATHERING(batch_statistics, const float *pieces, int piece_count, float *statist
     statistics[channels + channel] = (float)variance;
 }
 
-// Running mean and variance move towards the batch's; `unbiased` is the factor that makes its variance unbiased.
-KERNEL(update_running, const float *statistics, float *mean, float *variance, int channels, float unbiased,
-       float momentum) {
+// Running mean and variance move towards the batch's; `unbiased` is the factor that makes its
+// variance unbiased.
+KERNEL(update_running, const float *statistics, float *mean, float *variance, int channels,
+       float unbiased, float momentum) {
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
     if (channel >= channels) return;
     mean[channel] += momentum * (statistics[channel] - mean[channel]);
     variance[channel] += momentum * (statistics[channels + channel] * unbiased - variance[channel]);
 }
 
-// y = x·factor + summand, plus the residual where there is one, then ReLU where asked for.
+// y = x·factor + summand, plus the residual where there is one, then ReLU if `relu`.
 KERNEL(batch_norm, const scalar *x, const float *statistics, const float *weight, const float *bias,
        const scalar *residual, scalar *y, int rows, int channels, int rows_per_block, int relu) {
     const Tile tile = tile_of(rows, channels, rows_per_block);
@@ -167,12 +175,12 @@ KERNEL(batch_norm, const scalar *x, const float *statistics, const float *weight
     }
 }
 
-// Where the gradient of a batch norm's result is let through.
+// Where the gradient of a batch norm's result is passed on.
 #define MASK_NONE 0    // everywhere
 #define MASK_OWN 1     // where x·factor + summand > 0: ReLU followed directly
 #define MASK_RESULT 2  // where the result of ReLU, given as a map, is positive
 
-// dy behind ReLU, for a pack of one row.
+// dy before ReLU, for a pack of one row.
 __device__ inline void masked_gradient(float (&gradient)[LANES], const float (&value)[LANES],
                                        const float (&factor)[LANES], const float (&summand)[LANES],
                                        const scalar *result, int mask) {
@@ -186,11 +194,11 @@ __device__ inline void masked_gradient(float (&gradient)[LANES], const float (&v
     }
 }
 
-// Σ dy·(x − mean) and Σ dy of each channel over a block's rows: pieces [gridDim.x, 2, channels]. The masked gradient is
-// written to `masked` where that is given.
+// Σ dy·(x − mean) and Σ dy of each channel over a block's rows: pieces [gridDim.x, 2, channels].
+// The masked gradient is written to `masked` where that is given.
 COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *result, int mask,
-            const float *statistics, const float *weight, const float *bias, float *pieces, scalar *masked, int rows,
-            int channels, int rows_per_block) {
+            const float *statistics, const float *weight, const float *bias, float *pieces,
+            scalar *masked, int rows, int channels, int rows_per_block) {
     __shared__ float products[THREADS][LANES];
     __shared__ float plain[THREADS][LANES];
     const Tile tile = tile_of(rows, channels, rows_per_block);
@@ -230,13 +238,15 @@ COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *re
         }
         active = half;
     }
-    if (threadIdx.y == 0 && tile.inside) store_piece(pieces, tile, channels, products[thread], plain[thread]);
+    if (threadIdx.y == 0 && tile.inside)
+        store_piece(pieces, tile, channels, products[thread], plain[thread]);
 }
 
-// The pieces of batch_norm_sums become the gradients of weight and bias, and the coefficients [2, channels] of
-// dx = dy·factor + x·slope + offset.
-GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, const float *statistics, const float *weight,
-          float *dweight, float *dbias, float *coefficients, int rows, int channels) {
+// The pieces of batch_norm_sums become the gradients of weight and bias, and the coefficients [2,
+// channels] of dx = dy·factor + x·slope + offset.
+GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, const float *statistics,
+          const float *weight, float *dweight, float *dbias, float *coefficients, int rows,
+          int channels) {
     __shared__ double scratch[SHARERS][COLUMNS];
     const int channel = blockIdx.x * COLUMNS + threadIdx.x;
     const bool inside = channel < channels;
@@ -261,8 +271,9 @@ GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, const f
 }
 
 // dx = dy·factor + x·slope + offset, dy masked as in batch_norm_sums.
-KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const float *statistics, const float *weight,
-       const float *bias, const float *coefficients, scalar *dx, int rows, int channels, int rows_per_block) {
+KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const float *statistics,
+       const float *weight, const float *bias, const float *coefficients, scalar *dx, int rows,
+       int channels, int rows_per_block) {
     const Tile tile = tile_of(rows, channels, rows_per_block);
     if (!tile.inside) return;
     float factor[LANES], summand[LANES], slope[LANES], offset[LANES];
@@ -278,7 +289,8 @@ KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const f
         masked_gradient(gradient, value, factor, summand, nullptr, mask);
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {
-            gradient[lane] = gradient[lane] * factor[lane] + value[lane] * slope[lane] + offset[lane];
+            gradient[lane] =
+                gradient[lane] * factor[lane] + value[lane] * slope[lane] + offset[lane];
         }
         store_pack(dx + place, gradient);
     }

@@ -7,7 +7,8 @@ KERNEL(add_bias, scalar *matrix, const float *bias, int rows, int columns) {
     matrix[index] = to_scalar(to_float(matrix[index]) + bias[index % columns]);
 }
 
-// The sum of each column of a matrix [rows, columns]. A block takes COLUMNS columns, so that reads are side by side.
+// The sum of each column of a matrix [rows, columns]. A block takes COLUMNS columns, so that reads
+// are side by side.
 GATHERING(column_sums, const scalar *matrix, float *sums, int rows, int columns) {
     __shared__ double scratch[SHARERS][COLUMNS];
     const int column = blockIdx.x * COLUMNS + threadIdx.x;

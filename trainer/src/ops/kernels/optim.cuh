@@ -1,5 +1,6 @@
-// LARS and the EMA of the target network over many tensors at once. The tensors' addresses come with the launch, so that
-// nothing has to be copied ahead. blockIdx.y is the tensor; the blocks along blockIdx.x share its numbers.
+// LARS and the EMA of the target network over many tensors at once. The tensors' addresses come
+// with the launch, so that nothing has to be copied ahead. blockIdx.y is the tensor; the blocks
+// along blockIdx.x share its numbers.
 
 // The factor between a tensor's norm and the length of its step, and what keeps it finite.
 #define TRUST 0.001
@@ -19,9 +20,11 @@ struct Tensors {
 // Σp² and Σg² over the numbers of a block: sums [gridDim.y, gridDim.x, 2].
 COOPERATIVE(lars_norms, const Tensors tensors, double *sums) {
     __shared__ double scratch[THREADS];
-    const float *parameters = tensors.parameters[blockIdx.y], *gradients = tensors.gradients[blockIdx.y];
+    const float *parameters = tensors.parameters[blockIdx.y],
+                *gradients = tensors.gradients[blockIdx.y];
     double parameter = 0.0, gradient = 0.0;
-    for (int i = blockIdx.x * THREADS + threadIdx.x; i < tensors.counts[blockIdx.y]; i += gridDim.x * THREADS) {
+    for (int i = blockIdx.x * THREADS + threadIdx.x; i < tensors.counts[blockIdx.y];
+         i += gridDim.x * THREADS) {
         parameter += (double)parameters[i] * parameters[i];
         gradient += (double)gradients[i] * gradients[i];
     }
@@ -34,10 +37,11 @@ COOPERATIVE(lars_norms, const Tensors tensors, double *sums) {
     }
 }
 
-// v ← momentum·v + d, p ← p − lr·v with d = (g + decay·p)·trust·‖p‖ / (‖g‖ + decay·‖p‖ + ε) for adapted tensors whose
-// norms are positive, and g for others. Nothing moves while the loss is NaN or infinite.
-COOPERATIVE(lars_update, const Tensors tensors, const double *sums, const float *loss, float lr, float momentum,
-            double decay) {
+// v ← momentum·v + d, p ← p − lr·v with d = (g + decay·p)·trust·‖p‖ / (‖g‖ + decay·‖p‖ + ε) for
+// adapted tensors whose norms are positive, and g for others. Nothing moves while the loss is NaN
+// or infinite.
+COOPERATIVE(lars_update, const Tensors tensors, const double *sums, const float *loss, float lr,
+            float momentum, double decay) {
     __shared__ double scratch[THREADS];
     if (!isfinite(*loss)) return;
     float ratio = 1.0f, tensor_decay = 0.0f;
@@ -49,26 +53,32 @@ COOPERATIVE(lars_update, const Tensors tensors, const double *sums, const float 
             parameter += mine[2 * i];
             gradient += mine[2 * i + 1];
         }
-        const double length = sqrt(block_sum(parameter, scratch)), slope = sqrt(block_sum(gradient, scratch));
-        if (length > 0.0 && slope > 0.0) ratio = (float)(TRUST * length / (slope + decay * length + LARS_EPSILON));
+        const double length = sqrt(block_sum(parameter, scratch)),
+                     slope = sqrt(block_sum(gradient, scratch));
+        if (length > 0.0 && slope > 0.0)
+            ratio = (float)(TRUST * length / (slope + decay * length + LARS_EPSILON));
         tensor_decay = (float)decay;
     }
-    float *parameters = tensors.parameters[blockIdx.y], *velocities = tensors.velocities[blockIdx.y];
+    float *parameters = tensors.parameters[blockIdx.y],
+          *velocities = tensors.velocities[blockIdx.y];
     const float *gradients = tensors.gradients[blockIdx.y];
-    for (int i = blockIdx.x * THREADS + threadIdx.x; i < tensors.counts[blockIdx.y]; i += gridDim.x * THREADS) {
-        const float velocity = momentum * velocities[i] + (gradients[i] + tensor_decay * parameters[i]) * ratio;
+    for (int i = blockIdx.x * THREADS + threadIdx.x; i < tensors.counts[blockIdx.y];
+         i += gridDim.x * THREADS) {
+        const float velocity =
+            momentum * velocities[i] + (gradients[i] + tensor_decay * parameters[i]) * ratio;
         velocities[i] = velocity;
         parameters[i] -= lr * velocity;
     }
 }
 
-// ξ ← τ ξ + (1 − τ) θ, with ξ the `parameters` and θ in place of the `gradients`; not while a loss, where one is given, is
-// NaN or infinite.
+// ξ ← τ ξ + (1 − τ) θ, with ξ the `parameters` and θ in place of the `gradients`; not while a loss,
+// where one is given, is NaN or infinite.
 KERNEL(update_ema, const Tensors tensors, const float *loss, float tau) {
     if (loss != nullptr && !isfinite(*loss)) return;
     float *target = tensors.parameters[blockIdx.y];
     const float *online = tensors.gradients[blockIdx.y];
-    for (int i = blockIdx.x * THREADS + threadIdx.x; i < tensors.counts[blockIdx.y]; i += gridDim.x * THREADS) {
+    for (int i = blockIdx.x * THREADS + threadIdx.x; i < tensors.counts[blockIdx.y];
+         i += gridDim.x * THREADS) {
         target[i] = tau * target[i] + (1.0f - tau) * online[i];
     }
 }

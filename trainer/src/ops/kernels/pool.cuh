@@ -1,7 +1,7 @@
 // Pixels to input, the stem's max-pool, and the mean of a map.
 
-// Bytes [pixels, 3] → (v / 255 − mean) / std as [pixels, LANES], a pack a pixel; the channels behind the third are zeros,
-// so that the stem's convolution reads whole packs, as tensor cores want them.
+// Bytes [pixels, 3] → (v / 255 − mean) / std as [pixels, LANES], a pack a pixel; the channels after
+// the third are zeros, so that the stem's convolution reads full packs, as tensor cores need them.
 KERNEL(normalize_pixels, const unsigned char *bytes, scalar *out, long long pixels) {
     const long long pixel = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= pixels) return;
@@ -9,12 +9,14 @@ KERNEL(normalize_pixels, const unsigned char *bytes, scalar *out, long long pixe
     float value[LANES] = {};
 #pragma unroll
     for (int channel = 0; channel < 3; ++channel) {
-        value[channel] = ((float)bytes[3 * pixel + channel] / 255.0f - mean[channel]) / deviation[channel];
+        value[channel] =
+            ((float)bytes[3 * pixel + channel] / 255.0f - mean[channel]) / deviation[channel];
     }
     store_pack(out + pixel * LANES, value);
 }
 
-// Winners are packed into words of four, the first in the lowest byte. Threads of both kernels are counted in 32 bits.
+// Winners are packed into words of four, the first in the lowest byte. Threads of both kernels are
+// counted in 32 bits.
 //
 // Sizes of a max-pool with windows of 3 by 3, stride 2, one pixel outside.
 struct Pool {
@@ -31,10 +33,10 @@ __device__ inline Pool pool_of(int height, int width, int channels) {
     return pool;
 }
 
-// The largest of each window: x [n, height, width, channels] → y [n, height', width', channels]. `winners` notes which of
-// the nine pixels won, the first of equal ones.
-KERNEL(max_pool, const scalar *x, scalar *y, unsigned char *winners, int images, int height, int width,
-       int channels) {
+// The largest of each window: x [n, height, width, channels] → y [n, height', width', channels].
+// `winners` records which of the nine pixels won, the first of equal ones.
+KERNEL(max_pool, const scalar *x, scalar *y, unsigned char *winners, int images, int height,
+       int width, int channels) {
     const Pool pool = pool_of(height, width, channels);
     const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= (unsigned)images * pool.out_height * pool.out_width * pool.packs) return;
@@ -63,14 +65,14 @@ KERNEL(max_pool, const scalar *x, scalar *y, unsigned char *winners, int images,
     unsigned *words = reinterpret_cast<unsigned *>(winners + (long long)index * LANES);
 #pragma unroll
     for (int lane = 0; lane < LANES; lane += 4) {
-        words[lane / 4] =
-            winner[lane] | winner[lane + 1] << 8 | winner[lane + 2] << 16 | (unsigned)winner[lane + 3] << 24;
+        words[lane / 4] = winner[lane] | winner[lane + 1] << 8 | winner[lane + 2] << 16 |
+                          (unsigned)winner[lane + 3] << 24;
     }
 }
 
 // The gradient of what was pooled: each pixel gathers from the up to four windows in which it won.
-KERNEL(max_pool_backward, const scalar *dy, const unsigned char *winners, scalar *dx, int images, int height,
-       int width, int channels) {
+KERNEL(max_pool_backward, const scalar *dy, const unsigned char *winners, scalar *dx, int images,
+       int height, int width, int channels) {
     const Pool pool = pool_of(height, width, channels);
     const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= (unsigned)images * height * width * pool.packs) return;
@@ -82,7 +84,8 @@ KERNEL(max_pool_backward, const scalar *dy, const unsigned char *winners, scalar
     for (int out_y = in_y / 2; out_y <= (in_y + 1) / 2 && out_y < pool.out_height; ++out_y) {
         for (int out_x = in_x / 2; out_x <= (in_x + 1) / 2 && out_x < pool.out_width; ++out_x) {
             const int tap = (in_y - (2 * out_y - 1)) * 3 + in_x - (2 * out_x - 1);
-            const long long from = ((image * pool.out_height + out_y) * pool.out_width + out_x) * channels + channel;
+            const long long from =
+                ((image * pool.out_height + out_y) * pool.out_width + out_x) * channels + channel;
             const unsigned *words = reinterpret_cast<const unsigned *>(winners + from);
             float value[LANES];
             load_pack(dy + from, value);
@@ -115,7 +118,8 @@ KERNEL(average_pool, const scalar *map, scalar *means, int images, int pixels, i
 }
 
 // The gradient of average_pool: each pixel gets its share.
-KERNEL(average_pool_backward, const scalar *dmeans, scalar *dmap, int images, int pixels, int channels) {
+KERNEL(average_pool_backward, const scalar *dmeans, scalar *dmap, int images, int pixels,
+       int channels) {
     const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (index * LANES >= (long long)images * pixels * channels) return;
     const long long row = index * LANES / channels;

@@ -1,5 +1,6 @@
-// RoIAlign to one cell: the mean of the map at a grid of points over the box, each read bilinearly. The weight of a cell is
-// a product of a share for its row and one for its column. RoIs are [R, 5]: view, x0, y0, x1, y1 in pixels of the view.
+// RoIAlign to one cell: the mean of the map at a grid of points over the box, each read bilinearly.
+// The weight of a cell is a product of a share for its row and one for its column. RoIs are [R, 5]:
+// view, x0, y0, x1, y1 in pixels of the view.
 
 // Cells of a map, one way, and RoIs of a view, that shared memory is laid out for.
 #define MOST_CELLS 64
@@ -8,7 +9,8 @@
 // The map's cells for one pixel of the view.
 #define SPATIAL_SCALE (1.0f / 32.0f)
 
-// The shares of `cells` cells in the mean over a box side from `start` to `end`, in pixels of the view.
+// The shares of `cells` cells in the mean over a box side from `start` to `end`, in pixels of the
+// view.
 __device__ inline void side_shares(float start, float end, int cells, float *shares) {
     for (int cell = 0; cell < cells; ++cell) shares[cell] = 0.0f;
     start *= SPATIAL_SCALE;
@@ -32,7 +34,8 @@ __device__ inline void side_shares(float start, float end, int cells, float *sha
 }
 
 // Map [n, height, width, channels] → vectors [gridDim.x, channels]. A block a RoI.
-COOPERATIVE(roi_align, const scalar *map, const float *rois, scalar *vectors, int height, int width, int channels) {
+COOPERATIVE(roi_align, const scalar *map, const float *rois, scalar *vectors, int height, int width,
+            int channels) {
     __shared__ float rows[MOST_CELLS];
     __shared__ float columns[MOST_CELLS];
     const float *roi = rois + 5 * (long long)blockIdx.x;
@@ -54,10 +57,10 @@ COOPERATIVE(roi_align, const scalar *map, const float *rois, scalar *vectors, in
     }
 }
 
-// The gradient of the map. A block a view: each cell adds up the view's RoIs in their order. RoIs are sorted by view, at
-// most MOST_ROIS a view.
-COOPERATIVE(roi_align_backward, const scalar *gradient, const float *rois, int roi_count, scalar *dmap, int height,
-            int width, int channels) {
+// The gradient of the map. A block a view: each cell adds up the view's RoIs in their order. RoIs
+// are sorted by view, at most MOST_ROIS a view.
+COOPERATIVE(roi_align_backward, const scalar *gradient, const float *rois, int roi_count,
+            scalar *dmap, int height, int width, int channels) {
     __shared__ float rows[MOST_ROIS][MOST_CELLS];
     __shared__ float columns[MOST_ROIS][MOST_CELLS];
     __shared__ double scratch[THREADS];

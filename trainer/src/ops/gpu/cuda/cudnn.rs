@@ -20,8 +20,7 @@ use sys::cudnnBackendNumericalNote_t::*;
 use sys::{cudnnConvolutionMode_t, cudnnDataType_t, cudnnHandle_t};
 
 use super::descriptor::{Descriptor, Value, check};
-use crate::ops::conv2d::device::Pass;
-use crate::ops::conv2d::geometry::Geometry;
+use crate::ops::geometry::{Geometry, Pass};
 
 /// The oldest major version of cuDNN that will do.
 pub(super) const OLDEST: usize = 9;
@@ -194,8 +193,8 @@ fn configurations(graph: &Descriptor, mode: HeuristicMode) -> Result<Vec<Descrip
     }
 }
 
-/// How one pass of a convolution is computed. What the plan refers to lives as long as the plan; the
-/// fields are dropped in their order.
+/// How one pass of a convolution is computed. What the plan refers to lives as long as the plan;
+/// the fields are dropped in their order.
 struct Plan {
     plan: Descriptor,
     workspace: usize,
@@ -249,9 +248,9 @@ pub(super) struct Convolutions {
     plans: HashMap<(Geometry, Pass, DType, Order), Option<Plan>>,
 }
 
-// SAFETY: the handle and the descriptors belong to nobody else, and cuDNN binds them to no thread. It
-// only forbids that two threads use them at once, which `&mut self` rules out. Each method makes the
-// GPU's context that of the thread that calls it.
+// SAFETY: the handle and the descriptors have no other owner, and cuDNN binds them to no thread. It
+// only forbids that two threads use them at once, which `&mut self` rules out. Each method makes
+// the GPU's context that of the thread that calls it.
 unsafe impl Send for Convolutions {}
 
 impl Convolutions {
@@ -274,8 +273,8 @@ impl Convolutions {
         Ok(convolutions)
     }
 
-    /// The bytes of workspace that a pass needs. How it is computed is chosen when it is first asked
-    /// for. `None` says that no engine of cuDNN is acceptable for this order.
+    /// The bytes of workspace that a pass needs. The plan is chosen at the first call.
+    /// `None`: no engine of cuDNN is acceptable for this order.
     pub fn plan(
         &mut self,
         g: &Geometry,
@@ -299,8 +298,8 @@ impl Convolutions {
     }
 
     /// Enqueues a pass that was planned. The addresses are those of the input, the filter and the
-    /// output, or of their gradients, and the one that the pass computes is written. The workspace lies
-    /// at a multiple of 256 and has as many bytes as [`Self::plan`] said.
+    /// output, or of their gradients, and the one that the pass computes is written. The workspace
+    /// lies at a multiple of 256 and has as many bytes as [`Self::plan`] returned.
     pub fn run(
         &mut self,
         g: &Geometry,
@@ -327,7 +326,7 @@ impl Convolutions {
                 (CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Value::Addresses(&[workspace])),
             ],
         )?;
-        // SAFETY: all three live, and the caller answers for the memory behind the addresses.
+        // SAFETY: all three live, and the caller guarantees the memory at the addresses.
         let status = unsafe { sys::cudnnBackendExecute(self.handle, plan.plan.raw, pack.raw) };
         check(status, || format!("starting the {pass} of a {g}"))
     }
@@ -335,7 +334,7 @@ impl Convolutions {
 
 impl Drop for Convolutions {
     fn drop(&mut self) {
-        // There is nobody to tell of an error here.
+        // There is no caller to report an error to.
         let _ = self.stream.context().bind_to_thread();
         self.plans.clear();
         // SAFETY: the handle was made by `new`, and all that refers to it is gone.

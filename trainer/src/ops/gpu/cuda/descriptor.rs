@@ -50,7 +50,8 @@ pub(super) enum Value<'a> {
     Addresses(&'a [u64]),
 }
 
-/// One of cuDNN's backend descriptors. Once its attributes are set, it is finalized and can be used.
+/// One of cuDNN's backend descriptors. Once its attributes are set, it is finalized and can be
+/// used.
 pub(super) struct Descriptor {
     pub raw: cudnnBackendDescriptor_t,
     kind: DescriptorType,
@@ -116,11 +117,12 @@ impl Descriptor {
         check(status, || format!("setting {name:?} of {:?}", self.kind))
     }
 
-    /// Reads an attribute, and tells how many elements it has.
+    /// Reads an attribute and returns its number of elements.
     ///
     /// # Safety
     ///
-    /// `elements` must point to room for so many elements of that type, or to nothing if it is 0.
+    /// `elements` must point to space for `room` elements of that type; it may be null if that is
+    /// 0.
     unsafe fn get(
         &self,
         name: Attribute,
@@ -129,7 +131,7 @@ impl Descriptor {
         elements: *mut c_void,
     ) -> Result<usize> {
         let (raw, room, mut count) = (self.raw, room as i64, 0);
-        // SAFETY: the caller answers for `elements`.
+        // SAFETY: the caller guarantees `elements`.
         let status =
             unsafe { sys::cudnnBackendGetAttribute(raw, name, kind, room, &mut count, elements) };
         check(status, || format!("getting {name:?} of {:?}", self.kind))?;
@@ -138,7 +140,7 @@ impl Descriptor {
 
     pub fn integer(&self, name: Attribute) -> Result<i64> {
         let mut integer = 0i64;
-        // SAFETY: there is room for one integer.
+        // SAFETY: there is space for one integer.
         unsafe { self.get(name, CUDNN_TYPE_INT64, 1, (&raw mut integer).cast()) }?;
         Ok(integer)
     }
@@ -150,7 +152,7 @@ impl Descriptor {
         // SAFETY: nothing is read but the count.
         let count = unsafe { self.get(name, kind, 0, ptr::null_mut()) }?;
         let mut notes = vec![0; count];
-        // SAFETY: the vector has so many elements.
+        // SAFETY: the vector has `count` elements.
         unsafe { self.get(name, kind, count, notes.as_mut_ptr().cast()) }?;
         Ok(notes)
     }
@@ -163,7 +165,7 @@ impl Descriptor {
         let mut descriptors =
             (0..count).map(|_| Descriptor::new(kind)).collect::<Result<Vec<_>>>()?;
         let mut raw = descriptors.iter().map(|descriptor| descriptor.raw).collect::<Vec<_>>();
-        // SAFETY: the vector has so many descriptors.
+        // SAFETY: the vector has `count` descriptors.
         let filled = unsafe { self.get(name, of, count, raw.as_mut_ptr().cast()) }?;
         descriptors.truncate(filled);
         Ok(descriptors)

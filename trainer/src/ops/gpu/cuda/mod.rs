@@ -13,21 +13,20 @@ use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 
 use candle_core::cuda::DeviceId;
-use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Shape, Tensor, bail};
+use candle_core::{CudaDevice, Device, Error, Result, Shape, Tensor, bail};
 use cudarc::driver::sys::{self, CUmemPool_attribute_enum as PoolAttribute};
-use cudarc::driver::{CudaContext, CudaSlice, DevicePtr, result};
-use half::bf16;
+use cudarc::driver::{CudaContext, DevicePtr, result};
 
 use self::cudnn::{Convolutions, Order};
-use super::address as address_of;
+use super::address::address;
 use super::grid::Grid;
-use crate::ops::conv2d::device::Pass;
-use crate::ops::conv2d::geometry::Geometry;
+use crate::ops::geometry::{Geometry, Pass};
 
 /// The compute capability that the kernels were compiled for, times ten.
 const COMPUTE_CAPABILITY: &str = env!("SCRL_COMPUTE_CAP");
 
-/// The CUDA version of the toolkit, as `CUDA_VERSION` of `cuda.h`. Its PTX needs a driver that is at least as new.
+/// The CUDA version of the toolkit, as `CUDA_VERSION` of `cuda.h`. Its PTX needs a driver that is
+/// at least as new.
 const CUDA_VERSION: &str = env!("SCRL_CUDA_VERSION");
 
 /// From this compute capability on, kernels are compiled for features of just one.
@@ -85,7 +84,8 @@ pub fn open(number: usize) -> Result<Device> {
         bail!("{reason}");
     }
     let device = CudaDevice::new_with_stream(number)?;
-    // SAFETY: tensors are made and used on this one stream; `transfer.rs` orders the copies to and from them itself.
+    // SAFETY: tensors are made and used on this one stream; `transfer.rs` orders the copies to and
+    // from them itself.
     unsafe { device.disable_event_tracking() };
     keep_memory(&device).map_err(Error::wrap)?;
     Ok(Device::Cuda(device))
@@ -98,11 +98,13 @@ pub fn memory_in_use(device: &Device) -> Result<Option<usize>> {
     Ok(Some(all - free))
 }
 
-/// Lets the pool keep what was freed, instead of giving it back to the system whenever the host waits for the device.
+/// Lets the pool keep what was freed, instead of giving it back to the system whenever the host
+/// waits for the device.
 fn keep_memory(device: &CudaDevice) -> std::result::Result<(), result::DriverError> {
     let stream = device.cuda_stream();
     let mut threshold = u64::MAX;
-    // SAFETY: the device is that of a context that lives, and the threshold is of the attribute's type.
+    // SAFETY: the device is that of a context that lives, and the threshold is of the attribute's
+    // type.
     unsafe {
         let pool = result::device::get_default_mem_pool(stream.context().cu_device())?;
         let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
@@ -124,8 +126,8 @@ pub(super) fn launch(
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(Error::wrap)?;
     let ([x, y], [wide, high]) = (grid.blocks, grid.threads);
-    // SAFETY: the arguments are those of the kernel, as the op that launches it says, and tensors outlive the launch, as
-    // their memory is freed in the order of the stream.
+    // SAFETY: the arguments are those of the kernel, as the op that launches it says, and tensors
+    // outlive the launch, as their memory is freed in the order of the stream.
     unsafe {
         result::launch_kernel(
             function.cu_function(),
@@ -137,22 +139,6 @@ pub(super) fn launch(
         )
     }
     .map_err(|error| Error::msg(format!("starting the kernel {kernel}: {error}")))
-}
-
-/// Where a storage begins, in the memory of its device.
-pub(super) fn address(storage: &CudaStorage) -> Result<u64> {
-    fn begin<T>(slice: &CudaSlice<T>) -> u64 {
-        slice.device_ptr(slice.stream()).0
-    }
-    use candle_core::backend::BackendStorage;
-    Ok(match storage.dtype() {
-        DType::U8 => begin(storage.as_cuda_slice::<u8>()?),
-        DType::I64 => begin(storage.as_cuda_slice::<i64>()?),
-        DType::BF16 => begin(storage.as_cuda_slice::<bf16>()?),
-        DType::F32 => begin(storage.as_cuda_slice::<f32>()?),
-        DType::F64 => begin(storage.as_cuda_slice::<f64>()?),
-        dtype => bail!("no kernel takes {dtype:?}"),
-    })
 }
 
 /// One pass of a convolution from its two operands, in the order of [`Pass`], by cuDNN.
@@ -202,7 +188,7 @@ fn run(
     let result = unsafe { Tensor::empty(shape, a.dtype(), &Device::Cuda(device.clone())) }?;
     // SAFETY: cuDNN writes before it reads.
     let workspace = unsafe { device.alloc::<u8>(workspace.max(1)) }?;
-    let [a, b, computed] = [address_of(a)?, address_of(b)?, address_of(&result)?];
+    let [a, b, computed] = [address(a)?, address(b)?, address(&result)?];
     let addresses = match pass {
         Pass::Forward => [a, b, computed],
         Pass::Data => [computed, b, a],

@@ -1,5 +1,5 @@
-//! Batches come through page-locked memory on a stream of their own, and losses go back through it, so that the host waits for
-//! neither.
+//! Batches are copied from page-locked memory on a stream of their own, and losses back to it, so
+//! that the host waits for neither.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -10,12 +10,13 @@ use candle_core::{CudaDevice, DType, Device, Error, Result, Shape, Tensor};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result};
 use rayon::prelude::*;
 
-use super::super::{Array, address};
+use crate::ops::gpu::address::address;
+use crate::ops::gpu::array::Array;
 
 /// Bytes that a thread copies at a time.
 const COPY_BYTES: usize = 1 << 20;
 
-/// Bytes for the numbers that a step gives.
+/// Bytes for the results of a step.
 const FETCHED_BYTES: usize = 256;
 
 /// Page-locked memory of the host, which the GPU copies from and to by itself.
@@ -26,12 +27,12 @@ struct Pinned {
 }
 
 impl Pinned {
-    /// So many bytes of zeros.
+    /// `bytes` bytes of zeros.
     fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self> {
         context.bind_to_thread().map_err(Error::wrap)?;
-        // SAFETY: the memory is given back once, by `drop`.
+        // SAFETY: the memory is freed once, by `drop`.
         let begin = unsafe { result::malloc_host(bytes, 0) }.map_err(Error::wrap)?;
-        // SAFETY: so many bytes were allocated.
+        // SAFETY: `bytes` bytes were allocated.
         unsafe { begin.cast::<u8>().write_bytes(0, bytes) };
         Ok(Self { begin, bytes, context: context.clone() })
     }
@@ -45,20 +46,20 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // A failure here has nobody to be told to.
+        // There is no caller to report an error to.
         let _ = self.context.synchronize();
-        // SAFETY: it was allocated by `new`, and nobody else gives it back.
+        // SAFETY: it was allocated by `new`, and is freed here only.
         let _ = unsafe { result::free_host(self.begin) };
     }
 }
 
-/// Where an array passes through.
+/// The memory of one array on both sides.
 struct Buffer {
     host: Pinned,
     device: Tensor,
 }
 
-/// Where a batch passes through.
+/// The memory of one batch.
 struct Slot {
     buffers: Vec<Buffer>,
     /// The batch has arrived.
@@ -67,7 +68,8 @@ struct Slot {
     used: CudaEvent,
 }
 
-/// The ways to and from a GPU. Two slots take turns: while the GPU works on one batch, the next is copied.
+/// Copies to and from a GPU. Two slots alternate: while the GPU works on one batch, the next is
+/// copied.
 pub(crate) struct CudaTransfers {
     device: CudaDevice,
     copies: Arc<CudaStream>,
@@ -107,7 +109,7 @@ impl CudaTransfers {
     /// See [`super::super::Transfers::upload`].
     pub fn upload(&mut self, arrays: &[(Array, Shape)]) -> Result<Vec<Tensor>> {
         let stream = self.device.cuda_stream();
-        // All that uses the batch of the slot before has been given to the stream by now.
+        // All work on the batch of the other slot has been enqueued by now.
         self.slots[self.turn].used.record(&stream).map_err(Error::wrap)?;
         self.turn = 1 - self.turn;
         let slot = &mut self.slots[self.turn];
@@ -122,7 +124,7 @@ impl CudaTransfers {
             pieces.for_each(|(to, from)| to.copy_from_slice(from));
             if !host.is_empty() {
                 let to = address(&buffer.device)?;
-                // SAFETY: both sides hold so many bytes; the host's are left alone until `copied`.
+                // SAFETY: both sides hold these bytes; the host's are not touched until `copied`.
                 unsafe { result::memcpy_htod_async(to, host, self.copies.cu_stream()) }
                     .map_err(Error::wrap)?;
             }
@@ -143,7 +145,7 @@ impl CudaTransfers {
             None => Pinned::new(stream.context(), FETCHED_BYTES)?,
         };
         let to = &mut host.slice_mut()[..4 * count];
-        // SAFETY: both sides hold so many bytes; the host's are left alone until `done`.
+        // SAFETY: both sides hold these bytes; the host's are not touched until `done`.
         unsafe { result::memcpy_dtoh_async(to, address(tensor)?, stream.cu_stream()) }
             .map_err(Error::wrap)?;
         let done = stream.record_event(None).map_err(Error::wrap)?;
@@ -166,7 +168,8 @@ impl Slot {
                 host: Pinned::new(stream.context(), room)?,
                 device: Tensor::zeros(count, dtype, &Device::Cuda(device.clone()))?,
             };
-            // The memory is there when the stream has come this far, of which the copies know nothing.
+            // The memory exists once the stream is here, for which the copies' stream does not
+            // wait.
             stream.synchronize().map_err(Error::wrap)?;
             match self.buffers.get_mut(index) {
                 Some(place) => *place = buffer,
@@ -177,7 +180,7 @@ impl Slot {
     }
 }
 
-/// Numbers on their way from the GPU.
+/// A copy from the GPU that is under way.
 pub(crate) struct CudaFetch {
     host: Pinned,
     count: usize,

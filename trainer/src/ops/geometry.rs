@@ -1,11 +1,9 @@
-//! The sizes of a convolution and what lies where.
+//! The sizes of a convolution, its passes, and where the numbers of a pass lie.
 
 use std::fmt;
 
 use candle_core::{Result, bail};
 use rayon::prelude::*;
-
-use super::Conv2d;
 
 /// The sizes of one application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +21,8 @@ pub(crate) struct Geometry {
     pub padding: usize,
 }
 
-/// Inputs of so few channels are worth a copy with the padding in it: a line of a patch then lies side by side.
+/// Inputs of at most this many channels are worth a copy with the padding in it: a line of a patch
+/// then lies side by side.
 const FEW_CHANNELS: usize = 8;
 
 /// An image of the batch and a pixel of it.
@@ -42,11 +41,11 @@ impl Pixel {
 }
 
 impl Geometry {
-    pub fn new(conv: &Conv2d, input: &[usize], filter: &[usize]) -> Result<Self> {
+    /// Of an input `[N, H, W, I]` and a filter `[O, kh, kw, I]`.
+    pub fn new(stride: usize, padding: usize, input: &[usize], filter: &[usize]) -> Result<Self> {
         let (&[n, h, w, i], &[o, kh, kw, filter_i]) = (input, filter) else {
             bail!("conv2d takes [N, H, W, I] and [O, kh, kw, I], got {input:?} and {filter:?}");
         };
-        let (stride, padding) = (conv.stride, conv.padding);
         if filter_i != i || h + 2 * padding < kh || w + 2 * padding < kw {
             bail!("conv2d of {input:?} with a filter {filter:?} and padding {padding}");
         }
@@ -55,7 +54,8 @@ impl Geometry {
         Ok(Self { n, h, w, i, o, kh, kw, out_h, out_w, stride, padding })
     }
 
-    /// The input with its padding, and the sizes that belong to it, where the channels are few; otherwise `None`.
+    /// The input with its padding, and the sizes that belong to it, where the channels are few;
+    /// otherwise `None`.
     pub fn padded(&self, input: &[f32]) -> Option<(Self, Vec<f32>)> {
         if self.i > FEW_CHANNELS {
             return None;
@@ -99,7 +99,8 @@ impl Geometry {
         self.taps() * self.i
     }
 
-    /// Where in the input the channels lie that the output pixel `at` sees through a tap; `None` in the padding.
+    /// Where in the input the channels lie that the output pixel `at` sees through a tap; `None` in
+    /// the padding.
     #[inline(always)]
     pub fn seen(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
         let y = (at.y * self.stride + dy).checked_sub(self.padding).filter(|y| *y < self.h)?;
@@ -107,7 +108,8 @@ impl Geometry {
         Some(((at.image * self.h + y) * self.w + x) * self.i)
     }
 
-    /// Where in the output the channels lie that see the input pixel `at` through a tap; `None` where there are none.
+    /// Where in the output the channels lie that see the input pixel `at` through a tap; `None`
+    /// where there are none.
     #[inline(always)]
     pub fn seen_by(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
         let place = |at: usize, offset: usize, size: usize| {
@@ -125,5 +127,26 @@ impl fmt::Display for Geometry {
         let Self { n, h, w, i, o, kh, kw, stride, padding, .. } = self;
         write!(f, "convolution of {n} views of {h} x {w} x {i} with {o} filters of ")?;
         write!(f, "{kh} x {kw}, stride {stride}, padding {padding}")
+    }
+}
+
+/// Which of a convolution's three tensors is computed from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Pass {
+    /// The output, from input and filter.
+    Forward,
+    /// The gradient of the input, from that of the output and the filter.
+    Data,
+    /// The gradient of the filter, from the input and the gradient of the output.
+    Filter,
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forward => "forward pass",
+            Self::Data => "input gradient",
+            Self::Filter => "filter gradient",
+        })
     }
 }

@@ -1,62 +1,38 @@
 //! The innermost loop of convolutions: a block of sums that stays in vector registers.
 //!
-//! A block is [`ROWS`] rows by [`width`] columns of a matrix product. Each of its numbers is one sum, taken term by term
-//! in a fixed order with fused multiply-adds, so that it is the same on any processor that has those.
+//! A block is [`ROWS`] rows by [`width`] columns of a matrix product. Each of its numbers is one
+//! sum, added term by term in a fixed order with fused multiply-adds, so that it is the same on any
+//! processor that has those.
 
-use pulp::bytemuck::cast_slice;
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
 
-/// Rows of a block. With two vectors a row, twelve sums hide the latency of a multiply-add, and with the operands they
-/// just fit the sixteen registers of AVX2.
-pub(crate) const ROWS: usize = 6;
+/// Rows of a block. With two vectors a row, twelve sums hide the latency of a multiply-add, and
+/// with the operands they just fit the sixteen registers of AVX2.
+pub(super) const ROWS: usize = 6;
 
 /// Vectors of a row.
 const VECTORS: usize = 2;
 
-/// Work that is compiled for each kind of vectors.
-pub(crate) trait Work {
-    /// What it gives.
-    type Output;
-
-    /// Must be `inline(always)`, and all that it calls.
-    fn run<S: Simd>(self, simd: S) -> Self::Output;
-}
-
-/// Does the work with the widest vectors that the processor has.
-pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
-    Arch::new().dispatch(With(work))
-}
-
-struct With<W>(W);
-
-impl<W: Work> WithSimd for With<W> {
-    type Output = W::Output;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> W::Output {
-        self.0.run(simd)
-    }
-}
-
 /// Columns of a block.
-pub(crate) fn width() -> usize {
+pub(super) fn width() -> usize {
     struct Width;
 
-    impl Work for Width {
+    impl WithSimd for Width {
         type Output = usize;
 
         #[inline(always)]
-        fn run<S: Simd>(self, _: S) -> usize {
+        fn with_simd<S: Simd>(self, _: S) -> usize {
             VECTORS * S::F32_LANES
         }
     }
 
-    dispatch(Width)
+    Arch::new().dispatch(Width)
 }
 
 /// The sums of a block.
 #[derive(Clone, Copy)]
-pub(crate) struct Sums<S: Simd>([[S::f32s; VECTORS]; ROWS]);
+pub(super) struct Sums<S: Simd>([[S::f32s; VECTORS]; ROWS]);
 
 impl<S: Simd> Sums<S> {
     #[inline(always)]
@@ -70,9 +46,7 @@ impl<S: Simd> Sums<S> {
         let (vectors, _) = S::as_simd_f32s(from);
         match vectors.first_chunk() {
             Some(vectors) => self.0[row] = *vectors,
-            None => {
-                pulp::bytemuck::cast_slice_mut(&mut self.0[row])[..from.len()].copy_from_slice(from)
-            }
+            None => cast_slice_mut(&mut self.0[row])[..from.len()].copy_from_slice(from),
         }
     }
 
@@ -98,7 +72,8 @@ impl<S: Simd> Sums<S> {
         }
     }
 
-    /// Adds the products of `rows`, of equal lengths, with a panel: [`width`] columns for each number of a row.
+    /// Adds the products of `rows`, of equal lengths, with a panel: [`width`] columns for each
+    /// number of a row.
     #[inline(always)]
     pub fn add_rows(&mut self, simd: S, rows: [&[f32]; ROWS], panel: &[f32]) {
         let mut sums = self.0;
@@ -144,7 +119,7 @@ fn add_products<S: Simd>(
 
 /// Copies a line of at most [`width`] numbers; the fastest way is for one of just that many.
 #[inline(always)]
-pub(crate) fn copy_line<S: Simd>(from: &[f32], to: &mut [f32]) {
+pub(super) fn copy_line<S: Simd>(from: &[f32], to: &mut [f32]) {
     let (vectors, _) = S::as_mut_simd_f32s(to);
     match (S::as_simd_f32s(from).0.first_chunk::<VECTORS>(), vectors.first_chunk_mut()) {
         (Some(from), Some(to)) => *to = *from,
