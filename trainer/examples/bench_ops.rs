@@ -2,7 +2,7 @@
 //! norms: where a step's time goes. Medians of 5 runs.
 //!
 //! ```text
-//! cargo run --release -p scrl-trainer --example bench_ops -- resnet18 96 16 [threads] [only this side]
+//! cargo run --release -p scrl-trainer --example bench_ops -- resnet18 96 16 [threads [side]]
 //! ```
 
 use std::collections::BTreeMap;
@@ -73,7 +73,8 @@ fn main() -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(number(3, 0)).build_global().expect("threads");
     let device = Device::Cpu;
     println!(
-        "| side, in → out, kernel, stride | times | forward | of the input | of the filter | batch norm |"
+        "| side, in → out, kernel, stride | times | forward | of the input | of the filter | \
+         batch norm |"
     );
     println!("|---|---|---|---|---|---|");
     let mut totals = [0.0; 4];
@@ -108,7 +109,8 @@ fn main() -> Result<()> {
         let gflop = 2e-9 * (y.elem_count() * kernel * kernel * inputs) as f64;
         let cell = |ms: f64| format!("{ms:.2} ms, {:.0} GFLOP/s", gflop / ms * 1e3);
         println!(
-            "| {side}, {inputs} → {outputs}, {kernel}, {stride} | {count} | {} | {} | {} | {norm:.2} ms |",
+            "| {side}, {inputs} → {outputs}, {kernel}, {stride} | {count} | {} | {} | {} | \
+             {norm:.2} ms |",
             cell(forward),
             cell(of_input),
             cell(of_filter),

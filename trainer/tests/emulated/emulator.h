@@ -162,7 +162,8 @@ void call_kernel(void (*kernel)(Arguments...), void **arguments) {
 
 // Runs a kernel; 0 if there is none of this name. `arguments` points to each argument, as for
 // cuLaunchKernel.
-extern "C" int launch(const char *name, const unsigned *grid, const unsigned *block, void **arguments) {
+extern "C" int launch(const char *name, const unsigned *grid, const unsigned *block,
+                      void **arguments) {
     const Entry *entry = entries;
     while (entry != nullptr && strcmp(entry->name, name) != 0) entry = entry->next;
     if (entry == nullptr) return 0;

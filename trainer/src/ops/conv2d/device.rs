@@ -68,8 +68,9 @@ fn check_size(g: &Geometry) -> Result<()> {
     }
     if g.n > fits {
         bail!(
-            "a {g} has a tensor of more than {MOST_ELEMENTS} elements, the most that cuDNN can index: at most {} \
-             pairs of views fit; use a smaller --batch-size, with --accumulate to make up for it",
+            "a {g} has a tensor of more than {MOST_ELEMENTS} elements, the most that cuDNN can \
+             index: at most {} pairs of views fit; use a smaller --batch-size, \
+             with --accumulate to make up for it",
             fits / 2
         );
     }

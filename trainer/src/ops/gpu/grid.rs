@@ -46,7 +46,8 @@ pub(crate) fn packs(count: usize, channels: usize, dtype: DType) -> Result<usize
 pub(crate) fn line(threads: usize) -> Result<Grid> {
     if u32::try_from(threads).is_err() {
         bail!(
-            "a map of {threads} packs is too large for a device's kernels: use a smaller --batch-size"
+            "a map of {threads} packs is too large for a device's kernels: \
+             use a smaller --batch-size"
         );
     }
     Ok(Grid { blocks: [threads.div_ceil(THREADS) as u32, 1], threads: [THREADS as u32, 1] })
