@@ -1,6 +1,6 @@
 //! GPUs: CUDA's, or in tests an emulation on the CPU.
 //!
-//! [`Gpu`] launches the kernels of `kernels/` on tensors; `cuda` has what only CUDA can do, and
+//! `Gpu` launches the kernels of `kernels/` on tensors; `cuda` has what only CUDA can do, and
 //! [`Transfers`] bring batches to the GPU and losses back.
 
 mod address;
