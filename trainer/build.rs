@@ -5,7 +5,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 }
 
-/// The way candle-kernels does it: to PTX of the compute capability of the GPU at hand, or of `CUDA_COMPUTE_CAP`.
+/// Compiles the kernels as candle-kernels does: to PTX of the compute capability of the GPU at
+/// hand, or of `CUDA_COMPUTE_CAP`.
 #[cfg(feature = "cuda")]
 fn main() -> cudaforge::Result<()> {
     use std::path::PathBuf;

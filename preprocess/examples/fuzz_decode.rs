@@ -4,10 +4,9 @@
 //!
 //! Each input goes through `read_size`, `decode` and, with each encoding by turns,
 //! `RowMaker::make`. A finding is a panic, a hang, more memory than `decode` promises, or two
-//! answers that disagree; the input is written to
-//! `fuzz-finding.bin` and the program ends with 1. Panics that `decode` caught inside a third-party decoder are counted
-//! and listed; with `--strict` they are findings as well. The same seed and files give the same
-//! inputs.
+//! answers that disagree; the input is written to `fuzz-finding.bin` and the program ends with 1.
+//! Panics that `decode` caught inside a third-party decoder are counted and listed; with `--strict`
+//! they are findings as well. The same seed and files give the same inputs.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;

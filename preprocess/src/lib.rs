@@ -17,7 +17,7 @@ mod error;
 pub mod images;
 pub mod inspect;
 pub mod prepare;
-mod simd;
+pub mod simd;
 pub mod sources;
 pub mod views;
 

@@ -7,6 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 /// code that is inlined into it, so what it calls in its loops is `inline(always)`.
 ///
 /// Products and sums are never fused, so every processor computes the same.
+#[macro_export]
 macro_rules! vectorized {
     ($work:expr) => {
         $crate::simd::dispatch(
@@ -15,10 +16,11 @@ macro_rules! vectorized {
         )
     };
 }
-pub(crate) use vectorized;
 
+/// What [`vectorized!`](crate::vectorized) expands to.
+#[doc(hidden)]
 #[inline(always)]
-pub(crate) fn dispatch<R>(work: impl FnMut() -> R) -> R {
+pub fn dispatch<R>(work: impl FnMut() -> R) -> R {
     Arch::new().dispatch(Work(work))
 }
 

@@ -2,7 +2,7 @@
 //! `cargo bench --workspace --locked --bench loader`.
 //!
 //! By default it loads synthetic images of 500 × 375 pixels as views of 224 × 224, in each
-//! encoding. `SCRL_BENCH_SHARDS` names shards folders to load from instead, with a colon between them.
+//! encoding. `SCRL_BENCH_SHARDS` names shards folders to load from instead, separated by colons.
 //! `SCRL_BENCH_THREADS` is the number of threads that decode, by default one for each core.
 
 use std::env;

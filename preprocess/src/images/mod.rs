@@ -1,9 +1,9 @@
 //! A file's bytes to RGB pixels, as Pillow's `Image.open(…).convert("RGB")` gives them.
 //!
 //! The content decides which decoder is used; the file's name plays no part. Whatever is wrong with
-//! a file becomes an [`Unreadable`] with a reason: a damaged image never stops a run, and no file
-//! takes more memory than [`MAX_BYTES_PER_PIXEL`] for each pixel its header promises, [`SPARE_BYTES`]
-//! and a few times its own length.
+//! a file becomes an [`Unreadable`] with a reason: a damaged image never stops a run. No file takes
+//! more memory than [`MAX_BYTES_PER_PIXEL`] for each pixel its header promises, [`SPARE_BYTES`] and
+//! a few times its own length.
 //!
 //! One module a family of formats: `jpeg`, `raster` for PNG and PNM, `bmp`, `webp`, `tiff`, `gif`;
 //! `guard` stands around them.

@@ -74,7 +74,7 @@ pub struct Options {
     #[arg(long, value_name = "HOW", value_parser = choices!(Exif))]
     pub exif: Option<Exif>,
 
-    /// Keep what the decoder makes of images that break off or are corrupt, instead of refusing them
+    /// Keep what the decoder makes of images that break off or are corrupt
     #[arg(long)]
     pub lenient: bool,
 

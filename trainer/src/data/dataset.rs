@@ -18,7 +18,7 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two checks of the stop flag while waiting: Ctrl-C seems to act at once.
 pub(super) const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Where training starts, as far as a checkpoint tells.
+/// Where training starts, from a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     /// The first epoch needed.

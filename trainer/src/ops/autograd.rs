@@ -12,8 +12,9 @@ use std::collections::hash_map::Entry;
 
 use candle_core::{Result, Tensor, TensorId};
 use rayon::prelude::*;
+use scrl_preprocess::vectorized;
 
-use super::cpu::{CHUNK, change, f32s, vectorized};
+use super::cpu::{CHUNK, change, f32s};
 use super::gpu::Gpu;
 use super::profile;
 

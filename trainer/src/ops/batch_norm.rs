@@ -7,9 +7,10 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
+use scrl_preprocess::vectorized;
 
 use super::autograd::Op;
-use super::cpu::{CHUNK, change, f32s, vectorized};
+use super::cpu::{CHUNK, change, f32s};
 use super::gpu::{Arg, Gpu, grid};
 
 /// ε of the variance, PyTorch's default.

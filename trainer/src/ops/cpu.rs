@@ -1,46 +1,14 @@
-//! What the CPU paths share: access to a tensor's numbers, and inner loops compiled for each set of
-//! vector instructions, of which the widest that the processor has is chosen at run time.
+//! What the CPU paths share: access to a tensor's numbers. Inner loops are called by
+//! [`scrl_preprocess::vectorized`].
 
 use std::cell::Cell;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
-use pulp::{Arch, Simd, WithSimd};
 
 /// Numbers in a piece of element-wise work: large enough to outweigh handing it to a thread, small
 /// enough for the second-level cache.
 pub(crate) const CHUNK: usize = 1 << 15;
-
-/// Evaluates an expression as compiled for the widest vectors of the processor. That holds for the
-/// code that is inlined into it, so what it calls is `inline(always)`.
-///
-/// Products and sums are never fused, so every processor computes the same.
-macro_rules! vectorized {
-    ($work:expr) => {
-        $crate::ops::cpu::dispatch(
-            #[inline(always)]
-            || $work,
-        )
-    };
-}
-pub(crate) use vectorized;
-
-#[inline(always)]
-pub(crate) fn dispatch<R>(work: impl FnMut() -> R) -> R {
-    Arch::new().dispatch(Work(work))
-}
-
-/// `FnMut` and not `FnOnce`, which is called through a function that is not inlined when large.
-struct Work<F>(F);
-
-impl<R, F: FnMut() -> R> WithSimd for Work<F> {
-    type Output = R;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, _: S) -> R {
-        (self.0)()
-    }
-}
 
 /// The numbers of a tensor, locked for reading.
 pub(crate) struct F32s<'a> {

@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
+use scrl_preprocess::vectorized;
 
 use super::autograd::Op;
-use super::cpu::{f32s, vectorized};
+use super::cpu::f32s;
 use super::gpu::{Arg, Gpu, grid};
 
 /// The largest value of each channel in each window; `[N, H, W, C]` → `[N, H', W', C]`. What lies

@@ -3,10 +3,11 @@
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use scrl_preprocess::vectorized;
 
 use super::multi_tensor::{Update, ema};
 use crate::model::Parameters;
-use crate::ops::cpu::{CHUNK, change, f32s, vectorized};
+use crate::ops::cpu::{CHUNK, change, f32s};
 use crate::ops::gpu::Gpu;
 
 /// Moves `target` towards `online`, whose parameters begin with the same ones in the same order.

@@ -3,11 +3,12 @@
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use scrl_preprocess::vectorized;
 
 use super::multi_tensor::{self, Update};
 use crate::model::Parameter;
 use crate::ops::Gradients;
-use crate::ops::cpu::{CHUNK, change, f32s, vectorized};
+use crate::ops::cpu::{CHUNK, change, f32s};
 use crate::ops::gpu::Gpu;
 
 /// The factor between a tensor's norm and the length of its step.

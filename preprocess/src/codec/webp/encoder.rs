@@ -7,7 +7,7 @@ use super::header::{
     GREENS, MAX_BITS, ORDER_OF_LENGTHS, PIXEL_BEFORE, prefix, write_header, write_single_symbol,
 };
 use super::huffman::Code;
-use crate::simd::vectorized;
+use crate::vectorized;
 
 /// Longest run of one reference.
 const MAX_RUN: usize = 4096;

@@ -16,7 +16,7 @@ mod resize;
 use scrl_schemas::{BlurKind, Crop, PrepOptions, ViewParams};
 
 use crate::images::{ImageSize, RgbImage};
-use crate::simd::vectorized;
+use crate::vectorized;
 use crate::views::method::SOLARIZE_THRESHOLD;
 use blur::GaussianBlur;
 use planes::Planes;
