@@ -9,7 +9,7 @@
 set -euo pipefail
 
 # The expected times on two cores, printed at the start.
-BUILD_TIME="10 minutes" SHARDS_TIME="10 seconds" PAGE_TIME="2 seconds" TRAINING_TIME="4 minutes"
+BUILD_TIME="5 minutes" SHARDS_TIME="4 seconds" PAGE_TIME="1 second" TRAINING_TIME="1 minute"
 
 usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 fail() { printf 'quickstart: %s\n' "$1" >&2; exit "${2:-1}"; }
