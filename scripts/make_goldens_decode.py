@@ -7,7 +7,8 @@ Writes the files, expected.rgb (the pixels of all of them, one after the other, 
 index.json: for each file where its pixels begin, their size, whether its kind loses by compression,
 and whether the EXIF orientation was applied; or, for a kind that scrl-prep does not read, what its
 reason says. Kinds that Pillow reads but cannot write are written here, byte by byte. Needs Pillow,
-numpy and OpenCV (for JPEG's rarer samplings). The same versions give the same files.
+numpy and OpenCV (for JPEG's rarer samplings). The same versions give the same files. One long
+list of cases, a function for each format.
 """
 import io
 import json

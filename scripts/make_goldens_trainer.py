@@ -3,7 +3,8 @@
 
     make_goldens_trainer.py [--out trainer/tests/goldens] [--only step] [--conditioning]
 
-Everything is float32 and comes from PyTorch with fixed seeds, the steps from scrl_torch.py.
+Everything is float32 and comes from PyTorch with fixed seeds, the steps from scrl_torch.py. The
+list of the files below is the reason for the length of this one.
 Feature maps are NHWC, convolution weights OIHW. Every `grad_y` is an arbitrary incoming gradient;
 `grad_x` and the others are the results of PyTorch's backward.
 
