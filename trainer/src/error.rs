@@ -76,8 +76,13 @@ pub enum Error {
         pairs: usize,
     },
     /// A drawing could not be made.
-    #[error("drawing: {0}")]
-    Drawing(String),
+    #[error("{}: drawing: {reason}", path.display())]
+    Drawing {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        reason: String,
+    },
     /// The images for an evaluation cannot be used.
     #[error(transparent)]
     Images(#[from] scrl_preprocess::Error),
@@ -98,6 +103,10 @@ impl Error {
 
     pub(crate) fn dataset(path: &Path, reason: impl Into<String>) -> Self {
         Self::Dataset { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn drawing(path: &Path, reason: impl ToString) -> Self {
+        Self::Drawing { path: path.to_owned(), reason: reason.to_string() }
     }
 
     pub(crate) fn checkpoint(path: &Path, reason: impl ToString) -> Self {

@@ -16,7 +16,6 @@ use plotters::prelude::{
 };
 
 use super::confusion::Confusion;
-use crate::{Error, Result};
 
 /// The side of the matrix in pixels, about.
 const SIDE: u32 = 960;
@@ -33,21 +32,20 @@ const MARGIN: u32 = 8;
 const GAP: i32 = 5;
 const TEXT: RGBColor = RGBColor(90, 90, 90);
 
+/// Errors of the backend and of the PNG encoder.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 /// Draws the matrix as a PNG image: a row for each class, a column for each prediction, darker for
 /// a larger fraction of the class. Rows and columns are numbered from 1 where there is room.
 ///
 /// # Errors
-/// [`Error::Drawing`], as for an image that is too large.
+/// The error of the backend, as for an image that is too large.
 pub(super) fn confusion_png(confusion: &Confusion) -> Result<Vec<u8>> {
     let mut png = Cursor::new(Vec::new());
-    draw(confusion)?.write_to(&mut png, ImageFormat::Png).map_err(drawing_error)?;
+    draw(confusion)?.write_to(&mut png, ImageFormat::Png)?;
     Ok(png.into_inner())
-}
-
-fn drawing_error(error: impl ToString) -> Error {
-    Error::Drawing(error.to_string())
 }
 
 fn draw(confusion: &Confusion) -> Result<RgbImage> {
@@ -58,7 +56,7 @@ fn draw(confusion: &Confusion) -> Result<RgbImage> {
     let side = margin + classes * cell + MARGIN;
     let mut image = RgbImage::new(side, side);
     let area = BitMapBackend::with_buffer(image.as_mut(), (side, side)).into_drawing_area();
-    area.fill(&WHITE).map_err(drawing_error)?;
+    area.fill(&WHITE)?;
     let corner = |index: usize| (margin + index as u32 * cell) as i32;
     for class in 0..confusion.classes() {
         let row = confusion.row(class);
@@ -67,7 +65,7 @@ fn draw(confusion: &Confusion) -> Result<RgbImage> {
             let (x, y, inner) = (corner(prediction), corner(class), cell as i32 - 1);
             let style = shade(count as f64 / total).filled();
             let rectangle = Rectangle::new([(x, y), (x + inner, y + inner)], style);
-            area.draw(&rectangle).map_err(drawing_error)?;
+            area.draw(&rectangle)?;
         }
         if numbered {
             let font = if cell >= MIN_LARGE { &FONT_6X10 } else { &FONT_5X7 };
@@ -79,7 +77,7 @@ fn draw(confusion: &Confusion) -> Result<RgbImage> {
             write(&area, &number, font, above)?;
         }
     }
-    area.present().map_err(drawing_error)?;
+    area.present()?;
     drop(area);
     Ok(image)
 }
@@ -102,7 +100,8 @@ fn write(
     let font = MonoTextStyle::new(font, BinaryColor::On);
     let mut pixels = Pixels::default();
     let Ok(_) = Text::with_text_style(text, at, font, style).draw(&mut pixels);
-    pixels.0.into_iter().try_for_each(|at| area.draw_pixel(at, &TEXT)).map_err(drawing_error)
+    pixels.0.into_iter().try_for_each(|at| area.draw_pixel(at, &TEXT))?;
+    Ok(())
 }
 
 /// Collects the pixels of a text.

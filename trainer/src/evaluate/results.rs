@@ -10,8 +10,8 @@ use super::confusion::Confusion;
 use super::drawing::confusion_png;
 use super::linear_layer::{LinearLayer, LinearLayerConfig};
 use super::options::EvalConfig;
-use crate::Result;
 use crate::model::Arch;
+use crate::{Error, Result};
 
 /// The content of `results.json`. Accuracies are from 0 to 1.
 #[derive(Clone, Debug, Serialize)]
@@ -121,7 +121,8 @@ impl Results {
     /// If they cannot be written.
     pub fn write(&self, out: &Path) -> Result<[PathBuf; 2]> {
         let (json, png) = (out.join("results.json"), out.join("confusion.png"));
-        scrl_schemas::atomic::write(&png, &confusion_png(&self.matrix)?)?;
+        let drawing = confusion_png(&self.matrix).map_err(|error| Error::drawing(&png, error))?;
+        scrl_schemas::atomic::write(&png, &drawing)?;
         let text = serde_json::to_string(self).expect("plain values");
         scrl_schemas::atomic::write(&json, format!("{text}\n").as_bytes())?;
         Ok([json, png])

@@ -53,8 +53,7 @@ pub(super) fn write(path: &Path, metrics: &[Metrics]) -> Result<()> {
     if metrics.is_empty() {
         return Ok(());
     }
-    let drawing =
-        draw(metrics).map_err(|error| Error::checkpoint(path, format!("drawing: {error}")))?;
+    let drawing = draw(metrics).map_err(|error| Error::drawing(path, error))?;
     Ok(scrl_schemas::atomic::write(path, drawing.as_bytes())?)
 }
 
