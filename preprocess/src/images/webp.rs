@@ -5,8 +5,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image_webp::WebPDecoder;
 
-use super::rgb_image::ImageSize;
-use super::rgb_image::{Header, Unreadable, area, check_size};
+use super::rgb_image::{Header, ImageSize, Unreadable, area, check_size};
 
 type Decoder<'a> = WebPDecoder<Cursor<&'a [u8]>>;
 

@@ -4,8 +4,7 @@ use std::io;
 
 use super::format::{Class, FoundImage, SourceFormat};
 use super::index::Record;
-use crate::images::MAX_SOURCE_BYTES;
-use crate::images::{Decoding, Unreadable, decode, read_size};
+use crate::images::{Decoding, MAX_SOURCE_BYTES, Unreadable, decode, read_size};
 
 /// Bytes read to find an image's size; the whole file follows where they do not suffice.
 const HEADER_BYTES: u64 = 64 << 10;

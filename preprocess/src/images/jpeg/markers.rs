@@ -2,8 +2,7 @@
 //!
 //! A fault is what makes libjpeg give up. What it only warns of is none.
 
-use crate::images::rgb_image::ImageSize;
-use crate::images::rgb_image::Unreadable;
+use crate::images::rgb_image::{ImageSize, Unreadable};
 
 /// Blocks of 8×8 samples that a unit of an interleaved scan may have.
 const MAX_BLOCKS_IN_UNIT: usize = 10;

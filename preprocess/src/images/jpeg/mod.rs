@@ -9,8 +9,7 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
 use self::rewrite::{Color, MAX_SCANS, Markers, Rewritten};
-use crate::images::rgb_image::ImageSize;
-use crate::images::rgb_image::{Header, Unreadable, area, check_size, ink_to_rgb};
+use crate::images::rgb_image::{Header, ImageSize, Unreadable, area, check_size, ink_to_rgb};
 
 /// Pixels times scans beyond which an image is refused: some seconds of work.
 const MAX_SCANNED_PIXELS: usize = 4_000_000_000;

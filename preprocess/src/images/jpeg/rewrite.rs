@@ -6,9 +6,8 @@
 
 use image::metadata::Orientation;
 
-use super::markers::Fault;
 use super::markers::{
-    APPLICATION_0, APPLICATION_1, APPLICATION_14, END_OF_IMAGE, Frame, HUFFMAN_TABLES, Next,
+    APPLICATION_0, APPLICATION_1, APPLICATION_14, END_OF_IMAGE, Fault, Frame, HUFFMAN_TABLES, Next,
     QUANTIZATION_TABLES, RESTART_0, RESTART_INTERVAL, Reader, START_OF_IMAGE, START_OF_SCAN, Scan,
 };
 use crate::images::rgb_image::ImageSize;
