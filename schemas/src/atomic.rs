@@ -116,6 +116,17 @@ pub fn write(destination: &Path, bytes: &[u8]) -> Result<()> {
     file.commit()
 }
 
+/// The result of a removal, which has succeeded as well where another process was faster.
+///
+/// # Errors
+/// Those of `removed`, except that there was nothing to remove.
+pub fn unless_gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 //! chunk, writes its shards on threads of its own, and completes the epochs. A chunk is passed on
 //! once the one before is on the disk, so at most two are in memory.
 
+use std::fs;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
@@ -11,6 +12,7 @@ use std::sync::mpsc::Receiver;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use scrl_cli::Reporter;
+use scrl_schemas::atomic::unless_gone;
 use scrl_schemas::{
     Epoch, FORMAT, FinishedShard, Row, Shard, ShardPaths, ShardWriter, Skipped, Success,
     ViewEncoding,
@@ -108,13 +110,9 @@ pub(super) fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> 
     epochs.dedup();
     for epoch in epochs {
         let folder = context.paths.epoch(epoch);
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        match std::fs::remove_file(context.paths.success(epoch)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(&folder)(error));
-            }
-            _ => {}
-        }
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let removed = fs::remove_file(context.paths.success(epoch));
+        unless_gone(removed).map_err(Error::io(&folder))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use scrl_cli::World;
+use scrl_schemas::atomic::unless_gone;
 use scrl_schemas::{Epoch, FinishedShard, ShardPaths, ShardRecord, Skipped};
 use serde::{Deserialize, Serialize};
 
@@ -71,12 +72,7 @@ pub(super) fn read(paths: &ShardPaths, epoch: Epoch) -> Result<HashMap<String, F
 /// Where one cannot be removed.
 pub(super) fn remove(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     for path in journals(paths, epoch)? {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(&path)(error));
-            }
-            _ => {}
-        }
+        unless_gone(fs::remove_file(&path)).map_err(Error::io(&path))?;
     }
     Ok(())
 }

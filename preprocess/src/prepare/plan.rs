@@ -121,19 +121,24 @@ impl Job {
         Ok(Self { config, threads, sources, shuffle, paths, manifest, shards, estimate })
     }
 
+    /// Pairs of views for this process to write.
+    pub(super) fn pairs_to_write(&self) -> u64 {
+        let images = u64::from(self.sources.len());
+        let rows = u128::from(images - self.sources.unreadable());
+        (rows * u128::from(self.shards.images_to_write) / u128::from(images)) as u64
+    }
+
     /// What [`Job::run`] will do.
     pub fn outline(&self) -> Outline {
         let shards_per_epoch = u64::from(self.shuffle.shards_per_epoch());
         let to_write = self.shards.to_write;
         let unreadable = self.sources.unreadable();
         let images = u64::from(self.sources.len());
-        let rows = u128::from(images - unreadable);
         let epoch_bytes = self.estimate.bytes.of(self.config.options.views);
         let bytes_of = |shards: u64| {
             (u128::from(epoch_bytes) * u128::from(shards) / u128::from(shards_per_epoch)) as u64
         };
-        let pairs_to_write =
-            (rows * u128::from(self.shards.images_to_write) / u128::from(images)) as u64;
+        let pairs_to_write = self.pairs_to_write();
         let unfinished =
             (self.config.only.len() as u64 * shards_per_epoch).saturating_sub(self.shards.finished);
         let shards_at_a_time = match self.config.keep {

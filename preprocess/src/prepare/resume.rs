@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use scrl_schemas::atomic::Writer;
+use scrl_schemas::atomic::{Writer, unless_gone};
 use scrl_schemas::{
     Epoch, FinishedShard, Manifest, Shard, ShardPaths, ShardReader, ShardRecord, Success,
     file_names,
@@ -100,12 +100,7 @@ pub(crate) fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     for (path, removed) in
         [(&success, fs::remove_file(&success)), (&folder, fs::remove_dir_all(&folder))]
     {
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(path)(error));
-            }
-            _ => {}
-        }
+        unless_gone(removed).map_err(Error::io(path))?;
     }
     Ok(())
 }

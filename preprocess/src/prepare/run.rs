@@ -66,7 +66,7 @@ impl Job {
         let lock = self.open_folder(reporter)?;
         let context = self.context(reporter);
         let writing = pool(WRITING_THREADS, "write")?;
-        reporter.begin("pairs", self.outline().pairs_to_write, 0);
+        reporter.begin("pairs", self.pairs_to_write(), 0);
         // A channel without room: a chunk is passed on once the one before is on the disk.
         let (sender, receiver) = sync_channel(0);
         let pairs = thread::scope(|scope| {

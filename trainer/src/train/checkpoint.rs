@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use scrl_schemas::Epoch;
+use scrl_schemas::{Epoch, file_names};
 
 use super::config::{Hyperparameters, TrainConfig};
 use super::learner::Learner;
@@ -78,18 +78,11 @@ impl Checkpoint {
     /// All checkpoints in `folder`, oldest first; none where there is no folder.
     pub fn list(folder: &Path) -> Result<Vec<Self>> {
         let mut found = Vec::new();
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
-            Err(error) => return Err(Error::io(folder)(error)),
-        };
-        for entry in entries {
-            let path = entry.map_err(Error::io(folder))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+        for name in file_names(folder)? {
             let step =
                 name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
             if let Some(step) = step.and_then(|step| step.parse().ok()) {
-                found.push(Self { path, step });
+                found.push(Self { path: folder.join(name), step });
             }
         }
         found.sort_by_key(|checkpoint| checkpoint.step);

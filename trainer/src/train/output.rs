@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scrl_cli::Reporter;
 use scrl_schemas::atomic::TEMPORARY_MARK;
+use scrl_schemas::file_names;
 
 use super::checkpoint::{Checkpoint, CheckpointInfo, checkpoint_tensors};
 use super::config::TrainConfig;
@@ -30,10 +31,9 @@ impl Output {
     pub(super) fn create(&self) -> Result<()> {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
-        for entry in fs::read_dir(&checkpoints).map_err(Error::io(&checkpoints))? {
-            let path = entry.map_err(Error::io(&checkpoints))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+        for name in file_names(&checkpoints)? {
             if name.starts_with("step-") && name.contains(TEMPORARY_MARK) {
+                let path = checkpoints.join(name);
                 fs::remove_file(&path).map_err(Error::io(&path))?;
             }
         }

@@ -7,6 +7,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use scrl_schemas::file_names;
+
 use super::metrics::Metrics;
 use crate::{Error, Result};
 
@@ -30,11 +32,9 @@ impl EventFile {
     /// a run that starts after `step`: later steps, which it takes again, are dropped from the
     /// event files of its earlier starts.
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
-        for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-            let path = entry.map_err(Error::io(folder))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+        for name in file_names(folder)? {
             if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
-                drop_later_steps(&path, step)?;
+                drop_later_steps(&folder.join(name), step)?;
             }
         }
         let (seconds, process) = (now() as u64, std::process::id());
