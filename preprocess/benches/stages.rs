@@ -26,6 +26,8 @@ const IMAGE: (u32, u32) = (500, 375);
 /// Largest number of images taken from a folder.
 const MOST_IMAGES: usize = 32;
 const GAUSSIAN: RenderOptions = RenderOptions { size: 224, blur: BlurKind::Gaussian };
+/// Pixels of a view.
+const PIXELS: usize = 224 * 224;
 const RESIZE: RenderOptions = RenderOptions { size: 224, blur: BlurKind::Resize };
 
 /// An image, encoded and decoded.
@@ -154,7 +156,7 @@ fn views(criterion: &mut Criterion, images: &[BenchImage]) {
         }),
     ];
     let mut renderer = Renderer::default();
-    let mut view = Vec::new();
+    let mut view = vec![[0; 4]; PIXELS];
     for (name, options, change) in changes {
         bench(criterion, name, images, |image, _| {
             renderer.render(
@@ -169,25 +171,26 @@ fn views(criterion: &mut Criterion, images: &[BenchImage]) {
 
 fn encoders(criterion: &mut Criterion, images: &[BenchImage], options: &PrepOptions) {
     // Random views: sharp, blurred, gray.
-    let views: Vec<Vec<u8>> = (0..32)
+    let views: Vec<Vec<[u8; 4]>> = (0..32)
         .map(|number| {
             let image = &images[number as usize % images.len()];
             let which = if number % 2 == 0 { ViewIndex::First } else { ViewIndex::Second };
             let params = draw_view(1, number, 0, which, image.decoded.size, options);
-            let mut view = Vec::new();
+            let mut view = vec![[0; 4]; PIXELS];
             Renderer::default().render(&image.decoded, &params, GAUSSIAN, &mut view);
             view
         })
         .collect();
-    let with_image_webp = |view: &[u8]| {
+    let with_image_webp = |view: &[[u8; 4]]| {
+        let view: Vec<u8> = view.iter().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
         let mut file = Vec::new();
         image_webp::WebPEncoder::new(&mut file)
-            .encode(view, GAUSSIAN.size, GAUSSIAN.size, image_webp::ColorType::Rgb8)
+            .encode(&view, GAUSSIAN.size, GAUSSIAN.size, image_webp::ColorType::Rgb8)
             .expect("memory takes any image");
         file
     };
     let mut encoder = ViewEncoder::default();
-    let mut encode = |view: &[u8], encoding| {
+    let mut encode = |view: &[[u8; 4]], encoding| {
         encoder
             .encode(view, GAUSSIAN.size, encoding, 95, "view")
             .expect("encodes")
@@ -233,7 +236,7 @@ fn stages(criterion: &mut Criterion) {
     views(criterion, &images);
     encoders(criterion, &images, &options);
     let (mut renderer, mut encoder, mut view) =
-        (Renderer::default(), ViewEncoder::default(), Vec::new());
+        (Renderer::default(), ViewEncoder::default(), vec![[0; 4]; PIXELS]);
     bench(criterion, "whole view: draw, render, webp", &images, |image, turn| {
         let which = if turn % 2 == 0 { ViewIndex::First } else { ViewIndex::Second };
         let params = draw_view(1, turn, 0, which, image.decoded.size, &options);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -212,7 +213,7 @@ fn kept_epochs_make_room_for_others() {
     std::thread::scope(|scope| {
         let config = Config { only: 0..10, keep: Some(2), ..dir.config("s") };
         let prep = scope.spawn(move || run(config).unwrap());
-        for epoch in (0..10).map(Epoch) {
+        let consume = |epoch: Epoch| {
             // The journal is removed right after `_SUCCESS` is written.
             let journal = paths.epoch(epoch).join("_parts-0-of-1.jsonl");
             while !paths.success(epoch).exists() || journal.exists() {
@@ -224,6 +225,12 @@ fn kept_epochs_make_room_for_others() {
             let expected = ShardPaths::new(dir.shards("expected"));
             assert_same_files(&expected.epoch(epoch), &paths.epoch(epoch));
             Consumed { epochs: epoch.0 + 1 }.write(&paths.consumed()).unwrap();
+        };
+        let consumed = catch_unwind(AssertUnwindSafe(|| (0..10).map(Epoch).for_each(consume)));
+        if let Err(panic) = consumed {
+            // So that the run does not wait forever.
+            Consumed { epochs: 10 }.write(&paths.consumed()).unwrap();
+            resume_unwind(panic);
         }
         assert_eq!(prep.join().unwrap().pairs, 10 * (IMAGES - BROKEN) as u64);
     });

@@ -11,11 +11,12 @@ use webp::WebpEncoder;
 #[derive(Default)]
 pub struct ViewEncoder {
     webp: WebpEncoder,
-    file: Vec<u8>,
+    jpeg: Vec<u8>,
 }
 
 impl ViewEncoder {
-    /// Encodes `[size, size, 3]` bytes; `None` for recipes, which store no pixels.
+    /// Encodes `[size, size]` pixels, red, green, blue and 0; `None` for recipes, which store no
+    /// pixels.
     ///
     /// `name` is the image's file name without its ending.
     ///
@@ -23,30 +24,32 @@ impl ViewEncoder {
     /// [`Error::Encode`] if the encoder fails; it does for no size that `--size` accepts.
     pub fn encode(
         &mut self,
-        pixels: &[u8],
+        pixels: &[[u8; 4]],
         size: u32,
         encoding: ViewEncoding,
         quality: u8,
         name: &str,
     ) -> Result<Option<EncodedImage>> {
-        self.file.clear();
-        let ending = match encoding {
-            ViewEncoding::Webp => {
-                self.webp.encode(pixels, size as usize, size as usize, &mut self.file);
-                "webp"
-            }
+        let (bytes, ending) = match encoding {
+            ViewEncoding::Webp => (self.webp.encode(pixels, size as usize, size as usize), "webp"),
             ViewEncoding::Jpeg => {
-                let mut encoder = jpeg_encoder::Encoder::new(&mut self.file, quality);
+                self.jpeg.clear();
+                let mut encoder = jpeg_encoder::Encoder::new(&mut self.jpeg, quality);
                 encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
                 encoder
-                    .encode(pixels, size as u16, size as u16, jpeg_encoder::ColorType::Rgb)
+                    .encode(
+                        pixels.as_flattened(),
+                        size as u16,
+                        size as u16,
+                        jpeg_encoder::ColorType::Rgba,
+                    )
                     .map_err(|error| Error::Encode(error.to_string()))?;
-                "jpg"
+                (self.jpeg.as_slice(), "jpg")
             }
             ViewEncoding::Recipe => return Ok(None),
         };
         // A copy of the exact length: thousands of rows wait in memory.
-        Ok(Some(EncodedImage { bytes: self.file.clone(), path: format!("{name}.{ending}") }))
+        Ok(Some(EncodedImage { bytes: bytes.to_vec(), path: format!("{name}.{ending}") }))
     }
 }
 
@@ -54,8 +57,8 @@ impl ViewEncoder {
 mod tests {
     use super::*;
 
-    fn pixels() -> Vec<u8> {
-        (0..48 * 48).flat_map(|i| [(i % 48 * 5) as u8, (i / 48 * 5) as u8, 77]).collect()
+    fn pixels() -> Vec<[u8; 4]> {
+        (0..48 * 48).map(|i| [(i % 48 * 5) as u8, (i / 48 * 5) as u8, 77, 0]).collect()
     }
 
     #[test]
@@ -67,7 +70,9 @@ mod tests {
                 ViewEncoder::default().encode(&pixels(), 48, encoding, 95, "a").unwrap().unwrap();
             assert_eq!(image.path, name);
             let back = image::load_from_memory(&image.bytes).unwrap().into_rgb8().into_raw();
-            let worst = back.iter().zip(pixels()).map(|(&a, b)| a.abs_diff(b)).max().unwrap();
+            let expected =
+                pixels().into_iter().flat_map(|[red, green, blue, _]| [red, green, blue]);
+            let worst = back.iter().zip(expected).map(|(&a, b)| a.abs_diff(b)).max().unwrap();
             assert!(worst <= limit, "{encoding}: {worst}");
         }
         assert!(

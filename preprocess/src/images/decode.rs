@@ -241,8 +241,10 @@ mod tests {
     }
 
     fn encoded_view(size: usize, encoding: ViewEncoding, quality: u8) -> Vec<u8> {
+        let view = view(size);
+        let pixels: Vec<[u8; 4]> = view.chunks(3).map(|p| [p[0], p[1], p[2], 0]).collect();
         let encoded =
-            ViewEncoder::default().encode(&view(size), size as u32, encoding, quality, "view");
+            ViewEncoder::default().encode(&pixels, size as u32, encoding, quality, "view");
         encoded.unwrap().unwrap().bytes
     }
 

@@ -178,9 +178,9 @@ fn rendered(
     {
         return Err("its crop exceeds the source".to_owned());
     }
-    let mut pixels = Vec::new();
+    let mut pixels = vec![[0; 3]; options.size as usize * options.size as usize];
     Renderer::default().render(source, params, RenderOptions::from(options), &mut pixels);
-    to_image(options.size, pixels)
+    to_image(options.size, pixels.into_flattened())
 }
 
 /// A thumbnail of a source image, so that a page can hold many.

@@ -36,7 +36,7 @@ pub(crate) fn recipe_row(
 pub struct RowMaker {
     renderer: Renderer,
     encoder: ViewEncoder,
-    pixels: Vec<u8>,
+    pixels: Vec<[u8; 4]>,
 }
 
 impl RowMaker {
@@ -57,6 +57,7 @@ impl RowMaker {
         if options.views == ViewEncoding::Recipe {
             return Ok(row);
         }
+        self.pixels.resize(options.size as usize * options.size as usize, [0; 4]);
         for (view, number) in [(&mut row.view1, 1), (&mut row.view2, 2)] {
             self.renderer.render(
                 image,

@@ -16,7 +16,6 @@ pub(super) struct PixelSource<'a> {
     decoding: Decoding,
     options: RenderOptions,
     renderer: Renderer,
-    view: Vec<u8>,
 }
 
 impl<'a> PixelSource<'a> {
@@ -27,7 +26,6 @@ impl<'a> PixelSource<'a> {
             decoding: Decoding::from(options),
             options: RenderOptions::from(options),
             renderer: Renderer::default(),
-            view: Vec::new(),
         }
     }
 
@@ -66,8 +64,7 @@ impl<'a> PixelSource<'a> {
             return Err(changed(format!("{}×{} pixels", size.0, size.1)));
         }
         for (params, view) in [(&row.view1.params, view1), (&row.view2.params, view2)] {
-            self.renderer.render(&source, params, self.options, &mut self.view);
-            view.copy_from_slice(&self.view);
+            self.renderer.render(&source, params, self.options, view.as_chunks_mut::<3>().0);
         }
         Ok(())
     }

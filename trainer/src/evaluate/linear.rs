@@ -168,11 +168,11 @@ impl Extractor<'_> {
             blur: None,
             solarize: false,
         };
-        let mut pixels = Vec::new();
+        let mut pixels = vec![[0; 3]; *size as usize * *size as usize];
         let options = RenderOptions { size: *size, blur: BlurKind::None };
         Renderer::default().render(image, &params, options, &mut pixels);
         let side = *size as i32;
-        RgbImage { size: ImageSize { width: side, height: side }, pixels }
+        RgbImage { size: ImageSize { width: side, height: side }, pixels: pixels.into_flattened() }
     }
 
     /// Features `[n, C]` of some images, batch by batch.

@@ -64,15 +64,6 @@ impl<const N: usize> Code<N> {
         None
     }
 
-    /// The total bits of symbols with these frequencies.
-    pub(crate) fn total_bits(&self, frequencies: &[u32; N]) -> u64 {
-        frequencies
-            .iter()
-            .zip(&self.lengths)
-            .map(|(&frequency, &length)| u64::from(frequency) * u64::from(length))
-            .sum()
-    }
-
     /// The code of each symbol: the number of its bits in the lowest byte, the bits above.
     pub(crate) fn packed(&self) -> [u32; N] {
         std::array::from_fn(|symbol| {

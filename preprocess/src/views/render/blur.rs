@@ -1,33 +1,33 @@
-//! Gaussian blur on planes, as torchvision's `gaussian_blur` on float tensors: a kernel of the
-//! method's size, reflected at the borders (without repeating the border pixel), first
-//! horizontally, then vertically.
+//! Gaussian blur, as torchvision's `gaussian_blur` on float tensors: a kernel of the method's size,
+//! reflected at the borders (without repeating the border pixel), first along the rows, then down
+//! the columns.
 
 use libm::exp;
 
-use super::planes::Planes;
+use super::fixed::Planes;
+use super::vector::{VALUES, Vectors};
 use crate::views::method::BLUR_KERNEL_FRACTION;
 
-/// Pixels computed together, in registers.
-const WIDTH: usize = 32;
 /// Weights at the ends of the kernel are dropped while they sum to less than this: at most a
 /// fortieth of a gray level.
 const NEGLIGIBLE: f64 = 1e-4;
 
-/// The blur's buffers.
+/// The weight 1, which itself does not fit.
+const ONE: i32 = 1 << 15;
+
+/// The blur's weights and buffers.
 #[derive(Debug, Default)]
 pub(super) struct GaussianBlur {
-    /// The weight of the center, then of each distance from it.
-    weights: Vec<f32>,
+    /// The weight of the center, then of each distance from it, for [`Vectors::times`].
+    weights: Vec<i16>,
     /// A row with its reflections on both sides.
-    padded: Vec<f32>,
-    /// Planes blurred horizontally, rows padded to a multiple of [`WIDTH`].
-    horizontal: [Vec<f32>; 3],
-    /// One row of each plane, blurred in both directions.
-    rows: [Vec<f32>; 3],
+    padded: Vec<i16>,
+    /// A row of each plane, blurred in both directions.
+    blurred: [Vec<i16>; 3],
 }
 
 /// Computes the weights of the kernel's center and of one side; with the other side they sum to 1.
-fn weights(size: usize, sigma: f32, weights: &mut Vec<f32>) {
+fn weights(size: usize, sigma: f32, weights: &mut Vec<i16>) {
     // The odd number nearest to a tenth of the size; the reflection has to stay within the view.
     let kernel = 2 * (size as f64 * BLUR_KERNEL_FRACTION / 2.0).floor() as usize + 1;
     let radius = (kernel / 2).min(size - 1);
@@ -41,7 +41,12 @@ fn weights(size: usize, sigma: f32, weights: &mut Vec<f32>) {
     }
     total -= left_out;
     weights.clear();
-    weights.extend((0..=kept).map(|distance| (density(distance) / total) as f32));
+    weights.push(0);
+    let weight = |distance| (density(distance) / total * f64::from(ONE)).round() as i16;
+    weights.extend((1..=kept).map(weight));
+    // What rounding leaves goes to the center.
+    let sides: i32 = weights.iter().map(|&weight| 2 * i32::from(weight)).sum();
+    weights[0] = (ONE - sides).min(i32::from(i16::MAX)) as i16;
 }
 
 /// The index, within `size`, to which an index beyond the border is reflected.
@@ -53,110 +58,124 @@ fn reflect(index: isize, size: usize) -> usize {
 }
 
 impl GaussianBlur {
-    /// Blurs the planes, `[size, size]` each, and passes each row to `sink` as red, green and blue,
-    /// from the top.
+    /// Blurs the planes of a view of `size` pixels a side, and passes each row to `sink`, from the
+    /// top. Leaves the planes blurred along their rows only.
     #[inline(always)]
-    pub(super) fn apply(
+    pub(super) fn apply<S: Vectors>(
         &mut self,
-        planes: &Planes,
+        simd: S,
+        planes: &mut Planes,
         size: usize,
         sigma: f32,
-        mut sink: impl FnMut(usize, [&[f32]; 3]),
+        mut sink: impl FnMut(usize, [&[i16]; 3]),
     ) {
         weights(size, sigma, &mut self.weights);
-        let radius = self.weights.len() - 1;
-        let stride = size.next_multiple_of(WIDTH);
-        self.padded.resize(stride + 2 * radius, 0.0);
-        for (horizontal, plane) in
-            self.horizontal.iter_mut().zip([&planes.red, &planes.green, &planes.blue])
-        {
-            horizontal.resize(stride * size, 0.0);
-            for (out, row) in horizontal.chunks_exact_mut(stride).zip(plane.chunks_exact(size)) {
-                blur_horizontally(row, &self.weights, &mut self.padded, out);
+        let stride = planes.stride;
+        self.padded.resize(stride + 2 * self.weights.len(), 0);
+        for row in planes.rows() {
+            for plane in row {
+                along(simd, plane, size, &self.weights, &mut self.padded);
             }
         }
-        for row in &mut self.rows {
-            row.resize(stride, 0.0);
+        for row in &mut self.blurred {
+            row.resize(stride, 0);
         }
         for y in 0..size {
-            for (out, horizontal) in self.rows.iter_mut().zip(&self.horizontal) {
-                blur_vertically(horizontal, y, size, &self.weights, out);
+            for (out, plane) in self.blurred.iter_mut().zip(&planes.planes) {
+                down(simd, plane.values(), y, size, &self.weights, out);
             }
-            let [red, green, blue] = &self.rows;
-            sink(y, [&red[..size], &green[..size], &blue[..size]]);
+            sink(y, self.blurred.each_ref().map(Vec::as_slice));
         }
     }
 }
 
+/// Blurs a row of `width` pixels along itself.
 #[inline(always)]
-fn blur_horizontally(row: &[f32], weights: &[f32], padded: &mut [f32], out: &mut [f32]) {
-    let (size, radius) = (row.len(), weights.len() - 1);
-    padded[radius..][..size].copy_from_slice(row);
+fn along<S: Vectors>(simd: S, row: &mut [i16], width: usize, weights: &[i16], padded: &mut [i16]) {
+    let radius = weights.len() - 1;
+    padded[radius..][..width].copy_from_slice(&row[..width]);
     for distance in 1..=radius {
-        padded[radius - distance] = row[reflect(-(distance as isize), size)];
-        padded[radius + size - 1 + distance] = row[reflect((size - 1 + distance) as isize, size)];
+        padded[radius - distance] = row[reflect(-(distance as isize), width)];
+        let beyond = width - 1 + distance;
+        padded[radius + beyond] = row[reflect(beyond as isize, width)];
     }
-    let (blocks, _) = out.as_chunks_mut::<WIDTH>();
-    for (index, block) in blocks.iter_mut().enumerate() {
-        let start = index * WIDTH;
-        let mut sum = [0.0; WIDTH];
-        add(&mut sum, weights[0], window(padded, start + radius));
-        for (distance, &weight) in weights.iter().enumerate().skip(1) {
-            let left = window(padded, start + radius - distance);
-            let right = window(padded, start + radius + distance);
-            add_both(&mut sum, weight, left, right);
-        }
-        *block = sum;
-    }
+    sum(simd, row, padded, weights, |distance| [radius - distance, radius + distance]);
 }
 
+/// Blurs row `y` of a plane, of rows of `out`'s length, down its columns.
 #[inline(always)]
-fn blur_vertically(plane: &[f32], y: usize, size: usize, weights: &[f32], out: &mut [f32]) {
+fn down<S: Vectors>(
+    simd: S,
+    plane: &[i16],
+    y: usize,
+    size: usize,
+    weights: &[i16],
+    out: &mut [i16],
+) {
     let stride = out.len();
-    let (blocks, _) = out.as_chunks_mut::<WIDTH>();
-    for (index, block) in blocks.iter_mut().enumerate() {
-        let start = index * WIDTH;
-        let mut sum = [0.0; WIDTH];
-        add(&mut sum, weights[0], window(plane, y * stride + start));
-        for (distance, &weight) in weights.iter().enumerate().skip(1) {
-            let above = reflect(y as isize - distance as isize, size);
-            let below = reflect((y + distance) as isize, size);
-            add_both(
-                &mut sum,
-                weight,
-                window(plane, above * stride + start),
-                window(plane, below * stride + start),
-            );
-        }
-        // The weights sum to 1 except for rounding, which could leave [0, 1].
-        for (out, value) in block.iter_mut().zip(sum) {
-            *out = value.clamp(0.0, 1.0);
-        }
+    sum(simd, out, plane, weights, |distance| {
+        let above = reflect(y as isize - distance as isize, size);
+        let below = reflect((y + distance) as isize, size);
+        [above * stride, below * stride]
+    });
+}
+
+/// The weighted sum of rows; `places` gives where the two at a distance begin.
+#[inline(always)]
+fn sum<S: Vectors>(
+    simd: S,
+    sums: &mut [i16],
+    values: &[i16],
+    weights: &[i16],
+    places: impl Fn(usize) -> [usize; 2],
+) {
+    let (sums, _) = sums.as_chunks_mut::<VALUES>();
+    let weight = simd.splat(weights[0]);
+    for (sum, value) in sums.iter_mut().zip(values[places(0)[0]..].as_chunks::<VALUES>().0) {
+        simd.store(simd.times(simd.load(value), weight), sum);
+    }
+    let (pairs, rest) = weights[1..].as_chunks::<2>();
+    let mut distance = 1;
+    for &weights in pairs {
+        add_products(simd, sums, values, [places(distance), places(distance + 1)], weights);
+        distance += 2;
+    }
+    for &weight in rest {
+        add_products(simd, sums, values, [places(distance)], [weight]);
     }
 }
 
+/// Adds the products of sums of two rows and their weight.
 #[inline(always)]
-fn window(values: &[f32], start: usize) -> &[f32; WIDTH] {
-    values[start..].first_chunk().expect("rows are padded to complete blocks")
-}
-
-#[inline(always)]
-fn add(sum: &mut [f32; WIDTH], weight: f32, values: &[f32; WIDTH]) {
-    for i in 0..WIDTH {
-        sum[i] += weight * values[i];
+fn add_products<S: Vectors, const N: usize>(
+    simd: S,
+    sums: &mut [[i16; VALUES]],
+    values: &[i16],
+    places: [[usize; 2]; N],
+    weights: [i16; N],
+) {
+    let row = |start: usize| &values[start..].as_chunks::<VALUES>().0[..sums.len()];
+    let mut rows = [[&[] as &[[i16; VALUES]]; 2]; N];
+    let mut splat = [simd.splat(0); N];
+    for n in 0..N {
+        rows[n] = [row(places[n][0]), row(places[n][1])];
+        splat[n] = simd.splat(weights[n]);
     }
-}
-
-#[inline(always)]
-fn add_both(sum: &mut [f32; WIDTH], weight: f32, a: &[f32; WIDTH], b: &[f32; WIDTH]) {
-    for i in 0..WIDTH {
-        sum[i] += weight * (a[i] + b[i]);
+    for i in 0..sums.len() {
+        let mut sum = simd.load(&sums[i]);
+        for n in 0..N {
+            let both = simd.add(simd.load(&rows[n][0][i]), simd.load(&rows[n][1][i]));
+            sum = simd.add(sum, simd.times(both, splat[n]));
+        }
+        simd.store(sum, &mut sums[i]);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::views::render::fixed::WHITE;
+    use crate::views::render::vector::Plain;
 
     #[test]
     fn the_kernel_has_the_size_of_the_method() {
@@ -166,48 +185,68 @@ mod tests {
         weights(96, 1e6, &mut found);
         assert_eq!(found.len(), 5, "9 at 96");
         weights(224, 0.1, &mut found);
-        assert_eq!(found, [1.0]);
+        assert_eq!(found, [i16::MAX]);
         for sigma in [0.3, 0.9, 1.3, 2.0] {
             weights(224, sigma, &mut found);
-            let sum = found[0] + 2.0 * found[1..].iter().sum::<f32>();
-            assert!((sum - 1.0).abs() < 1e-6);
+            let sum = found.iter().map(|&weight| 2 * i32::from(weight)).sum::<i32>();
+            assert_eq!(sum - i32::from(found[0]), ONE);
         }
+    }
+
+    /// Planes with the same values.
+    fn planes(size: usize, value: impl Fn(usize, usize) -> f64) -> Planes {
+        let mut planes = Planes::default();
+        planes.resize(size, size);
+        for (y, row) in planes.rows().enumerate() {
+            for plane in row {
+                for (x, out) in plane[..size].iter_mut().enumerate() {
+                    *out = (value(x, y) * f64::from(WHITE)) as i16;
+                }
+            }
+        }
+        planes
     }
 
     #[test]
     fn a_plane_is_blurred_as_by_the_definition() {
-        let size = 37;
-        let value = |x: usize, y: usize| ((x * 31 + y * 17) % 23) as f32 / 22.0;
-        let plane: Vec<f32> = (0..size * size).map(|i| value(i % size, i / size)).collect();
-        let planes = Planes { red: plane.clone(), green: plane.clone(), blue: plane };
+        let (size, sigma) = (37, 1.1f32);
+        let value = |x: usize, y: usize| ((x * 31 + y * 17) % 23) as f64 / 22.0;
         let mut blur = GaussianBlur::default();
         let mut rows = Vec::new();
-        blur.apply(&planes, size, 1.1, |_, [red, green, _]| {
+        blur.apply(Plain, &mut planes(size, value), size, sigma, |_, [red, green, _]| {
             assert_eq!(red, green);
-            rows.extend_from_slice(red);
+            rows.extend_from_slice(&red[..size]);
         });
         let half = blur.weights.len() as isize - 1;
+        let density = |d: isize| (-0.5 * (d as f64 / f64::from(sigma)).powi(2)).exp();
+        let total: f64 = (-half..=half).map(density).sum();
         for (index, &found) in rows.iter().enumerate() {
             let (x, y) = ((index % size) as isize, (index / size) as isize);
             let mut expected = 0.0;
             for dy in -half..=half {
                 for dx in -half..=half {
-                    let weight = blur.weights[dx.unsigned_abs()] * blur.weights[dy.unsigned_abs()];
+                    let weight = density(dx) * density(dy) / (total * total);
                     expected += weight * value(reflect(x + dx, size), reflect(y + dy, size));
                 }
             }
-            assert!((found - expected).abs() < 1e-5, "{x} {y}: {found} for {expected}");
+            let expected = expected * f64::from(WHITE);
+            // A twentieth of a level.
+            assert!((f64::from(found) - expected).abs() < 3.2, "{x} {y}: {found} for {expected}");
         }
     }
 
     #[test]
     fn tiny_views_are_blurred_too() {
         for size in [1, 2, 8] {
-            let plane = vec![0.5; size * size];
-            let planes = Planes { red: plane.clone(), green: plane.clone(), blue: plane };
-            GaussianBlur::default().apply(&planes, size, 2.0, |_, [red, ..]| {
-                assert!(red.iter().all(|value| (value - 0.5).abs() < 1e-6));
-            });
+            GaussianBlur::default().apply(
+                Plain,
+                &mut planes(size, |_, _| 0.5),
+                size,
+                2.0,
+                |_, [red, ..]| {
+                    assert!(red[..size].iter().all(|value| value.abs_diff(WHITE / 2) <= 2));
+                },
+            );
         }
     }
 }

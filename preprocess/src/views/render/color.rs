@@ -1,194 +1,195 @@
-//! Color jitter and grayscale on planes in [0, 1], as torchvision computes them on float tensors.
+//! Color jitter and grayscale, as torchvision computes them on float tensors.
 //!
 //! Contrast needs the mean of the gray image after the steps before it. So there are two sweeps
-//! over the planes: the first applies the steps before contrast and sums the gray image, the second
-//! applies the rest. Within a sweep all steps are applied to one block after the other, while it is
-//! in the first-level cache.
+//! over the rows: the first applies the steps before contrast and sums the gray image, the second
+//! applies the rest. Within a sweep all steps are applied to a row while it is in the first-level
+//! cache.
 
 use scrl_schemas::{ColorJitter, ColorStep};
 
-use super::planes::Planes;
+use super::fixed::{BLOCK, Planes, WHITE, times_half, times_half_unsigned};
 use crate::views::method::LUMA;
 
-/// Pixels of a block: three planes of them fit into the first-level cache.
-const BLOCK: usize = 1024;
-/// Partial sums of the gray image; a fixed number, so that the sum does not depend on the
-/// processor's vectors.
-const SUMS: usize = 16;
 /// A full turn of the hue, in units in which red, yellow, green, cyan, blue and magenta are 0 to 5.
-const TURN: f32 = 6.0;
+const TURN: f64 = 6.0;
 
-/// One block of the three planes.
-struct Block<'a> {
-    red: &'a mut [f32],
-    green: &'a mut [f32],
-    blue: &'a mut [f32],
-}
+/// The three planes of a row.
+type Row<'a> = [&'a mut [i16]; 3];
 
 /// Applies the jitter in its order, then grayscale.
 #[inline(always)]
 pub(super) fn apply(planes: &mut Planes, jitter: Option<&ColorJitter>, grayscale: bool) {
-    match jitter {
-        Some(jitter) => {
-            let contrast = jitter.order.iter().position(|&step| step == ColorStep::Contrast);
-            let (before, after) = jitter.order.split_at(contrast.unwrap_or(0));
-            let mut sum = 0.0;
-            sweep(
-                planes,
-                #[inline(always)]
-                |block| {
-                    steps(block, jitter, before);
-                    sum += block_gray_sum(block);
-                },
-            );
-            let mean = (sum / planes.red.len() as f64) as f32;
-            sweep(
-                planes,
-                #[inline(always)]
-                |block| {
-                    blend_with(block, jitter.contrast, mean);
-                    steps(block, jitter, &after[1..]);
-                    if grayscale {
-                        to_gray(block);
-                    }
-                },
-            );
+    let Some(jitter) = jitter else {
+        if grayscale {
+            planes.rows().for_each(|mut row| to_gray(&mut row));
         }
-        None if grayscale => sweep(planes, to_gray),
-        None => {}
+        return;
+    };
+    let contrast = jitter.order.iter().position(|&step| step == ColorStep::Contrast);
+    let (before, after) = jitter.order.split_at(contrast.unwrap_or(0));
+    let mut sums = [0u64; 3];
+    let mut pixels = 0;
+    let width = planes.width;
+    for mut row in planes.rows() {
+        steps(&mut row, jitter, before);
+        for (sum, plane) in sums.iter_mut().zip(&row) {
+            *sum += u64::from(plane[..width].iter().map(|&value| value as u32).sum::<u32>());
+        }
+        pixels += width as u64;
     }
-}
-
-#[inline(always)]
-fn sweep(planes: &mut Planes, mut apply: impl FnMut(&mut Block<'_>)) {
-    let blocks = planes
-        .red
-        .chunks_mut(BLOCK)
-        .zip(planes.green.chunks_mut(BLOCK))
-        .zip(planes.blue.chunks_mut(BLOCK));
-    for ((red, green), blue) in blocks {
-        apply(&mut Block { red, green, blue });
+    // The mean of the gray image is the gray of the means.
+    let mean = luma(sums.map(|sum| ((sum + pixels / 2) / pixels) as i16));
+    for mut row in planes.rows() {
+        blend_with(&mut row, jitter.contrast, mean);
+        steps(&mut row, jitter, &after[1..]);
+        if grayscale {
+            to_gray(&mut row);
+        }
     }
 }
 
 /// Brightness, saturation and hue; contrast is not among `order`.
 #[inline(always)]
-fn steps(block: &mut Block<'_>, jitter: &ColorJitter, order: &[ColorStep]) {
+fn steps(row: &mut Row<'_>, jitter: &ColorJitter, order: &[ColorStep]) {
     for step in order {
         match step {
-            ColorStep::Brightness => blend_with(block, jitter.brightness, 0.0),
-            ColorStep::Saturation => blend_with_gray(block, jitter.saturation),
-            ColorStep::Hue => turn_hue(block, jitter.hue),
+            ColorStep::Brightness => blend_with(row, jitter.brightness, 0),
+            ColorStep::Saturation => blend_with_gray(row, jitter.saturation),
+            ColorStep::Hue => turn_hue(row, jitter.hue),
             ColorStep::Contrast => {}
         }
     }
 }
 
+/// Replaces each pixel of a row.
 #[inline(always)]
-fn unit(value: f32) -> f32 {
-    value.clamp(0.0, 1.0)
+fn map(row: &mut Row<'_>, change: impl Fn([i16; 3]) -> [i16; 3]) {
+    let [red, green, blue] = row;
+    let blocks = red
+        .as_chunks_mut::<BLOCK>()
+        .0
+        .iter_mut()
+        .zip(green.as_chunks_mut::<BLOCK>().0)
+        .zip(blue.as_chunks_mut::<BLOCK>().0);
+    for ((red, green), blue) in blocks {
+        // Copies, of which the compiler knows that they do not overlap.
+        let before = [*red, *green, *blue];
+        let mut after = [[0; BLOCK]; 3];
+        for i in 0..BLOCK {
+            let pixel = change([before[0][i], before[1][i], before[2][i]]);
+            after[0][i] = pixel[0];
+            after[1][i] = pixel[1];
+            after[2][i] = pixel[2];
+        }
+        [*red, *green, *blue] = after;
+    }
+}
+
+/// `value` − `other`, less or more by a fraction: what a factor of 1 + `fraction` / 2¹⁶ makes of the
+/// value, blended with the other.
+#[inline(always)]
+fn blend(value: i16, other: i16, fraction: i16) -> i16 {
+    value.saturating_add(times_half(value - other, fraction)).clamp(0, WHITE)
+}
+
+/// What a factor differs from 1, for [`blend`].
+fn fraction(factor: f32) -> i16 {
+    ((f64::from(factor) - 1.0) * 65536.0).round().clamp(-32768.0, 32767.0) as i16
 }
 
 #[inline(always)]
-fn luma(red: f32, green: f32, blue: f32) -> f32 {
-    LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+fn luma(pixel: [i16; 3]) -> i16 {
+    const fn weight(channel: usize) -> u16 {
+        (LUMA[channel] as f64 * 65536.0 + 0.5) as u16
+    }
+    let [red, green, blue] = pixel;
+    let sum = times_half_unsigned(red as u16, const { weight(0) })
+        + times_half_unsigned(green as u16, const { weight(1) })
+        + times_half_unsigned(blue as u16, const { weight(2) });
+    // The three products lose one and a half on average.
+    sum as i16 + 1
 }
 
 /// `factor` · pixel + (1 − `factor`) · `other`: brightness with black, contrast with the mean.
 #[inline(always)]
-fn blend_with(block: &mut Block<'_>, factor: f32, other: f32) {
-    let rest = (1.0 - factor) * other;
-    for plane in [&mut *block.red, &mut *block.green, &mut *block.blue] {
-        for value in plane.iter_mut() {
-            *value = unit(factor * *value + rest);
-        }
-    }
+fn blend_with(row: &mut Row<'_>, factor: f32, other: i16) {
+    let fraction = fraction(factor);
+    map(
+        row,
+        #[inline(always)]
+        |[red, green, blue]| {
+            [
+                blend(red, other, fraction),
+                blend(green, other, fraction),
+                blend(blue, other, fraction),
+            ]
+        },
+    );
 }
 
 /// Saturation: blend with the gray image.
 #[inline(always)]
-fn blend_with_gray(block: &mut Block<'_>, factor: f32) {
-    for ((r, g), b) in block.red.iter_mut().zip(&mut *block.green).zip(&mut *block.blue) {
-        let rest = (1.0 - factor) * luma(*r, *g, *b);
-        *r = unit(factor * *r + rest);
-        *g = unit(factor * *g + rest);
-        *b = unit(factor * *b + rest);
-    }
+fn blend_with_gray(row: &mut Row<'_>, factor: f32) {
+    let fraction = fraction(factor);
+    map(
+        row,
+        #[inline(always)]
+        |pixel @ [red, green, blue]| {
+            let gray = luma(pixel);
+            [blend(red, gray, fraction), blend(green, gray, fraction), blend(blue, gray, fraction)]
+        },
+    );
 }
 
 #[inline(always)]
-fn to_gray(block: &mut Block<'_>) {
-    for ((r, g), b) in block.red.iter_mut().zip(&mut *block.green).zip(&mut *block.blue) {
-        let gray = luma(*r, *g, *b);
-        *r = gray;
-        *g = gray;
-        *b = gray;
-    }
+fn to_gray(row: &mut Row<'_>) {
+    map(
+        row,
+        #[inline(always)]
+        |pixel| [luma(pixel); 3],
+    );
 }
 
+/// Converts RGB to HSV, shifts the hue, and converts back. With M the largest of r, g, b, C the
+/// difference from the smallest, and h the hue in sixths of a turn, a color is M − C · f(h − h₀),
+/// where f is 0 up to one sixth of a turn and 1 from two sixths on, and h₀ = 0, 2, 4 for red, green
+/// and blue. C · h is a difference of colors plus a multiple of C, and C · f(h − h₀) follows from C
+/// · h without a division.
 #[inline(always)]
-fn block_gray_sum(block: &Block<'_>) -> f64 {
-    let mut sums = [0.0f32; SUMS];
-    let red = block.red.chunks_exact(SUMS);
-    let green = block.green.chunks_exact(SUMS);
-    let blue = block.blue.chunks_exact(SUMS);
-    let mut tail = 0.0;
-    for ((&r, &g), &b) in red.remainder().iter().zip(green.remainder()).zip(blue.remainder()) {
-        tail += luma(r, g, b);
-    }
-    for ((r, g), b) in red.zip(green).zip(blue) {
-        for i in 0..SUMS {
-            sums[i] += luma(r[i], g[i], b[i]);
-        }
-    }
-    let mut sum = f64::from(tail);
-    for partial in sums {
-        sum += f64::from(partial);
-    }
-    sum
+fn turn_hue(row: &mut Row<'_>, turns: f32) {
+    // For the product with eight times C.
+    let shift = (f64::from(turns) * TURN * 8192.0).round() as i16;
+    map(
+        row,
+        #[inline(always)]
+        |pixel| {
+            // In sixteenths of a level, as up to eight times C has to fit.
+            let (red, green, blue) = (pixel[0] >> 2, pixel[1] >> 2, pixel[2] >> 2);
+            let high = red.max(green).max(blue);
+            let chroma = high - red.min(green).min(blue);
+            let at_blue = 4 * chroma + red - green;
+            let at_green = 2 * chroma + blue - red;
+            let at_red = green - blue;
+            let hue = if high == green { at_green } else { at_blue };
+            let hue = if high == red { at_red } else { hue } + times_half(8 * chroma, shift);
+            let [red, green, blue] = pixel;
+            let high = red.max(green).max(blue);
+            [
+                (high - 4 * falloff(hue, chroma)).max(0),
+                (high - 4 * falloff(hue - 2 * chroma, chroma)).max(0),
+                (high - 4 * falloff(hue - 4 * chroma, chroma)).max(0),
+            ]
+        },
+    );
 }
 
-/// Converts RGB to HSV, shifts the hue, and converts back. With M the largest of r, g, b, C
-/// the difference from the smallest, and h the hue in sixths of a turn, a color is M − C · f(h
-/// − h₀), where f is [`falloff`] and h₀ = 0, 2, 4 for red, green and blue: so neither
-/// saturation nor a case for each sixth is needed.
+/// How far a color is below the largest, at `distance` from its own hue; `distance` is from −8 to 8
+/// times `chroma`, which is a sixth of a turn.
 #[inline(always)]
-fn turn_hue(block: &mut Block<'_>, turns: f32) {
-    let shift = turns * TURN;
-    for ((r, g), b) in block.red.iter_mut().zip(&mut *block.green).zip(&mut *block.blue) {
-        let (red, green, blue) = (*r, *g, *b);
-        let high = larger(red, larger(green, blue));
-        let low = smaller(red, smaller(green, blue));
-        let chroma = high - low;
-        let scale = if chroma > 0.0 { 1.0 / chroma } else { 0.0 };
-        let at_blue = 4.0 + (red - green) * scale;
-        let at_green = 2.0 + (blue - red) * scale;
-        let at_red = (green - blue) * scale;
-        let hue = if high == green { at_green } else { at_blue };
-        let hue = if high == red { at_red } else { hue } + shift;
-        *r = unit(high - chroma * falloff(hue));
-        *g = unit(high - chroma * falloff(hue - 2.0));
-        *b = unit(high - chroma * falloff(hue - 4.0));
-    }
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
-}
-
-#[inline(always)]
-fn smaller(a: f32, b: f32) -> f32 {
-    if a < b { a } else { b }
-}
-
-/// How far a color is below the largest, as a fraction of the chroma, at `distance` sixths of a
-/// turn from its own hue: 0 up to one sixth, 1 from two sixths on. `distance` is in (−9, 9).
-#[inline(always)]
-fn falloff(distance: f32) -> f32 {
-    let distance = if distance >= TURN / 2.0 { distance - TURN } else { distance };
-    let distance = if distance < -TURN / 2.0 { distance + TURN } else { distance };
-    unit(distance.abs() - 1.0)
+fn falloff(distance: i16, chroma: i16) -> i16 {
+    let distance = if distance >= 3 * chroma { distance - 6 * chroma } else { distance };
+    let distance = if distance < -3 * chroma { distance + 6 * chroma } else { distance };
+    (distance.abs() - chroma).clamp(0, chroma)
 }
 
 #[cfg(test)]
@@ -196,14 +197,18 @@ mod tests {
     use super::*;
 
     fn hue_of(color: [f32; 3], turns: f32) -> [f32; 3] {
-        let [mut red, mut green, mut blue] = color.map(|value| [value]);
-        turn_hue(&mut Block { red: &mut red, green: &mut green, blue: &mut blue }, turns);
-        [red[0], green[0], blue[0]]
+        let mut planes = color.map(|value| vec![(value * f32::from(WHITE)).round() as i16; BLOCK]);
+        turn_hue(&mut planes.each_mut().map(|plane| plane.as_mut_slice()), turns);
+        planes.map(|plane| f32::from(plane[BLOCK - 1]) / f32::from(WHITE))
+    }
+
+    /// To a sixteenth of a level.
+    fn close(a: [f32; 3], b: [f32; 3]) -> bool {
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1.0 / 16.0 / 255.0)
     }
 
     #[test]
     fn a_third_of_a_turn_moves_each_color_to_the_next() {
-        let close = |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
         for color in
             [[0.9, 0.2, 0.4], [0.1, 0.8, 0.3], [0.3, 0.3, 0.7], [1.0, 1.0, 0.0], [0.5, 0.5, 0.5]]
         {
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn half_a_turn_of_red_is_cyan() {
-        assert_eq!(hue_of([1.0, 0.0, 0.0], 0.5), [0.0, 1.0, 1.0]);
-        assert_eq!(hue_of([1.0, 0.0, 0.0], -0.5), [0.0, 1.0, 1.0]);
+        assert!(close(hue_of([1.0, 0.0, 0.0], 0.5), [0.0, 1.0, 1.0]));
+        assert!(close(hue_of([1.0, 0.0, 0.0], -0.5), [0.0, 1.0, 1.0]));
     }
 }

@@ -1,26 +1,28 @@
 //! Rendering a view from its source image and its parameters.
 //!
-//! The steps, in this order: crop, bicubic resize on bytes (as Pillow), flip, then color jitter,
-//! grayscale, Gaussian blur and solarization on numbers in [0, 1] (as torchvision on float
-//! tensors), rounded to bytes once at the end. The resize blur is on bytes, as in Pillow.
+//! The steps, in this order: crop, bicubic resize (as Pillow), flip, then color jitter, grayscale,
+//! Gaussian blur and solarization (as torchvision on float tensors), rounded to bytes once at the
+//! end. The resize blur is on bytes, as in Pillow.
 //!
-//! The same inputs give the same bytes on every machine: all sums are in a fixed order, and no step
-//! uses fused multiply-add or the system's math library. So a view rendered in training equals the
-//! stored one.
+//! The same inputs give the same bytes on every machine: between the steps pixels are integers, and
+//! what is computed in float64 beforehand uses neither fused multiply-add nor the system's math
+//! library. So a view rendered in training equals the stored one.
 
 mod blur;
 mod color;
-mod planes;
+mod fixed;
 mod resize;
+mod transpose;
+mod vector;
 
-use scrl_schemas::{BlurKind, Crop, PrepOptions, ViewParams};
+use scrl_schemas::{BlurKind, PrepOptions, ViewParams};
 
 use crate::images::{ImageSize, RgbImage};
-use crate::vectorized;
 use crate::views::method::SOLARIZE_THRESHOLD;
 use blur::GaussianBlur;
-use planes::Planes;
-use resize::Resize;
+use fixed::{Planes, WHITE, to_byte};
+use resize::{Resize, Source};
+use vector::{Vectors, Work};
 
 /// The options that a view depends on, besides its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,155 +45,155 @@ pub struct Renderer {
     resize: Resize,
     planes: Planes,
     gaussian: GaussianBlur,
+    /// A view before the two halves of the resize blur.
+    bytes: [Vec<u8>; 2],
 }
 
 impl Renderer {
-    /// Renders one view into `view`, `[size, size, 3]` bytes, red first. The crop must lie within
-    /// the source.
+    /// Renders one view into `view`, `[size, size]` pixels of red, green, blue, and with four
+    /// `CHANNELS` a zero. The crop must lie within the source.
     ///
     /// # Panics
-    /// Where the crop does not lie within the source.
-    pub fn render(
+    /// Where the crop does not lie within the source, or `view` has another number of pixels.
+    pub fn render<const CHANNELS: usize>(
         &mut self,
         source: &RgbImage,
         params: &ViewParams,
         options: RenderOptions,
-        view: &mut Vec<u8>,
+        view: &mut [[u8; CHANNELS]],
     ) {
-        let size = options.size as usize;
-        view.resize(size * size * 3, 0);
-        self.resize.crop(source, params.crop, [options.size; 2], view);
-        let gaussian = params.blur.filter(|_| options.blur == BlurKind::Gaussian);
-        let factor = params.blur.filter(|_| options.blur == BlurKind::Resize);
-        let on_bytes = params.jitter.is_none() && !params.grayscale && gaussian.is_none();
-        if on_bytes {
-            if params.flip {
-                flip_bytes(view, size);
-            }
-        } else {
-            self.render_colors(params, gaussian, factor.is_none() && params.solarize, size, view);
-        }
-        if let Some(factor) = factor {
-            self.resize.blur(view, options.size, factor);
-        }
-        if params.solarize && (on_bytes || factor.is_some()) {
-            solarize_bytes(view);
-        }
+        assert_eq!(view.len(), options.size as usize * options.size as usize);
+        vector::run(RenderView { renderer: self, source, params, options, view });
     }
 
     /// Resizes a whole image to `size`, bicubic as Pillow, and does nothing else.
     pub fn resize(&mut self, source: &RgbImage, size: ImageSize) -> RgbImage {
-        let ImageSize { width, height } = source.size;
         let mut pixels = vec![0; size.width as usize * size.height as usize * 3];
-        let whole = Crop { x: 0, y: 0, width, height };
-        self.resize.crop(source, whole, [size.width as u32, size.height as u32], &mut pixels);
+        vector::run(ResizeImage { renderer: self, source, size, pixels: &mut pixels });
         RgbImage { size, pixels }
     }
 
-    /// The steps on numbers in [0, 1]: from bytes to planes and back.
-    fn render_colors(
-        &mut self,
-        params: &ViewParams,
-        gaussian: Option<f32>,
-        solarize: bool,
-        size: usize,
-        view: &mut [u8],
-    ) {
-        let Self { planes, gaussian: blur, .. } = self;
-        planes.resize(size * size);
-        vectorized!({
-            load(view, planes, size, params.flip);
-            color::apply(planes, params.jitter.as_ref(), params.grayscale);
-            match gaussian {
-                Some(sigma) => blur.apply(
-                    planes,
-                    size,
-                    sigma,
-                    #[inline(always)]
-                    |row, [red, green, blue]| {
-                        let line = &mut view[row * size * 3..][..size * 3];
-                        store(line, red, green, blue, solarize);
-                    },
-                ),
-                None => store(view, &planes.red, &planes.green, &planes.blue, solarize),
+    /// The reference's blur of what is in `planes`: down by `factor` and up again, each side
+    /// rounded down.
+    #[inline(always)]
+    fn resize_blur<S: Vectors>(&mut self, simd: S, size: usize, factor: f32) {
+        let Self { resize, planes, bytes, .. } = self;
+        // The decimal factor, 1.2 and not 1.20000005: it matters where the quotient is an integer.
+        let factor = (f64::from(factor) * 10.0).round() / 10.0;
+        let small = ((size as f64 / factor).floor() as usize).max(1);
+        for (bytes, (side, into)) in bytes.iter_mut().zip([(size, small), (small, size)]) {
+            bytes.resize(side * side * 3, 0);
+            store_all(planes, false, bytes.as_chunks_mut::<3>().0);
+            let source = Source { pixels: bytes, width: side, height: side };
+            resize.whole(simd, source, [into; 2], planes);
+        }
+    }
+}
+
+/// One view to render.
+struct RenderView<'a, const CHANNELS: usize> {
+    renderer: &'a mut Renderer,
+    source: &'a RgbImage,
+    params: &'a ViewParams,
+    options: RenderOptions,
+    view: &'a mut [[u8; CHANNELS]],
+}
+
+impl<const CHANNELS: usize> Work for RenderView<'_, CHANNELS> {
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let Self { renderer, source, params, options, view } = self;
+        let size = options.size as usize;
+        let Renderer { resize, planes, gaussian, .. } = renderer;
+        resize.crop(simd, Source::from(source), params.crop, [size; 2], params.flip, planes);
+        color::apply(planes, params.jitter.as_ref(), params.grayscale);
+        match (params.blur, options.blur) {
+            (Some(sigma), BlurKind::Gaussian) => gaussian.apply(
+                simd,
+                planes,
+                size,
+                sigma,
+                #[inline(always)]
+                |y, row| store(row, params.solarize, &mut view[y * size..][..size]),
+            ),
+            (Some(factor), BlurKind::Resize) => {
+                renderer.resize_blur(simd, size, factor);
+                store_all(&mut renderer.planes, params.solarize, view);
             }
-        });
-    }
-}
-
-/// Converts bytes to planes, mirrored if `flip`.
-#[inline(always)]
-fn load(bytes: &[u8], planes: &mut Planes, size: usize, flip: bool) {
-    let rows = planes
-        .red
-        .chunks_exact_mut(size)
-        .zip(planes.green.chunks_exact_mut(size))
-        .zip(planes.blue.chunks_exact_mut(size))
-        .zip(bytes.chunks_exact(size * 3));
-    for (((red, green), blue), bytes) in rows {
-        for (((r, g), b), pixel) in
-            red.iter_mut().zip(&mut *green).zip(&mut *blue).zip(bytes.chunks_exact(3))
-        {
-            *r = f32::from(pixel[0]) / 255.0;
-            *g = f32::from(pixel[1]) / 255.0;
-            *b = f32::from(pixel[2]) / 255.0;
-        }
-        if flip {
-            red.reverse();
-            green.reverse();
-            blue.reverse();
+            _ => store_all(planes, params.solarize, view),
         }
     }
 }
 
-/// Converts planes to bytes; if `solarize`, values from the threshold on are inverted.
+/// An image to resize.
+struct ResizeImage<'a> {
+    renderer: &'a mut Renderer,
+    source: &'a RgbImage,
+    size: ImageSize,
+    pixels: &'a mut [u8],
+}
+
+impl Work for ResizeImage<'_> {
+    #[inline(always)]
+    fn run<S: Vectors>(self, simd: S) {
+        let Self { renderer: Renderer { resize, planes, .. }, source, size, pixels } = self;
+        let into = [size.width as usize, size.height as usize];
+        resize.whole(simd, Source::from(source), into, planes);
+        store_all(planes, false, pixels.as_chunks_mut::<3>().0);
+    }
+}
+
+/// Rounds all rows to bytes.
 #[inline(always)]
-fn store(bytes: &mut [u8], red: &[f32], green: &[f32], blue: &[f32], solarize: bool) {
-    let pixels = bytes.chunks_exact_mut(3).zip(red).zip(green).zip(blue);
+fn store_all<const CHANNELS: usize>(
+    planes: &mut Planes,
+    solarize: bool,
+    pixels: &mut [[u8; CHANNELS]],
+) {
+    let width = planes.width;
+    for (row, pixels) in planes.rows().zip(pixels.chunks_exact_mut(width)) {
+        store(row.map(|plane| &*plane), solarize, pixels);
+    }
+}
+
+/// Rounds a row to bytes; if `solarize`, values from the threshold on are inverted.
+#[inline(always)]
+fn store<const CHANNELS: usize>(
+    [red, green, blue]: [&[i16]; 3],
+    solarize: bool,
+    pixels: &mut [[u8; CHANNELS]],
+) {
+    let pixels = pixels.iter_mut().zip(red).zip(green).zip(blue);
     if solarize {
         for (((pixel, &r), &g), &b) in pixels {
-            pixel[0] = to_byte(inverted(r));
-            pixel[1] = to_byte(inverted(g));
-            pixel[2] = to_byte(inverted(b));
+            *pixel = pixel_of(inverted(r), inverted(g), inverted(b));
         }
     } else {
         for (((pixel, &r), &g), &b) in pixels {
-            pixel[0] = to_byte(r);
-            pixel[1] = to_byte(g);
-            pixel[2] = to_byte(b);
+            *pixel = pixel_of(r, g, b);
         }
     }
 }
 
 #[inline(always)]
-fn inverted(value: f32) -> f32 {
-    if value >= SOLARIZE_THRESHOLD { 1.0 - value } else { value }
+fn pixel_of<const CHANNELS: usize>(red: i16, green: i16, blue: i16) -> [u8; CHANNELS] {
+    let mut pixel = [0; CHANNELS];
+    pixel[0] = to_byte(red);
+    pixel[1] = to_byte(green);
+    pixel[2] = to_byte(blue);
+    pixel
 }
 
-/// The byte next to 255 · `value`, ties to even; `value` lies in [0, 1].
 #[inline(always)]
-fn to_byte(value: f32) -> u8 {
-    // Adding 1.5 · 2²³ rounds away the fraction and leaves the integer in the lowest byte: one
-    // addition, where a conversion would check for overflow.
-    const SHIFT: f32 = 12_582_912.0;
-    (value * 255.0 + SHIFT).to_bits() as u8
-}
-
-fn flip_bytes(view: &mut [u8], size: usize) {
-    for row in view.chunks_exact_mut(size * 3) {
-        let (pixels, _) = row.as_chunks_mut::<3>();
-        pixels.reverse();
-    }
-}
-
-fn solarize_bytes(view: &mut [u8]) {
-    for byte in view {
-        *byte = if f32::from(*byte) >= 255.0 * SOLARIZE_THRESHOLD { 255 - *byte } else { *byte };
-    }
+fn inverted(value: i16) -> i16 {
+    const THRESHOLD: i16 = (SOLARIZE_THRESHOLD * WHITE as f32) as i16;
+    if value >= THRESHOLD { WHITE - value } else { value }
 }
 
 #[cfg(test)]
 mod tests {
+    use scrl_schemas::Crop;
+
     use super::*;
 
     fn source() -> RgbImage {
@@ -212,10 +214,10 @@ mod tests {
     }
 
     fn render(params: &ViewParams) -> Vec<u8> {
-        let mut view = Vec::new();
+        let mut view = vec![[0; 3]; 16 * 16];
         let options = RenderOptions { size: 16, blur: BlurKind::Gaussian };
         Renderer::default().render(&source(), params, options, &mut view);
-        view
+        view.into_flattened()
     }
 
     #[test]
@@ -229,11 +231,44 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_mirroring_and_solarizing_agree() {
-        let bytes = render(&ViewParams { flip: true, solarize: true, ..plain() });
-        // A Gaussian this narrow changes nothing, but sends the view through numbers in [0, 1].
-        let planes = render(&ViewParams { flip: true, solarize: true, blur: Some(0.1), ..plain() });
-        assert_eq!(bytes, planes);
+    fn a_flip_mirrors_each_row_and_solarizing_inverts_from_the_threshold_on() {
+        let (view, flipped) = (render(&plain()), render(&ViewParams { flip: true, ..plain() }));
+        for (row, flipped) in view.chunks_exact(48).zip(flipped.chunks_exact(48)) {
+            let mirrored: Vec<u8> = row.chunks_exact(3).rev().flatten().copied().collect();
+            assert_eq!(flipped, mirrored);
+        }
+        let solarized = render(&ViewParams { solarize: true, ..plain() });
+        let expected: Vec<u8> =
+            view.iter().map(|&byte| if byte >= 128 { 255 - byte } else { byte }).collect();
+        assert_eq!(solarized, expected);
+    }
+
+    #[test]
+    fn every_processor_renders_the_same() {
+        let [brightness, contrast, saturation, hue] = scrl_schemas::ColorStep::ALL;
+        let order = [saturation, hue, contrast, brightness];
+        let jitter = scrl_schemas::ColorJitter {
+            brightness: 1.25,
+            contrast: 0.75,
+            saturation: 1.1875,
+            hue: -0.0625,
+            order,
+        };
+        let changed = ViewParams { jitter: Some(jitter), blur: Some(1.3), flip: true, ..plain() };
+        for (size, crop) in [(16, [3, 2, 16, 16]), (37, [0, 0, 40, 30]), (9, [5, 1, 33, 29])] {
+            let [x, y, width, height] = crop;
+            for params in [plain(), changed.clone()] {
+                let params = ViewParams { crop: Crop { x, y, width, height }, ..params };
+                let options = RenderOptions { size, blur: BlurKind::Gaussian };
+                let mut views = [(); 2].map(|()| vec![[0; 3]; (size * size) as usize]);
+                let [vectors, plain] = &mut views;
+                let renderer = &mut Renderer::default();
+                let (source, params) = (&source(), &params);
+                renderer.render(source, params, options, vectors);
+                RenderView { renderer, source, params, options, view: plain }.run(vector::Plain);
+                assert_eq!(vectors, plain, "{size} {params:?}");
+            }
+        }
     }
 
     #[test]
@@ -249,7 +284,7 @@ mod tests {
         }
         let params = ViewParams { crop, blur: Some(1.0), ..plain() };
         let options = RenderOptions { size: 16, blur: BlurKind::Gaussian };
-        let mut views = [Vec::new(), Vec::new()];
+        let mut views = [[[0; 3]; 16 * 16]; 2];
         let mut renderer = Renderer::default();
         renderer.render(&source(), &params, options, &mut views[0]);
         renderer.render(&changed, &params, options, &mut views[1]);
@@ -259,8 +294,9 @@ mod tests {
     #[test]
     fn bytes_round_to_the_nearest() {
         for byte in 0..=255u8 {
-            assert_eq!(to_byte(f32::from(byte) / 255.0), byte);
-            assert_eq!(to_byte((f32::from(byte) + 0.49).min(255.0) / 255.0), byte);
+            let value = fixed::from_byte(byte);
+            assert_eq!(to_byte(value), byte);
+            assert_eq!(to_byte((value + 31).min(WHITE)), byte);
         }
     }
 }
