@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Time other libraries on the two views of every image that scrl-prep makes.
+"""Time another library on the two views of every image that scrl-prep makes.
 
-    bench_prep_peers.py IMAGES [--workers N] [--images N]
+    bench_prep_peers.py AlbumentationsX|torchvision|DALI IMAGES [--workers N] [--epochs N]
 
-Each library decodes an image and makes both views with the method's parameters, as normalized
-tensors in batches; nothing is encoded or written, unlike in scrl-prep. After a warm-up round, three
-are timed. Prints rows of a table in Markdown, with the median of 3 (min–max). A library that is
-not installed is skipped with a line on standard error.
+The library decodes the images and makes both views with the method's parameters, as normalized
+tensors in batches; nothing is encoded or written, unlike in scrl-prep. After a warm-up epoch, the
+others are timed together. Prints their pairs a second. Exits with 3 if the library is not
+installed. bench_prep.sh runs it in turns with scrl-prep.
 """
 import argparse
+import json
 import os
 import sys
 import time
 from pathlib import Path
 
+NOT_INSTALLED = 3
 SIZE, BATCH = 224, 32
 SCALE, KERNEL, SIGMA = (0.2, 1.0), 23, (0.1, 2.0)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,24 +37,25 @@ class Pairs:
         return [view(image) for view in self.views]
 
 
-def timed(work):
-    """Pairs per second of a function that returns their number."""
+def timed(work, epochs):
+    """Pairs and seconds of `epochs` calls of a function that returns its number of pairs."""
     start = time.perf_counter()
-    return work() / (time.perf_counter() - start)
+    pairs = sum(work() for _ in range(epochs))
+    return pairs, time.perf_counter() - start
 
 
-def time_loader(pairs, workers):
-    """Pairs per second of torch's loader in three rounds, after its workers are warm."""
+def time_loader(pairs, workers, epochs):
+    """Pairs and seconds of torch's loader, after its workers are warm."""
     import torch
 
     torch.set_num_threads(1)
     loader = torch.utils.data.DataLoader(pairs, BATCH, num_workers=workers, persistent_workers=True)
     for _ in loader:
         pass
-    return [timed(lambda: sum(len(first) for first, _ in loader)) for _ in range(3)]
+    return timed(lambda: sum(len(first) for first, _ in loader), epochs)
 
 
-def torchvision_and_pillow(files, workers):
+def torchvision_and_pillow(files, workers, epochs):
     from PIL import Image
     from torchvision import transforms as T
 
@@ -71,10 +74,10 @@ def torchvision_and_pillow(files, workers):
     def decode(path):
         return Image.open(path).convert("RGB")
 
-    return time_loader(Pairs(files, decode, [view(*each) for each in VIEWS]), workers)
+    return time_loader(Pairs(files, decode, [view(*each) for each in VIEWS]), workers, epochs)
 
 
-def albumentations_x(files, workers):
+def albumentations_x(files, workers, epochs):
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations as A
     import cv2
@@ -104,10 +107,10 @@ def albumentations_x(files, workers):
     def decode(path):
         return cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
 
-    return time_loader(Pairs(files, decode, [view(*each) for each in VIEWS]), workers)
+    return time_loader(Pairs(files, decode, [view(*each) for each in VIEWS]), workers, epochs)
 
 
-def dali(files, workers):
+def dali(files, workers, epochs):
     from nvidia.dali import fn, pipeline_def, types
 
     def perhaps(probability):
@@ -159,37 +162,36 @@ def dali(files, workers):
         return rounds * BATCH
 
     work()
-    return [timed(work) for _ in range(3)]
+    return timed(work, epochs)
 
 
-PEERS = {
-    "AlbumentationsX on OpenCV": albumentations_x,
-    "torchvision and Pillow": torchvision_and_pillow,
-    "NVIDIA DALI on the CPU": dali,
-}
+PEERS = {"AlbumentationsX": albumentations_x, "torchvision": torchvision_and_pillow, "DALI": dali}
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("peer", choices=PEERS)
     parser.add_argument("folder", type=Path, metavar="IMAGES")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--images", type=int, default=600, help="the first N of the folder (600)")
-    arguments = parser.parse_args()
+    parser.add_argument("--epochs", type=int, default=8, help="timed epochs (8)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    given = parser.parse_args()
     endings = {".jpg", ".jpeg"}
-    files = (path for path in arguments.folder.rglob("*") if path.suffix.lower() in endings)
-    files = sorted(map(str, files))[: arguments.images]
+    files = (path for path in given.folder.rglob("*") if path.suffix.lower() in endings)
+    files = sorted(map(str, files))
     if not files:
-        sys.exit(f"bench_prep_peers: no JPEG in {arguments.folder}")
-    for name, peer in PEERS.items():
-        try:
-            low, median, high = sorted(peer(files, arguments.workers))
-        except ImportError as error:
-            print(f"{name}: skipped, {error}", file=sys.stderr)
-            continue
-        rates = f"{median:,.0f} ({low:,.0f}–{high:,.0f})"
-        print(f"| {name}: to a tensor, one epoch | {rates} | – | – | – |", flush=True)
+        sys.exit(f"bench_prep_peers: no JPEG in {given.folder}")
+    try:
+        pairs, seconds = PEERS[given.peer](files, given.workers, given.epochs)
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        sys.exit(NOT_INSTALLED)
+    results = {"pairs": pairs, "seconds": seconds, "pairs_per_s": pairs / seconds}
+    if given.json:
+        given.json.write_text(json.dumps(results) + "\n")
+    print(f"{given.peer}: {pairs / seconds:,.0f} pairs/s")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,14 @@ scripts/quickstart.sh --smoke
 step "experiment, in small"
 scripts/experiment.sh --smoke
 
+step "benchmarks, in small"
+work=$(mktemp -d)
+"$bin/examples/make_scenes" "$work/scenes" --single --images 6 --val 0 --size 160x120
+scripts/bench_prep.sh "$work/scenes/train2017" --smoke --bin "$bin" --json "$work/prep.json"
+scripts/bench_train.sh --smoke --bin "$bin" --json "$work/train.json"
+for file in prep train; do python3 -m json.tool "$work/$file.json" >/dev/null; done
+rm -rf "$work"
+
 step "tests"
 cargo test --workspace --locked
 
