@@ -85,9 +85,10 @@ fn column(path: &str) -> ColumnPath {
     ColumnPath::from(path.split('.').map(str::to_owned).collect::<Vec<_>>())
 }
 
-/// The encodings of the columns. For small recipes, the bytes of numbers that do not repeat are
-/// split into streams of first bytes, second bytes and so on, some of which are nearly constant and
-/// compress well.
+/// The encodings of the columns, for small recipes. The bytes of floats that do not repeat are split
+/// into streams of first bytes, second bytes and so on, some of which are nearly constant and
+/// compress well. Integers are written as differences in as few bits as each 32 of them need: a
+/// dictionary is nearly as long as its column in a shard of a few hundred rows.
 fn properties() -> WriterProperties {
     let level = ZstdLevel::try_new(ZSTD_LEVEL).expect("a level that zstd has");
     let mut builder = WriterProperties::builder()
@@ -103,12 +104,18 @@ fn properties() -> WriterProperties {
     let unique = |builder: WriterPropertiesBuilder, path: &str| {
         builder.set_column_dictionary_enabled(column(path), false)
     };
+    let integer = |builder: WriterPropertiesBuilder, path: &str| {
+        unique(builder, path).set_column_encoding(column(path), Encoding::DELTA_BINARY_PACKED)
+    };
     // Encoded images do not compress further.
     for view in ["view1", "view2"] {
         let bytes = format!("{view}.image.bytes");
         builder = unique(builder, &bytes)
             .set_column_compression(column(&bytes), Compression::UNCOMPRESSED);
         builder = unique(builder, &format!("{view}.image.path"));
+        for side in ["x", "y", "width", "height"] {
+            builder = integer(builder, &format!("{view}.crop.{side}"));
+        }
         for number in
             ["jitter.brightness", "jitter.contrast", "jitter.saturation", "jitter.hue", "blur"]
         {
@@ -122,10 +129,10 @@ fn properties() -> WriterProperties {
         builder =
             unique(builder, &path).set_column_encoding(column(&path), Encoding::BYTE_STREAM_SPLIT);
     }
-    builder = unique(builder, "path");
-    unique(builder, "image_id")
-        .set_column_encoding(column("image_id"), Encoding::DELTA_BINARY_PACKED)
-        .build()
+    for name in ["image_id", "label", "source_width", "source_height"] {
+        builder = integer(builder, name);
+    }
+    unique(builder, "path").build()
 }
 
 impl ShardWriter {
