@@ -178,7 +178,7 @@ fn predict(pixels: &[[u8; 4]], width: usize, residuals: &mut Vec<[u8; 4]>) -> bo
         let green = pixel >> 8 & 0xFF;
         let green = green | green << 16;
         // Red and blue have a byte above them, from which they may borrow.
-        let colors = (pixel & 0x00FF_00FF | 0x0100_0100) - green & 0x00FF_00FF;
+        let colors = ((pixel & 0x00FF_00FF | 0x0100_0100) - green) & 0x00FF_00FF;
         *residual = (colors | pixel & 0xFF00).to_le_bytes();
         all |= colors;
     }

@@ -257,7 +257,7 @@ mod tests {
         let changed = ViewParams { jitter: Some(jitter), blur: Some(1.3), flip: true, ..plain() };
         for (size, crop) in [(16, [3, 2, 16, 16]), (37, [0, 0, 40, 30]), (9, [5, 1, 33, 29])] {
             let [x, y, width, height] = crop;
-            for params in [plain(), changed.clone()] {
+            for params in [plain(), changed] {
                 let params = ViewParams { crop: Crop { x, y, width, height }, ..params };
                 let options = RenderOptions { size, blur: BlurKind::Gaussian };
                 let mut views = [(); 2].map(|()| vec![[0; 3]; (size * size) as usize]);
