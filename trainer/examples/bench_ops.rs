@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
 use scrl_trainer::model::Arch;
-use scrl_trainer::ops::{BatchNorm, Conv2d, Op, Tape, batch_statistics};
+use scrl_trainer::ops::{BatchNorm, Conv2d, Op, Tape, batch_statistics, keep_freed_memory};
 
 const RUNS: usize = 5;
 
@@ -71,6 +71,7 @@ fn main() -> Result<()> {
         arguments.first().map_or("resnet18", String::as_str).parse().expect("a ResNet's name");
     let (size, pairs) = (number(1, 96), number(2, 16));
     rayon::ThreadPoolBuilder::new().num_threads(number(3, 0)).build_global().expect("threads");
+    keep_freed_memory();
     let device = Device::Cpu;
     println!(
         "| side, in → out, kernel, stride | times | forward | of the input | of the filter | \

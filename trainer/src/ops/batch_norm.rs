@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use scrl_preprocess::vectorized;
 
 use super::autograd::Op;
-use super::cpu::{CHUNK, change, f32s};
+use super::cpu::{CHUNK, change, compute, f32s};
 use super::gpu::{Arg, Gpu, grid};
 
 /// ε of the variance, PyTorch's default.
@@ -202,21 +202,21 @@ impl BatchNorm {
         }
         let scale = Scale::new(&f32s(&self.statistics)?, &f32s(weight)?, &f32s(bias)?);
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        let mut y = vec![0.0; x.elem_count()];
-        let size = piece(c) * c;
         let numbers = f32s(x)?;
-        match residual {
-            None => y.par_chunks_mut(size).zip(numbers.par_chunks(size)).for_each(|(y, x)| {
-                vectorized!(scale_rows(y, x, &scale.factor, &scale.summand, floor))
-            }),
-            Some(residual) => y
-                .par_chunks_mut(size)
-                .zip(numbers.par_chunks(size))
-                .zip(f32s(residual)?.par_chunks(size))
-                .for_each(|((y, x), r)| {
+        let residual = residual.map(f32s).transpose()?;
+        let size = piece(c) * c;
+        let work = |index, y: &mut [f32]| {
+            let range = index * size..index * size + y.len();
+            let x = &numbers[range.clone()];
+            match &residual {
+                None => vectorized!(scale_rows(y, x, &scale.factor, &scale.summand, floor)),
+                Some(residual) => {
+                    let r = &residual[range];
                     vectorized!(scale_and_add_rows(y, x, r, &scale.factor, &scale.summand, floor))
-                }),
-        }
+                }
+            }
+        };
+        let (y, _) = compute(numbers.len(), size, work);
         Tensor::from_vec(y, x.shape(), x.device())
     }
 
@@ -244,17 +244,34 @@ impl BatchNorm {
     ) -> Result<InputGradients> {
         let (_, c) = sizes(x)?;
         let device = x.device();
-        // Before ReLU; a residual's gradient must be a tensor of its own even without.
-        let before_relu = match (self.relu, has_residual) {
-            (true, _) => Some(relu_gradient(y, grad)?),
-            (false, true) => Some(grad.copy()?),
-            (false, false) => None,
-        };
-        let dy = before_relu.as_ref().unwrap_or(grad);
         let statistics = f32s(&self.statistics)?;
         let scale = Scale::new(&statistics, &f32s(weight)?, &f32s(bias)?);
-        let (numbers, dy) = (f32s(x)?, f32s(dy)?);
-        let (dweight, dbias) = affine_gradient(&numbers, &dy, &statistics);
+        let (numbers, grad, size) = (f32s(x)?, f32s(grad)?, piece(c) * c);
+        let ranges = |index, length| index * size..index * size + length;
+        // A residual's gradient is a tensor of its own. Without one, whether ReLU passed a value
+        // costs less to compute again than to read.
+        let (masked, sums) = if has_residual {
+            let y = f32s(y)?;
+            let work = |index, masked: &mut [f32]| {
+                let range = ranges(index, masked.len());
+                let (x, y, grad) = (&numbers[range.clone()], &y[range.clone()], &grad[range]);
+                match self.relu {
+                    true => vectorized!(keep_where_positive(masked, y, grad)),
+                    false => masked.copy_from_slice(grad),
+                }
+                vectorized!(centered_products::<false>(x, masked, &statistics, &scale))
+            };
+            let (masked, sums) = compute(numbers.len(), size, work);
+            (Some(masked), sums)
+        } else {
+            let pieces = numbers.par_chunks(size).zip(grad.par_chunks(size));
+            let work = |(x, grad)| match self.relu {
+                true => vectorized!(centered_products::<true>(x, grad, &statistics, &scale)),
+                false => vectorized!(centered_products::<false>(x, grad, &statistics, &scale)),
+            };
+            (None, pieces.map(work).collect())
+        };
+        let (dweight, dbias) = affine_gradient(&sums, &statistics[c..]);
         // dx = factor·dy + slope·x + offset, with x̂ = (x − mean)·inverse_deviation multiplied out.
         let n = (numbers.len() / c) as f32;
         let slope: Vec<f32> = (0..c)
@@ -262,17 +279,24 @@ impl BatchNorm {
             .collect();
         let offset: Vec<f32> =
             (0..c).map(|i| -scale.factor[i] * dbias[i] / n - slope[i] * statistics[i]).collect();
-        let mut dx = vec![0.0; numbers.len()];
-        let size = piece(c) * c;
-        dx.par_chunks_mut(size).zip(numbers.par_chunks(size)).zip(dy.par_chunks(size)).for_each(
-            |((dx, x), dy)| vectorized!(combine_rows(dx, x, dy, &scale.factor, &slope, &offset)),
-        );
-        drop(dy);
+        let own_mask = self.relu && !has_residual;
+        let work = |index, dx: &mut [f32]| {
+            let range = ranges(index, dx.len());
+            let dy = &masked.as_deref().unwrap_or(&grad)[range.clone()];
+            let x = &numbers[range];
+            match own_mask {
+                true => vectorized!(combine_rows::<true>(dx, x, dy, &scale, &slope, &offset)),
+                false => vectorized!(combine_rows::<false>(dx, x, dy, &scale, &slope, &offset)),
+            }
+        };
+        let (dx, _) = compute(numbers.len(), size, work);
         Ok(InputGradients {
             x: Tensor::from_vec(dx, x.shape(), device)?,
             weight: Tensor::from_vec(dweight, c, device)?,
             bias: Tensor::from_vec(dbias, c, device)?,
-            residual: before_relu.filter(|_| has_residual),
+            residual: masked
+                .map(|masked| Tensor::from_vec(masked, x.shape(), device))
+                .transpose()?,
         })
     }
 
@@ -360,31 +384,12 @@ impl Op<4> for BatchNorm {
     }
 }
 
-/// The gradient of what went into ReLU, whose result is `y`: kept where that is positive.
-fn relu_gradient(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    let (numbers, grad) = (f32s(y)?, f32s(grad)?);
-    let mut result = vec![0.0; numbers.len()];
-    result
-        .par_chunks_mut(CHUNK)
-        .zip(numbers.par_chunks(CHUNK))
-        .zip(grad.par_chunks(CHUNK))
-        .for_each(|((result, y), grad)| vectorized!(keep_where_positive(result, y, grad)));
-    Tensor::from_vec(result, y.shape(), y.device())
-}
-
-/// The gradients of weight, Σ dy·x̂, and bias, Σ dy.
-fn affine_gradient(x: &[f32], dy: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let c = statistics.len() / 2;
-    let size = piece(c) * c;
-    let (mean, variance) = statistics.split_at(c);
-    let pieces: Vec<Vec<f32>> = x
-        .par_chunks(size)
-        .zip(dy.par_chunks(size))
-        .map(|(x, dy)| vectorized!(centered_products(x, dy, mean)))
-        .collect();
+/// The gradients of weight, Σ dy·x̂, and bias, Σ dy, from the [`centered_products`] of the pieces.
+fn affine_gradient(pieces: &[Vec<f32>], variance: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let c = variance.len();
     let mut sums = vec![0.0f64; 2 * c];
     for piece in pieces {
-        sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += f64::from(value));
+        sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += f64::from(*value));
     }
     let (products, plain) = sums.split_at(c);
     let scaled = products.iter().zip(variance);
@@ -432,39 +437,50 @@ fn keep_where_positive(result: &mut [f32], y: &[f32], grad: &[f32]) {
     }
 }
 
-/// Σ (x − mean)·grad over the rows of a piece, then Σ grad.
+/// Σ (x − mean)·dy over the rows of a piece, then Σ dy. With `RELU`, dy is the gradient where the
+/// normalized value is positive, without it the gradient as it is.
 #[inline(always)]
-fn centered_products(x: &[f32], grad: &[f32], mean: &[f32]) -> Vec<f32> {
-    let c = mean.len();
+fn centered_products<const RELU: bool>(
+    x: &[f32],
+    grad: &[f32],
+    mean: &[f32],
+    scale: &Scale,
+) -> Vec<f32> {
+    let c = scale.factor.len();
     let mut sums = vec![0.0; 2 * c];
     let (products, plain) = sums.split_at_mut(c);
     for (x, grad) in x.chunks_exact(c).zip(grad.chunks_exact(c)) {
         let sums = products.iter_mut().zip(plain.iter_mut());
-        for (((x, grad), mean), (product, plain)) in x.iter().zip(grad).zip(mean).zip(sums) {
-            *product += (x - mean) * grad;
-            *plain += grad;
+        let terms = mean.iter().zip(&scale.factor).zip(&scale.summand);
+        for (((x, grad), ((mean, f), s)), (product, plain)) in
+            x.iter().zip(grad).zip(terms).zip(sums)
+        {
+            let dy = if !RELU || x * f + s > 0.0 { *grad } else { 0.0 };
+            *product += (x - mean) * dy;
+            *plain += dy;
         }
     }
     sums
 }
 
-/// `result = grad·factor + x·slope + offset`.
+/// `result = dy·factor + x·slope + offset`, with dy as in [`centered_products`].
 #[inline(always)]
-fn combine_rows(
+fn combine_rows<const RELU: bool>(
     result: &mut [f32],
     x: &[f32],
     grad: &[f32],
-    factor: &[f32],
+    scale: &Scale,
     slope: &[f32],
     offset: &[f32],
 ) {
-    let c = factor.len();
+    let c = slope.len();
     for ((result, x), grad) in
         result.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(grad.chunks_exact(c))
     {
-        let terms = factor.iter().zip(slope).zip(offset);
-        for (((d, x), g), ((f, s), o)) in result.iter_mut().zip(x).zip(grad).zip(terms) {
-            *d = g * f + x * s + o;
+        let terms = scale.factor.iter().zip(&scale.summand).zip(slope).zip(offset);
+        for (((d, x), g), (((f, s), slope), o)) in result.iter_mut().zip(x).zip(grad).zip(terms) {
+            let dy = if !RELU || x * f + s > 0.0 { *g } else { 0.0 };
+            *d = dy * f + x * slope + o;
         }
     }
 }

@@ -2,13 +2,51 @@
 //! [`scrl_preprocess::vectorized`].
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
+use rayon::prelude::*;
 
 /// Numbers in a piece of element-wise work: large enough to outweigh handing it to a thread, small
 /// enough for the second-level cache.
 pub(crate) const CHUNK: usize = 1 << 15;
+
+/// Keeps memory that is freed for the allocations to come, all of them: each step frees and
+/// allocates the same maps, and memory new from the system is paid for page by page. This is the
+/// whole process's and of glibc only; other allocators do as they do.
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets two numbers under the allocator's own lock.
+    unsafe {
+        // Large blocks come from the heap, too, and the heap never shrinks.
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+    }
+}
+
+/// `count` numbers, computed on all threads `size` at a time, and what `work` returns for each
+/// piece. It gets the number of the piece and the piece, all zero: zeros that the same thread
+/// overwrites cost nothing, unlike those of `vec!`.
+pub(crate) fn compute<R: Send>(
+    count: usize,
+    size: usize,
+    work: impl Fn(usize, &mut [f32]) -> R + Sync,
+) -> (Vec<f32>, Vec<R>) {
+    let mut numbers = Vec::with_capacity(count);
+    let pieces = numbers.spare_capacity_mut()[..count].par_chunks_mut(size).enumerate();
+    let results = pieces.map(|(index, piece)| work(index, zeroed(piece))).collect();
+    // SAFETY: the pieces are all of the numbers, and each was zeroed.
+    unsafe { numbers.set_len(count) };
+    (numbers, results)
+}
+
+/// Fills `numbers` with zeros.
+pub(crate) fn zeroed(numbers: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    numbers.fill(MaybeUninit::new(0.0));
+    // SAFETY: each number was just written.
+    unsafe { numbers.assume_init_mut() }
+}
 
 /// The numbers of a tensor, locked for reading.
 pub(crate) struct F32s<'a> {

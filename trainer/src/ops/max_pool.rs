@@ -1,11 +1,10 @@
 //! Max-pooling.
 
 use candle_core::{DType, Result, Tensor, bail};
-use rayon::prelude::*;
 use scrl_preprocess::vectorized;
 
 use super::autograd::Op;
-use super::cpu::f32s;
+use super::cpu::{compute, f32s};
 use super::gpu::{Arg, Gpu, grid};
 
 /// The largest value of each channel in each window; `[N, H, W, C]` → `[N, H', W', C]`. What lies
@@ -67,23 +66,24 @@ impl Op<1> for MaxPool {
             self.winners = Some(winners);
             return Ok(y);
         }
-        let mut y = vec![f32::NEG_INFINITY; n * g.out_h * g.out_w * g.c];
-        y.par_chunks_mut(g.out_h * g.out_w * g.c)
-            .zip(f32s(x)?.par_chunks(g.h * g.w * g.c))
-            .for_each(|(y, x)| {
-                for (pixel, y) in y.chunks_exact_mut(g.c).enumerate() {
-                    for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
-                        vectorized!(raise(y, &x[from * g.c..][..g.c]));
-                    }
+        let (numbers, image, out_image) = (f32s(x)?, g.h * g.w * g.c, g.out_h * g.out_w * g.c);
+        let work = |index, y: &mut [f32]| {
+            let x = &numbers[index * image..][..image];
+            for (pixel, y) in y.chunks_exact_mut(g.c).enumerate() {
+                y.fill(f32::NEG_INFINITY);
+                for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
+                    vectorized!(raise(y, &x[from * g.c..][..g.c]));
                 }
-            });
+            }
+        };
+        let (y, _) = compute(n * out_image, out_image, work);
         Tensor::from_vec(y, shape, x.device())
     }
 
     fn backward(
         &self,
         [x]: [&Tensor; 1],
-        _: &Tensor,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 1]> {
         let g = self.geometry(x.dims())?;
@@ -92,27 +92,23 @@ impl Op<1> for MaxPool {
             launch(&gpu, "max_pool_backward", [grad, winners, &dx], x, &dx)?;
             return Ok([Some(dx)]);
         }
-        let mut dx = vec![0.0; x.elem_count()];
-        let (numbers, grad) = (f32s(x)?, f32s(grad)?);
-        let image = g.h * g.w * g.c;
-        dx.par_chunks_mut(image)
-            .zip(numbers.par_chunks(image))
-            .zip(grad.par_chunks(g.out_h * g.out_w * g.c))
-            .for_each_init(
-                || (vec![0.0; g.c], vec![0u32; g.c]),
-                |(best, winner), ((dx, x), grad)| {
-                    for (pixel, grad) in grad.chunks_exact(g.c).enumerate() {
-                        best.fill(f32::NEG_INFINITY);
-                        for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
-                            let values = &x[from * g.c..][..g.c];
-                            vectorized!(raise_and_note(best, winner, values, from as u32));
-                        }
-                        for (channel, (winner, grad)) in winner.iter().zip(grad).enumerate() {
-                            dx[*winner as usize * g.c + channel] += grad;
-                        }
-                    }
-                },
-            );
+        let (numbers, y, grad) = (f32s(x)?, f32s(y)?, f32s(grad)?);
+        let (image, out_image) = (g.h * g.w * g.c, g.out_h * g.out_w * g.c);
+        let work = |index, dx: &mut [f32]| {
+            let x = &numbers[index * image..][..image];
+            let outputs = index * out_image..(index + 1) * out_image;
+            let pixels = y[outputs.clone()].chunks_exact(g.c).zip(grad[outputs].chunks_exact(g.c));
+            let mut rest = vec![0.0; g.c];
+            for (pixel, (y, grad)) in pixels.enumerate() {
+                rest.copy_from_slice(grad);
+                for from in self.window(g, pixel / g.out_w, pixel % g.out_w) {
+                    let range = from * g.c..(from + 1) * g.c;
+                    let (dx, x) = (&mut dx[range.clone()], &x[range]);
+                    vectorized!(give_to_winners(dx, x, y, &mut rest));
+                }
+            }
+        };
+        let (dx, _) = compute(x.elem_count(), image, work);
         Ok([Some(Tensor::from_vec(dx, x.shape(), x.device())?)])
     }
 }
@@ -140,12 +136,13 @@ fn raise(best: &mut [f32], values: &[f32]) {
         .for_each(|(best, value)| *best = if *value > *best { *value } else { *best });
 }
 
-/// Raises each number likewise, and records `who` where it was raised.
+/// Adds to each number the rest of its channel's gradient where its input is the largest of the
+/// window, `y`; nothing is left for later inputs of the window.
 #[inline(always)]
-fn raise_and_note(best: &mut [f32], winner: &mut [u32], values: &[f32], who: u32) {
-    for ((best, winner), value) in best.iter_mut().zip(winner).zip(values) {
-        let wins = *value > *best;
-        *best = if wins { *value } else { *best };
-        *winner = if wins { who } else { *winner };
+fn give_to_winners(dx: &mut [f32], x: &[f32], y: &[f32], rest: &mut [f32]) {
+    for (((dx, x), y), rest) in dx.iter_mut().zip(x).zip(y).zip(rest) {
+        let wins = x == y;
+        *dx += if wins { *rest } else { 0.0 };
+        *rest = if wins { 0.0 } else { *rest };
     }
 }

@@ -32,6 +32,7 @@ pub use avg_pool::GlobalAveragePool;
 pub use batch_norm::{BatchNorm, batch_statistics, update_running};
 pub use conv2d::Conv2d;
 pub use cosine_loss::CosineLoss;
+pub use cpu::keep_freed_memory;
 pub use cross_entropy::{CrossEntropy, UNKNOWN_CLASS, count_correct};
 pub use embedding_std::embedding_std;
 pub use linear::Linear;

@@ -6,8 +6,8 @@ use crate::model::{
     Arch, Classifier, HeadSizes, Network, NetworkOutput, Parameter, Parameters, Regions,
 };
 use crate::ops::{
-    CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, normalize_pixels,
-    profile,
+    CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, keep_freed_memory,
+    normalize_pixels, profile,
 };
 use crate::optim::{Lars, LarsConfig, update_ema};
 
@@ -108,6 +108,9 @@ impl Computed {
 impl Learner {
     /// A learner with initial weights.
     pub fn new(config: &LearnerConfig, device: &Device) -> Result<Self> {
+        if device.is_cpu() {
+            keep_freed_memory();
+        }
         let (online, online_parameters) =
             Network::online(config.arch, config.sizes, config.seed, device)?;
         let (target, target_parameters) =

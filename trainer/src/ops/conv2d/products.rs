@@ -6,6 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::block::{ROWS, Sums, width};
+use crate::ops::cpu::compute;
 use crate::ops::geometry::{Geometry, Pixel};
 
 /// Numbers of the source that the blocks of a chunk should read at most, to find them in the cache.
@@ -124,17 +125,16 @@ struct Products<'a, Offset> {
 impl<Offset: Fn(Pixel, usize) -> Option<usize> + Sync> Products<'_, Offset> {
     fn compute(&self, pixels: usize) -> Vec<f32> {
         let outputs = self.panels.outputs;
-        let mut result = vec![0.0; pixels * outputs];
         let chunk = self.chunk_pixels(pixels);
         let zeros = vec![0.0; self.panels.terms];
-        result.par_chunks_mut(chunk * outputs).enumerate().for_each(|(index, output)| {
+        let work = |index, output: &mut [f32]| {
             let first = index * chunk;
             let blocks = self.blocks(first..first + output.len() / outputs);
             let Self { source, panels, .. } = self;
             let chunk = Chunk { source, zeros: &zeros, panels, blocks: &blocks, output };
             Arch::new().dispatch(chunk);
-        });
-        result
+        };
+        compute(pixels * outputs, chunk * outputs, work).0
     }
 
     /// Output pixels of a chunk; this changes who computes a sum, never the sum.
