@@ -22,6 +22,7 @@ mod embedding_std;
 mod geometry;
 pub mod gpu;
 mod linear;
+mod matrix;
 mod max_pool;
 mod normalize;
 pub mod profile;

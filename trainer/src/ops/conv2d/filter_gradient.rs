@@ -9,6 +9,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::block::{ROWS, Sums, copy_line, width};
+use super::winograd;
 use crate::ops::geometry::{Geometry, Pixel};
 
 /// Pixels of a slab.
@@ -21,6 +22,9 @@ const PIECES: usize = 64;
 
 /// The input and the gradient of the output give the gradient of the filter, `[O, kh, kw, I]`.
 pub(super) fn filter_gradient(g: Geometry, input: &[f32], grad: &[f32]) -> Vec<f32> {
+    if winograd::suits(&g) {
+        return winograd::filter_gradient(&g, input, grad);
+    }
     match g.padded(input) {
         Some((g, input)) => sum(g, &input, grad, g.kw),
         None => sum(g, input, grad, 1),

@@ -7,6 +7,7 @@ mod block;
 mod device;
 mod filter_gradient;
 mod products;
+mod winograd;
 
 use candle_core::{DType, Result, Tensor};
 

@@ -6,6 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::block::{ROWS, Sums, width};
+use super::winograd;
 use crate::ops::cpu::compute;
 use crate::ops::geometry::{Geometry, Pixel};
 
@@ -39,6 +40,9 @@ pub(super) fn forward(g: Geometry, input: &[f32], filter: &[f32]) -> Vec<f32> {
         .compute(g.out_pixels());
     }
     let panels = Panels::of_outputs(filter, g.o, g.taps(), g.i);
+    if winograd::suits(&g) {
+        return winograd::convolve(&g, input, &panels, false);
+    }
     let offset = |at: Pixel, tap: usize| g.seen(at, tap / g.kw, tap % g.kw);
     Products { source: input, panels, taps: g.taps(), stride: 1, h: g.out_h, w: g.out_w, offset }
         .compute(g.out_pixels())
@@ -47,6 +51,9 @@ pub(super) fn forward(g: Geometry, input: &[f32], filter: &[f32]) -> Vec<f32> {
 /// The gradient of the output and the filter give the gradient of the input.
 pub(super) fn data_gradient(g: Geometry, grad: &[f32], filter: &[f32]) -> Vec<f32> {
     let panels = Panels::of_inputs(filter, g.o, g.taps(), g.i);
+    if winograd::suits(&g) {
+        return winograd::convolve(&g, grad, &panels, true);
+    }
     let offset = |at: Pixel, tap: usize| g.seen_by(at, tap / g.kw, tap % g.kw);
     Products { source: grad, panels, taps: g.taps(), stride: g.stride, h: g.h, w: g.w, offset }
         .compute(g.pixels())
@@ -54,13 +61,13 @@ pub(super) fn data_gradient(g: Geometry, grad: &[f32], filter: &[f32]) -> Vec<f3
 
 /// A filter laid out for blocks: panels of [`width`] outputs, in which each term's factors lie side
 /// by side.
-struct Panels {
+pub(super) struct Panels {
     numbers: Vec<f32>,
-    outputs: usize,
+    pub outputs: usize,
     /// Terms of a tap.
-    terms: usize,
+    pub terms: usize,
     taps: usize,
-    width: usize,
+    pub width: usize,
 }
 
 impl Panels {
@@ -103,7 +110,7 @@ impl Panels {
     }
 
     #[inline(always)]
-    fn get(&self, panel: usize, tap: usize) -> &[f32] {
+    pub fn get(&self, panel: usize, tap: usize) -> &[f32] {
         let size = self.terms * self.width;
         &self.numbers[(panel * self.taps + tap) * size..][..size]
     }
