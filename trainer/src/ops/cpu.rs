@@ -26,15 +26,30 @@ pub fn keep_freed_memory() {
 }
 
 /// `count` numbers, computed on all threads `size` at a time, and what `work` returns for each
-/// piece. It gets the number of the piece and the piece, all zero: zeros that the same thread
-/// overwrites cost nothing, unlike those of `vec!`.
+/// piece. It gets the number of the piece and the piece, all zero.
 pub(crate) fn compute<R: Send>(
     count: usize,
     size: usize,
     work: impl Fn(usize, &mut [f32]) -> R + Sync,
 ) -> (Vec<f32>, Vec<R>) {
+    let sizes = (0..count).step_by(size).map(|first| size.min(count - first));
+    compute_pieces(sizes.collect(), work)
+}
+
+/// As [`compute`], with pieces of these `sizes`. Zeros that the same thread overwrites cost little,
+/// unlike those of `vec!`, which the calling thread writes.
+pub(crate) fn compute_pieces<R: Send>(
+    sizes: Vec<usize>,
+    work: impl Fn(usize, &mut [f32]) -> R + Sync,
+) -> (Vec<f32>, Vec<R>) {
+    let count = sizes.iter().sum();
     let mut numbers = Vec::with_capacity(count);
-    let pieces = numbers.spare_capacity_mut()[..count].par_chunks_mut(size).enumerate();
+    let mut rest = &mut numbers.spare_capacity_mut()[..count];
+    let mut pieces = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        pieces.push(rest.split_off_mut(..size).expect("the sizes sum up to the count"));
+    }
+    let pieces = pieces.into_par_iter().enumerate();
     let results = pieces.map(|(index, piece)| work(index, zeroed(piece))).collect();
     // SAFETY: the pieces are all of the numbers, and each was zeroed.
     unsafe { numbers.set_len(count) };
@@ -42,7 +57,7 @@ pub(crate) fn compute<R: Send>(
 }
 
 /// Fills `numbers` with zeros.
-pub(crate) fn zeroed(numbers: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+fn zeroed(numbers: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     numbers.fill(MaybeUninit::new(0.0));
     // SAFETY: each number was just written.
     unsafe { numbers.assume_init_mut() }

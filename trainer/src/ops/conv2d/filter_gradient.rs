@@ -5,12 +5,14 @@
 //! by side; the patches are laid out by whoever needs them, [`width`] numbers of each, and used for
 //! all output channels while they lie in the cache.
 
+use gemm::Parallelism;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::block::{ROWS, Sums, copy_line, width};
 use super::winograd;
 use crate::ops::geometry::{Geometry, Pixel};
+use crate::ops::matrix::{Matrix, Store, multiply};
 
 /// Pixels of a slab.
 const SLAB: usize = 256;
@@ -24,6 +26,13 @@ const PIECES: usize = 64;
 pub(super) fn filter_gradient(g: Geometry, input: &[f32], grad: &[f32]) -> Vec<f32> {
     if winograd::suits(&g) {
         return winograd::filter_gradient(&g, input, grad);
+    }
+    if (g.kh, g.kw, g.stride, g.padding) == (1, 1, 1, 0) {
+        let grad = Matrix::new(grad, g.pixels(), g.o).transposed();
+        let mut filter = vec![0.0; g.o * g.i];
+        let input = Matrix::new(input, g.pixels(), g.i);
+        multiply(&mut filter, grad, input, Store::Replace, Parallelism::Rayon(0));
+        return filter;
     }
     match g.padded(input) {
         Some((g, input)) => sum(g, &input, grad, g.kw),

@@ -10,7 +10,7 @@ use super::winograd;
 use crate::ops::cpu::compute;
 use crate::ops::geometry::{Geometry, Pixel};
 
-/// Numbers of the source that the blocks of a chunk should read at most, to find them in the cache.
+/// Numbers that the blocks of a chunk should read and write at most, to find them in the cache.
 const CHUNK_NUMBERS: usize = 1 << 16;
 /// The fewest output pixels of a chunk: each chunk reads the whole filter.
 const CHUNK_MIN_PIXELS: usize = 96;
@@ -146,7 +146,8 @@ impl<Offset: Fn(Pixel, usize) -> Option<usize> + Sync> Products<'_, Offset> {
 
     /// Output pixels of a chunk; this changes who computes a sum, never the sum.
     fn chunk_pixels(&self, pixels: usize) -> usize {
-        let fitting = (CHUNK_NUMBERS / self.panels.terms).clamp(CHUNK_MIN_PIXELS, CHUNK_MAX_PIXELS);
+        let numbers = self.panels.terms.max(self.panels.outputs);
+        let fitting = (CHUNK_NUMBERS / numbers).clamp(CHUNK_MIN_PIXELS, CHUNK_MAX_PIXELS);
         let threads = rayon::current_num_threads();
         let chunks = pixels.div_ceil(fitting);
         // Few chunks are as many for each thread.
