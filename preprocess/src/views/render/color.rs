@@ -92,7 +92,7 @@ fn blend(value: i16, other: i16, fraction: i16) -> i16 {
     value.saturating_add(times_half(value - other, fraction)).clamp(0, WHITE)
 }
 
-/// What a factor differs from 1, for [`blend`].
+/// What a factor from 0.5 to 1.5 differs from 1, for [`blend`].
 fn fraction(factor: f32) -> i16 {
     ((f64::from(factor) - 1.0) * 65536.0).round().clamp(-32768.0, 32767.0) as i16
 }
