@@ -229,7 +229,7 @@ fn jpegs() -> Vec<(&'static str, Vec<u8>, Fate)> {
             stuffed("420-progressive.jpg", end, &last_scan.repeat(5000)),
             Refused("scans"),
         ),
-        ("JPEG of 50000 single scans", single, Refused("scans")),
+        ("JPEG of 50000 single scans", single, Refused("a sequential image in several scans")),
         ("JPEG of much EXIF", stuffed("420.jpg", 2, &exif.repeat(100)), Read),
         ("JPEG of much text", stuffed("420.jpg", 2, &text.repeat(100)), Read),
         ("JPEG with a second scan", stuffed("420.jpg", plain.len() - 2, &plain[scan..]), {

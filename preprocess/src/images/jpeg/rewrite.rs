@@ -69,6 +69,10 @@ impl<'a> Markers<'a> {
             }
         };
         let scan = Scan::new(data, &mut frame, &reader)?;
+        // The decoder makes something else of most of them, without an error.
+        if !frame.progressive && scan.components.len() < frame.components.len() {
+            return Err(Unsupported("a sequential image in several scans"));
+        }
         // libjpeg's guesses, in its order.
         let is_rgb = frame.components.iter().map(|component| component.id).eq(*b"RGB");
         let color = match (frame.components.len(), adobe) {
@@ -94,7 +98,6 @@ impl<'a> Markers<'a> {
         let Self { mut reader, mut frame, scan: mut next, color, .. } = self;
         let mut writer =
             Writer { stream: Vec::with_capacity(reader.bytes.len()), ..Writer::default() };
-        let several = frame.progressive || next.components.len() < frame.components.len();
         let mut scans = 0;
         let fault = loop {
             let copied = writer.scan(&mut reader, &frame, &next);
@@ -102,15 +105,15 @@ impl<'a> Markers<'a> {
             if let Err(fault) = copied {
                 break Some(fault);
             }
-            if !several {
+            if !frame.progressive {
                 // All pixels are there: Pillow looks no further than the bytes it has at hand.
                 let end = reader.at.next_multiple_of(PILLOW_BLOCK).min(reader.bytes.len());
                 reader.bytes = &reader.bytes[..end];
             }
             match reader.next_scan(&mut frame) {
                 Ok(None) => break None,
-                Err(Cut) if !several => break None,
-                Ok(Some(_)) if !several => break Some(Broken("a second scan")),
+                Err(Cut) if !frame.progressive => break None,
+                Ok(Some(_)) if !frame.progressive => break Some(Broken("a second scan")),
                 Ok(Some(_)) if scans == MAX_SCANS => {
                     break Some(Unsupported("more than 100 scans"));
                 }
