@@ -24,10 +24,9 @@ import sys
 import tempfile
 import time
 
+from bench_prep_peers import NOT_INSTALLED, PEERS
+
 SCRIPTS = pathlib.Path(__file__).resolve().parent
-# Exit status of bench_prep_peers.py for a library that is not installed.
-NOT_INSTALLED = 3
-PEERS = ["AlbumentationsX", "torchvision", "DALI"]
 # A recipe takes little time, so more epochs are made of them.
 RECIPE_EPOCHS = 125
 TRAINING = [("resnet18", 96, 16), ("resnet50", 224, 8)]

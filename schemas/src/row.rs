@@ -15,6 +15,16 @@ pub struct Crop {
     pub height: i32,
 }
 
+impl Crop {
+    /// Whether it has pixels and lies within an image of this size.
+    pub fn is_within(self, width: usize, height: usize) -> bool {
+        let fits = |first: i32, length: i32, side: usize| {
+            first >= 0 && length > 0 && first as usize + length as usize <= side
+        };
+        fits(self.x, self.width, width) && fits(self.y, self.height, height)
+    }
+}
+
 /// An axis-parallel box, `x0 ≤ x1` and `y0 ≤ y1`, in pixels of the source or of a view.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Box2 {

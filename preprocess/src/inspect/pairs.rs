@@ -170,12 +170,7 @@ fn rendered(
     params: &ViewParams,
     options: &PrepOptions,
 ) -> std::result::Result<image::RgbImage, String> {
-    let crop = params.crop;
-    let fits =
-        |first: i32, length: i32, side: i32| first >= 0 && length > 0 && first + length <= side;
-    if !fits(crop.x, crop.width, source.size.width)
-        || !fits(crop.y, crop.height, source.size.height)
-    {
+    if !params.crop.is_within(source.size.width as usize, source.size.height as usize) {
         return Err("its crop exceeds the source".to_owned());
     }
     let mut pixels = vec![[0; 3]; options.size as usize * options.size as usize];

@@ -162,13 +162,7 @@ impl Resize {
         flip: bool,
         planes: &mut Planes,
     ) {
-        let fits = |first: i32, length: i32, side: usize| {
-            first >= 0 && length > 0 && first as usize + length as usize <= side
-        };
-        assert!(
-            fits(crop.x, crop.width, source.width) && fits(crop.y, crop.height, source.height),
-            "a crop lies within its source"
-        );
+        assert!(crop.is_within(source.width, source.height), "a crop lies within its source");
         let [left, top, from_width, from_height] =
             [crop.x, crop.y, crop.width, crop.height].map(|side| side as usize);
         self.down.set(from_height, height);

@@ -60,8 +60,7 @@ fn transpose_tile(rows: [[i16; TILE]; TILE]) -> [[i16; TILE]; TILE] {
     std::array::from_fn(|column| std::array::from_fn(|row| rows[row][column]))
 }
 
-/// In three steps, each of which interleaves pairs of rows; every x86-64 processor has the
-/// instructions.
+/// By instructions that every x86-64 processor has.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn transpose_tile(rows: [[i16; TILE]; TILE]) -> [[i16; TILE]; TILE] {
@@ -69,38 +68,18 @@ fn transpose_tile(rows: [[i16; TILE]; TILE]) -> [[i16; TILE]; TILE] {
     use std::arch::x86_64::__m128i;
 
     let simd = pulp::core_arch::x86::Sse2::try_new().expect("every x86-64 processor has SSE2");
-    let low = |a: __m128i, b: __m128i| simd._mm_unpacklo_epi16(a, b);
-    let high = |a: __m128i, b: __m128i| simd._mm_unpackhi_epi16(a, b);
-    let [a, b, c, d, e, f, g, h]: [__m128i; TILE] = cast(rows);
+    let interleave = |[a, b, c, d, e, f, g, h]: [__m128i; TILE]| {
+        [
+            simd._mm_unpacklo_epi16(a, e),
+            simd._mm_unpackhi_epi16(a, e),
+            simd._mm_unpacklo_epi16(b, f),
+            simd._mm_unpackhi_epi16(b, f),
+            simd._mm_unpacklo_epi16(c, g),
+            simd._mm_unpackhi_epi16(c, g),
+            simd._mm_unpacklo_epi16(d, h),
+            simd._mm_unpackhi_epi16(d, h),
+        ]
+    };
     // Interleaving rows four apart three times is a transposition.
-    let [a, b, c, d, e, f, g, h] = [
-        low(a, e),
-        high(a, e),
-        low(b, f),
-        high(b, f),
-        low(c, g),
-        high(c, g),
-        low(d, h),
-        high(d, h),
-    ];
-    let [a, b, c, d, e, f, g, h] = [
-        low(a, e),
-        high(a, e),
-        low(b, f),
-        high(b, f),
-        low(c, g),
-        high(c, g),
-        low(d, h),
-        high(d, h),
-    ];
-    cast([
-        low(a, e),
-        high(a, e),
-        low(b, f),
-        high(b, f),
-        low(c, g),
-        high(c, g),
-        low(d, h),
-        high(d, h),
-    ])
+    cast(interleave(interleave(interleave(cast(rows)))))
 }
