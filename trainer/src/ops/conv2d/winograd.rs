@@ -28,8 +28,6 @@ const IN: usize = OUT + 2;
 const PLACES: usize = IN * IN;
 /// Channels must be a multiple of this: the widest block.
 const CHANNELS: usize = 32;
-/// The fewest tiles that are worth the transform of the filter.
-const MIN_TILES: usize = 24;
 /// Terms that are summed one after another: shorter sums have smaller rounding errors, and their
 /// part of the filter stays in the cache.
 const TERMS: usize = 128;
@@ -38,12 +36,15 @@ const CHUNK_TILES: usize = 48;
 /// Tiles whose products are summed one after another for the filter's gradient.
 const SLAB: usize = 128;
 
-/// Whether a convolution is computed here.
+/// Whether a convolution is computed here: where that takes fewer products than one by one. The
+/// number of images does not matter, so that an image's numbers are the same in any batch.
 pub(super) fn suits(g: &Geometry) -> bool {
+    // Of three taps, one is outside the map at either end.
+    let one_by_one = (3 * g.h - 2) * (3 * g.w - 2);
     (g.kh, g.kw, g.stride, g.padding) == (3, 3, 1, 1)
         && g.i.is_multiple_of(CHANNELS)
         && g.o.is_multiple_of(CHANNELS)
-        && Tiles::of(g).count() >= MIN_TILES
+        && PLACES * Tiles { n: 1, ..Tiles::of(g) }.count() < one_by_one
 }
 
 /// The tiles of a batch of maps.
