@@ -8,7 +8,9 @@ use arrow::array::AsArray;
 use arrow::array::{Array, BooleanArray, Float32Array, RecordBatch, StructArray};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelector,
+};
 
 use crate::row::{Box2, ColorJitter, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
 use crate::shard_writer::{SKIPPED_KEY, Skipped};
@@ -20,18 +22,51 @@ const ROWS_PER_BATCH: usize = 32;
 /// Rows decoded at a time without pixels.
 const ROWS_PER_BATCH_WITHOUT_PIXELS: usize = 1024;
 
+type Builder = ParquetRecordBatchReaderBuilder<File>;
+
 /// The columns to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Columns {
     All,
     /// All but the views' images, which are most of the bytes: every view's `image` is `None`.
     WithoutPixels,
+    /// The views' images alone.
+    Pixels,
+}
+
+impl Columns {
+    /// Whether the column of this path in the file is read.
+    fn contain(self, path: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::WithoutPixels => !path.contains(".image."),
+            Self::Pixels => path.contains(".image."),
+        }
+    }
+
+    fn rows_per_batch(self) -> usize {
+        match self {
+            Self::WithoutPixels => ROWS_PER_BATCH_WITHOUT_PIXELS,
+            Self::All | Self::Pixels => ROWS_PER_BATCH,
+        }
+    }
+}
+
+/// The images of some of a shard's rows, read beside the other columns.
+struct Images {
+    batches: ParquetRecordBatchReader,
+    /// Those that were read ahead, of one row each.
+    images: VecDeque<[Option<EncodedImage>; 2]>,
+    /// For each row from the next one on, whether it is one of them.
+    is_read: std::vec::IntoIter<bool>,
 }
 
 /// Streams the rows of one shard in order, with a few megabytes of memory.
 pub struct ShardReader {
     batches: ParquetRecordBatchReader,
     rows: VecDeque<Row>,
+    /// Where only some rows come with pixels: theirs.
+    images: Option<Images>,
     skipped: Vec<Skipped>,
     total_rows: u64,
     path: PathBuf,
@@ -53,13 +88,45 @@ impl ShardReader {
         Self::begin(path, 0, Columns::WithoutPixels)
     }
 
+    /// Like [`ShardReader::open_at`], with pixels for the rows of whose number in the shard
+    /// `has_pixels` says so.
+    pub fn open_with_pixels(
+        path: &Path,
+        first: u64,
+        has_pixels: impl Fn(u64) -> bool,
+    ) -> Result<Self> {
+        let (builder, _) = Self::builder(path)?;
+        let total = builder.metadata().file_metadata().num_rows() as u64;
+        let is_read: Vec<bool> = (first..total).map(has_pixels).collect();
+        if is_read.iter().all(|is_read| *is_read) {
+            return Self::open_at(path, first);
+        }
+        let selectors = is_read.chunk_by(|a, b| a == b).map(|run| match run[0] {
+            true => RowSelector::select(run.len()),
+            false => RowSelector::skip(run.len()),
+        });
+        let selection = std::iter::once(RowSelector::skip(first as usize)).chain(selectors);
+        let builder = builder.with_row_selection(selection.collect::<Vec<_>>().into());
+        let batches = build(builder, path, Columns::Pixels)?;
+        let images = Images { batches, images: VecDeque::new(), is_read: is_read.into_iter() };
+        let rows = Self::begin(path, first, Columns::WithoutPixels)?;
+        Ok(Self { images: Some(images), ..rows })
+    }
+
     fn begin(path: &Path, first: u64, columns: Columns) -> Result<Self> {
+        let (builder, skipped) = Self::builder(path)?;
+        let total_rows = builder.metadata().file_metadata().num_rows() as u64;
+        let batches = build(builder.with_offset(first as usize), path, columns)?;
+        let (rows, path) = (VecDeque::new(), path.to_owned());
+        Ok(Self { batches, rows, images: None, skipped, total_rows, path })
+    }
+
+    /// A reader of a file whose format and columns were checked, and the images without a row.
+    fn builder(path: &Path) -> Result<(Builder, Vec<Skipped>)> {
         let file = File::open(path).map_err(Error::io(path))?;
-        let builder =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
+        let builder = Builder::try_new(file).map_err(Error::parquet(path))?;
         let metadata = builder.metadata().file_metadata();
         check_format(path, metadata.key_value_metadata())?;
-        let total_rows = metadata.num_rows() as u64;
         let expected = columns::shard_schema();
         if builder.schema().fields() != expected.fields() {
             let odd = expected.fields().iter().find(|field| {
@@ -68,28 +135,14 @@ impl ShardReader {
             let name = odd.map_or("order of columns", |field| field.name());
             return Err(Error::invalid(path, format!("not a shard of views: {name} differs")));
         }
-        let skipped = builder
-            .metadata()
-            .file_metadata()
+        let skipped = metadata
             .key_value_metadata()
             .and_then(|pairs| pairs.iter().find(|pair| pair.key == SKIPPED_KEY))
             .and_then(|pair| pair.value.as_deref())
             .ok_or_else(|| Error::invalid(path, format!("{SKIPPED_KEY} is missing")))?;
         let skipped = serde_json::from_str(skipped)
             .map_err(|error| Error::invalid(path, format!("{SKIPPED_KEY}: {error}")))?;
-        let builder = match columns {
-            Columns::All => builder.with_batch_size(ROWS_PER_BATCH),
-            Columns::WithoutPixels => {
-                let leaves = builder.parquet_schema();
-                let is_read =
-                    |&leaf: &usize| !leaves.column(leaf).path().string().contains(".image.");
-                let mask =
-                    ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
-                builder.with_batch_size(ROWS_PER_BATCH_WITHOUT_PIXELS).with_projection(mask)
-            }
-        };
-        let batches = builder.with_offset(first as usize).build().map_err(Error::parquet(path))?;
-        Ok(Self { batches, rows: VecDeque::new(), skipped, total_rows, path: path.to_owned() })
+        Ok((builder, skipped))
     }
 
     /// The unreadable images that have no row in this shard.
@@ -117,8 +170,51 @@ impl Iterator for ShardReader {
                 Err(reason) => return Some(Err(Error::invalid(&self.path, reason))),
             }
         }
-        self.rows.pop_front().map(Ok)
+        let mut row = self.rows.pop_front()?;
+        if let Some(images) = &mut self.images
+            && images.is_read.next() == Some(true)
+        {
+            match images.next(&self.path) {
+                Ok(images) => [row.view1.image, row.view2.image] = images,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(row))
     }
+}
+
+impl Images {
+    /// The images of the next row that has them.
+    fn next(&mut self, path: &Path) -> Result<[Option<EncodedImage>; 2]> {
+        loop {
+            if let Some(images) = self.images.pop_front() {
+                return Ok(images);
+            }
+            let missing = || Error::invalid(path, "fewer images than rows".to_owned());
+            let batch = self.batches.next().ok_or_else(missing)?.map_err(Error::arrow(path))?;
+            let image = |view: usize, row: usize| {
+                image_at(batch.column(view).as_struct().column(0).as_struct(), row)
+            };
+            self.images.extend((0..batch.num_rows()).map(|row| [image(0, row), image(1, row)]));
+        }
+    }
+}
+
+/// The reader of these columns.
+fn build(builder: Builder, path: &Path, columns: Columns) -> Result<ParquetRecordBatchReader> {
+    let leaves = builder.parquet_schema();
+    let is_read = |&leaf: &usize| columns.contain(&leaves.column(leaf).path().string());
+    let mask = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
+    let builder = builder.with_projection(mask).with_batch_size(columns.rows_per_batch());
+    builder.build().map_err(Error::parquet(path))
+}
+
+/// The image of a row; `None` in a recipe.
+fn image_at(images: &StructArray, row: usize) -> Option<EncodedImage> {
+    images.is_valid(row).then(|| EncodedImage {
+        bytes: images.column(0).as_binary::<i32>().value(row).to_vec(),
+        path: images.column(1).as_string::<i32>().value(row).to_owned(),
+    })
 }
 
 /// Checks the format number among a file's key-value metadata.
@@ -212,10 +308,7 @@ impl<'a> ViewColumns<'a> {
 
     fn view(&self, row: usize) -> std::result::Result<View, String> {
         let crop = |side: usize| self.crop.column(side).as_primitive::<Int32Type>().value(row);
-        let image = self.image.filter(|image| image.is_valid(row)).map(|image| EncodedImage {
-            bytes: image.column(0).as_binary::<i32>().value(row).to_vec(),
-            path: image.column(1).as_string::<i32>().value(row).to_owned(),
-        });
+        let image = self.image.and_then(|images| image_at(images, row));
         let jitter = if self.jitter.is_valid(row) { Some(self.jitter_at(row)?) } else { None };
         Ok(View {
             image,

@@ -83,6 +83,30 @@ fn rows_round_trip_from_any_position() {
 }
 
 #[test]
+fn pixels_are_read_of_the_requested_rows_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    let rows: Vec<Row> = (0..150).map(row).collect();
+    write(&path, &rows);
+    let choices: [fn(u64) -> bool; 4] =
+        [|row| row % 8 >= 6, |row| !(5..140).contains(&row), |_| true, |_| false];
+    for (has_pixels, first) in choices.into_iter().flat_map(|choice| [(choice, 0), (choice, 77)]) {
+        let expected = rows.iter().cloned().enumerate().skip(first as usize);
+        let expected: Vec<Row> = expected
+            .map(|(number, mut row)| {
+                if !has_pixels(number as u64) {
+                    (row.view1.image, row.view2.image) = (None, None);
+                }
+                row
+            })
+            .collect();
+        let found: Result<Vec<Row>, _> =
+            ShardReader::open_with_pixels(&path, first, has_pixels).unwrap().collect();
+        assert_eq!(found.unwrap(), expected);
+    }
+}
+
+#[test]
 fn without_pixels_everything_else_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part-00000.parquet");
