@@ -13,7 +13,7 @@ mod world;
 
 pub use reporter::{Event, Reporter};
 pub use stop::{Stop, Stopped};
-pub use world::{World, WorldOptions};
+pub use world::{LocalWorld, World, WorldOptions};
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -141,19 +141,19 @@ pub trait Failure: std::error::Error + Send + Sync + 'static {
     fn ending(&self) -> Ending;
 }
 
-/// Prints in one line why `program` failed and returns its exit code: that of an error `E`, which
-/// includes its causes in its message, or [`Ending::Failed`] for all others.
+/// The exit code after an error: that of an error `E`, or [`Ending::Failed`] for all others.
+pub fn ending<E: Failure>(error: &anyhow::Error) -> Ending {
+    error.downcast_ref::<E>().map_or(Ending::Failed, E::ending)
+}
+
+/// Prints in one line why `program` failed and returns its exit code. An error `E` includes its
+/// causes in its message.
 pub fn fail<E: Failure>(program: &str, error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<E>() {
-        Some(error) => {
-            print_error(format_args!("{program}: {error}"));
-            error.ending().into()
-        }
-        None => {
-            print_error(format_args!("{program}: {error:#}"));
-            Ending::Failed.into()
-        }
+        Some(error) => print_error(format_args!("{program}: {error}")),
+        None => print_error(format_args!("{program}: {error:#}")),
     }
+    ending::<E>(error).into()
 }
 
 /// Prints results on standard output. If that was closed, as by `| head`, the program ends quietly.

@@ -14,6 +14,18 @@ const LAUNCHERS: [(&str, &str, &str); 5] = [
     ("Kubernetes indexed job", "JOB_COMPLETION_INDEX", "WORLD_SIZE"),
 ];
 
+/// The variables that launchers set to the number of processes on this machine.
+const LOCAL_SIZES: [&str; 4] = [
+    "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "SLURM_STEP_TASKS_PER_NODE",
+];
+
+/// The variables that launchers set to the process's number among those on this machine.
+const LOCAL_RANKS: [&str; 4] =
+    ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+
 /// The rank of a process and the world size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct World {
@@ -21,6 +33,34 @@ pub struct World {
     pub rank: u32,
     /// The number of processes, at least 1.
     pub size: u32,
+}
+
+/// The processes on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalWorld {
+    /// The process's number among them, from 0.
+    pub rank: u32,
+    /// Their number, at least 1.
+    pub size: u32,
+}
+
+impl LocalWorld {
+    /// Reads both from the environment that a launcher set; a process alone on its machine where
+    /// none did.
+    pub fn detect() -> Self {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        // Slurm writes 4 as 4, and 4 on each of two machines as 4(x2).
+        let number = |name: &&str| -> Option<u32> {
+            let text = variable(name)?;
+            text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        };
+        let rank = LOCAL_RANKS.iter().find_map(number).unwrap_or(0);
+        let size = LOCAL_SIZES.iter().find_map(number).unwrap_or(1);
+        Self { rank, size: size.max(rank + 1) }
+    }
 }
 
 impl World {
@@ -138,6 +178,23 @@ mod tests {
             (None, Some(1), &[], (0, 1)),
         ] {
             assert_eq!(detect(rank, world_size, set), Ok(expected), "{set:?}");
+        }
+    }
+
+    #[test]
+    fn the_processes_of_a_machine_are_counted() {
+        for (set, expected) in [
+            (&[][..], (0, 1)),
+            (&[("LOCAL_RANK", "3"), ("LOCAL_WORLD_SIZE", "8")], (3, 8)),
+            (&[("OMPI_COMM_WORLD_LOCAL_RANK", "1"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "2")], (1, 2)),
+            (&[("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "4")], (1, 4)),
+            (&[("SLURM_LOCALID", "2"), ("SLURM_STEP_TASKS_PER_NODE", "4(x2),1")], (2, 4)),
+        ] {
+            let variable = |name: &str| {
+                set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            };
+            let LocalWorld { rank, size } = LocalWorld::from_variables(variable);
+            assert_eq!((rank, size), expected, "{set:?}");
         }
     }
 
