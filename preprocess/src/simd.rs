@@ -17,6 +17,22 @@ macro_rules! vectorized {
     };
 }
 
+/// The name of the set of vector instructions that this processor's code was compiled for.
+pub fn level() -> &'static str {
+    struct Name;
+
+    impl WithSimd for Name {
+        type Output = &'static str;
+
+        fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+            let name = std::any::type_name::<S>();
+            name.rsplit("::").next().unwrap_or(name)
+        }
+    }
+
+    Arch::new().dispatch(Name)
+}
+
 /// What [`vectorized!`](crate::vectorized) expands to.
 #[doc(hidden)]
 #[inline(always)]

@@ -86,6 +86,7 @@ fn bench(criterion: &mut Criterion, shards: &Path) {
         bencher.iter(|| {
             let config = LoaderConfig {
                 batch_size: BATCH,
+                own: 0..BATCH,
                 batches_per_epoch: batches,
                 epochs: 1,
                 skip: 0,

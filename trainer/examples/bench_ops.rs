@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::model::Arch;
 use scrl_trainer::ops::{BatchNorm, Conv2d, Op, Tape, batch_statistics, keep_freed_memory};
 
@@ -102,9 +103,11 @@ fn main() -> Result<()> {
         let [weight, bias] = [1.0f32, 0.0].map(|value| Tensor::full(value, outputs, &device));
         let (weight, bias) = (weight?, bias?);
         let norm = time(|| {
-            let statistics = batch_statistics(&y)?;
+            let ranks = Ranks::default();
+            let (statistics, rows) = batch_statistics(&y, &ranks)?;
             let mut tape = Tape::recording();
-            let y = tape.apply(BatchNorm { statistics, relu: true }, [&y, &weight, &bias])?;
+            let y = tape
+                .apply(BatchNorm { statistics, rows, ranks, relu: true }, [&y, &weight, &bias])?;
             tape.backward(&y, grad.clone()).map(drop)
         })?;
         let gflop = 2e-9 * (y.elem_count() * kernel * kernel * inputs) as f64;

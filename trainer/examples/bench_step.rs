@@ -91,7 +91,7 @@ impl Bench {
             (Array::F32(&batch.rois), (views * BOXES, 5).into()),
         ])?;
         let regions = Regions::Boxes(tensors[1].clone());
-        let computed = self.learner.compute(&tensors[0], &regions, batch.matches(), None)?;
+        let computed = self.learner.compute(&tensors[0], &regions, batch.matches, None)?;
         self.learner.apply(&computed, 0.1, 0.99)?;
         let fetch = self.transfers.fetch(&computed.loss)?;
         self.take(Some(fetch))
@@ -245,5 +245,14 @@ fn random_batch(pairs: usize, size: usize, seed: u64) -> Batch {
         }
     }
     let image_ids = (0..pairs as i64).collect();
-    Batch { epoch: Epoch(0), pixels, size, image_ids, labels: vec![None; pairs], rois }
+    Batch {
+        epoch: Epoch(0),
+        pixels,
+        size,
+        image_ids,
+        labels: vec![None; pairs],
+        labeled: 0,
+        matches: rois.len() / 10,
+        rois,
+    }
 }

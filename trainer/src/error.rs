@@ -86,6 +86,9 @@ pub enum Error {
     /// The images for an evaluation cannot be used.
     #[error(transparent)]
     Images(#[from] scrl_preprocess::Error),
+    /// The processes of a run cannot train together.
+    #[error("several processes: {0}")]
+    Ranks(String),
     /// Threads could not be started.
     #[error("starting threads: {0}")]
     Threads(String),
@@ -95,6 +98,11 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Whether [`train`](crate::train::train) returns this error on all ranks if on any.
+    pub fn is_of_all_ranks(&self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::NotFinite { .. } | Self::Ranks(_))
+    }
+
     /// An error of the operating system with its `path`, for use in `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let named = scrl_schemas::Error::io(path);

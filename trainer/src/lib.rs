@@ -9,11 +9,13 @@
 //!        → train (steps, checkpoints, metrics)
 //! ```
 //!
-//! [`train::Learner`] computes one step; [`train::train`] repeats it. [`evaluate`] measures a
+//! [`train::Learner`] computes one step; [`train::train`] repeats it, alone or among the processes that
+//! [`collective`] connects. [`evaluate`] measures a
 //! backbone; [`weights`] reads and writes the files of other programs.
 
 #![deny(missing_docs)]
 
+pub mod collective;
 pub mod data;
 mod error;
 pub mod evaluate;

@@ -11,6 +11,7 @@ use std::thread;
 use prepared::{Lines, Prepared, metrics, run, run_and_report};
 use scrl_cli::{Event, Reporter, Stop};
 use scrl_schemas::{Consumed, Epoch, ShardPaths, ViewEncoding};
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::{Dataset, Loader, LoaderConfig, SourceImages, Start};
 use scrl_trainer::train::{Checkpoint, CheckpointInfo, Options, Output, Resume, train};
 use scrl_trainer::{Error, Result};
@@ -43,6 +44,7 @@ fn loader_config(follow: bool) -> LoaderConfig {
     let sources = Arc::new(SourceImages::new(PathBuf::new()));
     LoaderConfig {
         batch_size: 4,
+        own: 0..4,
         batches_per_epoch: 2,
         epochs: 2,
         skip: 0,
@@ -196,7 +198,7 @@ fn an_epoch_counts_as_consumed_once_a_checkpoint_follows_it() {
                 steps.lock().unwrap().push((step, consumed(&folder)));
             }
         });
-        let done = train(&config, &dataset, &Resume::Auto, &reporter);
+        let done = train(&config, &dataset, &Resume::Auto, &Ranks::default(), &reporter);
         ended.store(true, Ordering::Relaxed);
         done.unwrap();
         assert_eq!(*seen.lock().unwrap(), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]);
@@ -236,7 +238,7 @@ fn a_run_resumes_without_the_epochs_it_has_consumed() {
             assert!(!half_written.exists());
         }
     });
-    train(&last, &dataset, &Resume::Auto, &reporter).unwrap();
+    train(&last, &dataset, &Resume::Auto, &Ranks::default(), &reporter).unwrap();
     assert_eq!(lines.with("resuming"), ["resuming after step 3"]);
     assert_eq!(consumed(&shards), 3);
     assert_plain_end(&prepared, "out");
@@ -265,7 +267,7 @@ fn a_run_that_waits_can_be_stopped_and_leaves_a_checkpoint() {
             flag.set();
         }
     });
-    let stopped = train(&config, &dataset, &Resume::Auto, &reporter);
+    let stopped = train(&config, &dataset, &Resume::Auto, &Ranks::default(), &reporter);
     assert!(matches!(stopped, Err(Error::Stopped(_))));
     let waiting = format!("waiting for epoch 1 of {} …; is scrl-prep running?", shards.display());
     assert_eq!(lines.with("waiting"), [waiting.as_str()]);
@@ -285,7 +287,7 @@ fn a_run_that_waits_can_be_stopped_and_leaves_a_checkpoint() {
             unfinished.finish();
         }
     });
-    train(&config, &dataset, &Resume::Auto, &reporter).unwrap();
+    train(&config, &dataset, &Resume::Auto, &Ranks::default(), &reporter).unwrap();
     assert_eq!(lines.with("waiting"), [waiting]);
     let metrics = metrics(&prepared.path("out"));
     assert!(metrics[2].step == 3 && metrics[2].data_wait > 0.0, "{metrics:?}");

@@ -20,6 +20,7 @@ fn load(
     let dataset = Dataset::open(shards).unwrap();
     let mut config = LoaderConfig {
         batch_size: 4,
+        own: 0..4,
         batches_per_epoch: dataset.rows_per_epoch() / 4,
         epochs: dataset.manifest().epochs,
         skip: 0,
@@ -61,7 +62,7 @@ fn check(batch: &Batch, rows: &[Row]) {
             ]);
         }
     }
-    assert_eq!(batch.matches(), first.len());
+    assert_eq!(batch.matches, first.len());
     assert_eq!(batch.rois, [first, second].concat().concat());
 }
 
@@ -77,7 +78,7 @@ fn rows_come_in_order_and_the_last_short_batch_is_dropped() {
             assert_eq!(batch.epoch.0 as usize, epoch);
             check(batch, &rows(&shards, epoch as u32)[position..position + 4]);
         }
-        assert!(batches.iter().map(Batch::matches).sum::<usize>() > 50);
+        assert!(batches.iter().map(|batch| batch.matches).sum::<usize>() > 50);
     }
 }
 

@@ -12,6 +12,7 @@ use golden::numbers;
 use prepared::{Prepared, metrics, run};
 use scrl_schemas::{Epoch, Row, Source, SourcesReader, SourcesWriter, ViewEncoding};
 use scrl_trainer::Error;
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::{Batch, Classes, Dataset};
 use scrl_trainer::train::{OnlineEval, Options, TrainConfig};
 
@@ -142,7 +143,7 @@ fn without_labels_it_is_off_and_refused() {
     assert_eq!(config.hyperparameters.online_eval, OnlineEval::Off);
     let options =
         Options { online_eval: Some(OnlineEval::On), batch_size: Some(4), ..Options::default() };
-    match TrainConfig::resolve(options, &dataset, PathBuf::new()).unwrap_err() {
+    match TrainConfig::resolve(options, &dataset, PathBuf::new(), &Ranks::default()).unwrap_err() {
         Error::Option { option: "online-eval", reason } => {
             assert!(reason.contains("0 classes"), "{reason}")
         }
@@ -170,7 +171,7 @@ fn labels_with_gaps_become_classes_without() {
     let of_views = |labels: [Option<i32>; 2]| {
         let rows: Vec<Row> =
             rows.iter().zip(labels).map(|(row, label)| Row { label, ..row.clone() }).collect();
-        classes.of_views(&Batch::new(Epoch(0), &rows, 64, Vec::new()))
+        classes.of_views(&Batch::new(Epoch(0), &rows, 0..rows.len(), 64, Vec::new()))
     };
     assert_eq!(of_views([Some(900), None]).unwrap(), [1, -1, 1, -1]);
     assert_eq!(of_views([Some(3), Some(900)]).unwrap(), [0, 1, 0, 1]);

@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use scrl_cli::{Reporter, Stop};
 use scrl_schemas::{Epoch, Row, ShardPaths, ShardWriter, Success, ViewEncoding};
 use scrl_trainer::Error;
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::train::{Resume, train};
 
 /// The metrics that must not depend on time, place or number of threads.
@@ -35,7 +36,7 @@ fn an_interrupted_run_resumes_bit_for_bit() {
     stop.set();
     let seen = lines.clone();
     let reporter = Reporter::observed(stop, move |event| seen.receive(event));
-    let stopped = train(&first.0, &first.1, &Resume::Auto, &reporter);
+    let stopped = train(&first.0, &first.1, &Resume::Auto, &Ranks::default(), &reporter);
     assert!(matches!(stopped, Err(Error::Stopped(_))));
     let checkpoint_1 = "checkpoints/step-00000001.safetensors";
     assert!(lines.with("stopped after step 1: ")[0].ends_with(checkpoint_1));
@@ -64,7 +65,7 @@ fn other_options_do_not_resume_from_a_checkpoint() {
     let other = prepared.config(&shards, "out", |options| options.lr = Some(0.125));
     let message = run(&other).unwrap_err().to_string();
     assert!(message.contains("made with lr = 0.45, this run has 0.125"), "{message}");
-    let refused = train(&other.0, &other.1, &Resume::No, &Reporter::silent());
+    let refused = train(&other.0, &other.1, &Resume::No, &Ranks::default(), &Reporter::silent());
     assert!(refused.unwrap_err().to_string().contains("already holds a run"));
 }
 

@@ -36,7 +36,7 @@ impl Classes {
         self.labels.len()
     }
 
-    /// The class of each view of a batch, `[2B]`; [`UNKNOWN_CLASS`] for a view without a label.
+    /// The class of each view of this process, `[2P]`; [`UNKNOWN_CLASS`] for a view without a label.
     ///
     /// # Errors
     /// If a row has a label that is not among these.

@@ -5,6 +5,7 @@
 //! size alone.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -30,8 +31,10 @@ const UNDECODED_AHEAD: usize = 1;
 /// The batches that a [`Loader`] produces.
 #[derive(Clone, Debug)]
 pub struct LoaderConfig {
-    /// Pairs of a batch.
+    /// Pairs of a batch, of all processes.
     pub batch_size: usize,
+    /// The pairs of each batch whose pixels this process decodes.
+    pub own: Range<usize>,
     /// Batches of an epoch; the rows left over are dropped.
     pub batches_per_epoch: u64,
     /// The number of epochs, from epoch 0.
@@ -93,6 +96,7 @@ impl Loader {
         let (used, buffers) = bounded(BATCHES_AHEAD);
         let decoder = Decoder {
             buffers,
+            own: config.own.clone(),
             options: dataset.manifest().options.clone(),
             sources: config.sources.clone(),
             pool,
@@ -211,27 +215,27 @@ impl Reader {
         }
     }
 
-    /// The rows of an epoch from row `first` on, shard after shard.
+    /// The rows of an epoch from row `first` on, shard after shard; pixels for this process's alone.
     fn rows(
         &self,
         epoch: Epoch,
-        mut shards: Vec<ShardRecord>,
-        mut first: u64,
+        shards: Vec<ShardRecord>,
+        first: u64,
     ) -> impl Iterator<Item = Result<Row>> + use<> {
         let folder = self.dataset.paths().epoch(epoch);
-        let skipped = shards
-            .iter()
-            .take_while(|shard| {
-                let is_skipped = shard.rows <= first;
-                first -= if is_skipped { shard.rows } else { 0 };
-                is_skipped
-            })
-            .count();
-        shards.drain(..skipped);
-        shards.into_iter().enumerate().flat_map(move |(index, shard)| {
+        let (batch, own) = (self.config.batch_size as u64, self.config.own.clone());
+        let mut end = 0;
+        let placed = shards.into_iter().map(move |shard| {
+            end += shard.rows;
+            (end - shard.rows, shard)
+        });
+        let needed = placed.filter(move |(begin, shard)| begin + shard.rows > first);
+        needed.flat_map(move |(begin, shard)| {
             let path = folder.join(&shard.name);
-            let reader = ShardReader::open_at(&path, if index == 0 { first } else { 0 });
-            let (reader, error) = match reader {
+            let own = own.clone();
+            let has_pixels = move |row: u64| own.contains(&(((begin + row) % batch) as usize));
+            let skipped = first.saturating_sub(begin);
+            let (reader, error) = match ShardReader::open_with_pixels(&path, skipped, has_pixels) {
                 Ok(reader) => (Some(reader), None),
                 Err(error) => (None, Some(Err(error))),
             };
@@ -244,6 +248,7 @@ impl Reader {
 /// The thread that decodes, with its pool.
 struct Decoder {
     buffers: Receiver<Vec<u8>>,
+    own: Range<usize>,
     options: PrepOptions,
     sources: Arc<SourceImages>,
     pool: ThreadPool,
@@ -255,10 +260,11 @@ impl Decoder {
         let size = options.size as usize;
         let view = size * size * 3;
         let mut pixels = self.buffers.try_recv().unwrap_or_default();
-        pixels.resize(2 * rows.len() * view, 0);
-        let (first, second) = pixels.split_at_mut(rows.len() * view);
+        let own = &rows[self.own.clone()];
+        pixels.resize(2 * own.len() * view, 0);
+        let (first, second) = pixels.split_at_mut(own.len() * view);
         self.pool.install(|| {
-            rows.par_iter()
+            own.par_iter()
                 .zip(first.par_chunks_mut(view))
                 .zip(second.par_chunks_mut(view))
                 .try_for_each_init(
@@ -266,7 +272,7 @@ impl Decoder {
                     |source, ((row, view1), view2)| source.fill(row, view1, view2),
                 )
         })?;
-        Ok(Batch::new(epoch, rows, size, pixels))
+        Ok(Batch::new(epoch, rows, self.own.clone(), size, pixels))
     }
 }
 

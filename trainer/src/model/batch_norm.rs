@@ -28,7 +28,7 @@ impl BatchNormLayer {
 
     /// Normalizes a map `[…, C]`, then applies ReLU if `relu`.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor, relu: bool) -> Result<Tensor> {
-        let op = BatchNorm { statistics: self.statistics(tape, x)?, relu };
+        let op = self.op(tape, x, relu)?;
         tape.apply(op, [x, &self.weight, &self.bias])
     }
 
@@ -39,21 +39,25 @@ impl BatchNormLayer {
         x: &Tensor,
         shortcut: &Tensor,
     ) -> Result<Tensor> {
-        let op = BatchNorm { statistics: self.statistics(tape, x)?, relu: true };
+        let op = self.op(tape, x, true)?;
         tape.apply(op, [x, &self.weight, &self.bias, shortcut])
     }
 
-    /// The statistics to normalize with; those of the batch update the running ones.
-    fn statistics(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+    /// The op with the statistics to normalize with; those of the batch, on all ranks, update the
+    /// running ones.
+    fn op(&self, tape: &Tape, x: &Tensor, relu: bool) -> Result<BatchNorm> {
+        let ranks = tape.ranks().clone();
         let momentum = match tape.normalization() {
             Normalization::Running => {
-                return Tensor::stack(&[self.running_mean.detach(), self.running_var.detach()], 0);
+                let running = [self.running_mean.detach(), self.running_var.detach()];
+                let (statistics, rows) = (Tensor::stack(&running, 0)?, 0);
+                return Ok(BatchNorm { statistics, rows, ranks, relu });
             }
             Normalization::Batch { momentum } => momentum,
         };
-        let statistics = profile::of("batch_statistics", x.device(), || batch_statistics(x))?;
-        let rows = x.elem_count() / statistics.dim(1)?;
+        let compute = || batch_statistics(x, &ranks);
+        let (statistics, rows) = profile::of("batch_statistics", x.device(), compute)?;
         update_running([&self.running_mean, &self.running_var], &statistics, rows, momentum)?;
-        Ok(statistics)
+        Ok(BatchNorm { statistics, rows, ranks, relu })
     }
 }

@@ -17,6 +17,7 @@ use scrl_preprocess::vectorized;
 use super::cpu::{CHUNK, change, f32s};
 use super::gpu::Gpu;
 use super::profile;
+use crate::collective::Ranks;
 
 /// A computation of one tensor from `N` others, and its gradients. A value is applied once, and may
 /// store what the gradients need besides inputs and output.
@@ -40,6 +41,7 @@ pub struct Tape {
     steps: Vec<Box<dyn Step>>,
     recording: bool,
     normalization: Normalization,
+    ranks: Ranks,
 }
 
 /// With which mean and variance batch norms normalize in a pass.
@@ -149,7 +151,17 @@ impl Tape {
 
     /// A tape that records nothing, with this normalization in batch norms.
     pub fn normalizing(normalization: Normalization) -> Self {
-        Self { steps: Vec::new(), recording: false, normalization }
+        Self { steps: Vec::new(), recording: false, normalization, ranks: Ranks::default() }
+    }
+
+    /// The same tape for a batch that is divided among `ranks`.
+    pub fn among(self, ranks: &Ranks) -> Self {
+        Self { ranks: ranks.clone(), ..self }
+    }
+
+    /// The processes that share the batch.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// What batch norms do in this pass.

@@ -4,14 +4,19 @@
 //! Maps are matrices of `rows` pixels by `C` channels, whatever their rank. Statistics are computed
 //! apart, as a tensor `[2, C]` of means and biased variances, so that a device never has to report
 //! them to the host, and so that several processes can combine theirs before they are applied.
+//!
+//! On the CPU sums over rows are made in pieces that never span two images, and the pieces are added
+//! with twice float64's precision. So results do not depend on how the images are divided among
+//! processes: what the order of the pieces changes lies far below the last bit of a float32.
 
 use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 use scrl_preprocess::vectorized;
 
 use super::autograd::Op;
-use super::cpu::{CHUNK, change, compute, f32s};
+use super::cpu::{CHUNK, change, compute, compute_pieces, f32s};
 use super::gpu::{Arg, Gpu, grid};
+use crate::collective::Ranks;
 
 /// ε of the variance, PyTorch's default.
 pub const EPSILON: f32 = 1e-5;
@@ -21,52 +26,143 @@ fn piece(channels: usize) -> usize {
     (CHUNK / channels).max(1)
 }
 
-/// Rows and channels of a map that is not empty.
+/// Columns that one thread adds up at a time.
+const COLUMNS: usize = 512;
+
+/// Rows and channels of a map. A process without matched boxes has none of the heads' rows.
 fn sizes(x: &Tensor) -> Result<(usize, usize)> {
     match x.dims().last() {
-        Some(&channels) if x.elem_count() > 0 => Ok((x.elem_count() / channels, channels)),
+        Some(&channels) if channels > 0 => Ok((x.elem_count() / channels, channels)),
         _ => bail!("batch norm of a tensor of shape {:?}", x.dims()),
     }
 }
 
-/// `[…, C]` → `[2, C]`: the mean and the biased variance of each channel.
+/// The numbers of each piece over which a map is summed up: an image, or equal parts of a large one
+/// and a smaller rest.
+fn pieces(x: &Tensor) -> Result<Vec<usize>> {
+    let (rows, c) = sizes(x)?;
+    let image = (x.elem_count() / x.dims()[0].max(1)).max(1);
+    let size = piece(c) * c;
+    let of_image = || (0..image).step_by(size).map(|first| size.min(image - first));
+    Ok((0..rows * c / image).flat_map(|_| of_image()).collect())
+}
+
+/// The pieces of `numbers`.
+fn split<'a>(mut numbers: &'a [f32], sizes: &[usize]) -> Vec<&'a [f32]> {
+    let mut next = |size: &usize| {
+        let (piece, rest) = numbers.split_at(*size);
+        numbers = rest;
+        piece
+    };
+    sizes.iter().map(&mut next).collect()
+}
+
+/// The mean and the biased variance of each channel, `[2, C]`, and the number of rows that they are
+/// of, on all `ranks` together.
 ///
-/// Each piece of rows is reduced in two passes while it lies in the cache; the pieces are combined
-/// in float64 by Chan, Golub and LeVeque's formula, so that a large mean costs no precision.
-pub fn batch_statistics(x: &Tensor) -> Result<Tensor> {
+/// Each piece of rows is reduced in two passes while it lies in the cache, so that a large mean
+/// costs no precision. Pieces, and then ranks, are added up as [`Sums`].
+pub fn batch_statistics(x: &Tensor, ranks: &Ranks) -> Result<(Tensor, usize)> {
     let (rows, c) = sizes(x)?;
     if let Some(gpu) = Gpu::of(x) {
-        let tiles = grid::Tiles::summed(rows, c, x.dtype())?;
-        let statistics = gpu.empty((2, c), DType::F32)?;
-        let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
-        let [count, rows, channels, per_block] =
-            [tiles.count(), rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
-        let arguments = [Arg::Tensor(x), Arg::Tensor(&pieces), rows, channels, per_block];
-        gpu.launch("batch_moments", x.dtype(), tiles.grid, &arguments)?;
-        let arguments =
-            [Arg::Tensor(&pieces), count, Arg::Tensor(&statistics), rows, channels, per_block];
-        gpu.launch("batch_statistics", x.dtype(), grid::columns(c), &arguments)?;
-        return Ok(statistics);
+        if !ranks.is_alone() {
+            bail!("training on several GPUs is not supported yet");
+        }
+        return Ok((statistics_on(&gpu, x)?, rows));
     }
     let numbers = f32s(x)?;
-    let size = piece(c) * c;
-    let moments: Vec<Vec<f32>> =
-        numbers.par_chunks(size).map(|x| vectorized!(moments(x, c))).collect();
-    let (mut mean, mut m2, mut rows) = (vec![0.0f64; c], vec![0.0f64; c], 0.0f64);
-    for (moments, piece) in moments.iter().zip(numbers.chunks(size)) {
-        let n = (piece.len() / c) as f64;
-        let total = rows + n;
-        let (piece_mean, piece_m2) = moments.split_at(c);
-        for i in 0..c {
-            let delta = f64::from(piece_mean[i]) - mean[i];
-            mean[i] += delta * n / total;
-            m2[i] += f64::from(piece_m2[i]) + delta * delta * rows * n / total;
-        }
-        rows = total;
+    let pieces = split(&numbers, &pieces(x)?);
+    let sums: Vec<Vec<f64>> = pieces.par_iter().map(|x| vectorized!(sums(x, c))).collect();
+    let sums = Sums::of(&sums, 2 * c + 1).among(ranks).rounded();
+    let n = sums[2 * c];
+    if n == 0.0 {
+        bail!("batch norm of no rows");
     }
-    let variance = m2.into_iter().map(|m2| (m2 / rows) as f32);
-    let statistics: Vec<f32> = mean.into_iter().map(|mean| mean as f32).chain(variance).collect();
-    Tensor::from_vec(statistics, (2, c), x.device())
+    let (plain, squares) = sums[..2 * c].split_at(c);
+    let mean = plain.iter().map(|sum| (sum / n) as f32);
+    let variance = plain.iter().zip(squares).map(|(sum, squares)| {
+        let variance = (squares - sum * (sum / n)) / n;
+        if variance < 0.0 { 0.0 } else { variance as f32 }
+    });
+    let statistics: Vec<f32> = mean.chain(variance).collect();
+    Ok((Tensor::from_vec(statistics, (2, c), x.device())?, n as usize))
+}
+
+/// Of the rows of `x`: for each channel the sum, then the sum of squares, then the number of rows.
+/// The squares hold all bits of the differences from the mean, since float64 has room for a mean of
+/// ten thousand standard deviations.
+#[inline(always)]
+fn sums(x: &[f32], c: usize) -> Vec<f64> {
+    let moments = moments(x, c);
+    let (mean, m2) = moments.split_at(c);
+    let n = (x.len() / c) as f64;
+    let mut sums = vec![n; 2 * c + 1];
+    let (plain, squares) = sums[..2 * c].split_at_mut(c);
+    for (((plain, square), mean), m2) in plain.iter_mut().zip(squares).zip(mean).zip(m2) {
+        let mean = f64::from(*mean);
+        (*plain, *square) = (n * mean, f64::from(*m2) + n * mean * mean);
+    }
+    sums
+}
+
+/// Sums of numbers with twice float64's precision: a sum and what rounding it left out (Knuth, The
+/// Art of Computer Programming, volume 2, section 4.2.2, theorem B).
+struct Sums {
+    sums: Vec<f64>,
+    rests: Vec<f64>,
+}
+
+impl Sums {
+    /// The sums of `length` columns over `rows`.
+    fn of<T: Copy + Into<f64> + Sync>(rows: &[impl AsRef<[T]> + Sync], length: usize) -> Self {
+        let (mut sums, mut rests) = (vec![0.0; length], vec![0.0; length]);
+        let blocks = sums.par_chunks_mut(COLUMNS).zip(rests.par_chunks_mut(COLUMNS));
+        blocks.enumerate().for_each(|(block, (sums, rests))| {
+            for row in rows {
+                let row = &row.as_ref()[block * COLUMNS..][..sums.len()];
+                vectorized!(add_exactly(sums, rests, row));
+            }
+        });
+        Self { sums, rests }
+    }
+
+    /// The sums over all ranks.
+    fn among(&self, ranks: &Ranks) -> Self {
+        let length = self.sums.len();
+        let all = ranks.gather(&[&self.sums[..], &self.rests].concat());
+        Self::of(&all.chunks_exact(length).collect::<Vec<_>>(), length)
+    }
+
+    fn rounded(self) -> Vec<f64> {
+        self.sums.into_iter().zip(self.rests).map(|(sum, rest)| sum + rest).collect()
+    }
+}
+
+#[inline(always)]
+fn add_exactly<T: Copy + Into<f64>>(sums: &mut [f64], rests: &mut [f64], numbers: &[T]) {
+    for ((sum, rest), number) in sums.iter_mut().zip(rests).zip(numbers) {
+        let number = (*number).into();
+        let total = *sum + number;
+        let of_number = total - *sum;
+        *rest += (*sum - (total - of_number)) + (number - of_number);
+        *sum = total;
+    }
+}
+
+/// [`batch_statistics`] of the map of one GPU.
+fn statistics_on(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
+    let (rows, c) = sizes(x)?;
+    let tiles = grid::Tiles::summed(rows, c, x.dtype())?;
+    let statistics = gpu.empty((2, c), DType::F32)?;
+    let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
+    let [count, rows, channels, per_block] =
+        [tiles.count(), rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
+    let arguments = [Arg::Tensor(x), Arg::Tensor(&pieces), rows, channels, per_block];
+    gpu.launch("batch_moments", x.dtype(), tiles.grid, &arguments)?;
+    let arguments =
+        [Arg::Tensor(&pieces), count, Arg::Tensor(&statistics), rows, channels, per_block];
+    gpu.launch("batch_statistics", x.dtype(), grid::columns(c), &arguments)?;
+    Ok(statistics)
 }
 
 /// The mean of each channel over the rows of `x`, then the sum of squared differences from it. The
@@ -133,6 +229,10 @@ pub struct BatchNorm {
     /// The mean and variance `[2, C]` to normalize with: of this very batch ([`batch_statistics`]),
     /// which the gradient takes into account.
     pub statistics: Tensor,
+    /// The rows of the batch on all ranks; not used where the statistics are running ones.
+    pub rows: usize,
+    /// The processes that share the batch.
+    pub ranks: Ranks,
     /// Whether ReLU follows.
     pub relu: bool,
 }
@@ -247,41 +347,48 @@ impl BatchNorm {
         let statistics = f32s(&self.statistics)?;
         let scale = Scale::new(&statistics, &f32s(weight)?, &f32s(bias)?);
         let (numbers, grad, size) = (f32s(x)?, f32s(grad)?, piece(c) * c);
-        let ranges = |index, length| index * size..index * size + length;
+        let pieces = pieces(x)?;
         // A residual's gradient is a tensor of its own. Without one, whether ReLU passed a value
         // costs less to compute again than to read.
         let (masked, sums) = if has_residual {
             let y = f32s(y)?;
-            let work = |index, masked: &mut [f32]| {
-                let range = ranges(index, masked.len());
-                let (x, y, grad) = (&numbers[range.clone()], &y[range.clone()], &grad[range]);
+            let [xs, ys, grads] = [&numbers, &y, &grad].map(|all| split(all, &pieces));
+            let work = |index: usize, masked: &mut [f32]| {
+                let (x, y, grad) = (xs[index], ys[index], grads[index]);
                 match self.relu {
                     true => vectorized!(keep_where_positive(masked, y, grad)),
                     false => masked.copy_from_slice(grad),
                 }
                 vectorized!(centered_products::<false>(x, masked, &statistics, &scale))
             };
-            let (masked, sums) = compute(numbers.len(), size, work);
+            let (masked, sums) = compute_pieces(pieces.clone(), work);
             (Some(masked), sums)
         } else {
-            let pieces = numbers.par_chunks(size).zip(grad.par_chunks(size));
-            let work = |(x, grad)| match self.relu {
+            let [xs, grads] = [&numbers, &grad].map(|all| split(all, &pieces));
+            let pieces = xs.into_par_iter().zip(grads);
+            let work = |(x, grad): (&[f32], &[f32])| match self.relu {
                 true => vectorized!(centered_products::<true>(x, grad, &statistics, &scale)),
                 false => vectorized!(centered_products::<false>(x, grad, &statistics, &scale)),
             };
             (None, pieces.map(work).collect())
         };
-        let (dweight, dbias) = affine_gradient(&sums, &statistics[c..]);
+        // The gradient of x is through the statistics of all ranks; those of weight and bias are
+        // added up with all other gradients.
+        let own = Sums::of(&sums, 2 * c);
+        let all = own.among(&self.ranks);
+        let (all_dweight, all_dbias) = affine_gradient(&all.rounded(), &statistics[c..]);
+        let (dweight, dbias) = affine_gradient(&own.rounded(), &statistics[c..]);
         // dx = factor·dy + slope·x + offset, with x̂ = (x − mean)·inverse_deviation multiplied out.
-        let n = (numbers.len() / c) as f32;
+        let n = self.rows as f32;
         let slope: Vec<f32> = (0..c)
-            .map(|i| -scale.factor[i] * scale.inverse_deviation[i] * dweight[i] / n)
+            .map(|i| -scale.factor[i] * scale.inverse_deviation[i] * all_dweight[i] / n)
             .collect();
-        let offset: Vec<f32> =
-            (0..c).map(|i| -scale.factor[i] * dbias[i] / n - slope[i] * statistics[i]).collect();
+        let offset: Vec<f32> = (0..c)
+            .map(|i| -scale.factor[i] * all_dbias[i] / n - slope[i] * statistics[i])
+            .collect();
         let own_mask = self.relu && !has_residual;
         let work = |index, dx: &mut [f32]| {
-            let range = ranges(index, dx.len());
+            let range = index * size..index * size + dx.len();
             let dy = &masked.as_deref().unwrap_or(&grad)[range.clone()];
             let x = &numbers[range];
             match own_mask {
@@ -384,14 +491,9 @@ impl Op<4> for BatchNorm {
     }
 }
 
-/// The gradients of weight, Σ dy·x̂, and bias, Σ dy, from the [`centered_products`] of the pieces.
-fn affine_gradient(pieces: &[Vec<f32>], variance: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let c = variance.len();
-    let mut sums = vec![0.0f64; 2 * c];
-    for piece in pieces {
-        sums.iter_mut().zip(piece).for_each(|(sum, value)| *sum += f64::from(*value));
-    }
-    let (products, plain) = sums.split_at(c);
+/// The gradients of weight, Σ dy·x̂, and bias, Σ dy, from the sums of [`centered_products`].
+fn affine_gradient(sums: &[f64], variance: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let (products, plain) = sums.split_at(variance.len());
     let scaled = products.iter().zip(variance);
     let dweight =
         scaled.map(|(sum, variance)| (sum / f64::from(variance + EPSILON).sqrt()) as f32).collect();

@@ -61,6 +61,11 @@ pub(super) fn multiply(
     assert_eq!(k, rhs.rows, "inner dimensions");
     assert_eq!(dst.len(), m * n, "size of the product");
     let add = store == Store::Add;
+    if m * n * k == 0 {
+        // A sum of nothing.
+        dst.iter_mut().filter(|_| !add).for_each(|number| *number = 0.0);
+        return;
+    }
     // SAFETY: a `Matrix` was checked to hold rows × cols numbers at its strides, transposing
     // swaps the sides and strides together, the assertions above fix the result's size, and a
     // `&mut` slice overlaps neither operand.

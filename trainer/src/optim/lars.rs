@@ -45,6 +45,11 @@ impl Lars {
         &self.velocities
     }
 
+    /// The gradients that a step would use, in the order of the parameters.
+    pub fn gradients<'a>(&self, gradients: &'a Gradients) -> impl Iterator<Item = &'a Tensor> {
+        self.parameters.iter().filter_map(|parameter| gradients.get(parameter.tensor()))
+    }
+
     /// `v ← momentum·v + d; p ← p − lr·v`, where for tensors of rank above 1
     /// `d = (∇ + wd·p) · trust·‖p‖ / (‖∇‖ + wd·‖p‖ + ε)` if both norms are positive, `∇ + wd·p` if
     /// not, and for any other `d = ∇`. Without a gradient a parameter stays, and its velocity too;

@@ -6,6 +6,7 @@ use candle_core::Device;
 use serde::Serialize;
 
 use super::options::{DeviceChoice, Method, OnlineEval, Options, Precision, Preset, TargetInit};
+use crate::collective::{Ranks, threads_of_rank};
 use crate::data::Dataset;
 use crate::model::Arch;
 use crate::ops::{MOST_ROIS, gpu};
@@ -55,7 +56,7 @@ pub struct Hyperparameters {
     pub arch: Arch,
     /// The regions that the loss compares.
     pub method: Method,
-    /// Pairs of a micro-batch.
+    /// Pairs of a micro-batch, of all processes.
     pub batch_size: usize,
     /// Micro-batches of a step.
     pub accumulate: usize,
@@ -138,12 +139,17 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// Fills in defaults and checks every value, also against the dataset. `default_out` is used
-    /// where no `--out` is given.
+    /// Fills in defaults and checks every value, also against the dataset and the processes that
+    /// share the run. `default_out` is used where no `--out` is given.
     ///
     /// # Errors
     /// [`Error::Option`] for the first invalid value; [`Error::Dataset`] for shards without rows.
-    pub fn resolve(given: Options, dataset: &Dataset, default_out: PathBuf) -> Result<Self> {
+    pub fn resolve(
+        given: Options,
+        dataset: &Dataset,
+        default_out: PathBuf,
+        ranks: &Ranks,
+    ) -> Result<Self> {
         let manifest = dataset.manifest();
         let preset = given.preset.unwrap_or(Preset::Paper);
         let values = preset.values();
@@ -156,6 +162,16 @@ impl TrainConfig {
         let batch_size = given.batch_size.unwrap_or(256);
         let accumulate = given.accumulate.unwrap_or(1);
         let steps_per_epoch = steps_per_epoch(dataset, batch_size, accumulate)?;
+        if !batch_size.is_multiple_of(ranks.size()) {
+            let reason = format!(
+                "{batch_size} pairs cannot be divided among {} processes; choose a multiple",
+                ranks.size()
+            );
+            return refuse("batch-size", reason);
+        }
+        if device != CPU && !ranks.is_alone() {
+            return refuse("device", "several processes train on CPUs only; use --device cpu");
+        }
         let epochs = given.epochs.unwrap_or(manifest.epochs);
         if epochs == 0 || epochs > manifest.epochs {
             return refuse("epochs", format!("the folder has {} planned epochs", manifest.epochs));
@@ -191,7 +207,7 @@ impl TrainConfig {
             consume: given.consume,
             checkpoint_every: given.checkpoint_every.unwrap_or(steps_per_epoch),
             log_every: given.log_every.unwrap_or(10),
-            threads: scrl_cli::threads(given.threads),
+            threads: given.threads.map_or_else(threads_of_rank, usize::from),
         };
         config.check()?;
         if config.device != CPU {

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::collective::Ranks;
 use crate::model::{
     Arch, Classifier, HeadSizes, Network, NetworkOutput, Parameter, Parameters, Regions,
 };
@@ -42,6 +43,7 @@ pub struct Learner {
     classifier_parameters: Parameters,
     lars: Lars,
     device: Device,
+    ranks: Ranks,
 }
 
 /// The labels of a micro-batch.
@@ -88,20 +90,22 @@ impl Computed {
         Ok(Self { loss, online, embeddings: self.embeddings, gradients: self.gradients })
     }
 
-    /// The number of embeddings of each network.
-    pub(super) fn embeddings(&self) -> usize {
-        self.embeddings.iter().map(|[projections, _]| projections.dims()[0]).sum()
+    /// The gradient of one of the learner's parameters, where it has one.
+    pub fn gradient(&self, parameter: &Parameter) -> Option<&Tensor> {
+        self.gradients.get(parameter.tensor())
     }
 
-    /// The embedding std of the projections and of the targets: two scalars, see
-    /// [`embedding_std`].
-    pub fn embedding_std(&self) -> Result<[Tensor; 2]> {
+    /// The embedding std of the projections and of the targets of all `ranks`: two scalars, see
+    /// [`embedding_std`]. Then the number of embeddings of each network.
+    pub fn embedding_std(&self, ranks: &Ranks) -> Result<([Tensor; 2], usize)> {
         let of = |network: usize| {
             let embeddings: Vec<&Tensor> =
                 self.embeddings.iter().map(|both| &both[network]).collect();
-            embedding_std(&Tensor::cat(&embeddings, 0)?)
+            let embeddings = ranks.gather_rows(&Tensor::cat(&embeddings, 0)?)?;
+            Ok::<_, candle_core::Error>((embedding_std(&embeddings)?, embeddings.dim(0)?))
         };
-        Ok([of(0)?, of(1)?])
+        let ((projections, count), (targets, _)) = (of(0)?, of(1)?);
+        Ok(([projections, targets], count))
     }
 }
 
@@ -138,11 +142,22 @@ impl Learner {
             classifier_parameters,
             lars,
             device,
+            ranks: Ranks::default(),
         };
         if config.copy_online {
             learner.copy_online()?;
         }
         Ok(learner)
+    }
+
+    /// The same learner on one of several processes, which divide each micro-batch among them.
+    pub fn among(self, ranks: &Ranks) -> Self {
+        Self { ranks: ranks.clone(), ..self }
+    }
+
+    /// The processes that divide the micro-batches.
+    pub(super) fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// Makes the target a copy of the online network, running statistics included.
@@ -187,6 +202,10 @@ impl Learner {
     /// in the same order: region k of the first half matches region k of the second. `matches` is
     /// the number of matched regions in all micro-batches of the step: the loss is their mean.
     /// `labels` are for the online evaluation, which is left out without them.
+    ///
+    /// On one of several processes pixels and regions are its own, `matches` and
+    /// [`Labels::labeled`] count those of all, and loss and gradients are its part of the sum that
+    /// [`Learner::sum`] makes.
     pub fn compute(
         &self,
         pixels: &Tensor,
@@ -196,8 +215,9 @@ impl Learner {
     ) -> Result<Computed> {
         let normalize = || normalize_pixels(pixels, self.config.dtype);
         let views = profile::of("normalize_pixels", &self.device, normalize)?;
-        let targets = self.target.forward(&mut Tape::forward_only(), &views, regions)?.predictions;
-        let mut tape = Tape::recording();
+        let mut tape = Tape::forward_only().among(&self.ranks);
+        let targets = self.target.forward(&mut tape, &views, regions)?.predictions;
+        let mut tape = Tape::recording().among(&self.ranks);
         let NetworkOutput { map, projections, predictions } =
             self.online.forward(&mut tape, &views, regions)?;
         let evaluated = self.evaluate(&map, labels)?;
@@ -233,6 +253,17 @@ impl Learner {
         let mut gradients = tape.backward(&loss, self.one()?)?;
         gradients.forget(&features);
         Ok(Some((Evaluated { loss, correct, labeled: labels.labeled }, gradients)))
+    }
+
+    /// Replaces loss, gradients and online evaluation by their sums over all processes.
+    pub fn sum(&self, computed: &Computed) -> Result<()> {
+        self.lars.gradients(&computed.gradients).try_for_each(|sum| self.ranks.sum(sum))?;
+        self.ranks.sum(&computed.loss)?;
+        if let Some(Evaluated { loss, correct, .. }) = &computed.online {
+            self.ranks.sum(loss)?;
+            self.ranks.sum(correct)?;
+        }
+        Ok(())
     }
 
     fn one(&self) -> Result<Tensor> {

@@ -1,6 +1,7 @@
 //! A training run: its options ([`Options`]), resolved ([`TrainConfig`]); a step ([`Learner`]); the
 //! loop ([`train`]); and the files that it leaves ([`Output`]).
 
+mod agreement;
 mod checkpoint;
 mod config;
 mod drawing;

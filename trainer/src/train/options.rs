@@ -134,7 +134,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", value_parser = choices!(Method))]
     pub method: Option<Method>,
 
-    /// Pairs of a micro-batch [default: 256]
+    /// Pairs of a micro-batch, which all processes of the run divide among them [default: 256]
     #[arg(long, value_name = "PAIRS")]
     pub batch_size: Option<usize>,
 
@@ -227,7 +227,8 @@ pub struct Options {
     #[arg(long, value_name = "HOW", value_parser = choices!(OnlineEval))]
     pub online_eval: Option<OnlineEval>,
 
-    /// Threads that compute, and as many that decode [default: all cores]
+    /// Threads that compute, and as many that decode [default: all cores, divided among the
+    /// processes on this machine]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
 }

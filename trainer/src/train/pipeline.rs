@@ -88,9 +88,9 @@ impl Pipeline {
         let compared: Vec<&Batch> = step
             .batches
             .iter()
-            .filter(|batch| self.method == Method::Byol || batch.matches() > 0)
+            .filter(|batch| self.method == Method::Byol || batch.matches > 0)
             .collect();
-        let pairs = compared.first().map_or(0, |batch| batch.pairs());
+        let pairs = compared.first().map_or(0, |batch| batch.own_pairs());
         self.enqueue(step, &compared).map_err(|error| explain_out_of_memory(error, pairs))
     }
 
@@ -99,16 +99,19 @@ impl Pipeline {
             self.learner.update_target(step.ema)?;
             return Ok(false);
         };
+        self.learner.sum(&computed)?;
         self.learner.apply(&computed, step.lr, step.ema)?;
         let mut numbers = vec![computed.loss.clone()];
         let labeled = computed.online.as_ref().map(|online| {
             numbers.push(online.correct.clone());
             online.labeled
         });
+        let mut embeddings = None;
         if step.embedding_std {
-            numbers.extend(computed.embedding_std()?);
+            let (stds, count) = computed.embedding_std(self.learner.ranks())?;
+            numbers.extend(stds);
+            embeddings = Some(count);
         }
-        let embeddings = step.embedding_std.then(|| computed.embeddings());
         let numbers = self.transfers.fetch(&Tensor::stack(&numbers, 0)?)?;
         let images = step.batches.iter().flat_map(|batch| batch.image_ids.clone()).collect();
         let number = step.number;
@@ -119,9 +122,9 @@ impl Pipeline {
     /// Loss and gradients of a step, summed over its micro-batches; `None` without any.
     fn compute(&mut self, compared: &[&Batch], matches: usize) -> Result<Option<Computed>> {
         let mut sum: Option<Computed> = None;
-        let labeled = 2 * compared.iter().map(|batch| batch.labeled()).sum::<usize>();
+        let labeled = 2 * compared.iter().map(|batch| batch.labeled).sum::<usize>();
         for batch in compared {
-            let views = 2 * batch.pairs();
+            let views = 2 * batch.own_pairs();
             let classes =
                 self.classes.as_ref().map(|classes| classes.of_views(batch)).transpose()?;
             let mut arrays = vec![

@@ -7,6 +7,7 @@ use candle_core::DType;
 use scrl_cli::{Reporter, Stopped};
 use scrl_schemas::{Consumed, Epoch, ViewEncoding};
 
+use super::agreement;
 use super::checkpoint::{Checkpoint, CheckpointInfo};
 use super::config::{Hyperparameters, TrainConfig};
 use super::drawing;
@@ -17,6 +18,7 @@ use super::options::{Method, OnlineEval, Precision, Resume, TargetInit};
 use super::output::Output;
 use super::pipeline::{EmbeddingStd, Pipeline, Step, StepResult};
 use super::tensorboard::EventFile;
+use crate::collective::Ranks;
 use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
 use crate::model::HeadSizes;
 use crate::optim::{LarsConfig, Schedule, ScheduleConfig};
@@ -72,25 +74,32 @@ impl Steps {
     }
 }
 
-/// Trains as `config` says, and reports its progress. Sets the size of rayon's global pool if
-/// nothing has yet.
+/// Trains as `config` says, together with the other `ranks`, and reports its progress. Sets the
+/// size of rayon's global pool if nothing has yet. The first rank writes all files.
 ///
-/// After a stop the step being taken is finished, or the wait for an epoch ended, and a checkpoint
-/// written.
+/// After a stop of any rank the step being taken is finished, or the wait for an epoch ended, and a
+/// checkpoint written.
 ///
 /// # Errors
-/// [`Error::Stopped`] after a stop; [`Error::NotFinite`] for a NaN or infinite loss; otherwise the
-/// error of a file, an option or the device.
+/// [`Error::Stopped`] after a stop and [`Error::NotFinite`] for a NaN or infinite loss, on all ranks
+/// after the same step; [`Error::Ranks`] if they would not train the same model; otherwise, on this
+/// rank, the error of a file, an option or the device: it must then abort the others, which wait
+/// for it.
 pub fn train(
     config: &TrainConfig,
     dataset: &Dataset,
     resume: &Resume,
+    ranks: &Ranks,
     reporter: &Reporter,
 ) -> Result<Summary> {
     let output = Output::new(&config.out);
     let checkpoints = output.checkpoints();
-    let done = train_into(output, config, dataset, resume, reporter);
+    let done = train_into(output, config, dataset, resume, ranks, reporter);
     reporter.end();
+    if done.as_ref().err().is_none_or(Error::is_of_all_ranks) {
+        // No rank ends before the first has written its files.
+        ranks.any(false);
+    }
     done.map_err(|error| explain_full_disk(error, &checkpoints))
 }
 
@@ -99,6 +108,7 @@ fn train_into(
     config: &TrainConfig,
     dataset: &Dataset,
     resume: &Resume,
+    ranks: &Ranks,
     reporter: &Reporter,
 ) -> Result<Summary> {
     // An error means that the pool exists already, in a process that trains more than once.
@@ -118,7 +128,7 @@ fn train_into(
     let Hyperparameters { method, online_eval, .. } = config.hyperparameters;
     let classes = (online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
     let learner_config = learner_config(&config.hyperparameters, classes.as_ref());
-    let learner = Learner::new(&learner_config, &config.open_device()?)?;
+    let learner = Learner::new(&learner_config, &config.open_device()?)?.among(ranks);
     match (&resumed, &config.init) {
         (Some((checkpoint, _)), init) => {
             checkpoint.load(&learner, &config.hyperparameters)?;
@@ -133,9 +143,18 @@ fn train_into(
         }
         (None, None) => {}
     }
+    // No rank is past this point before all have read what they start from.
+    agreement::check(ranks, config, dataset, steps.done, learner.state())?;
     let mut pipeline = Pipeline::new(learner, method, classes)?;
-    output.create()?;
-    output.write_config(config)?;
+    let logs = match ranks.is_first() {
+        true => {
+            output.create()?;
+            output.write_config(config)?;
+            let log = MetricsLog::open(&output.metrics(), steps.done)?;
+            Some((log, EventFile::open(output.root(), steps.done)?))
+        }
+        false => None,
+    };
     let mut trainer = Trainer {
         config,
         dataset,
@@ -143,8 +162,8 @@ fn train_into(
         sources,
         steps,
         schedule: schedule(&config.hyperparameters, steps),
-        log: MetricsLog::open(&output.metrics(), steps.done)?,
-        events: EventFile::open(output.root(), steps.done)?,
+        logs,
+        ranks,
         output,
         interval: Interval::new(),
         logged: String::new(),
@@ -162,11 +181,15 @@ fn train_into(
     }
     let start = Instant::now();
     let done = trainer.take_steps(&mut pipeline);
-    if matches!(done, Ok(()) | Err(Error::Stopped(_) | Error::NotFinite { .. })) {
-        drawing::write(&trainer.output.drawing(), &trainer.log.read()?)?;
+    if let Some((log, _)) = &trainer.logs
+        && matches!(done, Ok(()) | Err(Error::Stopped(_) | Error::NotFinite { .. }))
+    {
+        drawing::write(&trainer.output.drawing(), &log.read()?)?;
     }
     done?;
-    trainer.output.write_backbone(pipeline.learner())?;
+    if ranks.is_first() {
+        trainer.output.write_backbone(pipeline.learner())?;
+    }
     Ok(Summary { steps: steps.last.saturating_sub(steps.done), time: start.elapsed() })
 }
 
@@ -202,9 +225,10 @@ struct Trainer<'a> {
     sources: Arc<SourceImages>,
     steps: Steps,
     schedule: Schedule,
+    ranks: &'a Ranks,
     output: Output,
-    log: MetricsLog,
-    events: EventFile,
+    /// The files of the metrics, which the first rank writes.
+    logs: Option<(MetricsLog, EventFile)>,
     interval: Interval,
     /// The numbers of the last logged step, for the status between two of them.
     logged: String,
@@ -222,11 +246,13 @@ impl Trainer<'_> {
         self.interval = Interval::new();
         for number in self.steps.done + 1..=self.steps.last {
             let batches = match self.next_batches(&loader) {
-                Err(Error::Stopped(stopped)) => {
-                    self.collect(pipeline, true)?;
-                    return self.stop(pipeline.learner(), number - 1, stopped);
-                }
-                batches => batches?,
+                Err(Error::Stopped(_)) => None,
+                batches => Some(batches?),
+            };
+            let any_stopped = self.ranks.any(batches.is_none());
+            let Some(batches) = batches.filter(|_| !any_stopped) else {
+                self.collect(pipeline, true)?;
+                return self.stop(pipeline.learner(), number - 1);
             };
             self.take_step(pipeline, number, &batches)?;
             batches.into_iter().for_each(|batch| loader.recycle(batch));
@@ -238,6 +264,7 @@ impl Trainer<'_> {
         let Hyperparameters { batch_size, accumulate, epochs, .. } = self.config.hyperparameters;
         let loader = LoaderConfig {
             batch_size,
+            own: self.ranks.part(batch_size),
             batches_per_epoch: self.steps.per_epoch * accumulate as u64,
             epochs,
             skip: self.steps.done * accumulate as u64,
@@ -268,11 +295,11 @@ impl Trainer<'_> {
         let is_logged = number.is_multiple_of(self.config.log_every) || is_last;
         let step = Step { number, batches, matches, lr, ema, embedding_std: is_logged };
         let has_result = pipeline.start(&step)?;
-        let stop = self.reporter.check_stop();
+        let is_stopped = self.ranks.any(self.reporter.check_stop().is_err());
         let is_saved = number.is_multiple_of(self.config.checkpoint_every)
             || is_last
             || (self.config.consume && self.steps.is_epoch_end(number));
-        let is_waited_for = is_logged || is_saved || stop.is_err() || !has_result;
+        let is_waited_for = is_logged || is_saved || is_stopped || !has_result;
         let newest = self.collect(pipeline, is_waited_for)?.filter(|_| has_result);
         if !has_result {
             let only = "has no matched box; only the target network was updated";
@@ -297,10 +324,10 @@ impl Trainer<'_> {
             self.log(&metrics)?;
             self.check_collapse(number, std);
         }
-        match stop {
-            Err(stopped) if !is_last => self.stop(pipeline.learner(), number, stopped),
-            _ if is_saved => self.save(pipeline.learner(), number),
-            _ => Ok(()),
+        match (is_stopped, is_saved) {
+            (true, _) if !is_last => self.stop(pipeline.learner(), number),
+            (_, true) => self.save(pipeline.learner(), number),
+            (_, false) => Ok(()),
         }
     }
 
@@ -325,7 +352,7 @@ impl Trainer<'_> {
     /// The number of matched regions of a batch.
     fn matches(&self, batch: &Batch) -> usize {
         match self.config.hyperparameters.method {
-            Method::Scrl => batch.matches(),
+            Method::Scrl => batch.matches,
             Method::Byol => batch.pairs(),
         }
     }
@@ -338,8 +365,10 @@ impl Trainer<'_> {
 
     /// Writes the metrics that end an interval, and reports them.
     fn log(&mut self, metrics: &Metrics) -> Result<()> {
-        self.log.write(metrics)?;
-        self.events.write(metrics)?;
+        if let Some((log, events)) = &mut self.logs {
+            log.write(metrics)?;
+            events.write(metrics)?;
+        }
         self.interval = Interval::new();
         let Metrics { step, loss, lr, pairs_per_s, data_wait, online_acc, .. } = metrics;
         let accuracy = online_acc.map(|accuracy| format!("  accuracy {:.1} %", 100.0 * accuracy));
@@ -372,15 +401,17 @@ impl Trainer<'_> {
     }
 
     /// Saves the run after a stop, and says where.
-    fn stop(&self, learner: &Learner, step: u64, stopped: Stopped) -> Result<()> {
+    fn stop(&self, learner: &Learner, step: u64) -> Result<()> {
         self.save(learner, step)?;
         let checkpoint = self.output.checkpoints().join(Checkpoint::file_name(step));
         self.reporter.say(format_args!("stopped after step {step}: {}", checkpoint.display()));
-        Err(stopped.into())
+        Err(Stopped.into())
     }
 
-    /// Writes a checkpoint, and only then records the epochs before it as consumed.
+    /// Compares the ranks and writes a checkpoint; only then records the epochs before it as
+    /// consumed.
     fn save(&self, learner: &Learner, step: u64) -> Result<()> {
+        agreement::check_state(self.ranks, step, learner.state())?;
         self.write_checkpoint(learner, step)?;
         self.record_consumed(step)
     }
@@ -389,7 +420,7 @@ impl Trainer<'_> {
     /// unless more are recorded already. A record of none at the start shows whether the folder
     /// can be written to.
     fn record_consumed(&self, step: u64) -> Result<()> {
-        if !self.config.consume {
+        if !self.config.consume || !self.ranks.is_first() {
             return Ok(());
         }
         let path = self.dataset.paths().consumed();
@@ -401,6 +432,9 @@ impl Trainer<'_> {
     }
 
     fn write_checkpoint(&self, learner: &Learner, step: u64) -> Result<()> {
+        if !self.ranks.is_first() {
+            return Ok(());
+        }
         let pairs = self.config.hyperparameters.pairs_per_step() as u64;
         let info = CheckpointInfo {
             step,

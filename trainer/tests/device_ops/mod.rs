@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use scrl_preprocess::views::rng::{Purpose, Stream};
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::model::{Parameter, Parameters};
 use scrl_trainer::ops::gpu::{Emulator, emulate};
 use scrl_trainer::ops::{
@@ -212,9 +213,10 @@ pub fn batch_norms(place: Place, dtype: DType) {
         let residual = bench.map(&[rows, channels]);
         let weight = (bench.plain(&[channels]) + 1.5).unwrap();
         let bias = bench.plain(&[channels]);
-        let statistics = batch_statistics(&x).unwrap();
+        let ranks = Ranks::default();
+        let (statistics, rows) = batch_statistics(&x, &ranks).unwrap();
         let there = bench.there(&x, Map);
-        let found = bench.place.run(|| batch_statistics(&there)).unwrap();
+        let found = bench.place.run(|| batch_statistics(&there, &ranks)).unwrap().0;
         let what = format!("statistics of {rows} by {channels}");
         bench.close_within(&found, &statistics, 2e-5, &what);
 
@@ -233,7 +235,12 @@ pub fn batch_norms(place: Place, dtype: DType) {
             continue;
         }
         for relu in [true, false] {
-            let op = |statistics: &Tensor| BatchNorm { statistics: statistics.clone(), relu };
+            let op = |statistics: &Tensor| BatchNorm {
+                statistics: statistics.clone(),
+                rows,
+                ranks: ranks.clone(),
+                relu,
+            };
             let given = [(&x, Map), (&weight, Plain), (&bias, Plain)];
             let what = format!("batch norm of {rows} by {channels}, relu {relu}");
             bench.compare::<3, _>(&what, op(&statistics), op(&found), given);

@@ -6,6 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::Epoch;
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Batch;
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::optim::LarsConfig;
@@ -104,6 +105,8 @@ impl Case {
             size: self.size,
             image_ids: (0..self.pairs as i64).collect(),
             labels: classes.iter().map(|class| (*class >= 0).then_some(*class as i32)).collect(),
+            labeled: classes.iter().filter(|class| **class >= 0).count(),
+            matches: first.len() / 5,
             rois: [first, second].concat(),
         };
         (batch, [classes.as_slice(), &classes].concat())
@@ -111,7 +114,7 @@ impl Case {
 
     fn matches(&self, batches: &[(Batch, Vec<i64>)]) -> usize {
         let of = |batch: &Batch| {
-            if self.method == Method::Scrl { batch.matches() } else { batch.pairs() }
+            if self.method == Method::Scrl { batch.matches } else { batch.pairs() }
         };
         batches.iter().map(|(batch, _)| of(batch)).sum()
     }
@@ -122,7 +125,7 @@ impl Case {
     }
 
     fn labeled(batches: &[(Batch, Vec<i64>)]) -> usize {
-        2 * batches.iter().map(|(batch, _)| batch.labeled()).sum::<usize>()
+        2 * batches.iter().map(|(batch, _)| batch.labeled).sum::<usize>()
     }
 
     /// Takes a step where the learner is.
@@ -158,7 +161,12 @@ impl Case {
             loss: scalar(&computed.loss),
             online_loss: online.map_or(0.0, |online| scalar(&online.loss)),
             correct: online.map_or(0.0, |online| scalar(&online.correct)),
-            embedding_std: computed.embedding_std().unwrap().each_ref().map(scalar),
+            embedding_std: computed
+                .embedding_std(&Ranks::default())
+                .unwrap()
+                .0
+                .each_ref()
+                .map(scalar),
         }
     }
 

@@ -11,6 +11,7 @@ use scrl_cli::{Event, Reporter, Stop, World};
 use scrl_preprocess::prepare::{self, Job};
 use scrl_schemas::{Epoch, Row, ShardPaths, ShardReader, Success, ViewEncoding};
 use scrl_trainer::Result;
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Dataset;
 use scrl_trainer::train::{Metrics, Options, Resume, Summary, TrainConfig, train};
 use tempfile::TempDir;
@@ -81,6 +82,17 @@ impl Prepared {
         out: &str,
         change: impl FnOnce(&mut Options),
     ) -> (TrainConfig, Dataset) {
+        self.config_among(&Ranks::default(), shards, out, change)
+    }
+
+    /// The same for one of several ranks.
+    pub fn config_among(
+        &self,
+        ranks: &Ranks,
+        shards: &Path,
+        out: &str,
+        change: impl FnOnce(&mut Options),
+    ) -> (TrainConfig, Dataset) {
         let mut options = Options {
             out: Some(self.path(out)),
             arch: Some("resnet18".parse().unwrap()),
@@ -94,14 +106,14 @@ impl Prepared {
         };
         change(&mut options);
         let dataset = Dataset::open(shards).unwrap();
-        let config = TrainConfig::resolve(options, &dataset, PathBuf::new()).unwrap();
+        let config = TrainConfig::resolve(options, &dataset, PathBuf::new(), ranks).unwrap();
         (config, dataset)
     }
 }
 
 /// Trains without reporting.
 pub fn run((config, dataset): &(TrainConfig, Dataset)) -> Result<Summary> {
-    train(config, dataset, &Resume::Auto, &Reporter::silent())
+    train(config, dataset, &Resume::Auto, &Ranks::default(), &Reporter::silent())
 }
 
 /// Trains as `config` says and returns the lines that were reported.
@@ -109,7 +121,7 @@ pub fn run_and_report((config, dataset): &(TrainConfig, Dataset)) -> (Result<Sum
     let lines = Lines::default();
     let seen = lines.clone();
     let reporter = Reporter::observed(Stop::default(), move |event| seen.receive(event));
-    (train(config, dataset, &Resume::Auto, &reporter), lines)
+    (train(config, dataset, &Resume::Auto, &Ranks::default(), &reporter), lines)
 }
 
 /// The lines that an observed reporter received.

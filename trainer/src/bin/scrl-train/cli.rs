@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use scrl_cli::CommonOptions;
+use scrl_cli::{CommonOptions, WorldOptions};
 use scrl_trainer::train::Options;
 
 const EXAMPLES: &str = "\
@@ -13,6 +13,7 @@ Examples:
   scrl-train --method byol --max-steps 100 --log-every 1 shards/
   scrl-train --follow --consume shards/            while scrl-prep --keep 3 writes them
   scrl-train --init resnet50.pth --target-init online shards/  start from torchvision's weights
+  mpirun -n 4 --bind-to none scrl-train shards/    on four processes, with the feature mpi
   scrl-train --config small.toml --lr 0.3 shards/  options from a file; the command line wins
 
 The same command resumes where an earlier one stopped, as long as --out is the same.";
@@ -26,6 +27,9 @@ pub struct Arguments {
 
     #[command(flatten)]
     pub options: Options,
+
+    #[command(flatten)]
+    pub world: WorldOptions,
 
     /// Print nothing but errors
     #[arg(long)]

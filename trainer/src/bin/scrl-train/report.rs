@@ -2,20 +2,25 @@
 
 use indicatif::HumanDuration;
 use scrl_cli::Reporter;
+use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Dataset;
 use scrl_trainer::train::{Method, Output, Summary, TrainConfig};
 
 /// Prints what is about to be trained.
-pub fn outline(reporter: &Reporter, config: &TrainConfig, dataset: &Dataset) {
+pub fn outline(reporter: &Reporter, config: &TrainConfig, dataset: &Dataset, ranks: &Ranks) {
     let options = &config.hyperparameters;
     reporter.say(format_args!(
-        "{} with {} on {}: {} pairs an epoch, {} a step; writing to {}",
+        "{} with {} on {}{}: {} pairs an epoch, {} a step; writing to {}",
         match options.method {
             Method::Scrl => "SCRL",
             Method::Byol => "BYOL",
         },
         options.arch,
         config.device,
+        match ranks.size() {
+            1 => String::new(),
+            size => format!(" by {size} processes, threads of each: {}", config.threads),
+        },
         dataset.rows_per_epoch(),
         options.pairs_per_step(),
         config.out.display()
