@@ -5,6 +5,8 @@
 # Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with
 # venv, in which pip installs the readers of Parquet and, where there is no nvcc, a CUDA toolkit of
 # 2 GB (scripts/cuda_toolkit.sh). With a Chromium, the page of scrl-inspect is tested in it.
+# With an MPI library (libopenmpi-dev, openmpi-bin) and libclang, training on several processes is
+# compiled and tested as well.
 # SCRL_PYTHON names a Python with PyTorch, torchvision, NumPy, Pillow, pyarrow, safetensors and
 # pycocotools; then the comparisons with PyTorch run as well, about three minutes.
 set -euo pipefail
@@ -33,12 +35,15 @@ if ! command -v nvcc >/dev/null; then
 fi
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 
+features=cuda
+if command -v mpicc >/dev/null && command -v mpirun >/dev/null; then features=cuda,mpi; fi
+
 # Once, with the code of all features.
 step "clippy"
-cargo clippy --workspace --all-targets --features cuda --locked -- -D warnings
+cargo clippy --workspace --all-targets --features $features --locked -- -D warnings
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features cuda --locked
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features $features --locked
 
 step "build"
 cargo test --workspace --no-run --locked
@@ -92,7 +97,14 @@ fi
 # driver, a stub of it lets the program start. Last, since the programs above must not need those
 # libraries.
 step "CUDA"
-cargo build --workspace --bins --features cuda --locked
+cargo build --workspace --bins --features $features --locked
 libraries=$(dirname "$(command -v nvcc)")/../lib64
-LD_LIBRARY_PATH=$libraries:$libraries/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
-    "$bin/scrl-train" --version
+export LD_LIBRARY_PATH=$libraries:$libraries/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+"$bin/scrl-train" --version
+
+step "training on several processes"
+if [ $features = cuda,mpi ]; then
+    python3 scripts/test_mpi.py --bin "$bin"
+else
+    echo "skipped: no MPI library; on Debian apt-get install libopenmpi-dev openmpi-bin libclang-dev"
+fi
