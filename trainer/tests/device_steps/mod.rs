@@ -181,12 +181,16 @@ impl Case {
     }
 
     /// Takes all steps there and on the CPU, and compares the outcomes and every tensor's movement.
+    /// Each step starts from the CPU's state, as differences would grow from step to step.
     pub fn compare(&self, place: &Place, loss_tolerance: f32, movement_tolerance: f64) {
         let mut cpu = self.learner(&Device::Cpu, DType::F32);
         let mut there = self.learner(place.device(), self.dtype);
-        let before: Vec<Vec<f32>> =
-            cpu.state().map(|parameter| values(parameter.tensor())).collect();
         for step in 0..self.steps {
+            let before: Vec<Vec<f32>> =
+                cpu.state().map(|parameter| values(parameter.tensor())).collect();
+            for (there, cpu) in there.state().zip(cpu.state()) {
+                there.set(cpu.tensor()).unwrap();
+            }
             let expected = self.step(&mut cpu, step);
             let found = place.run(|| self.step(&mut there, step));
             println!("step {step}: {found:?}, expected {expected:?}");
