@@ -61,7 +61,7 @@ fn split<'a>(mut numbers: &'a [f32], sizes: &[usize]) -> Vec<&'a [f32]> {
 /// of, on all `ranks` together.
 ///
 /// Each piece of rows is reduced in two passes while it lies in the cache, so that a large mean
-/// costs no precision. Pieces, and then ranks, are added up as [`Sums`].
+/// costs no precision. Pieces, and then ranks, are added with twice float64's precision.
 pub fn batch_statistics(x: &Tensor, ranks: &Ranks) -> Result<(Tensor, usize)> {
     let (rows, c) = sizes(x)?;
     if let Some(gpu) = Gpu::of(x) {
