@@ -9,7 +9,8 @@ use arrow::array::{Array, BooleanArray, Float32Array, RecordBatch, StructArray};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelector,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder, RowSelector,
 };
 
 use crate::row::{Box2, ColorJitter, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
@@ -95,54 +96,38 @@ impl ShardReader {
         first: u64,
         has_pixels: impl Fn(u64) -> bool,
     ) -> Result<Self> {
-        let (builder, _) = Self::builder(path)?;
-        let total = builder.metadata().file_metadata().num_rows() as u64;
+        let footer = Footer::read(path)?;
+        let total = footer.rows();
         let is_read: Vec<bool> = (first..total).map(has_pixels).collect();
         if is_read.iter().all(|is_read| *is_read) {
-            return Self::open_at(path, first);
+            return Self::over(path, first, Columns::All, footer);
         }
         let selectors = is_read.chunk_by(|a, b| a == b).map(|run| match run[0] {
             true => RowSelector::select(run.len()),
             false => RowSelector::skip(run.len()),
         });
         let selection = std::iter::once(RowSelector::skip(first as usize)).chain(selectors);
+        // A file of its own: clones of a file share their position.
+        let file = File::open(path).map_err(Error::io(path))?;
+        let builder = reader(file, footer.metadata.clone(), Columns::Pixels);
         let builder = builder.with_row_selection(selection.collect::<Vec<_>>().into());
-        let batches = build(builder, path, Columns::Pixels)?;
+        let batches = builder.build().map_err(Error::parquet(path))?;
         let images = Images { batches, images: VecDeque::new(), is_read: is_read.into_iter() };
-        let rows = Self::begin(path, first, Columns::WithoutPixels)?;
+        let rows = Self::over(path, first, Columns::WithoutPixels, footer)?;
         Ok(Self { images: Some(images), ..rows })
     }
 
     fn begin(path: &Path, first: u64, columns: Columns) -> Result<Self> {
-        let (builder, skipped) = Self::builder(path)?;
-        let total_rows = builder.metadata().file_metadata().num_rows() as u64;
-        let batches = build(builder.with_offset(first as usize), path, columns)?;
-        let (rows, path) = (VecDeque::new(), path.to_owned());
-        Ok(Self { batches, rows, images: None, skipped, total_rows, path })
+        Self::over(path, first, columns, Footer::read(path)?)
     }
 
-    /// A reader of a file whose format and columns were checked, and the images without a row.
-    fn builder(path: &Path) -> Result<(Builder, Vec<Skipped>)> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let builder = Builder::try_new(file).map_err(Error::parquet(path))?;
-        let metadata = builder.metadata().file_metadata();
-        check_format(path, metadata.key_value_metadata())?;
-        let expected = columns::shard_schema();
-        if builder.schema().fields() != expected.fields() {
-            let odd = expected.fields().iter().find(|field| {
-                builder.schema().field_with_name(field.name()).ok() != Some(field.as_ref())
-            });
-            let name = odd.map_or("order of columns", |field| field.name());
-            return Err(Error::invalid(path, format!("not a shard of views: {name} differs")));
-        }
-        let skipped = metadata
-            .key_value_metadata()
-            .and_then(|pairs| pairs.iter().find(|pair| pair.key == SKIPPED_KEY))
-            .and_then(|pair| pair.value.as_deref())
-            .ok_or_else(|| Error::invalid(path, format!("{SKIPPED_KEY} is missing")))?;
-        let skipped = serde_json::from_str(skipped)
-            .map_err(|error| Error::invalid(path, format!("{SKIPPED_KEY}: {error}")))?;
-        Ok((builder, skipped))
+    fn over(path: &Path, first: u64, columns: Columns, footer: Footer) -> Result<Self> {
+        let total_rows = footer.rows();
+        let Footer { file, metadata, skipped } = footer;
+        let builder = reader(file, metadata, columns).with_offset(first as usize);
+        let batches = builder.build().map_err(Error::parquet(path))?;
+        let (rows, path) = (VecDeque::new(), path.to_owned());
+        Ok(Self { batches, rows, images: None, skipped, total_rows, path })
     }
 
     /// The unreadable images that have no row in this shard.
@@ -154,6 +139,52 @@ impl ShardReader {
     pub fn total_rows(&self) -> u64 {
         self.total_rows
     }
+}
+
+/// A shard whose format and columns are those of this version, with its footer.
+struct Footer {
+    file: File,
+    metadata: ArrowReaderMetadata,
+    skipped: Vec<Skipped>,
+}
+
+impl Footer {
+    fn read(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let reader = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+            .map_err(Error::parquet(path))?;
+        let metadata = reader.metadata().file_metadata();
+        check_format(path, metadata.key_value_metadata())?;
+        let expected = columns::shard_schema();
+        if reader.schema().fields() != expected.fields() {
+            let odd = expected.fields().iter().find(|field| {
+                reader.schema().field_with_name(field.name()).ok() != Some(field.as_ref())
+            });
+            let name = odd.map_or("order of columns", |field| field.name());
+            return Err(Error::invalid(path, format!("not a shard of views: {name} differs")));
+        }
+        let skipped = metadata
+            .key_value_metadata()
+            .and_then(|pairs| pairs.iter().find(|pair| pair.key == SKIPPED_KEY))
+            .and_then(|pair| pair.value.as_deref())
+            .ok_or_else(|| Error::invalid(path, format!("{SKIPPED_KEY} is missing")))?;
+        let skipped = serde_json::from_str(skipped)
+            .map_err(|error| Error::invalid(path, format!("{SKIPPED_KEY}: {error}")))?;
+        Ok(Self { file, metadata: reader, skipped })
+    }
+
+    fn rows(&self) -> u64 {
+        self.metadata.metadata().file_metadata().num_rows() as u64
+    }
+}
+
+/// A reader of these columns.
+fn reader(file: File, metadata: ArrowReaderMetadata, columns: Columns) -> Builder {
+    let builder = Builder::new_with_metadata(file, metadata);
+    let leaves = builder.parquet_schema();
+    let is_read = |&leaf: &usize| columns.contain(&leaves.column(leaf).path().string());
+    let mask = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
+    builder.with_projection(mask).with_batch_size(columns.rows_per_batch())
 }
 
 impl Iterator for ShardReader {
@@ -198,15 +229,6 @@ impl Images {
             self.images.extend((0..batch.num_rows()).map(|row| [image(0, row), image(1, row)]));
         }
     }
-}
-
-/// The reader of these columns.
-fn build(builder: Builder, path: &Path, columns: Columns) -> Result<ParquetRecordBatchReader> {
-    let leaves = builder.parquet_schema();
-    let is_read = |&leaf: &usize| columns.contain(&leaves.column(leaf).path().string());
-    let mask = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
-    let builder = builder.with_projection(mask).with_batch_size(columns.rows_per_batch());
-    builder.build().map_err(Error::parquet(path))
 }
 
 /// The image of a row; `None` in a recipe.
