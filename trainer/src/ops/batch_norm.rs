@@ -4,229 +4,26 @@
 //! Maps are matrices of `rows` pixels by `C` channels, whatever their rank. Statistics are computed
 //! apart, as a tensor `[2, C]` of means and biased variances, so that a device never has to report
 //! them to the host, and so that several processes can combine theirs before they are applied.
-//!
-//! On the CPU sums over rows are made in pieces that never span two images, and the pieces are added
-//! with twice float64's precision. So results do not depend on how the images are divided among
-//! processes: what the order of the pieces changes lies far below the last bit of a float32.
 
 use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 use scrl_preprocess::vectorized;
 
 use super::autograd::Op;
-use super::cpu::{CHUNK, change, compute, compute_pieces, f32s};
+use super::cpu::{compute, compute_pieces, f32s};
+use super::exact_sums::{Sums, piece, pieces, sizes, split};
 use super::gpu::{Arg, Gpu, grid};
 use crate::collective::Ranks;
 
 /// ε of the variance, PyTorch's default.
 pub const EPSILON: f32 = 1e-5;
 
-/// Rows in a piece of work.
-fn piece(channels: usize) -> usize {
-    (CHUNK / channels).max(1)
-}
-
-/// Columns that one thread adds up at a time.
-const COLUMNS: usize = 512;
-
-/// Rows and channels of a map. A process without matched boxes has none of the heads' rows.
-fn sizes(x: &Tensor) -> Result<(usize, usize)> {
-    match x.dims().last() {
-        Some(&channels) if channels > 0 => Ok((x.elem_count() / channels, channels)),
-        _ => bail!("batch norm of a tensor of shape {:?}", x.dims()),
-    }
-}
-
-/// The numbers of each piece over which a map is summed up: an image, or equal parts of a large one
-/// and a smaller rest.
-fn pieces(x: &Tensor) -> Result<Vec<usize>> {
-    let (rows, c) = sizes(x)?;
-    let image = (x.elem_count() / x.dims()[0].max(1)).max(1);
-    let size = piece(c) * c;
-    let of_image = || (0..image).step_by(size).map(|first| size.min(image - first));
-    Ok((0..rows * c / image).flat_map(|_| of_image()).collect())
-}
-
-/// The pieces of `numbers`.
-fn split<'a>(mut numbers: &'a [f32], sizes: &[usize]) -> Vec<&'a [f32]> {
-    let mut next = |size: &usize| {
-        let (piece, rest) = numbers.split_at(*size);
-        numbers = rest;
-        piece
-    };
-    sizes.iter().map(&mut next).collect()
-}
-
-/// The mean and the biased variance of each channel, `[2, C]`, and the number of rows that they are
-/// of, on all `ranks` together.
-///
-/// Each piece of rows is reduced in two passes while it lies in the cache, so that a large mean
-/// costs no precision. Pieces, and then ranks, are added with twice float64's precision.
-pub fn batch_statistics(x: &Tensor, ranks: &Ranks) -> Result<(Tensor, usize)> {
-    let (rows, c) = sizes(x)?;
-    if let Some(gpu) = Gpu::of(x) {
-        if !ranks.is_alone() {
-            bail!("training on several GPUs is not supported yet");
-        }
-        return Ok((statistics_on(&gpu, x)?, rows));
-    }
-    let numbers = f32s(x)?;
-    let pieces = split(&numbers, &pieces(x)?);
-    let sums: Vec<Vec<f64>> = pieces.par_iter().map(|x| vectorized!(sums(x, c))).collect();
-    let sums = Sums::of(&sums, 2 * c + 1).among(ranks).rounded();
-    let n = sums[2 * c];
-    if n == 0.0 {
-        bail!("batch norm of no rows");
-    }
-    let (plain, squares) = sums[..2 * c].split_at(c);
-    let mean = plain.iter().map(|sum| (sum / n) as f32);
-    let variance = plain.iter().zip(squares).map(|(sum, squares)| {
-        let variance = (squares - sum * (sum / n)) / n;
-        if variance < 0.0 { 0.0 } else { variance as f32 }
-    });
-    let statistics: Vec<f32> = mean.chain(variance).collect();
-    Ok((Tensor::from_vec(statistics, (2, c), x.device())?, n as usize))
-}
-
-/// Of the rows of `x`: for each channel the sum, then the sum of squares, then the number of rows.
-/// The squares hold all bits of the differences from the mean, since float64 has room for a mean of
-/// ten thousand standard deviations.
-#[inline(always)]
-fn sums(x: &[f32], c: usize) -> Vec<f64> {
-    let moments = moments(x, c);
-    let (mean, m2) = moments.split_at(c);
-    let n = (x.len() / c) as f64;
-    let mut sums = vec![n; 2 * c + 1];
-    let (plain, squares) = sums[..2 * c].split_at_mut(c);
-    for (((plain, square), mean), m2) in plain.iter_mut().zip(squares).zip(mean).zip(m2) {
-        let mean = f64::from(*mean);
-        (*plain, *square) = (n * mean, f64::from(*m2) + n * mean * mean);
-    }
-    sums
-}
-
-/// Sums of numbers with twice float64's precision: a sum and what rounding it left out (Knuth, The
-/// Art of Computer Programming, volume 2, section 4.2.2, theorem B).
-struct Sums {
-    sums: Vec<f64>,
-    rests: Vec<f64>,
-}
-
-impl Sums {
-    /// The sums of `length` columns over `rows`.
-    fn of<T: Copy + Into<f64> + Sync>(rows: &[impl AsRef<[T]> + Sync], length: usize) -> Self {
-        let (mut sums, mut rests) = (vec![0.0; length], vec![0.0; length]);
-        let blocks = sums.par_chunks_mut(COLUMNS).zip(rests.par_chunks_mut(COLUMNS));
-        blocks.enumerate().for_each(|(block, (sums, rests))| {
-            for row in rows {
-                let row = &row.as_ref()[block * COLUMNS..][..sums.len()];
-                vectorized!(add_exactly(sums, rests, row));
-            }
-        });
-        Self { sums, rests }
-    }
-
-    /// The sums over all ranks.
-    fn among(&self, ranks: &Ranks) -> Self {
-        let length = self.sums.len();
-        let all = ranks.gather(&[&self.sums[..], &self.rests].concat());
-        Self::of(&all.chunks_exact(length).collect::<Vec<_>>(), length)
-    }
-
-    fn rounded(self) -> Vec<f64> {
-        self.sums.into_iter().zip(self.rests).map(|(sum, rest)| sum + rest).collect()
-    }
-}
-
-#[inline(always)]
-fn add_exactly<T: Copy + Into<f64>>(sums: &mut [f64], rests: &mut [f64], numbers: &[T]) {
-    for ((sum, rest), number) in sums.iter_mut().zip(rests).zip(numbers) {
-        let number = (*number).into();
-        let total = *sum + number;
-        let of_number = total - *sum;
-        *rest += (*sum - (total - of_number)) + (number - of_number);
-        *sum = total;
-    }
-}
-
-/// [`batch_statistics`] of the map of one GPU.
-fn statistics_on(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
-    let (rows, c) = sizes(x)?;
-    let tiles = grid::Tiles::summed(rows, c, x.dtype())?;
-    let statistics = gpu.empty((2, c), DType::F32)?;
-    let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
-    let [count, rows, channels, per_block] =
-        [tiles.count(), rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
-    let arguments = [Arg::Tensor(x), Arg::Tensor(&pieces), rows, channels, per_block];
-    gpu.launch("batch_moments", x.dtype(), tiles.grid, &arguments)?;
-    let arguments =
-        [Arg::Tensor(&pieces), count, Arg::Tensor(&statistics), rows, channels, per_block];
-    gpu.launch("batch_statistics", x.dtype(), grid::columns(c), &arguments)?;
-    Ok(statistics)
-}
-
-/// The mean of each channel over the rows of `x`, then the sum of squared differences from it. The
-/// second pass corrects both for the rounding of the first one's mean.
-#[inline(always)]
-fn moments(x: &[f32], c: usize) -> Vec<f32> {
-    let mut sums = vec![0.0; 3 * c];
-    let (mean, rest) = sums.split_at_mut(c);
-    let (m2, drift) = rest.split_at_mut(c);
-    for row in x.chunks_exact(c) {
-        mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x);
-    }
-    let rows = (x.len() / c) as f32;
-    mean.iter_mut().for_each(|mean| *mean /= rows);
-    for row in x.chunks_exact(c) {
-        for (((m2, drift), x), mean) in m2.iter_mut().zip(drift.iter_mut()).zip(row).zip(&*mean) {
-            let difference = x - mean;
-            *m2 += difference * difference;
-            *drift += difference;
-        }
-    }
-    for ((mean, m2), drift) in mean.iter_mut().zip(m2).zip(drift) {
-        *mean += *drift / rows;
-        *m2 -= *drift * *drift / rows;
-    }
-    sums.truncate(2 * c);
-    sums
-}
-
-/// Moves running mean and variance, `[C]` each, towards those of a batch of `rows` rows, whose
-/// variance is made unbiased first, as in PyTorch.
-pub fn update_running(
-    [mean, variance]: [&Tensor; 2],
-    statistics: &Tensor,
-    rows: usize,
-    momentum: f32,
-) -> Result<()> {
-    let c = statistics.dim(1)?;
-    let unbiased = rows as f32 / (rows as f32 - 1.0).max(1.0);
-    if let Some(gpu) = Gpu::of(statistics) {
-        let tensors = [statistics, mean, variance].map(Arg::Tensor);
-        let numbers = [Arg::int(c)?, Arg::Float(unbiased), Arg::Float(momentum)];
-        let arguments: Vec<Arg> = tensors.into_iter().chain(numbers).collect();
-        return gpu.launch("update_running", DType::F32, grid::line(c)?, &arguments);
-    }
-    let statistics = f32s(statistics)?;
-    for (running, batch, factor) in
-        [(mean, &statistics[..c], 1.0), (variance, &statistics[c..], unbiased)]
-    {
-        change(running, |running| {
-            for (running, batch) in running.iter_mut().zip(batch) {
-                *running += momentum * (*batch * factor - *running);
-            }
-        })?;
-    }
-    Ok(())
-}
-
 /// `y = (x − mean) / √(variance + ε) · weight + bias`, then the sum with a residual (as the fourth
 /// input), then ReLU if `relu`. Inputs: the map `[…, C]`, weight and bias `[C]`, the residual like
 /// the map.
 #[derive(Debug)]
 pub struct BatchNorm {
-    /// The mean and variance `[2, C]` to normalize with: of this very batch ([`batch_statistics`]),
+    /// The mean and variance `[2, C]` to normalize with: of this very batch ([`batch_statistics`](super::batch_statistics)),
     /// which the gradient takes into account.
     pub statistics: Tensor,
     /// The rows of the batch on all ranks; not used where the statistics are running ones.

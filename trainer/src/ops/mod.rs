@@ -14,11 +14,13 @@
 mod autograd;
 mod avg_pool;
 mod batch_norm;
+mod batch_statistics;
 mod conv2d;
 mod cosine_loss;
 pub(crate) mod cpu;
 mod cross_entropy;
 mod embedding_std;
+mod exact_sums;
 mod geometry;
 pub mod gpu;
 mod linear;
@@ -30,7 +32,8 @@ mod roi_align;
 
 pub use autograd::{Gradients, Normalization, Op, Tape};
 pub use avg_pool::GlobalAveragePool;
-pub use batch_norm::{BatchNorm, batch_statistics, update_running};
+pub use batch_norm::BatchNorm;
+pub use batch_statistics::{batch_statistics, update_running};
 pub use conv2d::Conv2d;
 pub use cosine_loss::CosineLoss;
 pub use cpu::keep_freed_memory;
