@@ -1,10 +1,12 @@
 //! Several ranks, as threads: they compute what one process does, and end together.
 
+mod golden;
 mod prepared;
 
 use std::fs;
 
 use candle_core::{DType, Device, Tensor};
+use golden::{numbers, relative_error};
 use prepared::{Prepared, metrics};
 use scrl_cli::{Event, Reporter, Stop};
 use scrl_schemas::ViewEncoding;
@@ -93,14 +95,10 @@ struct Outcome {
     loss: f64,
     correct: f32,
     gradients: Vec<(String, Vec<f32>)>,
-    /// By how much three steps change the weights.
-    movement: Vec<Vec<f32>>,
+    /// By how much three steps change each weight.
+    movement: Vec<f32>,
     /// The whole state after them.
     end: Vec<Vec<f32>>,
-}
-
-fn numbers(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn learner(ranks: &Ranks) -> Learner {
@@ -150,25 +148,9 @@ fn learn(ranks: &Ranks, whole: &Whole, method: Method) -> Outcome {
         parameter.is_optimized() && !parameter.name.starts_with("momentum.")
     });
     let movement = weights
-        .map(|(_, (before, end))| {
-            end.iter().zip(before).map(|(end, before)| end - before).collect()
-        })
+        .flat_map(|(_, (before, end))| end.iter().zip(before).map(|(end, before)| end - before))
         .collect();
     Outcome { loss, correct, gradients, movement, end }
-}
-
-/// ‖a − b‖ / ‖b‖ over all numbers of the tensors.
-fn difference<'a>(
-    found: impl IntoIterator<Item = &'a Vec<f32>>,
-    expected: impl IntoIterator<Item = &'a Vec<f32>>,
-) -> f64 {
-    let (mut apart, mut length) = (0.0, 0.0);
-    for (a, b) in found.into_iter().flatten().zip(expected.into_iter().flatten()) {
-        let (a, b) = (f64::from(*a), f64::from(*b));
-        apart += (a - b) * (a - b);
-        length += b * b;
-    }
-    (apart / length).sqrt()
 }
 
 fn compare(whole: &Whole, sizes: &[usize], method: Method) {
@@ -177,10 +159,10 @@ fn compare(whole: &Whole, sizes: &[usize], method: Method) {
         let all = Threads::run(size, |ranks| learn(&ranks, whole, method));
         let found = &all[0];
         let loss = (found.loss / alone.loss - 1.0).abs();
-        let movement = difference(&found.movement, &alone.movement);
+        let movement = relative_error(&found.movement, &alone.movement);
         println!("{size} ranks: loss {loss:.1e}, movement {movement:.1e}");
         for ((name, found), (_, expected)) in found.gradients.iter().zip(&alone.gradients) {
-            let difference = difference([found], [expected]);
+            let difference = relative_error(found, expected);
             // The gradient of a bias in front of a batch norm is nothing but rounding.
             let is_dead = name.ends_with(".0.bias");
             assert!(is_dead || difference <= GRADIENT_TOLERANCE, "{name}: {difference}");
@@ -348,8 +330,7 @@ fn a_nan_loss_on_one_rank_is_nan_on_all() {
     let whole = whole(|_| 2);
     Threads::run(2, |ranks| {
         let mut learner = learner(&ranks);
-        let weights = || -> Vec<Parameter> { learner.state().cloned().collect() };
-        let weights = weights();
+        let weights: Vec<Parameter> = learner.state().cloned().collect();
         if ranks.rank() == 1 {
             let last = weights.iter().find(|p| p.name == "predictor.3.weight").unwrap();
             last.set(&Tensor::full(f32::NAN, last.tensor().dims(), &Device::Cpu).unwrap()).unwrap();

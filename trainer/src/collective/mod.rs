@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use pulp::bytemuck::{Pod, cast_slice, cast_slice_mut};
+use scrl_cli::World;
 
 pub use start::{AbortOnPanic, start, threads_of_rank};
 pub use threads::Threads;
@@ -95,7 +96,7 @@ impl Deref for Ranks {
 
 impl fmt::Display for Ranks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rank {} of {}", self.rank(), self.size())
+        fmt::Display::fmt(&self.world(), f)
     }
 }
 
@@ -103,6 +104,11 @@ impl Ranks {
     /// The ranks that `backend` connects.
     pub fn new(backend: impl Collective + 'static) -> Self {
         Self(Arc::new(backend))
+    }
+
+    /// This process's rank, and the number of processes.
+    pub fn world(&self) -> World {
+        World { rank: self.rank() as u32, size: self.size() as u32 }
     }
 
     /// Whether this is the only process.

@@ -23,7 +23,7 @@ fn connect(world: World, launcher: &str) -> Result<Ranks> {
         return refuse("this MPI library does not serve programs with threads".to_owned());
     };
     let ranks = Ranks::new(mpi);
-    let found = World { rank: ranks.rank() as u32, size: ranks.size() as u32 };
+    let found = ranks.world();
     if found == world {
         return Ok(ranks);
     }
