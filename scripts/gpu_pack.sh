@@ -55,7 +55,7 @@ export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 # dependencies and would build those again.
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
-cargo build --release --locked --features cuda --bins --example bench_step --test cuda_gpu \
+cargo build --release --locked --features nccl --bins --example bench_step --test cuda_gpu \
     --message-format json-render-diagnostics >"$messages"
 
 rm -rf "$out"

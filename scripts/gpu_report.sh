@@ -3,7 +3,7 @@
 #
 #   gpu_report.sh [--only PART,PART...] [OUT]      writes OUT/report.md, report.json and logs/
 #
-# OUT is report by default. The parts: environment, ops, steps, same_bits, sanitizer, speed,
+# OUT is report by default. The parts: environment, ops, steps, ranks, same_bits, sanitizer, speed,
 # profile, shards. Each runs for itself; one that fails is reported, the others still run, and the
 # exit code is 1. The report is written after every part, so it is there if the run is cut off.
 #
@@ -19,7 +19,7 @@ BATCH=256
 usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 fail() { printf 'gpu_report: %s\n' "$1" >&2; exit "${2:-1}"; }
 
-known=" environment ops steps same_bits sanitizer speed profile shards "
+known=" environment ops steps ranks same_bits sanitizer speed profile shards "
 only=
 out=
 while [ $# -gt 0 ]; do
@@ -253,7 +253,7 @@ PEAKS = {
 }
 TITLES = {
     "environment": "environment", "ops": "ops against the CPU", "steps": "steps against the CPU",
-    "same_bits": "same bits twice", "sanitizer": "compute-sanitizer on one step",
+    "ranks": "one rank by NCCL", "same_bits": "same bits twice", "sanitizer": "compute-sanitizer on one step",
     "profile": "profile by op",
     "shards_prepare": "shards from the images", "shards_train": "200 steps from the shards",
 }
@@ -357,6 +357,7 @@ PYTHON
 if wanted environment; then part environment 30 bash -c environment; fi
 if wanted ops; then tests ops 150 ops; fi
 if wanted steps; then tests steps 200 steps; fi
+if wanted ranks; then tests ranks 60 ranks; fi
 if wanted same_bits; then tests same_bits 90 same_bits; fi
 if wanted sanitizer; then sanitizer; fi
 if wanted speed; then speed; fi

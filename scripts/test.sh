@@ -5,8 +5,8 @@
 # Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with
 # venv, in which pip installs the readers of Parquet and, where there is no nvcc, a CUDA toolkit of
 # 2 GB (scripts/cuda_toolkit.sh). With a Chromium, the page of scrl-inspect is tested in it.
-# With an MPI library (libopenmpi-dev, openmpi-bin) and libclang, training on several processes is
-# compiled and tested as well.
+# With an MPI library (libopenmpi-dev, openmpi-bin) and libclang, training under mpirun is compiled
+# and tested as well.
 # SCRL_PYTHON names a Python with PyTorch, torchvision, NumPy, Pillow, pyarrow, safetensors and
 # pycocotools; then the comparisons with PyTorch run as well, about three minutes.
 set -euo pipefail
@@ -35,8 +35,8 @@ if ! command -v nvcc >/dev/null; then
 fi
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 
-features=cuda
-if command -v mpicc >/dev/null && command -v mpirun >/dev/null; then features=cuda,mpi; fi
+features=cuda,nccl
+if command -v mpicc >/dev/null && command -v mpirun >/dev/null; then features=cuda,nccl,mpi; fi
 
 # Once, with the code of all features.
 step "clippy"
@@ -64,6 +64,9 @@ rm -rf "$work"
 
 step "tests"
 cargo test --workspace --locked
+
+step "training on several processes"
+python3 scripts/test_ranks.py --bin "$bin"
 
 step "readers of Parquet"
 python=$(scripts/readers_python.sh)
@@ -102,9 +105,9 @@ libraries=$(dirname "$(command -v nvcc)")/../lib64
 export LD_LIBRARY_PATH=$libraries:$libraries/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 "$bin/scrl-train" --version
 
-step "training on several processes"
-if [ $features = cuda,mpi ]; then
-    python3 scripts/test_mpi.py --bin "$bin"
+step "training under mpirun"
+if [ $features = cuda,nccl,mpi ]; then
+    python3 scripts/test_ranks.py --bin "$bin" --launcher mpirun --short
 else
     echo "skipped: no MPI library; on Debian apt-get install libopenmpi-dev openmpi-bin libclang-dev"
 fi

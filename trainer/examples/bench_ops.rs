@@ -104,10 +104,10 @@ fn main() -> Result<()> {
         let (weight, bias) = (weight?, bias?);
         let norm = time(|| {
             let ranks = Ranks::default();
-            let (statistics, rows) = batch_statistics(&y, &ranks)?;
+            let statistics = batch_statistics(&y, &ranks)?;
             let mut tape = Tape::recording();
-            let y = tape
-                .apply(BatchNorm { statistics, rows, ranks, relu: true }, [&y, &weight, &bias])?;
+            let y =
+                tape.apply(BatchNorm { statistics, ranks, relu: true }, [&y, &weight, &bias])?;
             tape.backward(&y, grad.clone()).map(drop)
         })?;
         let gflop = 2e-9 * (y.elem_count() * kernel * kernel * inputs) as f64;

@@ -21,7 +21,7 @@ use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::ops::gpu::{Array, Fetch, Transfers};
 use scrl_trainer::ops::{gpu, profile};
 use scrl_trainer::optim::LarsConfig;
-use scrl_trainer::train::{Learner, LearnerConfig, Precision};
+use scrl_trainer::train::{Learner, LearnerConfig, MicroBatch, Precision};
 
 /// Boxes of a pair, the paper's K.
 const BOXES: usize = 10;
@@ -86,12 +86,13 @@ impl Bench {
     fn step(&mut self, number: usize) -> Result<()> {
         let batch = &self.batches[number % 2];
         let views = 2 * batch.pairs();
-        let tensors = self.transfers.upload(&[
+        let mut tensors = self.transfers.upload(&[
             (Array::U8(&batch.pixels), (views, batch.size, batch.size, 3).into()),
             (Array::F32(&batch.rois), (views * BOXES, 5).into()),
         ])?;
-        let regions = Regions::Boxes(tensors[1].clone());
-        let computed = self.learner.compute(&tensors[0], &regions, batch.matches, None)?;
+        let regions = Regions::Boxes(tensors.remove(1));
+        let micro_batch = MicroBatch { pixels: tensors.remove(0), regions, labels: None };
+        let computed = self.learner.compute(&micro_batch, batch.matches, None, true)?;
         self.learner.apply(&computed, 0.1, 0.99)?;
         let fetch = self.transfers.fetch(&computed.loss)?;
         self.take(Some(fetch))

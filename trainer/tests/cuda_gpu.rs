@@ -117,6 +117,23 @@ fn same_bits_twice() {
     }
 }
 
+/// Of a single rank NCCL changes nothing but the rounding of gradients.
+#[cfg(feature = "nccl")]
+#[test]
+fn ranks_of_one_by_nccl() {
+    let Some(gpu) = gpu() else { return };
+    let candle_core::Device::Cuda(device) = gpu.place.device() else { unreachable!() };
+    let ranks = scrl_trainer::collective::Ranks::default().connected(device).unwrap();
+    for case in [Case::small(DType::F32), Case { accumulate: 2, ..Case::small(DType::BF16) }] {
+        let (alone, connected) = (case.run(&gpu.place).0, case.run_among(&gpu.place, &ranks));
+        assert_eq!(connected.0[0].to_bits(), alone[0].to_bits(), "the first loss");
+        for (found, expected) in connected.0.iter().zip(&alone) {
+            assert!((found / expected - 1.0).abs() < 2e-2, "{found} where {expected} is expected");
+        }
+        assert!(case.run_among(&gpu.place, &ranks) == connected, "other bits in a second run");
+    }
+}
+
 /// Small enough for a tool that checks every access to memory.
 #[test]
 fn sanitized_step() {

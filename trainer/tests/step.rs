@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use golden::{Golden, numbers, relative_error};
 use scrl_trainer::model::{Arch, HeadSizes, Parameter, Regions};
 use scrl_trainer::optim::LarsConfig;
-use scrl_trainer::train::{Labels, Learner, LearnerConfig};
+use scrl_trainer::train::{Labels, Learner, LearnerConfig, MicroBatch};
 
 /// Largest relative error of the loss.
 const LOSS_TOLERANCE: f64 = 2e-3;
@@ -112,7 +112,8 @@ fn compare(arch: Arch, method: &str) {
     let (mut learner, before) = learner(&golden, arch, None);
     for step in 0..3 {
         let (regions, matches) = regions(&golden, method, step);
-        let computed = learner.compute(&views(step, pairs, size), &regions, matches, None).unwrap();
+        let batch = MicroBatch { pixels: views(step, pairs, size), regions, labels: None };
+        let computed = learner.compute(&batch, matches, None, true).unwrap();
         let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
         let (loss, expected) = (f64::from(computed.loss.to_scalar::<f32>().unwrap()), at("loss"));
         let error = (loss / expected - 1.0).abs();
@@ -166,10 +167,11 @@ fn a_classifier_learns_beside_the_step_and_changes_nothing_in_it() {
     let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().unwrap();
     for step in 0..3 {
         let (regions, matches) = regions(&golden, "scrl", step);
-        let (views, labels) = (views(step, pairs, size), labels(&expected, step));
+        let (pixels, labels) = (views(step, pairs, size), labels(&expected, step));
+        let batch = MicroBatch { pixels, regions, labels: Some(labels) };
         let at = |name: &str| f64::from(numbers(golden.get(name))[step]);
-        let alone = plain.compute(&views, &regions, matches, Some(&labels)).unwrap();
-        let computed = evaluated.compute(&views, &regions, matches, Some(&labels)).unwrap();
+        let alone = plain.compute(&batch, matches, None, true).unwrap();
+        let computed = evaluated.compute(&batch, matches, None, true).unwrap();
         assert!(alone.online.is_none());
         assert_eq!(scalar(&alone.loss), scalar(&computed.loss));
         let online = computed.online.as_ref().unwrap();

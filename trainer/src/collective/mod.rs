@@ -1,15 +1,21 @@
 //! What the processes of a run exchange: they train one model, each on its part of every batch.
 //!
 //! [`Ranks`] is what the rest of the crate holds; a backend implements [`Collective`]: [`Alone`],
-//! [`Threads`] for tests, and with the feature `mpi` the processes of an MPI launcher. A backend
-//! only moves bytes. Whatever is added up is added here, in the order of the ranks, because the
-//! reductions of MPI libraries add in orders of their own.
+//! [`Threads`] for tests, connections by TCP, and with the feature `mpi` the processes of an MPI
+//! launcher. A backend only moves bytes between hosts. Whatever is added up is added here, in the
+//! order of the ranks, because the reductions of MPI libraries add in orders of their own. Tensors
+//! of GPUs are gathered and added up by NCCL, without a way over the hosts.
 //!
 //! Every rank must call the same functions in the same order.
 
+mod address;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod start;
+mod sums;
+mod tcp;
 mod threads;
 
 use std::fmt::{self, Debug};
@@ -21,9 +27,12 @@ use pulp::bytemuck::{Pod, cast_slice, cast_slice_mut};
 use scrl_cli::World;
 
 pub use start::{AbortOnPanic, start, threads_of_rank};
+pub(crate) use sums::PendingSums;
 pub use threads::Threads;
 
+use crate::Error;
 use crate::ops::cpu::{change, f32s};
+use crate::ops::gpu::{self, Gpu};
 
 /// Bytes of numbers added up at a time, which bounds the memory for those of the other ranks.
 const BLOCK_BYTES: usize = 16 << 20;
@@ -78,7 +87,12 @@ impl Collective for Alone {
 
 /// The processes of a run. Clones share the backend.
 #[derive(Clone, Debug)]
-pub struct Ranks(Arc<dyn Collective>);
+pub struct Ranks {
+    hosts: Arc<dyn Collective>,
+    /// Connects their GPUs, where they compute on some.
+    #[cfg(feature = "nccl")]
+    gpus: Option<Arc<nccl::Nccl>>,
+}
 
 impl Default for Ranks {
     fn default() -> Self {
@@ -90,7 +104,7 @@ impl Deref for Ranks {
     type Target = dyn Collective;
 
     fn deref(&self) -> &Self::Target {
-        &*self.0
+        &*self.hosts
     }
 }
 
@@ -103,7 +117,40 @@ impl fmt::Display for Ranks {
 impl Ranks {
     /// The ranks that `backend` connects.
     pub fn new(backend: impl Collective + 'static) -> Self {
-        Self(Arc::new(backend))
+        Self {
+            hosts: Arc::new(backend),
+            #[cfg(feature = "nccl")]
+            gpus: None,
+        }
+    }
+
+    /// The same ranks with their devices connected, of which this one's is `device`: all compute on
+    /// the CPU, or each on a GPU of its own.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] if their devices differ in kind or are the same; [`Error::Device`] from NCCL.
+    pub fn on(&self, device: &Device) -> crate::Result<Self> {
+        if self.is_alone() {
+            return Ok(self.clone());
+        }
+        let place = gpu::place(device).map_err(|error| Error::Device(error.to_string()))?;
+        check_places(&self.gather_texts(&place)).map_err(Error::Ranks)?;
+        #[cfg(feature = "nccl")]
+        if let Device::Cuda(device) = device {
+            return self.connected(device);
+        }
+        Ok(self.clone())
+    }
+
+    /// The same ranks with their GPUs connected by NCCL, also of a single process, which then takes
+    /// the way of several.
+    ///
+    /// # Errors
+    /// [`Error::Device`] from NCCL.
+    #[cfg(feature = "nccl")]
+    pub fn connected(&self, device: &candle_core::CudaDevice) -> crate::Result<Self> {
+        let gpus = nccl::Nccl::connect(self, device).map_err(Error::Device)?;
+        Ok(Self { gpus: Some(gpus), ..self.clone() })
     }
 
     /// This process's rank, and the number of processes.
@@ -111,8 +158,12 @@ impl Ranks {
         World { rank: self.rank() as u32, size: self.size() as u32 }
     }
 
-    /// Whether this is the only process.
+    /// Whether this is the only process, and has nothing to exchange.
     pub fn is_alone(&self) -> bool {
+        #[cfg(feature = "nccl")]
+        if self.gpus.is_some() {
+            return false;
+        }
         self.size() == 1
     }
 
@@ -169,17 +220,47 @@ impl Ranks {
         Tensor::from_vec(all, dims, tensor.device())
     }
 
-    /// Replaces a contiguous float32 tensor by the sum over the ranks, added in their order.
-    pub(crate) fn sum(&self, tensor: &Tensor) -> Result<()> {
-        if self.is_alone() {
-            return Ok(());
+    /// The contiguous float32 tensors of all ranks, each as large, on a device: `[ranks, …]`. The host
+    /// does not wait for the device.
+    pub(crate) fn gather_on(&self, gpu: &Gpu, own: &Tensor) -> Result<Tensor> {
+        let all = gpu.empty([&[self.size()], own.dims()].concat(), DType::F32)?;
+        #[cfg(feature = "nccl")]
+        if let Some(gpus) = &self.gpus {
+            gpus.gather(own, &all)?;
+            return Ok(all);
         }
-        if !tensor.device().is_cpu() {
-            bail!("training on several GPUs is not supported yet");
+        if !own.device().is_cpu() {
+            bail!("GPUs that are not connected");
         }
-        change(tensor, |numbers| {
-            numbers.chunks_mut(BLOCK_BYTES / 4).for_each(|block| self.sum_block(block));
+        let own = f32s(own)?;
+        change(&all, |all| self.all_gather(cast_slice(&own), cast_slice_mut(all)))?;
+        Ok(all)
+    }
+
+    /// Replaces contiguous float32 tensors by their sums over the ranks, on the CPU added in the
+    /// ranks' order. On a device the sums are there when [`Ranks::wait_for_sums`] was called.
+    fn sum(&self, tensors: &[Tensor]) -> Result<()> {
+        #[cfg(feature = "nccl")]
+        if let Some(gpus) = &self.gpus {
+            return gpus.sum(tensors);
+        }
+        tensors.iter().try_for_each(|tensor| {
+            if !tensor.device().is_cpu() {
+                bail!("GPUs that are not connected");
+            }
+            change(tensor, |numbers| {
+                numbers.chunks_mut(BLOCK_BYTES / 4).for_each(|block| self.sum_block(block));
+            })
         })
+    }
+
+    /// Lets the device's later work wait for the sums that were begun.
+    fn wait_for_sums(&self) -> Result<()> {
+        #[cfg(feature = "nccl")]
+        if let Some(gpus) = &self.gpus {
+            gpus.wait_for_sums()?;
+        }
+        Ok(())
     }
 
     fn sum_block(&self, block: &mut [f32]) {
@@ -198,6 +279,27 @@ impl Ranks {
         self.all_gather(cast_slice(&sum), cast_slice_mut(&mut padded));
         block.copy_from_slice(&padded[..block.len()]);
     }
+}
+
+/// Checks that all ranks compute on CPUs, or each on a GPU of its own; a place is a GPU's, or empty.
+fn check_places(places: &[String]) -> std::result::Result<(), String> {
+    let on_gpu = places.iter().filter(|place| !place.is_empty()).count();
+    if let Some(other) = places.iter().position(|place| place.is_empty() != places[0].is_empty()) {
+        let device = |rank: usize| if places[rank].is_empty() { "the CPU" } else { "a GPU" };
+        return Err(format!(
+            "rank 0 is on {}, rank {other} on {}; choose with --device",
+            device(0),
+            device(other)
+        ));
+    }
+    for (rank, place) in places.iter().enumerate().take(on_gpu) {
+        if let Some(before) = places[..rank].iter().position(|other| other == place) {
+            return Err(format!(
+                "ranks {before} and {rank} are on the same GPU, {place}; start one process for each"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Replaces `sum` by the sum of the parts, each as long, that lie one after another in `parts`.
@@ -228,13 +330,24 @@ mod tests {
             let sums = Threads::run(3, |ranks| {
                 let numbers: Vec<f32> = (0..length).map(|i| number(ranks.rank(), i % 5)).collect();
                 let tensor = Tensor::from_vec(numbers, length, &Device::Cpu).unwrap();
-                ranks.sum(&tensor).unwrap();
+                ranks.sum(std::slice::from_ref(&tensor)).unwrap();
                 tensor.to_vec1::<f32>().unwrap()
             });
             let expected: Vec<f32> =
                 (0..length).map(|i| number(0, i) + number(1, i % 5) + number(2, i)).collect();
             assert!(sums.iter().all(|sum| *sum == expected), "{length}");
         }
+    }
+
+    #[test]
+    fn each_rank_has_a_gpu_of_its_own() {
+        let check = |places: &[&str]| {
+            check_places(&places.iter().map(|place| (*place).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(check(&["", ""]), Ok(()));
+        assert_eq!(check(&["GPU a", "GPU b"]), Ok(()));
+        assert!(check(&["GPU a", ""]).unwrap_err().starts_with("rank 0 is on a GPU, rank 1 on"));
+        assert!(check(&["GPU a", "GPU b", "GPU a"]).unwrap_err().starts_with("ranks 0 and 2 are"));
     }
 
     #[test]

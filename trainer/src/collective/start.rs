@@ -2,22 +2,47 @@
 
 use scrl_cli::{LocalWorld, World};
 
-use super::Ranks;
+use super::tcp::Tcp;
+use super::{Ranks, address};
 use crate::{Error, Result};
 
 /// Connects this process with the others of `world`, which `launcher` started. Alone, it needs none.
 ///
+/// mpirun's and srun's processes find each other by MPI where this build has it, all others by the
+/// first rank's address: see the table in `docs/distributed.md`.
+///
+/// To be called before there are threads: it sets environment variables.
+///
 /// # Errors
-/// [`Error::Ranks`] if this build cannot, or MPI counts other processes than the launcher.
+/// [`Error::Ranks`] if they do not find each other, or MPI counts other processes than the launcher.
 pub fn start(world: World, launcher: Option<&str>) -> Result<Ranks> {
     if world == World::ALONE {
         return Ok(Ranks::default());
     }
-    connect(world, launcher.unwrap_or("--world-size"))
+    #[cfg(feature = "nccl")]
+    super::nccl::repeat_bits();
+    #[cfg(feature = "mpi")]
+    match launcher {
+        Some("mpirun" | "mpiexec") => return by_mpi(world, launcher),
+        Some("srun") if std::env::var_os("MASTER_ADDR").is_none() => {
+            return by_mpi(world, launcher);
+        }
+        _ => {}
+    }
+    let refuse = |reason: String| {
+        let launcher = launcher.unwrap_or("--world-size");
+        let advice = match launcher {
+            "mpirun" | "mpiexec" if !cfg!(feature = "mpi") => "build with --features mpi, or ",
+            _ => "",
+        };
+        Error::Ranks(format!("{world}, by {launcher}: {advice}{reason}"))
+    };
+    let address = address::of_first_rank(|name| std::env::var(name).ok()).map_err(refuse)?;
+    Ok(Ranks::new(Tcp::connect(world, &address).map_err(refuse)?))
 }
 
 #[cfg(feature = "mpi")]
-fn connect(world: World, launcher: &str) -> Result<Ranks> {
+fn by_mpi(world: World, launcher: Option<&str>) -> Result<Ranks> {
     let refuse = |reason: String| Err(Error::Ranks(reason));
     let Some(mpi) = super::mpi::Mpi::start() else {
         return refuse("this MPI library does not serve programs with threads".to_owned());
@@ -28,16 +53,10 @@ fn connect(world: World, launcher: &str) -> Result<Ranks> {
         return Ok(ranks);
     }
     refuse(format!(
-        "{launcher} says {world}, MPI says {found}; start scrl-train with the mpirun, or srun \
-         --mpi, of the MPI library it was built with"
+        "{} says {world}, MPI says {found}; start scrl-train with the mpirun, or srun --mpi, of the \
+         MPI library it was built with, or set MASTER_ADDR",
+        launcher.unwrap_or("the launcher")
     ))
-}
-
-#[cfg(not(feature = "mpi"))]
-fn connect(world: World, launcher: &str) -> Result<Ranks> {
-    Err(Error::Ranks(format!(
-        "{world}, by {launcher}, but this build trains in one process; build it with --features mpi"
-    )))
 }
 
 /// Ends all ranks if the thread that holds it panics: they would wait for this one forever.

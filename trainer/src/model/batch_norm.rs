@@ -49,15 +49,15 @@ impl BatchNormLayer {
         let ranks = tape.ranks().clone();
         let momentum = match tape.normalization() {
             Normalization::Running => {
-                let running = [self.running_mean.detach(), self.running_var.detach()];
-                let (statistics, rows) = (Tensor::stack(&running, 0)?, 0);
-                return Ok(BatchNorm { statistics, rows, ranks, relu });
+                let rows = (self.running_mean.ones_like()? * f64::INFINITY)?;
+                let running = [self.running_mean.detach(), self.running_var.detach(), rows];
+                return Ok(BatchNorm { statistics: Tensor::stack(&running, 0)?, ranks, relu });
             }
             Normalization::Batch { momentum } => momentum,
         };
         let compute = || batch_statistics(x, &ranks);
-        let (statistics, rows) = profile::of("batch_statistics", x.device(), compute)?;
-        update_running([&self.running_mean, &self.running_var], &statistics, rows, momentum)?;
-        Ok(BatchNorm { statistics, rows, ranks, relu })
+        let statistics = profile::of("batch_statistics", x.device(), compute)?;
+        update_running([&self.running_mean, &self.running_var], &statistics, momentum)?;
+        Ok(BatchNorm { statistics, ranks, relu })
     }
 }

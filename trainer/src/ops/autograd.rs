@@ -63,6 +63,8 @@ const MOMENTUM: f32 = 0.1;
 trait Step {
     fn output(&self) -> &Tensor;
 
+    fn inputs(&self) -> &[Tensor];
+
     /// Each input with its gradient.
     fn backward(&self, grad: &Tensor) -> Result<Vec<(TensorId, Option<Tensor>)>>;
 }
@@ -78,6 +80,10 @@ impl<const N: usize, O: Op<N>> Step for Applied<O, N> {
         &self.output
     }
 
+    fn inputs(&self) -> &[Tensor] {
+        &self.inputs
+    }
+
     fn backward(&self, grad: &Tensor) -> Result<Vec<(TensorId, Option<Tensor>)>> {
         let backward = || self.op.backward(self.inputs.each_ref(), &self.output, grad);
         let gradients = profile::of_op::<O, _>("backward", grad.device(), backward)?;
@@ -86,6 +92,7 @@ impl<const N: usize, O: Op<N>> Step for Applied<O, N> {
 }
 
 /// The gradients of the leaves: the tensors that were never a result on the tape.
+#[derive(Default)]
 pub struct Gradients(HashMap<TensorId, Tensor>);
 
 impl Gradients {
@@ -98,11 +105,6 @@ impl Gradients {
     /// Drops a leaf's gradient.
     pub fn forget(&mut self, leaf: &Tensor) {
         self.0.remove(&leaf.id());
-    }
-
-    /// Adds the gradients of another pass, over the same leaves or others.
-    pub fn accumulate(&mut self, other: Self) -> Result<()> {
-        other.0.into_iter().try_for_each(|(leaf, gradient)| self.add(leaf, gradient))
     }
 
     fn add(&mut self, tensor: TensorId, gradient: Tensor) -> Result<()> {
@@ -188,14 +190,43 @@ impl Tape {
     }
 
     /// The backward pass from `result`, whose own gradient is `gradient`.
-    pub fn backward(mut self, result: &Tensor, gradient: Tensor) -> Result<Gradients> {
-        let mut gradients = Gradients(HashMap::from([(result.id(), gradient)]));
+    pub fn backward(self, result: &Tensor, gradient: Tensor) -> Result<Gradients> {
+        self.backward_onto(Gradients::default(), result, gradient, |_, _| Ok(()))
+    }
+
+    /// [`Tape::backward`], whose gradients are added to those of an earlier pass over the same
+    /// leaves. `complete` is called with each leaf's sum as soon as this pass has no more to add.
+    pub fn backward_onto(
+        mut self,
+        mut gradients: Gradients,
+        result: &Tensor,
+        gradient: Tensor,
+        mut complete: impl FnMut(TensorId, &Tensor) -> Result<()>,
+    ) -> Result<Gradients> {
+        let mut uses: HashMap<TensorId, usize> = HashMap::new();
+        for input in self.steps.iter().flat_map(|step| step.inputs()) {
+            *uses.entry(input.id()).or_default() += 1;
+        }
+        for step in &self.steps {
+            uses.remove(&step.output().id());
+        }
+        gradients.add(result.id(), gradient)?;
         while let Some(step) = self.steps.pop() {
             // A result that the loss does not depend on has no gradient.
-            let Some(gradient) = gradients.0.remove(&step.output().id()) else { continue };
-            for (input, gradient) in step.backward(&gradient)? {
-                if let Some(gradient) = gradient {
-                    gradients.add(input, gradient)?;
+            if let Some(gradient) = gradients.0.remove(&step.output().id()) {
+                for (input, gradient) in step.backward(&gradient)? {
+                    if let Some(gradient) = gradient {
+                        gradients.add(input, gradient)?;
+                    }
+                }
+            }
+            for leaf in step.inputs().iter().map(Tensor::id) {
+                let Some(left) = uses.get_mut(&leaf) else { continue };
+                *left -= 1;
+                if *left == 0
+                    && let Some(gradient) = gradients.0.get(&leaf)
+                {
+                    complete(leaf, gradient)?;
                 }
             }
         }

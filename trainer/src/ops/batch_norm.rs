@@ -2,8 +2,9 @@
 //! the shortcut and ReLU.
 //!
 //! Maps are matrices of `rows` pixels by `C` channels, whatever their rank. Statistics are computed
-//! apart, as a tensor `[2, C]` of means and biased variances, so that a device never has to report
-//! them to the host, and so that several processes can combine theirs before they are applied.
+//! apart, as a tensor `[3, C]` of means, biased variances and the number of rows, so that a device
+//! never has to report them to the host, and so that several processes can combine theirs before
+//! they are applied.
 
 use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -23,11 +24,10 @@ pub const EPSILON: f32 = 1e-5;
 /// the map.
 #[derive(Debug)]
 pub struct BatchNorm {
-    /// The mean and variance `[2, C]` to normalize with: of this very batch ([`batch_statistics`](super::batch_statistics)),
-    /// which the gradient takes into account.
+    /// The mean and variance to normalize with, and the number of rows that they are of, `[3, C]`:
+    /// of this very batch ([`batch_statistics`](super::batch_statistics)), which the gradient takes
+    /// into account, or running ones, of infinitely many.
     pub statistics: Tensor,
-    /// The rows of the batch on all ranks; not used where the statistics are running ones.
-    pub rows: usize,
     /// The processes that share the batch.
     pub ranks: Ranks,
     /// Whether ReLU follows.
@@ -50,8 +50,8 @@ struct Scale {
 
 impl Scale {
     fn new(statistics: &[f32], weight: &[f32], bias: &[f32]) -> Self {
-        let c = statistics.len() / 2;
-        let (mean, variance) = statistics.split_at(c);
+        let c = weight.len();
+        let (mean, variance) = (&statistics[..c], &statistics[c..2 * c]);
         let inverse_deviation: Vec<f32> =
             variance.iter().map(|variance| 1.0 / (variance + EPSILON).sqrt()).collect();
         let factor: Vec<f32> = inverse_deviation.iter().zip(weight).map(|(d, w)| d * w).collect();
@@ -173,10 +173,10 @@ impl BatchNorm {
         // added up with all other gradients.
         let own = Sums::of(&sums, 2 * c);
         let all = own.among(&self.ranks);
-        let (all_dweight, all_dbias) = affine_gradient(&all.rounded(), &statistics[c..]);
-        let (dweight, dbias) = affine_gradient(&own.rounded(), &statistics[c..]);
+        let (variance, n) = (&statistics[c..2 * c], statistics[2 * c]);
+        let (all_dweight, all_dbias) = affine_gradient(&all.rounded(), variance);
+        let (dweight, dbias) = affine_gradient(&own.rounded(), variance);
         // dx = factor·dy + slope·x + offset, with x̂ = (x − mean)·inverse_deviation multiplied out.
-        let n = self.rows as f32;
         let slope: Vec<f32> = (0..c)
             .map(|i| -scale.factor[i] * scale.inverse_deviation[i] * all_dweight[i] / n)
             .collect();
@@ -236,10 +236,21 @@ impl BatchNorm {
         let coefficients = gpu.empty((2, c), DType::F32)?;
         let [to_weight, to_bias, coefficients_] =
             [&dweight, &dbias, &coefficients].map(Arg::Tensor);
-        let given = [pieces_, Arg::int(tiles.count())?, statistics, weight_];
-        let arguments =
-            [&given[..], &[to_weight, to_bias, coefficients_, rows_, channels]].concat();
-        gpu.launch("batch_norm_coefficients", dtype, grid::columns(c), &arguments)?;
+        let reduce = |pieces: &Tensor, results: [Arg; 4]| {
+            let given = [Arg::Tensor(pieces), Arg::int(pieces.dim(0)?)?, statistics, weight_];
+            let arguments = [&given[..], &results, &[channels]].concat();
+            gpu.launch("batch_norm_coefficients", dtype, grid::columns(c), &arguments)
+        };
+        if self.ranks.is_alone() {
+            reduce(&pieces, [to_weight, to_bias, Arg::Null, coefficients_])?;
+        } else {
+            // The gradient of x is through the statistics of all ranks; those of weight and bias
+            // are added up with all other gradients.
+            let own = gpu.empty((2, c), DType::F32)?;
+            reduce(&pieces, [to_weight, to_bias, Arg::Tensor(&own), Arg::Null])?;
+            let of_ranks = self.ranks.gather_on(gpu, &own)?;
+            reduce(&of_ranks, [Arg::Null, Arg::Null, Arg::Null, coefficients_])?;
+        }
 
         let dx = gpu.empty(x.shape(), dtype)?;
         let tiles = grid::Tiles::mapped(rows, c, dtype)?;

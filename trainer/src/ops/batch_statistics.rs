@@ -9,18 +9,17 @@ use super::exact_sums::{Sums, pieces, sizes, split};
 use super::gpu::{Arg, Gpu, grid};
 use crate::collective::Ranks;
 
-/// The mean and the biased variance of each channel, `[2, C]`, and the number of rows that they are
-/// of, on all `ranks` together.
+/// The mean and the biased variance of each channel and the number of rows that they are of, on all
+/// `ranks` together: `[3, C]`.
 ///
 /// Each piece of rows is reduced in two passes while it lies in the cache, so that a large mean
-/// costs no precision. Pieces, and then ranks, are added with twice float64's precision.
-pub fn batch_statistics(x: &Tensor, ranks: &Ranks) -> Result<(Tensor, usize)> {
-    let (rows, c) = sizes(x)?;
+/// costs no precision. Pieces, and then ranks, are added with twice float64's precision, on a device
+/// in float64.
+pub fn batch_statistics(x: &Tensor, ranks: &Ranks) -> Result<Tensor> {
+    let (_, c) = sizes(x)?;
     if let Some(gpu) = Gpu::of(x) {
-        if !ranks.is_alone() {
-            bail!("training on several GPUs is not supported yet");
-        }
-        return Ok((statistics_on(&gpu, x)?, rows));
+        let own = statistics_on(&gpu, x)?;
+        return if ranks.is_alone() { Ok(own) } else { join_on(&gpu, &own, ranks) };
     }
     let numbers = f32s(x)?;
     let pieces = split(&numbers, &pieces(x)?);
@@ -36,8 +35,9 @@ pub fn batch_statistics(x: &Tensor, ranks: &Ranks) -> Result<(Tensor, usize)> {
         let variance = (squares - sum * (sum / n)) / n;
         if variance < 0.0 { 0.0 } else { variance as f32 }
     });
-    let statistics: Vec<f32> = mean.chain(variance).collect();
-    Ok((Tensor::from_vec(statistics, (2, c), x.device())?, n as usize))
+    let statistics: Vec<f32> =
+        mean.chain(variance).chain(std::iter::repeat_n(n as f32, c)).collect();
+    Tensor::from_vec(statistics, (3, c), x.device())
 }
 
 /// Of the rows of `x`: for each channel the sum, then the sum of squares, then the number of rows.
@@ -57,11 +57,11 @@ fn sums(x: &[f32], c: usize) -> Vec<f64> {
     sums
 }
 
-/// [`batch_statistics`] of the map of one GPU.
+/// [`batch_statistics`] of the map of one GPU; zeros of a map without rows.
 fn statistics_on(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
     let (rows, c) = sizes(x)?;
     let tiles = grid::Tiles::summed(rows, c, x.dtype())?;
-    let statistics = gpu.empty((2, c), DType::F32)?;
+    let statistics = gpu.empty((3, c), DType::F32)?;
     let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
     let [count, rows, channels, per_block] =
         [tiles.count(), rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
@@ -70,6 +70,17 @@ fn statistics_on(gpu: &Gpu, x: &Tensor) -> Result<Tensor> {
     let arguments =
         [Arg::Tensor(&pieces), count, Arg::Tensor(&statistics), rows, channels, per_block];
     gpu.launch("batch_statistics", x.dtype(), grid::columns(c), &arguments)?;
+    Ok(statistics)
+}
+
+/// [`batch_statistics`] of all `ranks` from those of this one's rows.
+fn join_on(gpu: &Gpu, own: &Tensor, ranks: &Ranks) -> Result<Tensor> {
+    let (_, c) = own.dims2()?;
+    let of_ranks = ranks.gather_on(gpu, own)?;
+    let statistics = gpu.empty((3, c), DType::F32)?;
+    let arguments =
+        [Arg::Tensor(&of_ranks), Arg::int(ranks.size())?, Arg::Tensor(&statistics), Arg::int(c)?];
+    gpu.launch("join_statistics", DType::F32, grid::line(c)?, &arguments)?;
     Ok(statistics)
 }
 
@@ -100,26 +111,25 @@ fn moments(x: &[f32], c: usize) -> Vec<f32> {
     sums
 }
 
-/// Moves running mean and variance, `[C]` each, towards those of a batch of `rows` rows, whose
-/// variance is made unbiased first, as in PyTorch.
+/// Moves running mean and variance, `[C]` each, towards those of a batch, `[3, C]`, whose variance is
+/// made unbiased first, as in PyTorch.
 pub fn update_running(
     [mean, variance]: [&Tensor; 2],
     statistics: &Tensor,
-    rows: usize,
     momentum: f32,
 ) -> Result<()> {
     let c = statistics.dim(1)?;
-    let unbiased = rows as f32 / (rows as f32 - 1.0).max(1.0);
     if let Some(gpu) = Gpu::of(statistics) {
         let tensors = [statistics, mean, variance].map(Arg::Tensor);
-        let numbers = [Arg::int(c)?, Arg::Float(unbiased), Arg::Float(momentum)];
+        let numbers = [Arg::int(c)?, Arg::Float(momentum)];
         let arguments: Vec<Arg> = tensors.into_iter().chain(numbers).collect();
         return gpu.launch("update_running", DType::F32, grid::line(c)?, &arguments);
     }
     let statistics = f32s(statistics)?;
-    for (running, batch, factor) in
-        [(mean, &statistics[..c], 1.0), (variance, &statistics[c..], unbiased)]
-    {
+    let (means, rest) = statistics.split_at(c);
+    let (variances, rows) = rest.split_at(c);
+    let unbiased = rows[0] / (rows[0] - 1.0).max(1.0);
+    for (running, batch, factor) in [(mean, means, 1.0), (variance, variances, unbiased)] {
         change(running, |running| {
             for (running, batch) in running.iter_mut().zip(batch) {
                 *running += momentum * (*batch * factor - *running);

@@ -75,6 +75,9 @@ impl Op<2> for CosineLoss {
             let arguments = [of_q, of_z, gradient_, losses_, Arg::int(d)?, Arg::Double(self.boxes)];
             gpu.launch("cosine_loss", q.dtype(), grid::blocks(rows)?, &arguments)?;
             self.gradient = Some(gradient);
+            if rows == 0 {
+                return Tensor::zeros((), DType::F32, q.device());
+            }
             return losses.sum_all()?.to_dtype(DType::F32);
         }
         let (numbers, z) = (f32s(q)?, f32s(z)?);
@@ -91,6 +94,9 @@ impl Op<2> for CosineLoss {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
         if let Some(gradient) = &self.gradient {
+            if q.elem_count() == 0 {
+                return Ok([Some(gradient.clone()), None]);
+            }
             return Ok([Some(gradient.broadcast_mul(&grad.to_dtype(q.dtype())?)?), None]);
         }
         let (_, d) = sizes(q, z)?;

@@ -26,6 +26,9 @@ fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor>
         bail!("a bias {:?} for {o} outputs", bias.map(Tensor::dims));
     }
     if let Some(gpu) = Gpu::of(x) {
+        if rows == 0 {
+            return gpu.empty((0, o), x.dtype());
+        }
         let y = x.matmul(&weight.detach().to_dtype(x.dtype())?.t()?)?;
         if let Some(bias) = bias {
             let arguments = [Arg::Tensor(&y), Arg::Tensor(bias), Arg::int(rows)?, Arg::int(o)?];
@@ -51,7 +54,11 @@ fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor>
 /// The gradients of input and weight.
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
     let (rows, i, o) = sizes(x, weight)?;
-    if Gpu::of(x).is_some() {
+    if let Some(gpu) = Gpu::of(x) {
+        if rows == 0 {
+            let dweight = Tensor::zeros((o, i), DType::F32, x.device())?;
+            return Ok((gpu.empty((0, i), x.dtype())?, dweight));
+        }
         let dx = grad.matmul(&weight.detach().to_dtype(grad.dtype())?)?;
         return Ok((dx, grad.t()?.matmul(x)?.to_dtype(DType::F32)?));
     }

@@ -5,9 +5,11 @@ use scrl_preprocess::simd;
 
 use super::checkpoint::checkpoint_tensors;
 use super::config::TrainConfig;
+use super::learner::Learner;
 use crate::collective::Ranks;
 use crate::data::Dataset;
 use crate::model::Parameter;
+use crate::ops::gpu;
 use crate::weights::checksum;
 use crate::{Error, Result};
 
@@ -16,12 +18,12 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Ranks`] with the first difference, on every rank.
-pub(super) fn check<'a>(
+pub(super) fn check(
     ranks: &Ranks,
     config: &TrainConfig,
     dataset: &Dataset,
     step: u64,
-    state: impl Iterator<Item = &'a Parameter>,
+    learner: &Learner,
 ) -> Result<()> {
     if ranks.is_alone() {
         return Ok(());
@@ -37,8 +39,8 @@ pub(super) fn check<'a>(
         format!("--consume {}", config.consume),
         format!("{step} steps done"),
         format!("shards of {} rows an epoch", dataset.rows_per_epoch()),
-        format!("weights with checksum {}", state_checksum(state)?),
-        format!("a processor with {}", processor()),
+        format!("weights with checksum {}", state_checksum(learner.state())?),
+        gpu::model(learner.device())?.unwrap_or_else(processor),
         format!("version {}", env!("CARGO_PKG_VERSION")),
     ]);
     let manifest = dataset.manifest().to_toml();
@@ -84,5 +86,5 @@ fn state_checksum<'a>(state: impl Iterator<Item = &'a Parameter>) -> Result<Stri
 /// which they add up.
 fn processor() -> String {
     let caches = CACHE_INFO.map(|cache| format!("{} KiB", cache.cache_bytes / 1024));
-    format!("{} and caches of {}", simd::level(), caches.join(", "))
+    format!("a processor with {} and caches of {}", simd::level(), caches.join(", "))
 }

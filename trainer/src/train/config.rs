@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::Device;
+use scrl_cli::LocalWorld;
 use serde::Serialize;
 
 use super::options::{DeviceChoice, Method, OnlineEval, Options, Precision, Preset, TargetInit};
@@ -153,7 +154,7 @@ impl TrainConfig {
         let manifest = dataset.manifest();
         let preset = given.preset.unwrap_or(Preset::Paper);
         let values = preset.values();
-        let (device, why_cpu) = resolve_device(given.device.unwrap_or(DeviceChoice::Auto))?;
+        let (device, why_cpu) = resolve_device(given.device.unwrap_or(DeviceChoice::Auto), ranks)?;
         let usual = if device == CPU { Precision::F32 } else { Precision::Bf16 };
         let precision = given.precision.unwrap_or(usual);
         if precision == Precision::Bf16 && device == CPU {
@@ -168,9 +169,6 @@ impl TrainConfig {
                 ranks.size()
             );
             return refuse("batch-size", reason);
-        }
-        if device != CPU && !ranks.is_alone() {
-            return refuse("device", "several processes train on CPUs only; use --device cpu");
         }
         let epochs = given.epochs.unwrap_or(manifest.epochs);
         if epochs == 0 || epochs > manifest.epochs {
@@ -291,18 +289,31 @@ fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T> {
 }
 
 /// The device's name, and where that is the CPU because no GPU can be used, the reason.
-fn resolve_device(choice: DeviceChoice) -> Result<(String, Option<String>)> {
+fn resolve_device(choice: DeviceChoice, ranks: &Ranks) -> Result<(String, Option<String>)> {
+    let number = match choice {
+        DeviceChoice::Cpu => return Ok((CPU.to_owned(), None)),
+        DeviceChoice::Auto | DeviceChoice::Cuda(None) => {
+            own_gpu(LocalWorld::detect(), gpu::count())
+        }
+        DeviceChoice::Cuda(Some(number)) => number,
+    };
+    let reason = match gpu::why_not(number) {
+        None if ranks.is_alone() || cfg!(feature = "nccl") => {
+            return Ok((format!("{CUDA}{number}"), None));
+        }
+        None => "GPUs of several processes need a build with --features nccl".to_owned(),
+        Some(reason) => reason,
+    };
     match choice {
-        DeviceChoice::Cpu => Ok((CPU.to_owned(), None)),
-        DeviceChoice::Auto => match gpu::why_not(0) {
-            None => Ok((format!("{CUDA}0"), None)),
-            reason => Ok((CPU.to_owned(), reason)),
-        },
-        DeviceChoice::Cuda(number) => match gpu::why_not(number) {
-            None => Ok((format!("{CUDA}{number}"), None)),
-            Some(reason) => refuse("device", format!("{reason}; or use --device cpu")),
-        },
+        DeviceChoice::Auto => Ok((CPU.to_owned(), Some(reason))),
+        _ => refuse("device", format!("{reason}; or use --device cpu")),
     }
+}
+
+/// The number of a process's GPU among the `count` that it sees: that of the process on this
+/// machine. Launchers may let each process see a GPU of its own alone.
+fn own_gpu(local: LocalWorld, count: usize) -> usize {
+    if count == 1 { 0 } else { local.rank as usize }
 }
 
 fn steps_per_epoch(dataset: &Dataset, batch_size: usize, accumulate: usize) -> Result<u64> {
@@ -334,5 +345,19 @@ fn resolve_online_eval(given: OnlineEval, dataset: &Dataset) -> Result<OnlineEva
         OnlineEval::Auto if classes < LEAST_CLASSES => Ok(OnlineEval::Off),
         OnlineEval::Auto => Ok(OnlineEval::On),
         given => Ok(given),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_of_a_machine_has_a_gpu() {
+        for (rank, size, count, expected) in
+            [(0, 1, 4, 0), (3, 4, 4, 3), (3, 4, 1, 0), (2, 4, 0, 2)]
+        {
+            assert_eq!(own_gpu(LocalWorld { rank, size }, count), expected);
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! One training step (Figure 2): two networks, the loss between them, and what each step changes.
 
-use candle_core::{DType, Device, Result, Tensor};
+use std::collections::HashSet;
 
-use crate::collective::Ranks;
+use candle_core::{DType, Device, Result, Tensor, TensorId};
+
+use crate::collective::{PendingSums, Ranks};
 use crate::model::{
     Arch, Classifier, HeadSizes, Network, NetworkOutput, Parameter, Parameters, Regions,
 };
@@ -42,15 +44,28 @@ pub struct Learner {
     target_parameters: Parameters,
     classifier_parameters: Parameters,
     lars: Lars,
+    /// The parameters that the optimizer moves.
+    optimized: HashSet<TensorId>,
     device: Device,
     ranks: Ranks,
+}
+
+/// A micro-batch on the learner's device, of one of several processes its part.
+pub struct MicroBatch {
+    /// The views' bytes `[2B, S, S, 3]`: first views, then second views.
+    pub pixels: Tensor,
+    /// The regions to compare, in the same order: region k of the first half matches region k of the
+    /// second.
+    pub regions: Regions,
+    /// The labels for the online evaluation, which is left out without them.
+    pub labels: Option<Labels>,
 }
 
 /// The labels of a micro-batch.
 pub struct Labels {
     /// The class of each view `[2B]`, int64; [`crate::ops::UNKNOWN_CLASS`] where it is not known.
     pub classes: Tensor,
-    /// Number of views of known class in all micro-batches of the step.
+    /// Number of views of known class in all micro-batches of the step, of all processes.
     pub labeled: usize,
 }
 
@@ -75,21 +90,26 @@ pub struct Evaluated {
     pub labeled: usize,
 }
 
-impl Computed {
-    /// The sum with another micro-batch of the same step.
-    pub fn plus(mut self, other: Self) -> Result<Self> {
-        self.gradients.accumulate(other.gradients)?;
-        self.embeddings.extend(other.embeddings);
-        let online = match (self.online, other.online) {
-            (Some(a), Some(b)) => {
-                Some(Evaluated { loss: (a.loss + b.loss)?, correct: (a.correct + b.correct)?, ..a })
-            }
-            (a, b) => a.or(b),
-        };
-        let loss = (self.loss + other.loss)?;
-        Ok(Self { loss, online, embeddings: self.embeddings, gradients: self.gradients })
-    }
+/// What was computed of earlier micro-batches, or nothing.
+#[derive(Default)]
+struct Parts {
+    loss: Option<Tensor>,
+    online: Option<Evaluated>,
+    embeddings: Vec<[Tensor; 2]>,
+    gradients: Gradients,
+}
 
+impl Parts {
+    fn of(Computed { loss, online, embeddings, gradients }: Computed) -> Self {
+        Self { loss: Some(loss), online, embeddings, gradients }
+    }
+}
+
+fn plus(sum: Option<Tensor>, number: Tensor) -> Result<Tensor> {
+    sum.map_or(Ok(number.clone()), |sum| sum + number)
+}
+
+impl Computed {
     /// The gradient of one of the learner's parameters, where it has one.
     pub fn gradient(&self, parameter: &Parameter) -> Option<&Tensor> {
         self.gradients.get(parameter.tensor())
@@ -125,11 +145,12 @@ impl Learner {
             .transpose()?;
         let (classifier, classifier_parameters) = classifier.unzip();
         let classifier_parameters = classifier_parameters.unwrap_or_default();
-        let optimized = online_parameters
+        let optimized: Vec<Parameter> = online_parameters
             .optimized()
             .chain(classifier_parameters.optimized())
             .cloned()
             .collect();
+        let ids = optimized.iter().map(|parameter| parameter.tensor().id()).collect();
         let lars = Lars::new(config.lars, optimized)?;
         let device = device.clone();
         let learner = Self {
@@ -141,6 +162,7 @@ impl Learner {
             target_parameters,
             classifier_parameters,
             lars,
+            optimized: ids,
             device,
             ranks: Ranks::default(),
         };
@@ -198,72 +220,73 @@ impl Learner {
 
     /// The loss between the views of a micro-batch and its gradients; updates running statistics.
     ///
-    /// `pixels` are the views' bytes `[2B, S, S, 3]`, first views, then second views. Regions are
-    /// in the same order: region k of the first half matches region k of the second. `matches` is
-    /// the number of matched regions in all micro-batches of the step: the loss is their mean.
-    /// `labels` are for the online evaluation, which is left out without them.
-    ///
-    /// On one of several processes pixels and regions are its own, `matches` and
-    /// [`Labels::labeled`] count those of all, and loss and gradients are its part of the sum that
-    /// [`Learner::sum`] makes.
+    /// `matches` is the number of matched regions in all micro-batches of the step, of all processes:
+    /// the loss is their mean. What was computed of the micro-batches `before` is added. With the
+    /// last one of the step, several processes add up what each has computed, while the gradients
+    /// of further layers are computed.
     pub fn compute(
         &self,
-        pixels: &Tensor,
-        regions: &Regions,
+        batch: &MicroBatch,
         matches: usize,
-        labels: Option<&Labels>,
+        before: Option<Computed>,
+        is_last: bool,
     ) -> Result<Computed> {
-        let normalize = || normalize_pixels(pixels, self.config.dtype);
+        let normalize = || normalize_pixels(&batch.pixels, self.config.dtype);
         let views = profile::of("normalize_pixels", &self.device, normalize)?;
         let mut tape = Tape::forward_only().among(&self.ranks);
-        let targets = self.target.forward(&mut tape, &views, regions)?.predictions;
+        let targets = self.target.forward(&mut tape, &views, &batch.regions)?.predictions;
         let mut tape = Tape::recording().among(&self.ranks);
         let NetworkOutput { map, projections, predictions } =
-            self.online.forward(&mut tape, &views, regions)?;
-        let evaluated = self.evaluate(&map, labels)?;
+            self.online.forward(&mut tape, &views, &batch.regions)?;
+
+        let mut done = before.map_or_else(Parts::default, Parts::of);
+        let mut sums = is_last.then(|| PendingSums::new(&self.ranks));
+        let mut complete = |leaf: TensorId, gradient: &Tensor| match &mut sums {
+            Some(sums) if self.optimized.contains(&leaf) => sums.add(gradient),
+            _ => Ok(()),
+        };
+        let evaluated = match (&self.classifier, &batch.labels) {
+            (Some(classifier), Some(labels)) if labels.labeled > 0 => {
+                let features = Classifier::features(&map)?;
+                let mut tape = Tape::recording();
+                let logits = classifier.forward(&mut tape, &features)?;
+                let correct = count_correct(&logits, &labels.classes)?;
+                let loss = CrossEntropy::new(labels.labeled);
+                let loss = tape.apply(loss, [&logits, &labels.classes])?;
+                done.gradients =
+                    tape.backward_onto(done.gradients, &loss, self.one()?, &mut complete)?;
+                done.gradients.forget(&features);
+                Some(Evaluated { loss, correct, labeled: labels.labeled })
+            }
+            _ => None,
+        };
         // The backward pass frees each map when it has passed it.
         drop(map);
         let loss = tape.apply(CosineLoss::new(matches), [&predictions, &targets])?;
-        let mut gradients = tape.backward(&loss, self.one()?)?;
-        let online = match evaluated {
-            Some((evaluated, of_classifier)) => {
-                gradients.accumulate(of_classifier)?;
-                Some(evaluated)
-            }
-            None => None,
+        let gradients = tape.backward_onto(done.gradients, &loss, self.one()?, &mut complete)?;
+        done.embeddings.push([projections, targets]);
+        let computed = Computed {
+            loss: plus(done.loss, loss)?,
+            online: match (done.online, evaluated) {
+                (Some(a), Some(b)) => Some(Evaluated {
+                    loss: (a.loss + b.loss)?,
+                    correct: (a.correct + b.correct)?,
+                    ..b
+                }),
+                (a, b) => a.or(b),
+            },
+            embeddings: done.embeddings,
+            gradients,
         };
-        Ok(Computed { loss, online, embeddings: vec![[projections, targets]], gradients })
-    }
-
-    /// Classifies the views by the online map, and computes the classifier's gradients.
-    fn evaluate(
-        &self,
-        map: &Tensor,
-        labels: Option<&Labels>,
-    ) -> Result<Option<(Evaluated, Gradients)>> {
-        let (Some(classifier), Some(labels)) = (&self.classifier, labels) else { return Ok(None) };
-        if labels.labeled == 0 {
-            return Ok(None);
+        if let Some(mut sums) = sums {
+            sums.add(&computed.loss)?;
+            if let Some(Evaluated { loss, correct, .. }) = &computed.online {
+                sums.add(loss)?;
+                sums.add(correct)?;
+            }
+            sums.finish()?;
         }
-        let features = Classifier::features(map)?;
-        let mut tape = Tape::recording();
-        let logits = classifier.forward(&mut tape, &features)?;
-        let correct = count_correct(&logits, &labels.classes)?;
-        let loss = tape.apply(CrossEntropy::new(labels.labeled), [&logits, &labels.classes])?;
-        let mut gradients = tape.backward(&loss, self.one()?)?;
-        gradients.forget(&features);
-        Ok(Some((Evaluated { loss, correct, labeled: labels.labeled }, gradients)))
-    }
-
-    /// Replaces loss, gradients and online evaluation by their sums over all processes.
-    pub fn sum(&self, computed: &Computed) -> Result<()> {
-        self.lars.gradients(&computed.gradients).try_for_each(|sum| self.ranks.sum(sum))?;
-        self.ranks.sum(&computed.loss)?;
-        if let Some(Evaluated { loss, correct, .. }) = &computed.online {
-            self.ranks.sum(loss)?;
-            self.ranks.sum(correct)?;
-        }
-        Ok(())
+        Ok(computed)
     }
 
     fn one(&self) -> Result<Tensor> {

@@ -17,7 +17,7 @@ mod trainer;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo};
 pub use config::{Hyperparameters, TrainConfig};
-pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig};
+pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};
 pub use metrics::Metrics;
 pub use options::{
     DeviceChoice, Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit,

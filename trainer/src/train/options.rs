@@ -69,8 +69,8 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
+    /// The GPU of this number; without one, of several processes on a machine each its own.
+    Cuda(Option<usize>),
 }
 
 impl std::str::FromStr for DeviceChoice {
@@ -80,11 +80,11 @@ impl std::str::FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(None)),
             _ => {
                 let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
                 number
-                    .map(Self::Cuda)
+                    .map(|number| Self::Cuda(Some(number)))
                     .ok_or_else(|| format!("{text:?} is none of auto, cpu, cuda, cuda:N"))
             }
         }

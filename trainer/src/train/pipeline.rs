@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use candle_core::Tensor;
 
-use super::learner::{Computed, Labels, Learner};
+use super::learner::{Computed, Labels, Learner, MicroBatch};
 use super::options::Method;
 use crate::data::{Batch, Classes};
 use crate::model::Regions;
@@ -99,7 +99,6 @@ impl Pipeline {
             self.learner.update_target(step.ema)?;
             return Ok(false);
         };
-        self.learner.sum(&computed)?;
         self.learner.apply(&computed, step.lr, step.ema)?;
         let mut numbers = vec![computed.loss.clone()];
         let labeled = computed.online.as_ref().map(|online| {
@@ -119,11 +118,12 @@ impl Pipeline {
         Ok(true)
     }
 
-    /// Loss and gradients of a step, summed over its micro-batches; `None` without any.
+    /// Loss and gradients of a step, summed over its micro-batches and all processes; `None` without
+    /// any.
     fn compute(&mut self, compared: &[&Batch], matches: usize) -> Result<Option<Computed>> {
         let mut sum: Option<Computed> = None;
         let labeled = 2 * compared.iter().map(|batch| batch.labeled).sum::<usize>();
-        for batch in compared {
+        for (index, batch) in compared.iter().enumerate() {
             let views = 2 * batch.own_pairs();
             let classes =
                 self.classes.as_ref().map(|classes| classes.of_views(batch)).transpose()?;
@@ -133,17 +133,16 @@ impl Pipeline {
             ];
             arrays.extend(classes.as_ref().map(|classes| (Array::I64(classes), views.into())));
             let tensors = self.transfers.upload(&arrays)?;
-            let (pixels, rois) = (&tensors[0], tensors[1].clone());
-            let labels = tensors.get(2).map(|classes| Labels { classes: classes.clone(), labeled });
+            let mut tensors = tensors.into_iter();
+            let (Some(pixels), Some(rois)) = (tensors.next(), tensors.next()) else { break };
+            let labels = tensors.next().map(|classes| Labels { classes, labeled });
             let regions = match self.method {
                 Method::Scrl => Regions::Boxes(rois),
                 Method::Byol => Regions::Whole,
             };
-            let computed = self.learner.compute(pixels, &regions, matches, labels.as_ref())?;
-            sum = Some(match sum {
-                None => computed,
-                Some(sum) => sum.plus(computed)?,
-            });
+            let batch = MicroBatch { pixels, regions, labels };
+            let is_last = index + 1 == compared.len();
+            sum = Some(self.learner.compute(&batch, matches, sum, is_last)?);
         }
         Ok(sum)
     }

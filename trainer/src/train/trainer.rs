@@ -128,7 +128,9 @@ fn train_into(
     let Hyperparameters { method, online_eval, .. } = config.hyperparameters;
     let classes = (online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
     let learner_config = learner_config(&config.hyperparameters, classes.as_ref());
-    let learner = Learner::new(&learner_config, &config.open_device()?)?.among(ranks);
+    let device = config.open_device()?;
+    let ranks = &ranks.on(&device)?;
+    let learner = Learner::new(&learner_config, &device)?.among(ranks);
     match (&resumed, &config.init) {
         (Some((checkpoint, _)), init) => {
             checkpoint.load(&learner, &config.hyperparameters)?;
@@ -144,7 +146,7 @@ fn train_into(
         (None, None) => {}
     }
     // No rank is past this point before all have read what they start from.
-    agreement::check(ranks, config, dataset, steps.done, learner.state())?;
+    agreement::check(ranks, config, dataset, steps.done, &learner)?;
     let mut pipeline = Pipeline::new(learner, method, classes)?;
     let logs = match ranks.is_first() {
         true => {

@@ -10,8 +10,7 @@ use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Batch;
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::optim::LarsConfig;
-use scrl_trainer::train::Method;
-use scrl_trainer::train::{Labels, Learner, LearnerConfig};
+use scrl_trainer::train::{Labels, Learner, LearnerConfig, Method, MicroBatch};
 
 use super::device_ops::{Place, values};
 
@@ -134,7 +133,7 @@ impl Case {
         let (matches, labeled) = (self.matches(&batches), Self::labeled(&batches));
         let device = learner.device().clone();
         let mut sum = None;
-        for (batch, classes) in &batches {
+        for (index, (batch, classes)) in batches.iter().enumerate() {
             let regions = match self.method {
                 Method::Scrl => {
                     let shape = (batch.rois.len() / 5, 5);
@@ -146,11 +145,9 @@ impl Case {
             let labels = self.classes.map(|_| Labels { classes, labeled });
             let shape = (2 * batch.pairs(), batch.size, batch.size, 3);
             let pixels = Tensor::from_slice(&batch.pixels, shape, &device).unwrap();
-            let computed = learner.compute(&pixels, &regions, matches, labels.as_ref()).unwrap();
-            sum = Some(match sum {
-                None => computed,
-                Some(sum) => computed.plus(sum).unwrap(),
-            });
+            let is_last = index + 1 == batches.len();
+            let batch = MicroBatch { pixels, regions, labels };
+            sum = Some(learner.compute(&batch, matches, sum, is_last).unwrap());
         }
         let computed = sum.unwrap();
         let (lr, tau) = Self::rates(step);
@@ -172,8 +169,13 @@ impl Case {
 
     /// Takes all steps at a place: the losses, and the bits of every tensor.
     pub fn run(&self, place: &Place) -> (Vec<f32>, Vec<Vec<u32>>) {
+        self.run_among(place, &Ranks::default())
+    }
+
+    /// [`Case::run`] of one of `ranks`, each of which has all pairs.
+    pub fn run_among(&self, place: &Place, ranks: &Ranks) -> (Vec<f32>, Vec<Vec<u32>>) {
         place.run(|| {
-            let mut learner = self.learner(place.device(), self.dtype);
+            let mut learner = self.learner(place.device(), self.dtype).among(ranks);
             let losses = (0..self.steps).map(|step| self.step(&mut learner, step).loss).collect();
             let bits = |tensor: &Tensor| values(tensor).into_iter().map(f32::to_bits).collect();
             (losses, learner.state().map(|parameter| bits(parameter.tensor())).collect())

@@ -4,6 +4,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use libloading::{Library, Symbol};
 use scrl_trainer::ops::gpu::Emulator;
@@ -15,13 +16,25 @@ type Kernel =
 pub struct CompiledKernels([Library; 2]);
 
 impl CompiledKernels {
-    /// Compiles them; `None` without a C++ compiler.
+    /// A copy of them for one thread; `None` without a C++ compiler.
     pub fn new() -> Option<Rc<Self>> {
-        Some(Rc::new(Self([compile("f32.cu")?, compile("bf16.cu")?])))
+        static COMPILED: OnceLock<Option<[Vec<u8>; 2]>> = OnceLock::new();
+        let compiled = || Some([compile("f32.cu")?, compile("bf16.cu")?]);
+        let compiled = COMPILED.get_or_init(compiled).as_ref()?;
+        Some(Rc::new(Self(compiled.each_ref().map(|library| load(library)))))
     }
 }
 
-fn compile(source: &str) -> Option<Library> {
+fn load(library: &[u8]) -> Library {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernels.so");
+    std::fs::write(&path, library).unwrap();
+    // SAFETY: the library was made by `compile`; loading it registers its kernels and does nothing
+    // else.
+    unsafe { Library::new(&path) }.unwrap()
+}
+
+fn compile(source: &str) -> Option<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let (text, library) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
     std::fs::write(&text, format!("#include \"emulator.h\"\n#include \"{source}\"\n")).unwrap();
@@ -38,8 +51,7 @@ fn compile(source: &str) -> Option<Library> {
         .status()
         .ok()?;
     assert!(compiled.success(), "{source} does not compile as C++");
-    // SAFETY: the library was made above; loading it registers its kernels and does nothing else.
-    Some(unsafe { Library::new(&library) }.unwrap())
+    Some(std::fs::read(library).unwrap())
 }
 
 impl Emulator for CompiledKernels {

@@ -90,6 +90,11 @@ impl Gpu {
 
     /// A tensor whose numbers must be written before they are read.
     pub fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        if shape.elem_count() == 0 {
+            // CUDA allocates no memory of no size.
+            return self.empty(1, dtype)?.narrow(0, 0, 0)?.reshape(shape);
+        }
         match self {
             // SAFETY: every kernel writes all of its results.
             #[cfg(feature = "cuda")]
@@ -104,7 +109,8 @@ impl Gpu {
         }
     }
 
-    /// Starts a kernel for maps of `dtype`, with its arguments in the kernel's order.
+    /// Starts a kernel for maps of `dtype`, with its arguments in the kernel's order. A grid without
+    /// blocks is that of a map without rows, of which there is nothing to compute.
     pub fn launch(
         &self,
         kernel: &'static str,
@@ -112,6 +118,9 @@ impl Gpu {
         grid: Grid,
         arguments: &[Arg],
     ) -> Result<()> {
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
         let bf16 = match dtype {
             DType::BF16 => true,
             DType::F32 => false,

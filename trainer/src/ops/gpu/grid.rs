@@ -102,7 +102,7 @@ impl Tiles {
         let packs = packs(channels, channels, dtype)?;
         let wide = packs.min(MOST_PACKS);
         let (high, across) = (THREADS / wide, packs.div_ceil(wide));
-        let rows_per_block = rows_per_block(across, high);
+        let rows_per_block = rows_per_block(across, high).max(high);
         // Rows are counted in 32 bits by the kernels.
         let down = blocks(rows)?.blocks[0].div_ceil(rows_per_block as u32);
         let grid = Grid { blocks: [down, across as u32], threads: [wide as u32, high as u32] };
@@ -126,6 +126,7 @@ mod tests {
             (6_422_528, 64, DType::BF16),
             (25_088, 2048, DType::F32),
             (77, 4096, DType::F32),
+            (0, 256, DType::F32),
         ] {
             for tiles in
                 [Tiles::summed(rows, channels, dtype), Tiles::mapped(rows, channels, dtype)]
@@ -135,7 +136,7 @@ mod tests {
                 let [wide, high] = grid.threads.map(|threads| threads as usize);
                 assert!(wide * high <= THREADS);
                 assert!(across * wide * lanes(dtype) >= channels);
-                assert!(down * rows_per_block >= rows && (down - 1) * rows_per_block < rows);
+                assert_eq!(down, rows.div_ceil(rows_per_block));
             }
         }
     }

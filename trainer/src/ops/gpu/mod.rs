@@ -16,9 +16,13 @@ mod transfer;
 pub(crate) use address::address;
 pub use array::Array;
 #[cfg(feature = "cuda")]
+pub(crate) use cuda::{count, model, place};
+#[cfg(feature = "cuda")]
 pub use cuda::{memory_in_use, open, why_not};
 pub(crate) use device::{Arg, Gpu};
 pub use device::{Emulator, emulate};
+#[cfg(not(feature = "cuda"))]
+pub(crate) use none::{count, model, place};
 #[cfg(not(feature = "cuda"))]
 pub use none::{memory_in_use, open, why_not};
 pub use transfer::{Fetch, Transfers};

@@ -15,6 +15,21 @@ pub fn open(_number: usize) -> Result<Device> {
     bail!("{REASON}")
 }
 
+/// The number of GPUs: none.
+pub fn count() -> usize {
+    0
+}
+
+/// A GPU's model: none, as this is the CPU.
+pub fn model(_device: &Device) -> Result<Option<String>> {
+    Ok(None)
+}
+
+/// What distinguishes a GPU from others: empty, as this is the CPU.
+pub fn place(_device: &Device) -> Result<String> {
+    Ok(String::new())
+}
+
 /// Bytes of a GPU's memory that are in use: none.
 pub fn memory_in_use(_device: &Device) -> Result<Option<usize>> {
     Ok(None)

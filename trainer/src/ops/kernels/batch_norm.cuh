@@ -2,8 +2,8 @@
 //
 // A block is blockDim.x packs of channels wide and `rows_per_block` rows high; rows are read in
 // steps of blockDim.y, so that each thread keeps its channels' factors in registers. Rows go along
-// blockIdx.x, which may be long, channels along blockIdx.y. `statistics` are [2, channels]: mean,
-// then biased variance.
+// blockIdx.x, which may be long, channels along blockIdx.y. `statistics` are [3, channels]: mean,
+// biased variance, and the rows that both are of.
 
 // What a thread works on.
 struct Tile {
@@ -117,7 +117,7 @@ __device__ inline double rows_of_piece(int piece, int rows, int rows_per_block) 
     return (double)max(0, min(rows_per_block, rows - piece * rows_per_block));
 }
 
-// The pieces of batch_moments become the statistics.
+// The pieces of batch_moments become the statistics, zeros of no rows.
 GATHERING(batch_statistics, const float *pieces, int piece_count, float *statistics, int rows,
           int channels, int rows_per_block) {
     __shared__ double scratch[SHARERS][COLUMNS];
@@ -128,25 +128,50 @@ GATHERING(batch_statistics, const float *pieces, int piece_count, float *statist
         const double count = rows_of_piece(piece, rows, rows_per_block);
         sum += count * pieces[(long long)piece * 2 * channels + channel];
     }
-    const double mean = sum_of_sharers(sum, scratch) / rows;
+    const double n = max(rows, 1);
+    const double mean = sum_of_sharers(sum, scratch) / n;
     sum = 0.0;
     for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
         const float *moments = pieces + (long long)piece * 2 * channels + channel;
         const double drift = moments[0] - mean;
         sum += moments[channels] + rows_of_piece(piece, rows, rows_per_block) * drift * drift;
     }
-    const double variance = sum_of_sharers(sum, scratch) / rows;
+    const double variance = sum_of_sharers(sum, scratch) / n;
     if (!inside || threadIdx.y != 0) return;
     statistics[channel] = (float)mean;
     statistics[channels + channel] = (float)variance;
+    statistics[2 * channels + channel] = (float)rows;
 }
 
-// Running mean and variance move towards the batch's; `unbiased` is the factor that makes its
-// variance unbiased.
-KERNEL(update_running, const float *statistics, float *mean, float *variance, int channels,
-       float unbiased, float momentum) {
+// The statistics of the ranks, [ranks, 3, channels], become those of all their rows.
+KERNEL(join_statistics, const float *of_ranks, int ranks, float *statistics, int channels) {
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
     if (channel >= channels) return;
+    double rows = 0.0, sum = 0.0;
+    for (int rank = 0; rank < ranks; ++rank) {
+        const float *of_rank = of_ranks + (long long)rank * 3 * channels + channel;
+        rows += of_rank[2 * channels];
+        sum += (double)of_rank[2 * channels] * of_rank[0];
+    }
+    const double mean = sum / rows;
+    double squares = 0.0;
+    for (int rank = 0; rank < ranks; ++rank) {
+        const float *of_rank = of_ranks + (long long)rank * 3 * channels + channel;
+        const double drift = of_rank[0] - mean;
+        squares += of_rank[2 * channels] * (of_rank[channels] + drift * drift);
+    }
+    statistics[channel] = (float)mean;
+    statistics[channels + channel] = (float)(squares / rows);
+    statistics[2 * channels + channel] = (float)rows;
+}
+
+// Running mean and variance move towards the batch's, whose variance is made unbiased.
+KERNEL(update_running, const float *statistics, float *mean, float *variance, int channels,
+       float momentum) {
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (channel >= channels) return;
+    const float rows = statistics[2 * channels + channel];
+    const float unbiased = rows / fmaxf(rows - 1.0f, 1.0f);
     mean[channel] += momentum * (statistics[channel] - mean[channel]);
     variance[channel] += momentum * (statistics[channels + channel] * unbiased - variance[channel]);
 }
@@ -242,32 +267,40 @@ COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *re
         store_piece(pieces, tile, channels, products[thread], plain[thread]);
 }
 
-// The pieces of batch_norm_sums become the gradients of weight and bias, and the coefficients [2,
-// channels] of dx = dy·factor + x·slope + offset.
+// The pieces of batch_norm_sums, or the sums of all ranks, become the gradients of weight and bias,
+// the sums [2, channels] of all pieces, and the coefficients [2, channels] of dx = dy·factor +
+// x·slope + offset; each where it is given.
 GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, const float *statistics,
-          const float *weight, float *dweight, float *dbias, float *coefficients, int rows,
+          const float *weight, float *dweight, float *dbias, float *sums, float *coefficients,
           int channels) {
     __shared__ double scratch[SHARERS][COLUMNS];
     const int channel = blockIdx.x * COLUMNS + threadIdx.x;
     const bool inside = channel < channels;
     double product = 0.0, plain = 0.0;
     for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
-        const float *sums = pieces + (long long)piece * 2 * channels + channel;
-        product += sums[0];
-        plain += sums[channels];
+        const float *of_piece = pieces + (long long)piece * 2 * channels + channel;
+        product += of_piece[0];
+        plain += of_piece[channels];
     }
     product = sum_of_sharers(product, scratch);
     plain = sum_of_sharers(plain, scratch);
     if (!inside || threadIdx.y != 0) return;
-    const float mean = statistics[channel];
     const float inverse = 1.0f / sqrtf(statistics[channels + channel] + BATCH_NORM_EPSILON);
+    const float weight_sum = (float)(product * inverse), bias_sum = (float)plain;
+    if (dweight != nullptr) {
+        dweight[channel] = weight_sum;
+        dbias[channel] = bias_sum;
+    }
+    if (sums != nullptr) {
+        sums[channel] = (float)product;
+        sums[channels + channel] = bias_sum;
+    }
+    if (coefficients == nullptr) return;
+    const float mean = statistics[channel], n = statistics[2 * channels + channel];
     const float factor = inverse * weight[channel];
-    const float weight_sum = (float)(product * inverse), bias_sum = (float)plain, n = (float)rows;
     const float slope = -factor * inverse * weight_sum / n;
     coefficients[channel] = slope;
     coefficients[channels + channel] = -factor * bias_sum / n - slope * mean;
-    dweight[channel] = weight_sum;
-    dbias[channel] = bias_sum;
 }
 
 // dx = dy·factor + x·slope + offset, dy masked as in batch_norm_sums.

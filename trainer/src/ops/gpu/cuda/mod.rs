@@ -37,6 +37,11 @@ thread_local! {
     static CONVOLUTIONS: RefCell<HashMap<DeviceId, Convolutions>> = RefCell::new(HashMap::new());
 }
 
+/// The number of GPUs that the driver lets this process use; 0 without a driver.
+pub fn count() -> usize {
+    CudaContext::device_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
+}
+
 /// Why the GPU of this number cannot be used, or `None` if it can.
 pub fn why_not(number: usize) -> Option<String> {
     match check(number) {
@@ -89,6 +94,21 @@ pub fn open(number: usize) -> Result<Device> {
     unsafe { device.disable_event_tracking() };
     keep_memory(&device).map_err(Error::wrap)?;
     Ok(Device::Cuda(device))
+}
+
+/// A GPU's model; `None` for the CPU.
+pub fn model(device: &Device) -> Result<Option<String>> {
+    let Device::Cuda(device) = device else { return Ok(None) };
+    device.cuda_stream().context().name().map(Some).map_err(Error::wrap)
+}
+
+/// The machine and the id of a GPU, which no other one has; empty for the CPU.
+pub fn place(device: &Device) -> Result<String> {
+    let Device::Cuda(device) = device else { return Ok(String::new()) };
+    let id = device.cuda_stream().context().uuid().map_err(Error::wrap)?;
+    let id: String = id.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("GPU {id} of {}", host.trim()))
 }
 
 /// Bytes of the GPU's memory that are in use, by this program and others; `None` on the CPU.

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Trains on several processes under mpirun, and compares with a single one.
+"""Trains on several processes, and compares with a single one.
 
-    scripts/test_mpi.py --bin target/debug [--images DIR] [--kills 10]
+    scripts/test_ranks.py --bin target/debug [--launcher mpirun] [--images DIR] [--kills 10 | --short]
 
-The programs must be built with --features mpi. Without --images, scenes are drawn. Checked: losses
-like a single process's, the same bits twice, killed ranks, another number of ranks, an interrupted
-rank, and errors of one rank or of all.
+Ranks are started as torchrun does it, without PyTorch; or by mpirun, for which the programs must be
+built with --features mpi. Without --images, scenes are drawn. Checked: losses like a single
+process's, the same bits twice, killed ranks, another number of ranks, an interrupted rank, and
+errors of one rank or of all.
 """
-import argparse, json, os, random, shutil, signal, subprocess, sys, tempfile, time
+import argparse, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 
 TRAIN = ("--device cpu --arch resnet18 --hidden 64 --projection 32 --batch-size 12 --warmup-epochs 1 "
@@ -20,19 +21,21 @@ FIRST, LATER = 1e-6, 1e-3
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bin", type=Path, required=True, help="folder of the programs")
+    parser.add_argument("--launcher", choices=sorted(LAUNCHERS), default="torchrun")
     parser.add_argument("--images", type=Path, help="folder of images to train on")
     parser.add_argument("--kills", type=int, default=3, help="runs in which a rank is killed")
+    parser.add_argument("--short", action="store_true", help="2 and 3 ranks, one kill, an interrupted rank")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     return parser.parse_args()
 
 
 class Runs:
-    def __init__(self, programs, folder):
-        self.train, self.folder = programs / "scrl-train", folder
+    def __init__(self, programs, folder, launcher):
+        self.train, self.folder, self.launcher = programs / "scrl-train", folder, launcher
 
     def line(self, ranks, out, *options):
         command = [self.train, *TRAIN, *options, "--out", self.folder / out, self.folder / "shards"]
-        return [*mpirun(ranks), *command] if ranks > 1 else command
+        return [*LAUNCHERS[self.launcher](ranks), *command] if ranks > 1 else command
 
     def run(self, ranks, out, *options, expected=0, steps=STEPS):
         """Runs to `steps`, and returns what was printed."""
@@ -54,8 +57,29 @@ def mpirun(ranks):
     return ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"]
 
 
+def torchrun(ranks):
+    return [sys.executable, __file__, "launch", str(ranks)]
+
+
+LAUNCHERS = {"mpirun": mpirun, "torchrun": torchrun}
+
+
+def launch(ranks, command):
+    """Starts ranks with torchrun's variables, and returns the highest exit code. Unlike torchrun it
+    does not end ranks when another one has: they must do that by themselves."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        # The ranks use the port after torchrun's own.
+        port = server.getsockname()[1] - 1
+    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = []
+    for rank in range(ranks):
+        environment = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        processes.append(subprocess.Popen(command, env=os.environ | environment))
+    return max(abs(process.wait()) for process in processes)
+
+
 def fail(message):
-    sys.exit(f"test_mpi: {message}")
+    sys.exit(f"test_ranks: {message}")
 
 
 def check(condition, message):
@@ -73,8 +97,8 @@ def ranks_of(folder):
         except OSError:
             continue
         if line[0].endswith(b"scrl-train") and str(folder).encode() in line:
-            rank = [x for x in environment if x.startswith(b"OMPI_COMM_WORLD_RANK=")]
-            found.append((int(rank[0].split(b"=")[1]), int(process.name)))
+            names = (b"OMPI_COMM_WORLD_RANK=", b"RANK=")
+            found.append((int([x for x in environment if x.startswith(names)][0].split(b"=")[1]), int(process.name)))
     return [process for _, process in sorted(found)]
 
 
@@ -83,10 +107,10 @@ def own_lines(text):
     return [line for line in text.splitlines() if line.startswith("scrl-train")]
 
 
-def compare(runs):
+def compare(runs, sizes):
     runs.run(1, "alone")
     alone = runs.losses("alone")
-    for ranks in (2, 3, 4):
+    for ranks in sizes:
         runs.run(ranks, f"by-{ranks}")
         found = runs.losses(f"by-{ranks}")
         check(len(found) == STEPS, f"{ranks} ranks: {len(found)} steps")
@@ -149,7 +173,8 @@ def interrupt(runs):
 
 def errors(runs):
     wrapper = runs.folder / "other.sh"
-    wrapper.write_text(f'#!/bin/sh\nexec {runs.train} --ema 0.$((OMPI_COMM_WORLD_RANK + 5)) "$@"\n')
+    rank = "${RANK:-$OMPI_COMM_WORLD_RANK}"
+    wrapper.write_text(f'#!/bin/sh\nexec {runs.train} --ema 0.$(({rank} + 5)) "$@"\n')
     wrapper.chmod(0o755)
     line = runs.line(2, "different")
     line[line.index(runs.train)] = wrapper
@@ -175,6 +200,8 @@ def errors(runs):
 
 
 def main():
+    if sys.argv[1:2] == ["launch"]:
+        sys.exit(launch(int(sys.argv[2]), sys.argv[3:]))
     options = arguments()
     programs = options.bin.resolve()
     if os.geteuid() == 0:
@@ -191,12 +218,13 @@ def main():
             images = folder / "scenes/train2017"
         prep = "--quiet --epochs 3 --size 64 --min-box 12 --rows-per-shard 10".split()
         subprocess.run([programs / "scrl-prep", *prep, images, folder / "shards"], check=True)
-        runs = Runs(programs, folder)
-        compare(runs)
-        resume(runs)
-        kills(runs, options.kills, random.Random(options.seed))
+        runs = Runs(programs, folder, options.launcher)
+        compare(runs, (2, 3) if options.short else (2, 3, 4))
+        kills(runs, 1 if options.short else options.kills, random.Random(options.seed))
         interrupt(runs)
-        errors(runs)
+        if not options.short:
+            resume(runs)
+            errors(runs)
 
 
 if __name__ == "__main__":
