@@ -174,7 +174,7 @@ def random_boxes(pairs, size, device):
 
 
 class Lars:
-    """scrl_torch.lars_update over all tensors at once, with foreach kernels."""
+    """LARS of scrl_torch.sgd_update over all tensors at once, with foreach kernels."""
 
     def __init__(self, parameters, learning_rate):
         self.scaled = [p for p in parameters if p.ndim > 1]

@@ -43,6 +43,9 @@ lars.safetensors
     zero_grad (2, gradient 0 in every step) and step = 0, 1, 2:
     .before.<tensor>  .grad<step>.<tensor>  .after<step>.<tensor>  .momentum<step>.<tensor>
 
+sgd.safetensors
+    The same by torch.optim.SGD, in cases plain and nesterov, without zero_weight and zero_grad.
+
 schedule.json
     A list of {peak, warmup_steps, total_steps, ema, t: […], lr: […], tau: […]} with t = 1 the
     first step.
@@ -110,14 +113,16 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from scrl_torch import (
+    MOMENTUM,
+    TRUST,
     UNKNOWN,
     MicroBatch,
     Networks,
     Trainer,
     ema_tau,
-    lars_update,
     learning_rate,
     normalize,
+    sgd_update,
     without_gradient,
 )
 
@@ -327,11 +332,42 @@ def lars_goldens(out):
             for step, lr in enumerate(lrs):
                 gradient = torch.randn(shape, generator=generator)
                 gradient = gradient * (name != "zero_grad") * 10.0**-step
-                lars_update(parameter, gradient, velocity, lr, weight_decay)
+                sgd_update(parameter, gradient, velocity, lr, weight_decay, TRUST)
                 tensors[f"{case}.grad{step}.{name}"] = gradient
                 tensors[f"{case}.after{step}.{name}"] = parameter.clone()
                 tensors[f"{case}.momentum{step}.{name}"] = velocity.clone()
     save(tensors, out / "lars.safetensors")
+
+
+def sgd_goldens(out):
+    generator = torch.Generator().manual_seed(16)
+    shapes = {"conv": (4, 3, 3, 3), "linear": (5, 7), "bias": (6,)}
+    lrs = [0.4, 1.3, 0.05]
+    tensors = {}
+    for case, weight_decay in [("plain", 5e-4), ("nesterov", 1e-2)]:
+        options = {"lr": torch.tensor(lrs), "weight_decay": torch.tensor([weight_decay])}
+        tensors |= prefixed(case, options)
+        parameters = {}
+        for name, shape in shapes.items():
+            parameters[name] = torch.randn(shape, generator=generator).requires_grad_()
+            tensors[f"{case}.before.{name}"] = parameters[name].detach().clone()
+        groups = [
+            {"params": [p], "weight_decay": weight_decay if p.ndim > 1 else 0.0}
+            for p in parameters.values()
+        ]
+        optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=case == "nesterov")
+        for step, lr in enumerate(lrs):
+            for name, parameter in parameters.items():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+                tensors[f"{case}.grad{step}.{name}"] = parameter.grad.clone()
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            for name, parameter in parameters.items():
+                velocity = optimizer.state[parameter]["momentum_buffer"]
+                tensors[f"{case}.after{step}.{name}"] = parameter.detach().clone()
+                tensors[f"{case}.momentum{step}.{name}"] = velocity.clone()
+    save(tensors, out / "sgd.safetensors")
 
 
 def schedule_goldens(out):
@@ -520,6 +556,7 @@ def main():
         block_goldens(args.out)
     if args.only in (None, "optimizer"):
         lars_goldens(args.out)
+        sgd_goldens(args.out)
         schedule_goldens(args.out)
     if args.only in (None, "classifier"):
         classifier_goldens(args.out)

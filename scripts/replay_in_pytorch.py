@@ -231,7 +231,7 @@ def replay(shards, run, steps, batch_size, float64):
     def trainer_of(dtype):
         networks = Networks(config["arch"], hidden, projection, classes).to(dtype)
         networks.load(initial)
-        return Trainer(networks, config["weight-decay"])
+        return Trainer(networks, config["weight-decay"], config.get("trust"))
 
     trainer = trainer_of(torch.float64 if float64 else torch.float32)
     yardstick = trainer_of(torch.float32) if float64 else None

@@ -1,4 +1,4 @@
-"""SCRL's training step in PyTorch: networks, loss, LARS, EMA and schedules.
+"""SCRL's training step in PyTorch: networks, loss, SGD and LARS, EMA and schedules.
 
 Written for clarity, independent of the Rust code: make_goldens_trainer.py takes its golden values
 from here, replay_in_pytorch.py compares runs of scrl-train with it, and bench_pytorch.py shares its
@@ -116,18 +116,20 @@ def distance(predictions, targets):
     return 2 - 2 * F.cosine_similarity(predictions, targets, dim=1, eps=1e-12)
 
 
-def trust_ratio(weight_norm, gradient_norm, weight_decay):
+def trust_ratio(weight_norm, gradient_norm, weight_decay, trust=TRUST):
     """LARS's factor of the learning rate, elementwise; 1 where either norm is 0."""
-    ratio = TRUST * weight_norm / (gradient_norm + weight_decay * weight_norm + EPSILON)
+    ratio = trust * weight_norm / (gradient_norm + weight_decay * weight_norm + EPSILON)
     return torch.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)
 
 
-def lars_update(parameter, gradient, velocity, lr, weight_decay):
-    """LARS around SGD with momentum, in place; tensors of rank 1 are neither scaled nor decayed."""
+def sgd_update(parameter, gradient, velocity, lr, weight_decay, trust):
+    """SGD with momentum, in place, and with a trust coefficient LARS around it; tensors of rank 1
+    are neither scaled nor decayed."""
     step = gradient
     if parameter.ndim > 1:
-        ratio = trust_ratio(parameter.norm(), gradient.norm(), weight_decay)
-        step = (gradient + weight_decay * parameter) * ratio
+        step = gradient + weight_decay * parameter
+        if trust is not None:
+            step = step * trust_ratio(parameter.norm(), gradient.norm(), weight_decay, trust)
     velocity.mul_(MOMENTUM).add_(step)
     parameter.sub_(lr * velocity)
 
@@ -146,9 +148,11 @@ def ema_tau(t, initial, total_steps):
 
 
 class Trainer:
-    def __init__(self, networks, weight_decay):
+    def __init__(self, networks, weight_decay, trust=TRUST):
         self.networks = networks
         self.weight_decay = weight_decay
+        # None for SGD.
+        self.trust = trust
         # Of the last step's online evaluation: its loss, and the number of views classified right.
         self.online_loss, self.right = 0.0, 0
         trained = ((n, p) for n, p in networks.named_parameters() if p.requires_grad)
@@ -175,8 +179,8 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in net.named_parameters():
                 if parameter.grad is not None:
-                    velocity = self.velocity[name]
-                    lars_update(parameter, parameter.grad, velocity, lr, self.weight_decay)
+                    given = parameter, parameter.grad, self.velocity[name]
+                    sgd_update(*given, lr, self.weight_decay, self.trust)
             update_ema(net.target, net.online, tau)
         return total
 

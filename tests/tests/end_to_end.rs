@@ -105,7 +105,9 @@ fn checkpoint() -> Shapes {
 #[test]
 fn a_run_writes_every_promised_file() {
     let dir = prepared();
-    dir.train(&format!("{TRAIN} --out run shards")).succeeds();
+    let output = dir.train(&format!("{TRAIN} --out run shards")).succeeds();
+    output.says(&["16 pairs an epoch, 4 a step, 12 in all; "]);
+    output.says(&["note: ", "32 pairs", "--preset small"]);
     every_file_is_there(&dir);
     every_step_is_logged_with_a_finite_loss(&dir);
     the_configuration_records_options_given_and_defaults(&dir);
@@ -160,6 +162,8 @@ fn the_configuration_records_options_given_and_defaults(dir: &Dir) {
     let config = dir.text("run/config.toml");
     for line in [
         "arch = \"resnet18\"",
+        "optimizer = \"lars\"",
+        "trust = 0.001",
         "batch-size = 4",
         "hidden = 64",
         "ema = 0.97",
@@ -190,6 +194,17 @@ fn the_backbone_is_the_last_checkpoints_online_one_under_torchvisions_names(dir:
             "{name}"
         );
     }
+}
+
+#[test]
+fn the_small_preset_trains_with_sgd() {
+    let dir = prepared();
+    let output = dir.train(&format!("{TRAIN} --preset small --out run shards")).succeeds();
+    assert!(!output.stderr.contains("--preset"), "{}", output.stderr);
+    let config = dir.text("run/config.toml");
+    assert!(config.contains("optimizer = \"sgd\"") && !config.contains("trust"), "{config}");
+    let refused = dir.train(&format!("{TRAIN} --optimizer sgd --trust 0.02 --out b shards"));
+    refused.fails(2).says(&["--trust", "--optimizer lars"]);
 }
 
 #[test]

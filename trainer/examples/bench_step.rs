@@ -20,7 +20,7 @@ use scrl_trainer::data::Batch;
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
 use scrl_trainer::ops::gpu::{Array, Fetch, Transfers};
 use scrl_trainer::ops::{gpu, profile};
-use scrl_trainer::optim::LarsConfig;
+use scrl_trainer::optim::SgdConfig;
 use scrl_trainer::train::{Learner, LearnerConfig, MicroBatch, Precision};
 
 /// Boxes of a pair, the paper's K.
@@ -142,7 +142,12 @@ fn main() -> Result<()> {
         seed: 0,
         copy_online: false,
         dtype: if precision == Precision::Bf16 { DType::BF16 } else { DType::F32 },
-        lars: LarsConfig { momentum: 0.9, weight_decay: 1e-6 },
+        optimizer: SgdConfig {
+            momentum: 0.9,
+            weight_decay: 1e-6,
+            trust: Some(1e-3),
+            ..SgdConfig::default()
+        },
         classes: None,
     };
     let mut bench = Bench {

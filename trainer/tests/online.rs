@@ -123,7 +123,7 @@ fn gradients_add_up_over_micro_batches_to_the_mean_over_the_labeled_views() {
         "{correct}: {together:?}"
     );
 
-    // The bias is not adapted: its velocity is v ← 0.9 v + ∇.
+    // The bias is neither decayed nor adapted: its velocity is v ← 0.9 v + ∇.
     let velocity =
         |out, step| numbers(&tensors(&prepared.path(out), step)["momentum.classifier.bias"]);
     let (first, second, sum) =

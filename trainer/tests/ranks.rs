@@ -17,7 +17,7 @@ use scrl_trainer::collective::{Ranks, Threads};
 use scrl_trainer::data::Dataset;
 use scrl_trainer::model::{Arch, HeadSizes, Parameter, Regions};
 use scrl_trainer::ops::gpu::emulate;
-use scrl_trainer::optim::LarsConfig;
+use scrl_trainer::optim::SgdConfig;
 use scrl_trainer::train::{
     Checkpoint, Labels, Learner, LearnerConfig, Method, MicroBatch, Options, Resume, Summary,
     TrainConfig, train,
@@ -111,7 +111,12 @@ fn learner(ranks: &Ranks) -> Learner {
         seed: 4,
         copy_online: false,
         dtype: DType::F32,
-        lars: LarsConfig { momentum: 0.9, weight_decay: 1e-6 },
+        optimizer: SgdConfig {
+                momentum: 0.9,
+                weight_decay: 1e-6,
+                trust: Some(1e-3),
+                ..SgdConfig::default()
+            },
         classes: Some(3),
     };
     Learner::new(&config, &Device::Cpu).unwrap().among(ranks)

@@ -13,7 +13,10 @@ use scrl_cli::{Reporter, Stop};
 use scrl_schemas::{Epoch, Row, ShardPaths, ShardWriter, Success, ViewEncoding};
 use scrl_trainer::Error;
 use scrl_trainer::collective::Ranks;
-use scrl_trainer::train::{Resume, train};
+use scrl_trainer::data::Dataset;
+use scrl_trainer::train::{
+    Hyperparameters, Optimizer, Options, Preset, Resume, TargetInit, TrainConfig, train,
+};
 
 /// The metrics that must not depend on time, place or number of threads.
 fn computed(out: &Path) -> Vec<(u64, u32, f32, f64, f64, usize)> {
@@ -65,8 +68,52 @@ fn other_options_do_not_resume_from_a_checkpoint() {
     let other = prepared.config(&shards, "out", |options| options.lr = Some(0.125));
     let message = run(&other).unwrap_err().to_string();
     assert!(message.contains("made with lr = 0.45, this run has 0.125"), "{message}");
+    let other =
+        prepared.config(&shards, "out", |options| options.optimizer = Some(Optimizer::Sgd));
+    let message = run(&other).unwrap_err().to_string();
+    assert!(message.contains(r#"made with optimizer = "lars", this run has "sgd""#), "{message}");
     let refused = train(&other.0, &other.1, &Resume::No, &Ranks::default(), &Reporter::silent());
     assert!(refused.unwrap_err().to_string().contains("already holds a run"));
+}
+
+#[test]
+fn a_preset_fills_in_what_is_not_given() {
+    let prepared = Prepared::images(4);
+    let shards = prepared.prepare("shards", 1, ViewEncoding::Recipe);
+    let resolve = |change: fn(&mut Options)| {
+        let (config, dataset) = prepared.config(&shards, "out", |options| {
+            options.warmup_epochs = None;
+            change(options);
+        });
+        assert_eq!(config.pairs(&dataset), 4);
+        let Hyperparameters { optimizer, trust, target_init, warmup_epochs, .. } =
+            config.hyperparameters;
+        (optimizer, trust, target_init, warmup_epochs)
+    };
+    let paper = (Optimizer::Lars, Some(0.001), TargetInit::Random, 10);
+    assert_eq!(resolve(|_| ()), paper);
+    let small = (Optimizer::Sgd, None, TargetInit::Online, 1);
+    assert_eq!(resolve(|options| options.preset = Some(Preset::Small)), small);
+    let given = resolve(|options| {
+        options.preset = Some(Preset::Small);
+        options.optimizer = Some(Optimizer::Lars);
+        options.trust = Some(0.02);
+        options.target_init = Some(TargetInit::Random);
+    });
+    assert_eq!(given, (Optimizer::Lars, Some(0.02), TargetInit::Random, 1));
+
+    let dataset = Dataset::open(&shards).unwrap();
+    for (preset, trust, reason) in [(Preset::Small, 0.02, "LARS"), (Preset::Paper, -1.0, "0")] {
+        let options = Options {
+            preset: Some(preset),
+            trust: Some(trust),
+            batch_size: Some(4),
+            ..Options::default()
+        };
+        let refused = TrainConfig::resolve(options, &dataset, "out".into(), &Ranks::default());
+        let message = refused.unwrap_err().to_string();
+        assert!(message.starts_with("--trust: ") && message.contains(reason), "{message}");
+    }
 }
 
 #[test]

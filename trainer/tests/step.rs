@@ -6,7 +6,7 @@ mod golden;
 use candle_core::{DType, Device, Tensor};
 use golden::{Golden, numbers, relative_error};
 use scrl_trainer::model::{Arch, HeadSizes, Parameter, Regions};
-use scrl_trainer::optim::LarsConfig;
+use scrl_trainer::optim::SgdConfig;
 use scrl_trainer::train::{Labels, Learner, LearnerConfig, MicroBatch};
 
 /// Largest relative error of the loss.
@@ -76,7 +76,12 @@ fn learner(golden: &Golden, arch: Arch, classes: Option<usize>) -> (Learner, Vec
         seed: 0,
         copy_online: false,
         dtype: DType::F32,
-        lars: LarsConfig { momentum: 0.9, weight_decay: golden.number("weight_decay") as f32 },
+        optimizer: SgdConfig {
+            momentum: 0.9,
+            weight_decay: golden.number("weight_decay") as f32,
+            trust: Some(1e-3),
+            ..SgdConfig::default()
+        },
         classes,
     };
     let learner = Learner::new(&config, &Device::Cpu).unwrap();

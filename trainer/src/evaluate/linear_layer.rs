@@ -10,10 +10,11 @@ use super::confusion::Confusion;
 use crate::Result;
 use crate::model::{Classifier, Parameter, Parameters};
 use crate::ops::{CrossEntropy, Tape, count_correct};
-use crate::optim::{Schedule, ScheduleConfig, Sgd};
+use crate::optim::{Schedule, ScheduleConfig, Sgd, SgdConfig};
 
-/// Nesterov momentum of SGD.
-const MOMENTUM: f64 = 0.9;
+/// Nesterov's momentum, without weight decay.
+const OPTIMIZER: SgdConfig =
+    SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 0.0, trust: None };
 
 /// The name of the checkpoint in the cache.
 const CHECKPOINT: &str = "linear-layer";
@@ -144,7 +145,7 @@ impl<'a> Training<'a> {
             total_steps: steps_per_epoch * u64::from(config.epochs),
             warmup_steps: steps_per_epoch * u64::from(config.warmup_epochs.min(config.epochs)),
         });
-        let sgd = Sgd::new(MOMENTUM, parameters)?;
+        let sgd = Sgd::new(OPTIMIZER, parameters.optimized().cloned().collect())?;
         Ok(Self { config, sgd, schedule, step: 0, steps_per_epoch })
     }
 
@@ -187,7 +188,7 @@ impl<'a> Training<'a> {
         let loss = tape.apply(CrossEntropy::new(classes.dim(0)?), [&logits, classes])?;
         let one = Tensor::ones((), DType::F32, &Device::Cpu)?;
         let gradients = tape.backward(&loss, one)?;
-        self.sgd.step(&gradients, self.schedule.lr(self.step))?;
+        self.sgd.step(&gradients, &loss, self.schedule.lr(self.step))?;
         Ok((loss.to_scalar::<f32>()?.into(), correct.to_scalar::<f32>()?.into()))
     }
 }

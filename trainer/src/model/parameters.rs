@@ -29,8 +29,8 @@ impl Parameter {
         self.var.as_tensor()
     }
 
-    /// Whether LARS decays it and adapts its learning rate: rank above 1.
-    pub fn is_adapted(&self) -> bool {
+    /// Whether it is decayed, and LARS adapts its learning rate: rank above 1.
+    pub fn is_decayed(&self) -> bool {
         self.var.rank() > 1
     }
 

@@ -27,7 +27,7 @@ pub fn update_ema(
                 parameter: target.tensor(),
                 gradient: online.tensor(),
                 velocity: None,
-                adapted: false,
+                decayed: false,
             })
             .collect();
         return ema(&gpu, &updates, loss, tau as f32);

@@ -1,13 +1,11 @@
-//! How parameters change: LARS for the online network, the EMA for the target, and the schedules of
-//! both; plain SGD for linear layers that evaluate a backbone.
+//! How parameters change: SGD and LARS for the online network and for linear layers, the EMA for
+//! the target, and the schedules of both.
 
 mod ema;
-mod lars;
 mod multi_tensor;
 mod schedule;
 mod sgd;
 
 pub use ema::update_ema;
-pub use lars::{Lars, LarsConfig};
 pub use schedule::{Schedule, ScheduleConfig};
-pub use sgd::Sgd;
+pub use sgd::{Sgd, SgdConfig};

@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use super::sgd::SgdConfig;
 use crate::ops::gpu::{Arg, Gpu, address, grid};
 
 /// Tensors of a launch (`MOST_TENSORS` of `optim.cuh`).
@@ -20,8 +21,8 @@ pub(super) struct Update<'a> {
     pub gradient: &'a Tensor,
     /// Its velocity, where it has one.
     pub velocity: Option<&'a Tensor>,
-    /// Whether it is decayed and adapted.
-    pub adapted: bool,
+    /// Whether it is decayed, and by LARS adapted.
+    pub decayed: bool,
 }
 
 /// The struct `Tensors` of `optim.cuh`.
@@ -38,7 +39,7 @@ fn tensors(updates: &[Update]) -> Result<Vec<u8>> {
         }
     }
     let fields: [fn(&Update) -> i32; 2] =
-        [|update| update.parameter.elem_count() as i32, |update| update.adapted.into()];
+        [|update| update.parameter.elem_count() as i32, |update| update.decayed.into()];
     for field in fields {
         for place in 0..MOST_TENSORS {
             bytes.extend(updates.get(place).map_or(0, field).to_le_bytes());
@@ -55,22 +56,34 @@ fn in_launches(updates: &[Update], mut launch: impl FnMut(Arg, usize) -> Result<
         .try_for_each(|some| launch(Arg::Bytes(&tensors(some)?), some.len()))
 }
 
-/// LARS's step of all tensors, unless `loss` is NaN or infinite.
-pub(super) fn lars(
+/// The step of all tensors, unless `loss` is NaN or infinite.
+pub(super) fn sgd(
     gpu: &Gpu,
     updates: &[Update],
     loss: &Tensor,
     lr: f32,
-    momentum: f32,
-    weight_decay: f64,
+    config: SgdConfig,
 ) -> Result<()> {
+    let SgdConfig { momentum, nesterov, weight_decay, trust } = config;
     in_launches(updates, |tensors, count| {
         let grid = grid::shared(BLOCKS, count);
-        let sums = gpu.empty((count, BLOCKS, 2), DType::F64)?;
-        gpu.launch("lars_norms", DType::F32, grid, &[tensors, Arg::Tensor(&sums)])?;
-        let given = [tensors, Arg::Tensor(&sums), Arg::Tensor(loss)];
-        let numbers = [Arg::Float(lr), Arg::Float(momentum), Arg::Double(weight_decay)];
-        gpu.launch("lars_update", DType::F32, grid, &[&given[..], &numbers].concat())
+        let sums = match trust {
+            Some(_) => {
+                let sums = gpu.empty((count, BLOCKS, 2), DType::F64)?;
+                gpu.launch("lars_norms", DType::F32, grid, &[tensors, Arg::Tensor(&sums)])?;
+                Some(sums)
+            }
+            None => None,
+        };
+        let given = [tensors, sums.as_ref().map_or(Arg::Null, Arg::Tensor), Arg::Tensor(loss)];
+        let numbers = [
+            Arg::Float(lr),
+            Arg::Float(momentum),
+            Arg::Int(nesterov.into()),
+            Arg::Double(weight_decay.into()),
+            Arg::Double(trust.unwrap_or(0.0)),
+        ];
+        gpu.launch("sgd_update", DType::F32, grid, &[&given[..], &numbers].concat())
     })
 }
 

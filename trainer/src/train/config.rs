@@ -6,30 +6,61 @@ use candle_core::Device;
 use scrl_cli::LocalWorld;
 use serde::Serialize;
 
-use super::options::{DeviceChoice, Method, OnlineEval, Options, Precision, Preset, TargetInit};
+use super::options::{
+    DeviceChoice, Method, OnlineEval, Optimizer, Options, Precision, Preset, TargetInit,
+};
 use crate::collective::{Ranks, threads_of_rank};
 use crate::data::Dataset;
 use crate::model::Arch;
 use crate::ops::{MOST_ROIS, gpu};
 use crate::{Error, Result};
 
-/// The values that a preset sets: the paper's section 4, and the authors' code.
+/// The values that a preset sets.
 struct PresetValues {
+    optimizer: Optimizer,
     base_lr: f64,
     weight_decay: f64,
     tau: f64,
+    target_init: TargetInit,
+    warmup_epochs: u32,
 }
+
+/// The paper's section 4; the authors' code for 200 epochs has the same.
+const PAPER: PresetValues = PresetValues {
+    optimizer: Optimizer::Lars,
+    base_lr: 0.45,
+    weight_decay: 1e-6,
+    tau: 0.97,
+    target_init: TargetInit::Random,
+    warmup_epochs: 10,
+};
+
+/// The authors' code for 1000 epochs.
+const REFERENCE_1000: PresetValues =
+    PresetValues { base_lr: 0.2, weight_decay: 1.5e-6, tau: 0.996, ..PAPER };
+
+/// The result of the search in `docs/small-data.md`.
+const SMALL: PresetValues = PresetValues {
+    optimizer: Optimizer::Sgd,
+    base_lr: 0.24,
+    weight_decay: 5e-4,
+    tau: 0.99,
+    target_init: TargetInit::Online,
+    warmup_epochs: 1,
+};
 
 impl Preset {
     fn values(self) -> PresetValues {
         match self {
-            Self::Paper | Self::Reference200 => {
-                PresetValues { base_lr: 0.45, weight_decay: 1e-6, tau: 0.97 }
-            }
-            Self::Reference1000 => PresetValues { base_lr: 0.2, weight_decay: 1.5e-6, tau: 0.996 },
+            Self::Paper | Self::Reference200 => PAPER,
+            Self::Reference1000 => REFERENCE_1000,
+            Self::Small => SMALL,
         }
     }
 }
+
+/// LARS's trust coefficient in the paper.
+const TRUST: f64 = 0.001;
 
 /// Pairs of a step at which the learning rate is the given one (linear scaling rule).
 const BASE_BATCH: f64 = 256.0;
@@ -51,8 +82,13 @@ const CUDA: &str = "cuda:";
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Hyperparameters {
-    /// The source of the defaults of lr, weight decay and τ₀.
+    /// The source of defaults.
     pub preset: Preset,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// LARS's trust coefficient; `None` for SGD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust: Option<f64>,
     /// The backbone.
     pub arch: Arch,
     /// The regions that the loss compares.
@@ -175,23 +211,26 @@ impl TrainConfig {
             return refuse("epochs", format!("the folder has {} planned epochs", manifest.epochs));
         }
         let online_eval = given.online_eval.unwrap_or(OnlineEval::Auto);
+        let optimizer = given.optimizer.unwrap_or(values.optimizer);
         let config = Self {
             shards: dataset.paths().root().to_owned(),
             out: given.out.unwrap_or(default_out),
             hyperparameters: Hyperparameters {
                 preset,
+                optimizer,
+                trust: resolve_trust(given.trust, optimizer)?,
                 arch: given.arch.unwrap_or(Arch::Resnet50),
                 method: given.method.unwrap_or(Method::Scrl),
                 batch_size,
                 accumulate,
                 epochs,
-                warmup_epochs: given.warmup_epochs.unwrap_or(10),
+                warmup_epochs: given.warmup_epochs.unwrap_or(values.warmup_epochs),
                 lr: given.lr.unwrap_or(values.base_lr),
                 weight_decay: given.weight_decay.unwrap_or(values.weight_decay),
                 ema: given.ema.unwrap_or(values.tau),
                 hidden: given.hidden.unwrap_or(4096),
                 projection: given.projection.unwrap_or(256),
-                target_init: given.target_init.unwrap_or(TargetInit::Random),
+                target_init: given.target_init.unwrap_or(values.target_init),
                 seed: given.seed.unwrap_or(0),
                 precision,
                 online_eval: resolve_online_eval(online_eval, dataset)?,
@@ -214,6 +253,19 @@ impl TrainConfig {
         Ok(config)
     }
 
+    /// Pairs of the schedule.
+    pub fn scheduled_pairs(&self, dataset: &Dataset) -> u64 {
+        let pairs = self.hyperparameters.pairs_per_step() as u64;
+        dataset.rows_per_epoch() / pairs * pairs * u64::from(self.hyperparameters.epochs)
+    }
+
+    /// Pairs that the run sees: fewer than those of the schedule with [`Self::max_steps`].
+    pub fn pairs(&self, dataset: &Dataset) -> u64 {
+        let pairs = self.hyperparameters.pairs_per_step() as u64;
+        let most = self.max_steps.map_or(u64::MAX, |steps| steps.saturating_mul(pairs));
+        self.scheduled_pairs(dataset).min(most)
+    }
+
     /// Opens the device to compute on.
     pub(crate) fn open_device(&self) -> Result<Device> {
         match self.device.strip_prefix(CUDA).and_then(|number| number.parse().ok()) {
@@ -231,7 +283,7 @@ impl TrainConfig {
     }
 
     fn check(&self) -> Result<()> {
-        let Hyperparameters { hidden, projection, seed, lr, weight_decay, ema, .. } =
+        let Hyperparameters { hidden, projection, seed, lr, weight_decay, ema, trust, .. } =
             self.hyperparameters;
         for (option, value, least) in [
             ("hidden", hidden as u64, 1),
@@ -248,7 +300,9 @@ impl TrainConfig {
                 return refuse(option, format!("must be at most {LARGEST}"));
             }
         }
-        for (option, value) in [("lr", lr), ("weight-decay", weight_decay)] {
+        for (option, value) in
+            [("lr", lr), ("weight-decay", weight_decay), ("trust", trust.unwrap_or(0.0))]
+        {
             if !value.is_finite() || value < 0.0 {
                 return refuse(option, "must be a number of at least 0");
             }
@@ -314,6 +368,17 @@ fn resolve_device(choice: DeviceChoice, ranks: &Ranks) -> Result<(String, Option
 /// machine. Launchers may let each process see a GPU of its own alone.
 fn own_gpu(local: LocalWorld, count: usize) -> usize {
     if count == 1 { 0 } else { local.rank as usize }
+}
+
+/// LARS's trust coefficient, which SGD has not.
+fn resolve_trust(given: Option<f64>, optimizer: Optimizer) -> Result<Option<f64>> {
+    match optimizer {
+        Optimizer::Lars => Ok(Some(given.unwrap_or(TRUST))),
+        Optimizer::Sgd if given.is_some() => {
+            refuse("trust", "is LARS's; leave it out, or give --optimizer lars")
+        }
+        Optimizer::Sgd => Ok(None),
+    }
 }
 
 fn steps_per_epoch(dataset: &Dataset, batch_size: usize, accumulate: usize) -> Result<u64> {

@@ -12,7 +12,7 @@ use crate::ops::{
     CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, keep_freed_memory,
     normalize_pixels, profile,
 };
-use crate::optim::{Lars, LarsConfig, update_ema};
+use crate::optim::{Sgd, SgdConfig, update_ema};
 
 /// The configuration of a learner.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub struct LearnerConfig {
     /// Type of the feature maps: float32, or on a GPU also bfloat16.
     pub dtype: DType,
     /// The optimizer's configuration.
-    pub lars: LarsConfig,
+    pub optimizer: SgdConfig,
     /// Number of classes of the online evaluation; `None` without it.
     pub classes: Option<usize>,
 }
@@ -43,7 +43,7 @@ pub struct Learner {
     online_parameters: Parameters,
     target_parameters: Parameters,
     classifier_parameters: Parameters,
-    lars: Lars,
+    optimizer: Sgd,
     /// The parameters that the optimizer moves.
     optimized: HashSet<TensorId>,
     device: Device,
@@ -151,7 +151,7 @@ impl Learner {
             .cloned()
             .collect();
         let ids = optimized.iter().map(|parameter| parameter.tensor().id()).collect();
-        let lars = Lars::new(config.lars, optimized)?;
+        let optimizer = Sgd::new(config.optimizer, optimized)?;
         let device = device.clone();
         let learner = Self {
             config: *config,
@@ -161,7 +161,7 @@ impl Learner {
             online_parameters,
             target_parameters,
             classifier_parameters,
-            lars,
+            optimizer,
             optimized: ids,
             device,
             ranks: Ranks::default(),
@@ -200,7 +200,7 @@ impl Learner {
     /// classifier, velocities.
     pub fn state(&self) -> impl Iterator<Item = &Parameter> {
         let networks = self.online_parameters.0.iter().chain(&self.target_parameters.0);
-        networks.chain(&self.classifier_parameters.0).chain(self.lars.velocities())
+        networks.chain(&self.classifier_parameters.0).chain(self.optimizer.velocities())
     }
 
     /// The online network's and the predictor's tensors.
@@ -297,7 +297,7 @@ impl Learner {
     /// loss is NaN or infinite.
     pub fn apply(&mut self, computed: &Computed, lr: f64, tau: f64) -> Result<()> {
         let Computed { gradients, loss, .. } = computed;
-        profile::of("Lars", &self.device, || self.lars.step(gradients, loss, lr))?;
+        profile::of("Sgd", &self.device, || self.optimizer.step(gradients, loss, lr))?;
         profile::of("update_ema", &self.device, || {
             update_ema(&self.target_parameters, &self.online_parameters, tau, Some(loss))
         })

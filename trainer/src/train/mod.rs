@@ -20,7 +20,7 @@ pub use config::{Hyperparameters, TrainConfig};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};
 pub use metrics::Metrics;
 pub use options::{
-    DeviceChoice, Method, OnlineEval, Options, Precision, Preset, Resume, TargetInit,
+    DeviceChoice, Method, OnlineEval, Optimizer, Options, Precision, Preset, Resume, TargetInit,
 };
 pub use output::Output;
 pub use trainer::{Summary, train};

@@ -9,7 +9,8 @@ use scrl_schemas::named_choice;
 use crate::model::Arch;
 
 named_choice! {
-    /// The source of the default learning rate, weight decay and τ₀.
+    /// The source of the defaults of the optimizer, its learning rate and weight decay, τ₀, and how
+    /// a run starts.
     pub enum Preset {
         /// The paper's text.
         Paper = "paper",
@@ -17,6 +18,19 @@ named_choice! {
         Reference200 = "reference-200",
         /// The authors' code for 1000 epochs.
         Reference1000 = "reference-1000",
+        /// Our own, for up to a few million pairs and batches of less than 512: see
+        /// `docs/small-data.md`.
+        Small = "small",
+    }
+}
+
+named_choice! {
+    /// The optimizer of the online network.
+    pub enum Optimizer {
+        /// SGD whose steps are adapted to the norm of each tensor.
+        Lars = "lars",
+        /// SGD with momentum.
+        Sgd = "sgd",
     }
 }
 
@@ -121,10 +135,19 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Learning rate, weight decay and τ₀ of the paper's text or of its authors' code for 200 or
-    /// 1000 epochs [default: paper]
+    /// Defaults of the paper's text, of its authors' code for 200 or 1000 epochs, or for small data:
+    /// up to a few million pairs, and batches of less than 512 [default: paper]
     #[arg(long, value_name = "NAME", value_parser = choices!(Preset))]
     pub preset: Option<Preset>,
+
+    /// lars, or sgd with momentum [default: the preset's; sgd in small, lars in others]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Optimizer))]
+    pub optimizer: Option<Optimizer>,
+
+    /// LARS's trust coefficient: a tensor's step is this part of its norm times the learning rate
+    /// [default: 0.001]
+    #[arg(long, value_name = "TRUST")]
+    pub trust: Option<f64>,
 
     /// The backbone [default: resnet50]
     #[arg(long, value_name = "NAME", value_parser = choices!(Arch))]
@@ -150,7 +173,7 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,
 
-    /// Epochs of the learning rate's linear warm-up [default: 10]
+    /// Epochs of the learning rate's linear warm-up [default: the preset's; 1 in small, 10 in others]
     #[arg(long, value_name = "N")]
     pub warmup_epochs: Option<u32>,
 
@@ -175,7 +198,7 @@ pub struct Options {
     pub projection: Option<usize>,
 
     /// Initial values of the target network: random (or those of --init), or a copy of the online
-    /// network [default: random]
+    /// network [default: the preset's; online in small, random in others]
     #[arg(long, value_name = "NAME", value_parser = choices!(TargetInit))]
     pub target_init: Option<TargetInit>,
 

@@ -21,7 +21,7 @@ use super::tensorboard::EventFile;
 use crate::collective::Ranks;
 use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
 use crate::model::HeadSizes;
-use crate::optim::{LarsConfig, Schedule, ScheduleConfig};
+use crate::optim::{Schedule, ScheduleConfig, SgdConfig};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -205,7 +205,12 @@ fn learner_config(options: &Hyperparameters, classes: Option<&Classes>) -> Learn
             Precision::Bf16 => DType::BF16,
             Precision::F32 => DType::F32,
         },
-        lars: LarsConfig { momentum: MOMENTUM, weight_decay: options.weight_decay as f32 },
+        optimizer: SgdConfig {
+            momentum: MOMENTUM,
+            nesterov: false,
+            weight_decay: options.weight_decay as f32,
+            trust: options.trust,
+        },
         classes: classes.map(Classes::count),
     }
 }

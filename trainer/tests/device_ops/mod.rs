@@ -14,7 +14,7 @@ use scrl_trainer::ops::{
     BatchNorm, Conv2d, CosineLoss, CrossEntropy, GlobalAveragePool, Linear, MaxPool, Op, RoiAlign,
     Tape, batch_statistics, count_correct, embedding_std, normalize_pixels, update_running,
 };
-use scrl_trainer::optim::{Lars, LarsConfig, update_ema};
+use scrl_trainer::optim::{Sgd, SgdConfig, update_ema};
 
 /// Where the ops under test compute.
 #[derive(Clone)]
@@ -326,34 +326,39 @@ fn as_parameters(tensors: &[Tensor], device: &Device) -> Parameters {
     Parameters(tensors.iter().enumerate().map(parameter).collect())
 }
 
-/// LARS and the EMA of the target, also while the loss is NaN.
+/// LARS and SGD, each with the EMA of the target, also while the loss is NaN.
 pub fn optimizer(place: Place) {
+    for (trust, nesterov) in [(Some(1e-3), false), (None, false), (None, true)] {
+        let config = SgdConfig { momentum: 0.9, nesterov, weight_decay: 1e-2, trust };
+        compare_optimizer(place.clone(), config);
+    }
+}
+
+fn compare_optimizer(place: Place, config: SgdConfig) {
     let mut bench = bench(place.clone(), DType::F32);
-    let config = LarsConfig { momentum: 0.9, weight_decay: 1e-2 };
     let (start, target_start) = (parameters(&mut bench), parameters(&mut bench));
     let on =
         |device: &Device| [as_parameters(&start, device), as_parameters(&target_start, device)];
     let ([online, target], [online_there, target_there]) = (on(&Device::Cpu), on(place.device()));
-    let mut lars = Lars::new(config, online.0.clone()).unwrap();
-    let mut lars_there = Lars::new(config, online_there.0.clone()).unwrap();
+    let mut sgd = Sgd::new(config, online.0.clone()).unwrap();
+    let mut sgd_there = Sgd::new(config, online_there.0.clone()).unwrap();
     for (step, loss) in [1.0, 2.0, f32::NAN].into_iter().enumerate() {
         let gradients = parameters(&mut bench);
-        let advance =
-            |lars: &mut Lars, online: &Parameters, target: &Parameters, device: &Device| {
-                let loss = Tensor::new(loss, device).unwrap();
-                // The last but one has no gradient, and stays.
-                let gradients = online.0.iter().zip(&gradients).filter(|(p, _)| p.name != "p73");
-                let gradients =
-                    gradients.map(|(p, g)| (p.tensor().clone(), g.to_device(device).unwrap()));
-                lars.step(&gradients.collect(), &loss, 0.3).unwrap();
-                update_ema(target, online, 0.97, Some(&loss)).unwrap();
-            };
-        advance(&mut lars, &online, &target, &Device::Cpu);
-        place.run(|| advance(&mut lars_there, &online_there, &target_there, place.device()));
-        let found = online_there.0.iter().chain(&target_there.0).chain(lars_there.velocities());
-        let expected = online.0.iter().chain(&target.0).chain(lars.velocities());
+        let advance = |sgd: &mut Sgd, online: &Parameters, target: &Parameters, device: &Device| {
+            let loss = Tensor::new(loss, device).unwrap();
+            // The last but one has no gradient, and stays.
+            let gradients = online.0.iter().zip(&gradients).filter(|(p, _)| p.name != "p73");
+            let gradients =
+                gradients.map(|(p, g)| (p.tensor().clone(), g.to_device(device).unwrap()));
+            sgd.step(&gradients.collect(), &loss, 0.3).unwrap();
+            update_ema(target, online, 0.97, Some(&loss)).unwrap();
+        };
+        advance(&mut sgd, &online, &target, &Device::Cpu);
+        place.run(|| advance(&mut sgd_there, &online_there, &target_there, place.device()));
+        let found = online_there.0.iter().chain(&target_there.0).chain(sgd_there.velocities());
+        let expected = online.0.iter().chain(&target.0).chain(sgd.velocities());
         for (found, expected) in found.zip(expected) {
-            let what = format!("{} after step {step}", expected.name);
+            let what = format!("{} after step {step}, {config:?}", expected.name);
             bench.close_within(found.tensor(), expected.tensor(), 1e-6, &what);
         }
     }

@@ -9,7 +9,7 @@ use scrl_schemas::Epoch;
 use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Batch;
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
-use scrl_trainer::optim::LarsConfig;
+use scrl_trainer::optim::SgdConfig;
 use scrl_trainer::train::{Labels, Learner, LearnerConfig, Method, MicroBatch};
 
 use super::device_ops::{Place, values};
@@ -53,7 +53,12 @@ impl Case {
             seed: 7,
             copy_online: false,
             dtype,
-            lars: LarsConfig { momentum: 0.9, weight_decay: 1e-3 },
+            optimizer: SgdConfig {
+                momentum: 0.9,
+                weight_decay: 1e-3,
+                trust: Some(1e-3),
+                ..SgdConfig::default()
+            },
             classes: self.classes,
         };
         Learner::new(&config, device).unwrap()

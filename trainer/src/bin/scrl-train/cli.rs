@@ -9,7 +9,7 @@ use scrl_trainer::train::Options;
 const EXAMPLES: &str = "\
 Examples:
   scrl-train shards/                               ResNet-50 as in the paper
-  scrl-train --arch resnet18 --batch-size 16 --out runs/small shards/
+  scrl-train --preset small --arch resnet18 --batch-size 64 shards/  for thousands of images
   scrl-train --method byol --max-steps 100 --log-every 1 shards/
   scrl-train --follow --consume shards/            while scrl-prep --keep 3 writes them
   scrl-train --init resnet50.pth --target-init online shards/  start from torchvision's weights
@@ -54,6 +54,7 @@ mod tests {
     fn invalid_values_list_the_choices() {
         for (line, expected) in [
             ("--preset page s", "reference-1000"),
+            ("--optimizer adam s", "sgd"),
             ("--arch vgg s", "resnet101"),
             ("--method clip s", "byol"),
             ("--device tpu s", "cuda:N"),

@@ -1,9 +1,8 @@
-// LARS and the EMA of the target network over many tensors at once. The tensors' addresses come
+// SGD, LARS and the EMA of the target network over many tensors at once. The tensors' addresses come
 // with the launch, so that nothing has to be copied ahead. blockIdx.y is the tensor; the blocks
 // along blockIdx.x share its numbers.
 
-// The factor between a tensor's norm and the length of its step, and what keeps it finite.
-#define TRUST 0.001
+// Keeps LARS's adaptation finite.
 #define LARS_EPSILON 1e-8
 
 // The most tensors of a launch: their addresses must fit the 4 KB of a kernel's arguments.
@@ -14,7 +13,7 @@ struct Tensors {
     const float *gradients[MOST_TENSORS];
     float *velocities[MOST_TENSORS];
     int counts[MOST_TENSORS];
-    int adapted[MOST_TENSORS];  // whether it is decayed and adapted: rank above 1
+    int decayed[MOST_TENSORS];  // whether it is decayed, and by LARS adapted: rank above 1
 };
 
 // Σp² and Σg² over the numbers of a block: sums [gridDim.y, gridDim.x, 2].
@@ -37,15 +36,17 @@ COOPERATIVE(lars_norms, const Tensors tensors, double *sums) {
     }
 }
 
-// v ← momentum·v + d, p ← p − lr·v with d = (g + decay·p)·trust·‖p‖ / (‖g‖ + decay·‖p‖ + ε) for
-// adapted tensors whose norms are positive, and g for others. Nothing moves while the loss is NaN
-// or infinite.
-COOPERATIVE(lars_update, const Tensors tensors, const double *sums, const float *loss, float lr,
-            float momentum, double decay) {
+// v ← momentum·v + d, p ← p − lr·v, or with Nesterov's momentum p ← p − lr·(d + momentum·v). d is
+// (g + decay·p)·ratio for decayed tensors, and g for others. The ratio is 1; with `sums`, in LARS,
+// trust·‖p‖ / (‖g‖ + decay·‖p‖ + ε) where both norms are positive. Nothing moves while the loss is
+// NaN or infinite.
+COOPERATIVE(sgd_update, const Tensors tensors, const double *sums, const float *loss, float lr,
+            float momentum, int nesterov, double decay, double trust) {
     __shared__ double scratch[THREADS];
     if (!isfinite(*loss)) return;
-    float ratio = 1.0f, tensor_decay = 0.0f;
-    if (tensors.adapted[blockIdx.y]) {
+    const float tensor_decay = tensors.decayed[blockIdx.y] ? (float)decay : 0.0f;
+    float ratio = 1.0f;
+    if (sums != nullptr && tensors.decayed[blockIdx.y]) {
         // Every block adds up the same sums in the same order.
         const double *mine = sums + 2 * blockIdx.y * gridDim.x;
         double parameter = 0.0, gradient = 0.0;
@@ -56,18 +57,17 @@ COOPERATIVE(lars_update, const Tensors tensors, const double *sums, const float 
         const double length = sqrt(block_sum(parameter, scratch)),
                      slope = sqrt(block_sum(gradient, scratch));
         if (length > 0.0 && slope > 0.0)
-            ratio = (float)(TRUST * length / (slope + decay * length + LARS_EPSILON));
-        tensor_decay = (float)decay;
+            ratio = (float)(trust * length / (slope + decay * length + LARS_EPSILON));
     }
     float *parameters = tensors.parameters[blockIdx.y],
           *velocities = tensors.velocities[blockIdx.y];
     const float *gradients = tensors.gradients[blockIdx.y];
     for (int i = blockIdx.x * THREADS + threadIdx.x; i < tensors.counts[blockIdx.y];
          i += gridDim.x * THREADS) {
-        const float velocity =
-            momentum * velocities[i] + (gradients[i] + tensor_decay * parameters[i]) * ratio;
+        const float direction = (gradients[i] + tensor_decay * parameters[i]) * ratio,
+                    velocity = momentum * velocities[i] + direction;
         velocities[i] = velocity;
-        parameters[i] -= lr * velocity;
+        parameters[i] -= lr * (nesterov ? direction + momentum * velocity : velocity);
     }
 }
 
