@@ -88,6 +88,10 @@ pub struct RoiOptions {
     #[arg(long, value_name = "FILE.json")]
     pub val_boxes: PathBuf,
 
+    /// Fit the linear layer on at most N boxes of each class, drawn by --seed [default: all]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub boxes_per_class: Option<u32>,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: EvalOptions,
@@ -142,6 +146,8 @@ pub struct RoiConfig {
     pub val_images: PathBuf,
     /// Their annotation file.
     pub val_boxes: PathBuf,
+    /// The most training boxes of a class for the linear layer; `None` for all.
+    pub boxes_per_class: Option<usize>,
 }
 
 /// The resolved options of the linear protocol.
@@ -209,6 +215,7 @@ impl RoiOptions {
             train_boxes: self.train_boxes,
             val_images: self.val_images,
             val_boxes: self.val_boxes,
+            boxes_per_class: self.boxes_per_class.map(|most| most as usize),
         })
     }
 }

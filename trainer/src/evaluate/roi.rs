@@ -26,6 +26,9 @@ use crate::{Error, Result};
 /// The running statistics are means over at most this many batches, evenly spread over the images.
 const STATISTICS_BATCHES: usize = 200;
 
+/// Takes the place of the epoch in the key of the random choice of boxes.
+const NO_EPOCH: u32 = u32::MAX;
+
 /// Images whose features are stored in one file.
 const IMAGES_PER_FILE: usize = 64;
 
@@ -50,14 +53,19 @@ pub fn evaluate_boxes(config: &RoiConfig, reporter: &Reporter) -> Result<Results
     let extractor = Extractor { config: common, backbone: &backbone, cache: &cache };
     extractor.compute_statistics(&train.images, reporter)?;
     let features = extractor.features(Split::Training, &train.images, reporter)?;
+    let seed = common.linear_layer.seed;
+    let all_classes = classes_of(&train.images);
+    let rows = choose(&all_classes, config.boxes_per_class, seed);
     let mut boxes = TrainingBoxes {
         features: Tensor::cat(&features, 0)?,
-        classes: classes_of(&train.images),
+        all: all_classes.len(),
+        classes: rows.iter().map(|&row| all_classes[row]).collect(),
+        rows,
         images: (0..)
             .zip(&train.images)
             .flat_map(|(i, image)| vec![i; image.boxes.len()])
             .collect(),
-        seed: common.linear_layer.seed,
+        seed,
     };
     let validation = extractor.features(Split::Validation, &val.images, reporter)?;
     let (channels, classes) = (backbone.arch().channels(), train.classes.len());
@@ -224,12 +232,32 @@ fn rois(images: &[AnnotatedImage], size: u32, flipped: bool) -> Result<Tensor> {
     Ok(Tensor::from_vec(rows, (count, 5), &Device::Cpu)?)
 }
 
+/// The indices of the boxes to train on: all, or `most` of each class drawn at random, in ascending
+/// order.
+fn choose(classes: &[usize], most: Option<usize>, seed: u64) -> Vec<usize> {
+    let mut indices: Vec<usize> = (0..classes.len()).collect();
+    let Some(most) = most else { return indices };
+    Stream::new(seed, NO_EPOCH, u64::MAX, Purpose::Evaluation).shuffle(&mut indices);
+    let mut counts = vec![0; classes.iter().max().map_or(0, |last| last + 1)];
+    indices.retain(|&index| {
+        counts[classes[index]] += 1;
+        counts[classes[index]] <= most
+    });
+    indices.sort_unstable();
+    indices
+}
+
 /// The training boxes, each image flipped at random in each epoch.
 struct TrainingBoxes {
     /// `[2R, C]`: all boxes in the images, then all boxes in the flipped images.
     features: Tensor,
+    /// R.
+    all: usize,
+    /// The boxes to train on, as rows of the features.
+    rows: Vec<usize>,
+    /// The class of each of these.
     classes: Vec<usize>,
-    /// The index of each box's image.
+    /// The index of each row's image.
     images: Vec<u64>,
     seed: u64,
 }
@@ -241,8 +269,9 @@ impl TrainingSet for TrainingBoxes {
 
     fn features(&mut self, epoch: u32, indices: &[usize]) -> Result<Tensor> {
         let row = |&index: &usize| {
-            let mut random = Stream::new(self.seed, epoch, self.images[index], Purpose::Evaluation);
-            (index + if random.chance(0.5) { self.classes.len() } else { 0 }) as u32
+            let row = self.rows[index];
+            let mut random = Stream::new(self.seed, epoch, self.images[row], Purpose::Evaluation);
+            (row + if random.chance(0.5) { self.all } else { 0 }) as u32
         };
         let rows: Vec<u32> = indices.iter().map(row).collect();
         Ok(self.features.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
@@ -255,6 +284,16 @@ mod tests {
 
     use super::super::annotations::LabeledBox;
     use super::*;
+
+    #[test]
+    fn some_boxes_of_each_class_are_chosen_by_the_seed() {
+        let classes: Vec<usize> = (0..60).map(|index| [0, 0, 0, 0, 2][index % 5]).collect();
+        assert_eq!(choose(&classes, None, 1), (0..60).collect::<Vec<_>>());
+        let chosen = choose(&classes, Some(20), 1);
+        let of = |class| chosen.iter().filter(|&&index| classes[index] == class).count();
+        assert_eq!((of(0), of(2)), (20, 12));
+        assert!(chosen.is_sorted() && chosen != choose(&classes, Some(20), 2));
+    }
 
     #[test]
     fn boxes_are_resized_and_flipped_with_their_images() {
