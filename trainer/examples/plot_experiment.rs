@@ -7,6 +7,9 @@
 //! `OUT/results.svg` shows the top-1 accuracy of each backbone and seed, from
 //! `OUT/NAME/SEED/PROTOCOL/results.json`; `OUT/training.svg` the pretraining of BYOL and SCRL with
 //! their first seed, from `OUT/NAME/SEED/metrics.jsonl`.
+//!
+//! Of several budgets, in folders `OUT/pairs-PAIRS` of the same kind, `OUT/results.svg` shows top-1
+//! by pairs instead, from the random weights in `OUT/random` on; `training.svg` is in each folder.
 
 use std::fs;
 use std::ops::Range;
@@ -27,7 +30,10 @@ const BACKBONES: [(&str, &str, bool); 8] = [
     ("jitter-20", "box jitter 20 %", false),
     ("no-iou-rule", "no IoU rule", false),
 ];
-const PROTOCOLS: [(&str, &str); 2] = [("roi", "RoI"), ("linear", "global")];
+const PROTOCOLS: [(&str, &str); 3] =
+    [("roi", "RoI"), ("roi-few", "RoI from few boxes"), ("linear", "global")];
+/// The start of the name of a budget's folder.
+const BUDGET: &str = "pairs-";
 /// Keys of metrics.jsonl.
 const METRICS: [(&str, &str); 2] = [("loss", "loss"), ("projection_std", "embedding std")];
 const COLORS: [RGBColor; 8] = [
@@ -48,8 +54,26 @@ const LABEL: (&str, u32) = ("sans-serif", 13);
 
 fn main() -> Result<()> {
     let out = std::env::args_os().nth(1).map(PathBuf::from).context("plot_experiment OUT")?;
-    plot_results(&out)?;
-    plot_training(&out)
+    let budgets = budgets(&out)?;
+    if budgets.is_empty() {
+        plot_results(&out)?;
+        return plot_training(&out);
+    }
+    plot_budgets(&out, &budgets)?;
+    budgets.iter().try_for_each(|(_, folder)| plot_training(folder))
+}
+
+/// The budgets in pairs, ascending, and their folders.
+fn budgets(out: &Path) -> Result<Vec<(u32, PathBuf)>> {
+    let mut budgets = Vec::new();
+    for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let pairs = name.to_str().and_then(|name| name.strip_prefix(BUDGET)?.parse().ok());
+        budgets.extend(pairs.map(|pairs| (pairs, entry.path())));
+    }
+    budgets.sort();
+    Ok(budgets)
 }
 
 /// The folders of a backbone's seeds, in ascending order.
@@ -146,6 +170,74 @@ fn plot_results(out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A panel for each protocol: for each backbone a dot for each seed and a curve through their means,
+/// from random weights on.
+fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
+    let mut panels = Vec::new();
+    for (protocol, title) in PROTOCOLS {
+        let random = (0, top1s(out, "random", protocol)?);
+        let mut backbones = Vec::new();
+        for (number, (name, label, _)) in BACKBONES.into_iter().enumerate() {
+            let mut points = vec![random.clone()];
+            for (pairs, folder) in budgets {
+                points.push((*pairs, top1s(folder, name, protocol)?));
+            }
+            points.retain(|(_, values)| !values.is_empty());
+            if points.iter().any(|(pairs, _)| *pairs > 0) {
+                backbones.push((label, COLORS[number], points));
+            }
+        }
+        if !backbones.is_empty() {
+            panels.push((title, backbones));
+        }
+    }
+    let path = out.join("results.svg");
+    ensure!(!panels.is_empty(), "{}: no results.json below it", out.display());
+    let size = (WIDTH, PANEL_HEIGHT * panels.len() as u32);
+    let root = SVGBackend::new(&path, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    let last = budgets.iter().map(|(pairs, _)| *pairs).max().unwrap_or(1);
+    for ((title, backbones), area) in panels.iter().zip(root.split_evenly((panels.len(), 1))) {
+        let points = backbones.iter().flat_map(|(_, _, points)| points);
+        let values = points.flat_map(|(_, values)| values.iter().copied());
+        let mut chart = ChartBuilder::on(&area)
+            .caption(format!("{title} protocol, top-1 %"), TITLE)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(44)
+            .build_cartesian_2d(0..last + last / 50, range(values))?;
+        chart
+            .configure_mesh()
+            .x_desc("pairs")
+            .y_labels(6)
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .label_style(LABEL)
+            .draw()?;
+        for &(label, color, ref points) in backbones {
+            let dots = points.iter().flat_map(|(pairs, values)| {
+                values.iter().map(move |value| Circle::new((*pairs, *value), 3, color.mix(0.5)))
+            });
+            chart.draw_series(dots)?;
+            let means = points
+                .iter()
+                .map(|(pairs, values)| (*pairs, values.iter().sum::<f64>() / values.len() as f64));
+            let line = LineSeries::new(means, color.stroke_width(2));
+            chart.draw_series(line)?.label(label).legend(legend(color));
+        }
+        let labels = &mut chart.configure_series_labels();
+        labels.background_style(WHITE.mix(0.8)).border_style(GRID).label_font(LABEL).draw()?;
+    }
+    root.present()?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// The line of a legend's entry.
+fn legend(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
+    move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2))
+}
+
 /// A metric by step, for each logged step that has it.
 type Curve = Vec<(f64, f64)>;
 
@@ -195,10 +287,8 @@ fn plot_training(out: &Path) -> Result<()> {
             .label_style(LABEL)
             .draw()?;
         for (label, color, curve) in curves {
-            let legend =
-                move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
             let line = LineSeries::new(curve, color.stroke_width(2));
-            chart.draw_series(line)?.label(label).legend(legend);
+            chart.draw_series(line)?.label(label).legend(legend(color));
         }
         let labels = &mut chart.configure_series_labels();
         labels.background_style(WHITE.mix(0.8)).border_style(GRID).label_font(LABEL).draw()?;
