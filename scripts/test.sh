@@ -8,7 +8,8 @@
 # With an MPI library (libopenmpi-dev, openmpi-bin) and libclang, training under mpirun is compiled
 # and tested as well.
 # SCRL_PYTHON names a Python with PyTorch, torchvision, NumPy, Pillow, pyarrow, safetensors and
-# pycocotools; then the comparisons with PyTorch run as well, about three minutes.
+# pycocotools, and transformers and timm to test the exports for them; then the comparisons with
+# PyTorch run as well, about three minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug

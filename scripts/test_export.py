@@ -8,6 +8,10 @@ Trains one step of a small ResNet-18 on synthetic images, and then checks that
   - torchvision's ResNet-18 loads the exported .safetensors, .pth and .pt (also with
     weights_only=True and mapped into memory): only fc.* is missing, nothing is unexpected, every
     tensor is the checkpoint's bit for bit, and the three give the same features;
+  - transformers' ResNetBackbone loads the exported folder with no tensor missing or unexpected, and
+    the feature maps of all four stages are torchvision's, for the four architectures;
+  - the Python of docs/detectors.md for torchvision, timm and transformers runs, and the detectors
+    that it builds have the exported weights, all trainable;
   - the .pkl loads with the standard library's pickle alone, without a warning, as writable float32
     arrays under the names of Detectron2's converter of torchvision's weights, for the four
     architectures;
@@ -17,11 +21,15 @@ Trains one step of a small ResNet-18 on synthetic images, and then checks that
   - the golden files of the trainer's tests load in PyTorch and NumPy.
 
 Needs PyTorch, torchvision, NumPy, Pillow and safetensors, and scrl-prep, scrl-train and scrl-export
-in the folder of --bin. Each --numpy-python is another interpreter, such as one with NumPy 1, which
-must load the .pkl as well.
+in the folder of --bin. Where timm or transformers is not installed, a line says that its part is
+skipped. Each --numpy-python is another interpreter, such as one with NumPy 1, which must load the
+.pkl as well.
 """
 
 import argparse
+import importlib
+import importlib.util
+import os
 import pathlib
 import pickle
 import re
@@ -36,10 +44,16 @@ import torchvision
 
 import synthetic_images
 
+# Read by huggingface_hub when timm or transformers imports it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = REPOSITORY / "trainer/tests/goldens/weights"
 FIRST = "checkpoints/step-00000000.safetensors"
 LAST = "checkpoints/step-00000001.safetensors"
+ARCHS = ["resnet18", "resnet34", "resnet50", "resnet101"]
+# Of the largest value of a feature map.
+TOLERANCE = 1e-6
 
 
 def main():
@@ -56,6 +70,8 @@ def main():
         programs.prepare()
         programs.train("run")
         torchvision_loads_what_is_exported(programs)
+        transformers_loads_what_is_exported(programs)
+        documented_detectors_have_the_exported_weights(programs)
         detectron2_would_load_what_is_exported(programs, arguments.numpy_python)
         runs_start_from_exported_weights(programs)
         runs_start_from_weights_of_other_programs(programs)
@@ -175,6 +191,125 @@ def loaded(path):
     ]
 
 
+def installed(package, what):
+    """Whether a package is installed; says that something is skipped if not."""
+    if importlib.util.find_spec(package):
+        return True
+    print(f"{package}: {what} skipped, as the package is not installed")
+    return False
+
+
+def transformers_loads_what_is_exported(programs):
+    if not installed("transformers", "the test of the exported folder is"):
+        return
+    cases = [("resnet18", f"run/{LAST}", network) for network in ["online", "target"]]
+    for arch in ARCHS:
+        model = getattr(torchvision.models, arch)()
+        fill_batch_norms(model)
+        file = f"{arch}.filled.pth"
+        torch.save(model.state_dict(), programs.folder / file)
+        cases.append((arch, file, "online"))
+    with warnings.catch_warnings():
+        # transformers and what it imports have their own.
+        warnings.simplefilter("default")
+        import transformers
+
+        transformers.logging.disable_progress_bar()
+        for number, (arch, checkpoint, network) in enumerate(cases):
+            options = ["--network", network]
+            folder = programs.export("transformers", checkpoint, f"folder-{number}/", *options)
+            state = programs.export("torchvision", checkpoint, f"{number}.pth", *options)
+            model = getattr(torchvision.models, arch)()
+            model.load_state_dict(torch.load(state, weights_only=True), strict=False)
+            loaders = compare_with_transformers(model.eval(), str(folder), f"{arch}, {network}")
+    if "AutoBackbone" not in loaders:
+        print(f"transformers {transformers.__version__}: its AutoBackbone takes no folder")
+
+
+def fill_batch_norms(model):
+    """As after training: all different, with features that are neither zero nor too large."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+
+
+def compare_with_transformers(model, folder, name):
+    import transformers
+    from huggingface_hub.errors import HFValidationError
+
+    version = transformers.__version__
+    backbone, info = transformers.ResNetBackbone.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    backbones = {"ResNetBackbone": backbone}
+    try:
+        backbones["AutoBackbone"] = transformers.AutoBackbone.from_pretrained(folder)
+    except HFValidationError:
+        # transformers 5.1 to 5.24 take the folder for a name on the Hub.
+        pass
+    views = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        expected, x = [], model.maxpool(model.relu(model.bn1(model.conv1(views))))
+        for stage in [model.layer1, model.layer2, model.layer3, model.layer4]:
+            x = stage(x)
+            assert torch.isfinite(x).all() and x.std() > 0
+            expected.append(x)
+        for kind, backbone in backbones.items():
+            assert type(backbone) is transformers.ResNetBackbone and not backbone.training
+            found = backbone(views).feature_maps
+            assert [f.shape for f in found] == [e.shape for e in expected]
+            assert backbone.channels == [e.shape[1] for e in expected]
+            pairs = list(zip(found, expected))
+            worst = max(((f - e).abs().max() / e.abs().max()).item() for f, e in pairs)
+            assert worst <= TOLERANCE, f"{kind} {name}: relative error {worst}"
+            print(
+                f"transformers {version}, {kind}, {name}: relative error {worst:.1e} in 4 stages,"
+                f" {sum(torch.equal(f, e) for f, e in pairs)} of them bit for bit"
+            )
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    gray = numpy.full((300, 400, 3), 128, numpy.uint8)
+    pixels = processor(gray, return_tensors="pt").pixel_values
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normalized = ((128 / 255 - mean) / std)[:, None, None].expand(1, 3, 224, 224)
+    torch.testing.assert_close(pixels, normalized, rtol=0, atol=1e-5)
+    return backbones.keys()
+
+
+def documented_detectors_have_the_exported_weights(programs):
+    """Runs the Python of docs/detectors.md in a folder with resnet50.pth and resnet50/."""
+    model = torchvision.models.resnet50()
+    fill_batch_norms(model)
+    torch.save(model.state_dict(), programs.folder / "of-torchvision.pth")
+    programs.export("torchvision", "of-torchvision.pth", "resnet50.pth")
+    programs.export("transformers", "of-torchvision.pth", "resnet50/")
+    expected = {tensor.numpy().tobytes() for tensor in backbone_of(model).values()}
+    text = (REPOSITORY / "docs/detectors.md").read_text()
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    start = os.getcwd()
+    os.chdir(programs.folder)
+    for package in ["torchvision", "timm", "transformers"]:
+        blocks = re.findall(r"```python\n(.*?)```", sections[package], re.S)
+        assert blocks, package
+        if not installed(package, "its part of docs/detectors.md is"):
+            continue
+        names = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            for block in blocks:
+                exec(compile(block, f"docs/detectors.md, {package}", "exec"), names)
+        modules = {n: m for n, m in names.items() if isinstance(m, torch.nn.Module)}
+        for name, module in modules.items():
+            tensors = {tensor.numpy().tobytes() for tensor in module.state_dict().values()}
+            assert expected <= tensors, f"{package}: {name} lacks weights of the backbone"
+            frozen = [n for n, p in module.named_parameters() if not p.requires_grad]
+            assert not frozen, f"{package}: {name} has frozen parameters, the first is {frozen[0]}"
+        version = importlib.import_module(package).__version__
+        print(f"docs/detectors.md, {package} {version}: {', '.join(modules)} have the weights")
+    os.chdir(start)
+
+
 def detectron2_would_load_what_is_exported(programs, other_pythons):
     path = programs.export("detectron2", f"run/{LAST}", "online.pkl")
     expected = below("online.backbone.", programs.tensors(f"run/{LAST}"))
@@ -190,7 +325,7 @@ def detectron2_would_load_what_is_exported(programs, other_pythons):
         done = subprocess.run([python, "-c", script, path], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         print(done.stdout.strip())
-    for arch in ["resnet18", "resnet34", "resnet50", "resnet101"]:
+    for arch in ARCHS:
         model = getattr(torchvision.models, arch)()
         expected, file = backbone_of(model), f"{arch}.safetensors"
         safetensors.torch.save_file(model.state_dict(), programs.folder / file)

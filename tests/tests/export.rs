@@ -117,8 +117,28 @@ fn a_run_can_be_exported_in_every_format() {
         "to = \"detectron2\"\ncheckpoint = \"run/backbone.safetensors\"\nquiet = true\n",
     );
     either_network_can_be_exported_and_always_to_the_same_bytes(&dir);
+    a_folder_for_transformers_is_the_same_every_time(&dir);
     options_may_stand_in_a_file(&dir);
     weights_of_another_architecture_are_refused(&dir);
+}
+
+fn a_folder_for_transformers_is_the_same_every_time(dir: &Dir) {
+    for (name, network) in [("a", "online"), ("b", "online"), ("c", "target")] {
+        dir.export(&format!(
+            "--to transformers --checkpoint run/{LAST} --network {network} {name}/"
+        ))
+        .succeeds()
+        .says(&["resnet18, 100 tensors", "for transformers", name]);
+    }
+    dir.assert_same("a", "b");
+    let weights = |name: &str| dir.read(&format!("{name}/model.safetensors"));
+    assert!(weights("a") != weights("c"));
+    dir.export("--to transformers --checkpoint a.safetensors a.safetensors")
+        .fails(2)
+        .says(&["--to", "gets a folder"]);
+    dir.export("--to transformers --checkpoint a.safetensors export.toml")
+        .fails(1)
+        .says(&["export.toml", "is a file"]);
 }
 
 fn weights_of_another_architecture_are_refused(dir: &Dir) {
@@ -178,7 +198,7 @@ fn unusable_files_and_options_are_named() {
         .says(&["the checkpoint itself"]);
     let output = dir.export("--to onnx --checkpoint text.pth a.onnx").fails(2);
     output.says(&["--to", "onnx"]);
-    output.says(&["torchvision, detectron2"]);
+    output.says(&["torchvision, detectron2, transformers"]);
     dir.export("--checkpoint text.pth a.pth").fails(2).says(&["--to"]);
     dir.export("--to torchvision a.pth").fails(2).says(&["--checkpoint"]);
     assert!(!dir.path("a.pth").exists());

@@ -24,7 +24,7 @@ named_choice! {
 
 impl Arch {
     /// Blocks in each of the four stages.
-    fn blocks(self) -> [usize; 4] {
+    pub(crate) fn blocks(self) -> [usize; 4] {
         match self {
             Self::Resnet18 => [2, 2, 2, 2],
             Self::Resnet34 | Self::Resnet50 => [3, 4, 6, 3],
@@ -32,8 +32,9 @@ impl Arch {
         }
     }
 
-    /// Output channels of a block, divided by the channels of its 3×3 convolutions.
-    fn expansion(self) -> usize {
+    /// Output channels of a block, divided by the channels of its 3×3 convolutions: 4 for
+    /// bottlenecks, 1 for basic blocks.
+    pub(crate) fn expansion(self) -> usize {
         match self {
             Self::Resnet18 | Self::Resnet34 => 1,
             Self::Resnet50 | Self::Resnet101 => 4,
@@ -49,14 +50,19 @@ impl Arch {
             .find(|arch| arch.blocks() == blocks && arch.expansion() == expansion)
     }
 
+    /// Channels of the feature maps of the four stages.
+    pub(crate) fn stage_channels(self) -> [usize; 4] {
+        [0, 1, 2, 3].map(|stage| (STEM_CHANNELS << stage) * self.expansion())
+    }
+
     /// Channels of the last feature map.
     pub fn channels(self) -> usize {
-        512 * self.expansion()
+        self.stage_channels()[3]
     }
 }
 
 /// Output channels of the stem.
-const STEM_CHANNELS: usize = 64;
+pub(crate) const STEM_CHANNELS: usize = 64;
 
 /// A ResNet up to its last feature map.
 pub struct Backbone {

@@ -12,6 +12,7 @@ mod head;
 mod network;
 mod parameters;
 
+pub(crate) use backbone::STEM_CHANNELS;
 pub use backbone::{Arch, Backbone, Block};
 pub use batch_norm::BatchNormLayer;
 pub use classifier::Classifier;

@@ -8,6 +8,7 @@ use super::options::{ExportFormat, ExportOptions};
 use super::pth_writer::write_pth;
 use super::read::Weights;
 use super::safetensors::write_safetensors;
+use super::transformers::{WEIGHTS, write_transformers};
 use crate::model::Arch;
 use crate::{Error, Result};
 
@@ -21,15 +22,16 @@ pub struct Exported {
 }
 
 /// A format of files.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum FileKind {
     Safetensors,
     Pth,
     Detectron2Pickle,
+    TransformersFolder,
 }
 
-/// Writes the backbone of a network in a file that [`Weights::read`] reads, completely or not at
-/// all. The same weights give the same bytes.
+/// Writes the backbone of a network in a file that [`Weights::read`] reads: each file of the export
+/// completely or not at all. The same weights give the same bytes.
 ///
 /// # Errors
 /// [`Error::Option`] if `out` lacks the format's extension; others if the checkpoint has no such
@@ -37,10 +39,15 @@ enum FileKind {
 pub fn export(options: &ExportOptions) -> Result<Exported> {
     let ExportOptions { out, to, checkpoint, network } = options;
     let kind = file_kind(*to, out)?;
-    if let (Ok(from), Ok(into)) = (checkpoint.canonicalize(), out.canonicalize())
+    let is_folder = kind == FileKind::TransformersFolder;
+    let weights = if is_folder { out.join(WEIGHTS) } else { out.clone() };
+    if let (Ok(from), Ok(into)) = (checkpoint.canonicalize(), weights.canonicalize())
         && from == into
     {
-        return Err(Error::checkpoint(out, "is the checkpoint itself; write to another file"));
+        return Err(Error::checkpoint(&weights, "is the checkpoint itself; write elsewhere"));
+    }
+    if is_folder && out.is_file() {
+        return Err(Error::checkpoint(out, "is a file; --to transformers writes a folder"));
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
@@ -56,6 +63,7 @@ pub fn export(options: &ExportOptions) -> Result<Exported> {
         }
         FileKind::Pth => write_pth(out, &tensors)?,
         FileKind::Detectron2Pickle => write_detectron2(out, &tensors)?,
+        FileKind::TransformersFolder => write_transformers(out, arch, tensors)?,
     }
     Ok(exported)
 }
@@ -71,6 +79,11 @@ fn file_kind(to: ExportFormat, out: &Path) -> Result<FileKind> {
         (ExportFormat::Torchvision, "safetensors") => return Ok(FileKind::Safetensors),
         (ExportFormat::Torchvision, "pth" | "pt") => return Ok(FileKind::Pth),
         (ExportFormat::Detectron2, "pkl") => return Ok(FileKind::Detectron2Pickle),
+        (ExportFormat::Transformers, "safetensors" | "pth" | "pt" | "pkl") => {
+            let reason = format!("{}: the name of a file; {to} gets a folder", out.display());
+            return Err(Error::Option { option: "to", reason });
+        }
+        (ExportFormat::Transformers, _) => return Ok(FileKind::TransformersFolder),
         (ExportFormat::Torchvision, _) => ".safetensors, .pth or .pt",
         (ExportFormat::Detectron2, _) => ".pkl",
     };

@@ -6,7 +6,7 @@
 //! torchvision's state dict ───── safetensors or pth ─┼─ file ─ names ─ read (Weights)
 //! the authors' checkpoint ────────────────────── pth ┘                   │
 //!                                        safetensors, pth_writer, ─── export
-//!                                               detectron2
+//!                                        detectron2, transformers
 //! ```
 
 mod branch;
@@ -22,6 +22,7 @@ mod read;
 mod safetensors;
 #[cfg(test)]
 mod tests;
+mod transformers;
 
 pub use branch::Branch;
 pub(crate) use export::backbone_metadata;

@@ -1,5 +1,5 @@
 //! Names of tensors: from other files to scrl-train's checkpoints, and from torchvision to
-//! Detectron2.
+//! Detectron2 and transformers.
 //!
 //! | file | a name in it | the same tensor in a checkpoint |
 //! |---|---|---|
@@ -88,6 +88,34 @@ pub(super) fn detectron2_name(name: &str) -> String {
     renamed.join(".")
 }
 
+/// transformers' name of torchvision's tensor `name`: the stem is the `embedder`; stages and the
+/// layers of a block are counted from 0; `downsample` is the `shortcut`.
+pub(super) fn transformers_name(name: &str) -> String {
+    let in_stem = !name.starts_with("layer");
+    let mut levels = name.split('.');
+    let mut renamed = Vec::new();
+    while let Some(level) = levels.next() {
+        renamed.push(match level {
+            "conv1" if in_stem => "embedder.embedder.convolution",
+            "bn1" if in_stem => "embedder.embedder.normalization",
+            "layer1" => "encoder.stages.0.layers",
+            "layer2" => "encoder.stages.1.layers",
+            "layer3" => "encoder.stages.2.layers",
+            "layer4" => "encoder.stages.3.layers",
+            "conv1" => "layer.0.convolution",
+            "conv2" => "layer.1.convolution",
+            "conv3" => "layer.2.convolution",
+            "bn1" => "layer.0.normalization",
+            "bn2" => "layer.1.normalization",
+            "bn3" => "layer.2.normalization",
+            "downsample" if levels.next() == Some("0") => "shortcut.convolution",
+            "downsample" => "shortcut.normalization",
+            level => level,
+        });
+    }
+    renamed.join(".")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +174,30 @@ mod tests {
             ("layer2.0.downsample.1.weight", "res3.0.shortcut.norm.weight"),
         ] {
             assert_eq!(detectron2_name(name), expected);
+        }
+    }
+
+    #[test]
+    fn transformers_counts_stages_and_layers_from_zero() {
+        for (name, expected) in [
+            ("conv1.weight", "embedder.embedder.convolution.weight"),
+            ("bn1.running_var", "embedder.embedder.normalization.running_var"),
+            ("layer1.0.conv1.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight"),
+            ("layer4.2.bn3.bias", "encoder.stages.3.layers.2.layer.2.normalization.bias"),
+            (
+                "layer3.22.bn2.running_mean",
+                "encoder.stages.2.layers.22.layer.1.normalization.running_mean",
+            ),
+            (
+                "layer3.0.downsample.0.weight",
+                "encoder.stages.2.layers.0.shortcut.convolution.weight",
+            ),
+            (
+                "layer2.0.downsample.1.weight",
+                "encoder.stages.1.layers.0.shortcut.normalization.weight",
+            ),
+        ] {
+            assert_eq!(transformers_name(name), expected);
         }
     }
 }

@@ -15,6 +15,8 @@ named_choice! {
         Torchvision = "torchvision",
         /// Detectron2.
         Detectron2 = "detectron2",
+        /// Hugging Face's transformers: a folder of a `ResNetBackbone`.
+        Transformers = "transformers",
     }
 }
 
@@ -22,10 +24,11 @@ named_choice! {
 #[derive(Args, Clone, Debug)]
 pub struct ExportOptions {
     /// File to write: .safetensors, .pth or .pt for torchvision (timm's ResNets load it too), .pkl
-    /// for detectron2
+    /// for detectron2; for transformers a folder, which gets config.json, model.safetensors and
+    /// preprocessor_config.json
     pub out: PathBuf,
 
-    /// Program that will load the file
+    /// Program that will load it
     #[arg(long, value_name = "FORMAT", value_parser = choices!(ExportFormat))]
     pub to: ExportFormat,
 

@@ -47,7 +47,7 @@ impl SafetensorsFile {
     }
 }
 
-/// Writes float32 tensors under their names to `path`, completely or not at all.
+/// Writes tensors of float32 or int64 under their names to `path`, completely or not at all.
 ///
 /// The header is made here because the `safetensors` crate writes the metadata in an order that
 /// changes from run to run, and the same tensors must give the same bytes.
@@ -60,8 +60,9 @@ pub(crate) fn write_safetensors(
     let mut end = 0;
     for (name, tensor) in tensors {
         let start = end;
-        end += tensor.elem_count() * size_of::<f32>();
-        let entry = json!({ "dtype": "F32", "shape": tensor.dims(), "data_offsets": [start, end] });
+        end += tensor.elem_count() * tensor.dtype().size_in_bytes();
+        let dtype = if tensor.dtype() == DType::I64 { "I64" } else { "F32" };
+        let entry = json!({ "dtype": dtype, "shape": tensor.dims(), "data_offsets": [start, end] });
         header.insert(name, entry);
     }
     let mut header = serde_json::to_vec(&header).expect("plain values");
@@ -71,12 +72,17 @@ pub(crate) fn write_safetensors(
     file.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::io(path))?;
     file.write_all(&header).map_err(Error::io(path))?;
     for tensor in tensors.values() {
-        file.write_all(&float32_bytes(tensor)?).map_err(Error::io(path))?;
+        let bytes = match tensor.dtype() {
+            DType::I64 => int64_bytes(tensor)?,
+            _ => float32_bytes(tensor)?,
+        };
+        file.write_all(&bytes).map_err(Error::io(path))?;
     }
     Ok(file.commit()?)
 }
 
-/// The CRC-32C of the numbers, as [`write_safetensors`] writes them after the header.
+/// The CRC-32C of the numbers of float32 tensors, as [`write_safetensors`] writes them after the
+/// header.
 pub(crate) fn checksum(tensors: &BTreeMap<String, Tensor>) -> Result<u32> {
     tensors
         .values()
@@ -87,4 +93,10 @@ pub(crate) fn checksum(tensors: &BTreeMap<String, Tensor>) -> Result<u32> {
 pub(super) fn float32_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
+}
+
+/// The same of an int64 tensor.
+fn int64_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let values = tensor.flatten_all()?.to_vec1::<i64>()?;
+    Ok(values.into_iter().flat_map(i64::to_le_bytes).collect())
 }

@@ -1,12 +1,13 @@
 //! Reading and writing the small files of `scripts/make_goldens_weights.py`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use serde_json::{Value, json};
 
 use super::branch::Branch;
 use super::detectron2::write_detectron2;
@@ -15,6 +16,7 @@ use super::options::{ExportFormat, ExportOptions};
 use super::pth_writer::write_pth;
 use super::read::Weights;
 use super::safetensors::write_safetensors;
+use super::transformers::{ResNetConfig, to_json, write_transformers};
 use crate::Error;
 use crate::model::{Arch, Backbone, Parameter, Parameters};
 
@@ -186,9 +188,79 @@ fn a_backbone_comes_in_torchvisions_order() {
     assert_eq!(names, [&expected[..], &["layer1.0.conv1.weight"]].concat());
 }
 
+/// Its `ResNetConfig`.
+fn config_of(arch: Arch) -> Value {
+    serde_json::from_slice(&to_json(&ResNetConfig::of(arch))).unwrap()
+}
+
+#[test]
+fn a_configuration_for_transformers_has_the_shapes_of_its_architecture() {
+    let basic = json!([64, 128, 256, 512]);
+    let bottleneck = json!([256, 512, 1024, 2048]);
+    for (arch, layer_type, depths, hidden_sizes) in [
+        (Arch::Resnet18, "basic", json!([2, 2, 2, 2]), &basic),
+        (Arch::Resnet34, "basic", json!([3, 4, 6, 3]), &basic),
+        (Arch::Resnet50, "bottleneck", json!([3, 4, 6, 3]), &bottleneck),
+        (Arch::Resnet101, "bottleneck", json!([3, 4, 23, 3]), &bottleneck),
+    ] {
+        let expected = json!({
+            "architectures": ["ResNetBackbone"],
+            "model_type": "resnet",
+            "num_channels": 3,
+            "embedding_size": 64,
+            "hidden_sizes": hidden_sizes,
+            "depths": depths,
+            "layer_type": layer_type,
+            "hidden_act": "relu",
+            "downsample_in_first_stage": false,
+            "downsample_in_bottleneck": false,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        });
+        assert_eq!(config_of(arch), expected, "{arch}");
+    }
+}
+
+#[test]
+fn a_folder_for_transformers_has_every_tensor_under_another_name() {
+    let (arch, tensors) = of_resnet18().backbone(Branch::Online).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("resnet18");
+    // The second time over the first folder.
+    for _ in 0..2 {
+        write_transformers(&out, arch, tensors.clone()).unwrap();
+    }
+    let names: BTreeSet<_> =
+        fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let expected = ["config.json", "model.safetensors", "preprocessor_config.json"];
+    assert_eq!(names, expected.map(Into::into).into());
+    let read = |name: &str| fs::read(out.join(name)).unwrap();
+    let value = |name: &str| serde_json::from_slice::<Value>(&read(name)).unwrap();
+    assert_eq!(value("config.json"), config_of(arch));
+    assert_eq!(value("preprocessor_config.json")["image_mean"], json!([0.485, 0.456, 0.406]));
+
+    let renamed = candle_core::safetensors::load(out.join("model.safetensors"), &Device::Cpu);
+    let renamed: BTreeMap<_, _> = renamed.unwrap().into_iter().collect();
+    let count = |ending: &str| renamed.keys().filter(|name| name.ends_with(ending)).count();
+    assert_eq!(count("num_batches_tracked"), count("running_var"));
+    assert_eq!(renamed.len(), tensors.len() + count("num_batches_tracked"));
+    for (name, tensor) in [
+        ("embedder.embedder.convolution.weight", "conv1.weight"),
+        ("encoder.stages.1.layers.0.shortcut.convolution.weight", "layer2.0.downsample.0.weight"),
+        ("encoder.stages.3.layers.1.layer.1.normalization.running_var", "layer4.1.bn2.running_var"),
+    ] {
+        let (_, expected) = tensors.iter().find(|(found, _)| found == tensor).unwrap();
+        let one = |tensor: &Tensor| content([(&name.to_owned(), tensor)]);
+        assert_eq!(one(&renamed[name]), one(expected));
+    }
+}
+
 #[test]
 fn another_extension_than_the_formats_is_refused() {
-    for (to, name) in [(ExportFormat::Torchvision, "a.pkl"), (ExportFormat::Detectron2, "a")] {
+    for (to, name) in [
+        (ExportFormat::Torchvision, "a.pkl"),
+        (ExportFormat::Detectron2, "a"),
+        (ExportFormat::Transformers, "a.safetensors"),
+    ] {
         let (out, checkpoint, network) = (name.into(), golden("tiny.pth"), Branch::Online);
         let error = export(&ExportOptions { out, to, checkpoint, network }).unwrap_err();
         assert!(matches!(error, Error::Option { option: "to", .. }), "{error}");
