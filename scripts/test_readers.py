@@ -1,20 +1,26 @@
 #!/usr/bin/env python3
-"""Read shards with DuckDB, pandas, Polars, pyarrow and Hugging Face datasets, and compare the rows.
+"""Read shards with DuckDB, pandas, Polars, pyarrow, Hugging Face datasets and PyTorch's loader, and
+compare the rows.
 
     test_readers.py [--bin DIR]
 
 Makes small shards folders from synthetic images with the scrl-prep of --bin (target/debug), and
 runs the documented lines of SQL and Python as they stand there and every query of queries.sql.
 Needs the packages of readers_requirements.txt; readers_python.sh prints a Python that has them.
+PyTorch is not one of them, as it is large: the documented loop runs in the Python that SCRL_PYTHON
+names, with PyTorch, torchvision, NumPy, Pillow and pyarrow. Where SCRL_PYTHON is not set, its class
+runs here with a stand-in for the three names of PyTorch that it uses; the result says so.
 """
 import argparse
 import io
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
+import zlib
 
 # The readers stay offline and send no statistics.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -193,6 +199,85 @@ def test_the_documented_sql():
 def test_the_documented_python():
     df = pd.read_parquet("shards/epoch=00000/part-00000.parquet")
     assert Image.open(io.BytesIO(df.view1[0]["image"]["bytes"])).size == (SIZE, SIZE)
+
+
+# Prints a JSON line for each division of an epoch between ranks and workers: of every row the
+# checksums of the views and the boxes, by rank. Its arguments are the file with the documented
+# class, the file with the documented loop, and the divisions.
+LOOP_CHECK = """
+import json, multiprocessing, sys, types, zlib
+# The classes of this program have no file from which another method could import them.
+multiprocessing.set_start_method("fork")
+try:
+    import torch
+    print(json.dumps(f"PyTorch {torch.__version__}"))
+except ImportError:
+    torch = types.ModuleType("torch")
+    data = types.SimpleNamespace(IterableDataset=object, get_worker_info=lambda: torch.worker)
+    torch.utils, torch.worker = types.SimpleNamespace(data=data), None
+    torch.from_numpy = lambda array: array
+    sys.modules["torch"] = torch
+    print(json.dumps(f"a stand-in for PyTorch, which {sys.executable} lacks"))
+is_real = hasattr(torch, "Tensor")
+exec(open(sys.argv[1]).read())
+
+def rows_of(shards, workers):
+    if is_real:
+        loader = torch.utils.data.DataLoader(shards, batch_size=None, num_workers=workers)
+        yield from loader
+        return
+    for number in range(max(workers, 1)):
+        info = types.SimpleNamespace(id=number, num_workers=workers)
+        torch.worker = info if workers else None
+        yield from iter(shards)
+
+def plain(row):
+    arrays = [value.numpy() if is_real else value for value in row]
+    views = [[str(a.dtype), a.shape, zlib.crc32(a.tobytes())] for a in arrays[:2]]
+    return [*views, *([str(a.dtype), a.tolist()] for a in arrays[2:])]
+
+for world_size, workers in json.loads(sys.argv[3]):
+    ranks = [Shards("shards", 1, rank, world_size) for rank in range(world_size)]
+    print(json.dumps([[plain(row) for row in rows_of(rank, workers)] for rank in ranks]))
+if is_real:
+    exec(open(sys.argv[2]).read())
+    print(json.dumps([len(batch), *(list(e.shape) for e in embeddings)]))
+"""
+
+
+def test_the_documented_loop_of_pytorch():
+    text = (pathlib.Path(__file__).parent.parent / "docs/format.md").read_text()
+    section = text.split("## The shards in a PyTorch loop")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(blocks) == 2, len(blocks)
+    for name, block in zip(["class.py", "loop.py"], blocks):
+        pathlib.Path(name).write_text(block)
+    divisions = [(1, 0), (1, 2), (2, 2), (3, 2)]
+    python = os.environ.get("SCRL_PYTHON") or sys.executable
+    command = [python, "-c", LOOP_CHECK, "class.py", "loop.py", json.dumps(divisions)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kind, *found = map(json.loads, done.stdout.splitlines())
+
+    def row_of(row):
+        arrays = [pixels(row[view]["image"]).transpose(2, 0, 1) for view in ["view1", "view2"]]
+        views = [["uint8", [3, SIZE, SIZE], zlib.crc32(array.tobytes())] for array in arrays]
+        boxes = [["float32", [box[view] for box in row["boxes"]]] for view in ["view1", "view2"]]
+        return [*views, *boxes]
+
+    expected = [row_of(row) for row in rows_of_pyarrow()[1]]
+    for (world_size, workers), ranks in zip(divisions, found):
+        rows = [row for rank in ranks for row in rank]
+        assert len(ranks) == world_size
+        # One worker of one rank reads in order; every row comes once in any division.
+        ordered = (lambda rows: rows) if (world_size, workers) == (1, 0) else sorted
+        assert ordered(rows) == ordered(expected), (world_size, workers)
+        # There are four row groups, two for each of the first two ranks.
+        assert all(ranks[:2])
+    if kind.startswith("PyTorch"):
+        size, first, second = found[len(divisions)]
+        assert 0 < size <= 8 and first == second and first[1] == 512, found[len(divisions)]
+    print(f"the documented loop ran with {kind}")
 
 
 def test_the_queries():
