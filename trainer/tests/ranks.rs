@@ -112,11 +112,11 @@ fn learner(ranks: &Ranks) -> Learner {
         copy_online: false,
         dtype: DType::F32,
         optimizer: SgdConfig {
-                momentum: 0.9,
-                weight_decay: 1e-6,
-                trust: Some(1e-3),
-                ..SgdConfig::default()
-            },
+            momentum: 0.9,
+            weight_decay: 1e-6,
+            trust: Some(1e-3),
+            ..SgdConfig::default()
+        },
         classes: Some(3),
     };
     Learner::new(&config, &Device::Cpu).unwrap().among(ranks)

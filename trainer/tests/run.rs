@@ -68,8 +68,7 @@ fn other_options_do_not_resume_from_a_checkpoint() {
     let other = prepared.config(&shards, "out", |options| options.lr = Some(0.125));
     let message = run(&other).unwrap_err().to_string();
     assert!(message.contains("made with lr = 0.45, this run has 0.125"), "{message}");
-    let other =
-        prepared.config(&shards, "out", |options| options.optimizer = Some(Optimizer::Sgd));
+    let other = prepared.config(&shards, "out", |options| options.optimizer = Some(Optimizer::Sgd));
     let message = run(&other).unwrap_err().to_string();
     assert!(message.contains(r#"made with optimizer = "lars", this run has "sgd""#), "{message}");
     let refused = train(&other.0, &other.1, &Resume::No, &Ranks::default(), &Reporter::silent());

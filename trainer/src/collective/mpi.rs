@@ -46,11 +46,17 @@ impl Collective for Mpi {
     }
 
     fn all_gather(&self, bytes: &[u8], all: &mut [u8]) {
-        self.world.all_gather_into(bytes, all);
+        // Nothing to exchange, on any rank. An empty slice may begin at the address 1, which MPI
+        // takes for MPI_IN_PLACE.
+        if !bytes.is_empty() {
+            self.world.all_gather_into(bytes, all);
+        }
     }
 
     fn all_to_all(&self, bytes: &[u8], parts: &mut [u8]) {
-        self.world.all_to_all_into(bytes, parts);
+        if !bytes.is_empty() {
+            self.world.all_to_all_into(bytes, parts);
+        }
     }
 
     fn abort(&self, code: u8) -> ! {

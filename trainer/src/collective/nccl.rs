@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use candle_core::{CudaDevice, Error, Result, Tensor};
@@ -46,8 +46,8 @@ pub(super) struct Nccl {
     /// What has been computed, and what has been summed up.
     computed: CudaEvent,
     summed: CudaEvent,
-    /// Dropped with the communicator, which ends the thread that watches it.
-    _watched: Sender<()>,
+    /// The thread that watches the communicator, and what ends it when it is dropped.
+    watch: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,17 +86,17 @@ impl Nccl {
         })
         .map_err(|error| error.to_string())?;
         let communicator = Communicator(communicator);
-        let (watched, alive) = channel();
+        let (end, ended) = channel();
         let hosts = ranks.clone();
         let watch = move || {
-            while let Err(RecvTimeoutError::Timeout) = alive.recv_timeout(LOOK) {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
                 if let Err(error) = communicator.state() {
                     eprintln!("scrl-train, {hosts}: {error}");
                     hosts.abort(1);
                 }
             }
         };
-        thread::Builder::new()
+        let watch = thread::Builder::new()
             .name("watch-nccl".to_owned())
             .spawn(watch)
             .map_err(|error| format!("a thread could not be started: {error}"))?;
@@ -107,7 +107,7 @@ impl Nccl {
             computed: context.new_event(None).map_err(wrap)?,
             summed: context.new_event(None).map_err(wrap)?,
             stream,
-            _watched: watched,
+            watch: Some((end, watch)),
         }))
     }
 
@@ -169,10 +169,16 @@ impl Nccl {
 impl Drop for Nccl {
     fn drop(&mut self) {
         // After an error the communicator may wait for ranks that have ended; the process ends too.
-        if !thread::panicking() {
-            // SAFETY: this is the communicator's only owner.
-            unsafe { sys::ncclCommDestroy(self.communicator.0) };
+        if thread::panicking() {
+            return;
         }
+        if let Some((end, watch)) = self.watch.take() {
+            drop(end);
+            // It ends by itself, or ends the process.
+            let _ = watch.join();
+        }
+        // SAFETY: this is the communicator's only owner now.
+        unsafe { sys::ncclCommDestroy(self.communicator.0) };
     }
 }
 
