@@ -67,7 +67,7 @@ step "tests"
 cargo test --workspace --locked
 
 step "training on several processes"
-python3 scripts/test_ranks.py --bin "$bin"
+python3 scripts/test_ranks.py --bin "$bin" --kills 1
 
 step "readers of Parquet"
 python=$(scripts/readers_python.sh)
