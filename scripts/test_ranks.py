@@ -5,8 +5,8 @@
 
 Ranks are started as torchrun does it, without PyTorch; or by mpirun, for which the programs must be
 built with --features mpi. Without --images, scenes are drawn. Checked: losses like a single
-process's, the same bits twice, killed ranks, another number of ranks, an interrupted rank, and
-errors of one rank or of all.
+process's, the same bits twice, killed ranks, another number of ranks, an interrupted rank,
+scrl-eval, and errors of one rank or of all.
 """
 import argparse, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -199,6 +199,20 @@ def errors(runs):
     print(lines[0][:100])
 
 
+def evaluate(runs, images):
+    results = {}
+    for ranks in (1, 3):
+        out = runs.folder / f"eval-{ranks}"
+        line = [runs.train.with_name("scrl-eval"), "linear", "--images", images, "--checkpoint", "random"]
+        line += ["--arch", "resnet18", "--out", out, *"--size 32 --crops 2 --epochs 4".split()]
+        done = subprocess.run([*(LAUNCHERS[runs.launcher](ranks) if ranks > 1 else []), *line], capture_output=True, text=True, timeout=300)
+        check(done.returncode == 0, f"scrl-eval on {ranks} ranks: {done.stderr}")
+        features = sorted((out / "features").iterdir())
+        results[ranks] = json.loads((out / "results.json").read_text())["top1"], [(f.name, f.read_bytes()) for f in features]
+    check(results[1] == results[3], f"scrl-eval: {results[1][0]} on one rank, {results[3][0]} on three")
+    print(f"scrl-eval on 3 ranks: the same features, top-1 {results[3][0]}")
+
+
 def main():
     if sys.argv[1:2] == ["launch"]:
         sys.exit(launch(int(sys.argv[2]), sys.argv[3:]))
@@ -224,6 +238,7 @@ def main():
         interrupt(runs)
         if not options.short:
             resume(runs)
+            evaluate(runs, images)
             errors(runs)
 
 

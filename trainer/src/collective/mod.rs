@@ -26,7 +26,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use pulp::bytemuck::{Pod, cast_slice, cast_slice_mut};
 use scrl_cli::World;
 
-pub use start::{AbortOnPanic, start, threads_of_rank};
+pub use start::{run, threads_of_rank};
 pub(crate) use sums::PendingSums;
 pub use threads::Threads;
 

@@ -1,5 +1,9 @@
 //! How a process finds the others of its run.
 
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
 use scrl_cli::{LocalWorld, World};
 
 use super::tcp::Tcp;
@@ -15,7 +19,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Ranks`] if they do not find each other, or MPI counts other processes than the launcher.
-pub fn start(world: World, launcher: Option<&str>) -> Result<Ranks> {
+fn start(world: World, launcher: Option<&str>) -> Result<Ranks> {
     if world == World::ALONE {
         return Ok(Ranks::default());
     }
@@ -59,12 +63,50 @@ fn by_mpi(world: World, launcher: Option<&str>) -> Result<Ranks> {
     ))
 }
 
+/// The time that a rank leaves the first one to report an error that all have, and to end them.
+const FIRST_RANKS_TURN: Duration = Duration::from_secs(3);
+
+/// Runs `work` of `program` on this rank of `world`, and ends all ranks where it fails on one: in one
+/// line, which the first rank prints if all have the error. Returns this process's exit code.
+pub fn run(
+    program: &str,
+    (world, launcher): (World, Option<&str>),
+    work: impl FnOnce(&Ranks) -> anyhow::Result<()>,
+) -> ExitCode {
+    let ranks = match start(world, launcher) {
+        Ok(ranks) => ranks,
+        Err(error) => {
+            if world.rank > 0 {
+                thread::sleep(FIRST_RANKS_TURN);
+            }
+            return scrl_cli::fail::<Error>(program, &error.into());
+        }
+    };
+    let _abort = AbortOnPanic(&ranks);
+    let error = match work(&ranks) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    if ranks.is_first() {
+        let code = scrl_cli::fail::<Error>(program, &error);
+        if ranks.is_alone() {
+            return code;
+        }
+    } else {
+        thread::sleep(FIRST_RANKS_TURN);
+        if !error.downcast_ref().is_some_and(Error::is_of_all_ranks) {
+            scrl_cli::fail::<Error>(&format!("{program}, {ranks}"), &error);
+        }
+    }
+    ranks.abort(scrl_cli::ending::<Error>(&error) as u8)
+}
+
 /// Ends all ranks if the thread that holds it panics: they would wait for this one forever.
-pub struct AbortOnPanic<'a>(pub &'a Ranks);
+struct AbortOnPanic<'a>(&'a Ranks);
 
 impl Drop for AbortOnPanic<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.0.abort(1);
         }
     }

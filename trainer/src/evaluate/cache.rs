@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
+use scrl_cli::Reporter;
 
+use crate::collective::Ranks;
 use crate::weights::{checksum, write_safetensors};
 use crate::{Error, Result};
 
@@ -24,9 +26,17 @@ pub(super) fn features_file(batches: &[Tensor]) -> Result<Tensors> {
     Ok(BTreeMap::from([(FEATURES.to_owned(), Tensor::cat(batches, 0)?)]))
 }
 
+/// A file of features of some images.
+pub(super) struct FeaturesFile {
+    /// Its name in the cache.
+    pub name: String,
+    /// The number of images.
+    pub images: usize,
+}
+
 /// The features in several files, `[N, C]`.
-pub(super) fn join_features(files: &[Tensors]) -> Result<Tensor> {
-    let features: Vec<&Tensor> = files.iter().filter_map(|file| file.get(FEATURES)).collect();
+pub(super) fn join_features<'a>(files: impl IntoIterator<Item = &'a Tensors>) -> Result<Tensor> {
+    let features: Vec<&Tensor> = files.into_iter().filter_map(|file| file.get(FEATURES)).collect();
     Ok(Tensor::cat(&features, 0)?)
 }
 
@@ -62,6 +72,46 @@ impl Cache {
         (metadata.get(CHECKSUM) == Some(&sum)).then_some(tensors)
     }
 
+    /// Files of features, of which each rank makes its part where they are missing; `make` counts its
+    /// images itself. `None` on other ranks than the first, once all are there.
+    pub fn divide(
+        &self,
+        files: &[FeaturesFile],
+        (ranks, reporter): (&Ranks, &Reporter),
+        mut make: impl FnMut(usize) -> Result<Tensors>,
+    ) -> Result<Option<Vec<Tensors>>> {
+        let own = || (ranks.rank()..files.len()).step_by(ranks.size());
+        reporter.begin("images", own().map(|place| files[place].images as u64).sum(), 0);
+        let mut found = vec![None; files.len()];
+        for place in own() {
+            let FeaturesFile { name, images } = &files[place];
+            let file = match self.find(name) {
+                Some(file) => {
+                    reporter.step(*images as u64)?;
+                    file
+                }
+                None => {
+                    let file = make(place)?;
+                    self.store(name, &file)?;
+                    file
+                }
+            };
+            found[place] = ranks.is_first().then_some(file);
+        }
+        reporter.log();
+        ranks.any(false);
+        if !ranks.is_first() {
+            return Ok(None);
+        }
+        let found = found.into_iter().zip(files).map(|(file, FeaturesFile { name, .. })| {
+            file.or_else(|| self.find(name)).ok_or_else(|| {
+                let folder = self.folder.display();
+                Error::Ranks(format!("{folder} must be a folder that all ranks see: no {name}"))
+            })
+        });
+        found.collect::<Result<_>>().map(Some)
+    }
+
     /// Writes a file, completely or not at all.
     pub fn store(&self, name: &str, tensors: &Tensors) -> Result<()> {
         let metadata =
@@ -77,9 +127,34 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collective::Threads;
 
     fn tensors(value: f32) -> Tensors {
         BTreeMap::from([("a".to_owned(), Tensor::new(&[[value, 1.0f32]], &Device::Cpu).unwrap())])
+    }
+
+    #[test]
+    fn ranks_divide_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<FeaturesFile> =
+            (0..7).map(|i| FeaturesFile { name: format!("x-{i}"), images: 1 }).collect();
+        // The second time all files are there.
+        for expected in [[3, 2, 2], [0; 3]] {
+            let results = Threads::run(3, |ranks| {
+                let cache = Cache::new(folder.path(), "weights 1").unwrap();
+                let mut made = 0;
+                let found = cache.divide(&files, (&ranks, &Reporter::silent()), |place| {
+                    made += 1;
+                    Ok(tensors(place as f32))
+                });
+                let found = found.unwrap().map(|files| files.iter().map(first).collect::<Vec<_>>());
+                (made, found)
+            });
+            let all: Vec<f32> = (0..7).map(|i| i as f32).collect();
+            assert_eq!(results.iter().map(|(made, _)| *made).collect::<Vec<_>>(), expected);
+            assert_eq!(results[0].1, Some(all));
+            assert!(results[1..].iter().all(|(_, found)| found.is_none()));
+        }
     }
 
     fn first(tensors: &Tensors) -> f32 {

@@ -13,13 +13,14 @@ use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::{BlurKind, ViewParams};
 
-use super::cache::{Cache, features_file, join_features};
+use super::cache::{Cache, FeaturesFile, features_file, join_features};
 use super::class_images::{ClassImage, ClassImages};
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
 use super::inputs::{batch, center_crop};
 use super::linear_layer::{LinearLayer, TrainingSet};
 use super::options::{EvalConfig, LinearConfig};
 use super::results::{Examples, Results};
+use crate::collective::Ranks;
 use crate::model::Classifier;
 use crate::{Error, Result};
 
@@ -33,11 +34,16 @@ const SHORTER_FOR_224: u32 = 256;
 const IMAGES_PER_FILE: usize = 1024;
 
 /// Evaluates a backbone by the classes of images. `out/features` lets a stopped evaluation resume.
+/// Several `ranks` divide stored features among them, and the first one alone has the results.
 ///
 /// # Errors
 /// If a file cannot be read or written, or the images are unusable; [`Error::Stopped`] if the
 /// program is asked to stop.
-pub fn evaluate_images(config: &LinearConfig, reporter: &Reporter) -> Result<Results> {
+pub fn evaluate_images(
+    config: &LinearConfig,
+    ranks: &Ranks,
+    reporter: &Reporter,
+) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source)?;
     let images = ClassImages::find(&config.images, None, reporter)?;
@@ -62,16 +68,15 @@ pub fn evaluate_images(config: &LinearConfig, reporter: &Reporter) -> Result<Res
     }
     let key = key(config, &backbone, [&images, val_images])?;
     let cache = Cache::new(&common.out.join("features"), &key)?;
-    let extractor = Extractor { config, backbone: &backbone, cache: &cache };
+    let extractor = Extractor { config, backbone: &backbone, cache: &cache, ranks };
     if matches!(common.source, BackboneSource::Random(..)) {
         extractor.compute_statistics(&images, &train, reporter)?;
     }
     let val_classes: Vec<usize> = val.iter().map(|image| image.class).collect();
-    reporter.begin("images", val.len() as u64, 0);
     reporter.set_status("features of the validation images");
     let validation = extractor.features("val", val_images, &val, None, reporter)?;
-    reporter.log();
-    let mut crops = TrainingCrops::new(&extractor, &images, train, reporter)?;
+    let crops = TrainingCrops::new(&extractor, &images, train, reporter)?;
+    let (Some(validation), Some(mut crops)) = (validation, crops) else { return Ok(None) };
     // With stored features an epoch takes a moment, so only the others have checkpoints.
     let checkpoint_key =
         crops.stored.is_empty().then(|| format!("{key} {:?}", common.linear_layer));
@@ -89,7 +94,7 @@ pub fn evaluate_images(config: &LinearConfig, reporter: &Reporter) -> Result<Res
     let examples =
         [&crops.classes, &val_classes].map(|classes| Examples { classes, left_out: None });
     let backbone = (common, backbone.arch());
-    Ok(Results::new("linear", backbone, &images.classes, examples, &layer, confusion))
+    Ok(Some(Results::new("linear", backbone, &images.classes, examples, &layer, confusion)))
 }
 
 /// All that the features depend on.
@@ -115,6 +120,7 @@ struct Extractor<'a> {
     config: &'a LinearConfig,
     backbone: &'a FrozenBackbone,
     cache: &'a Cache,
+    ranks: &'a Ranks,
 }
 
 impl Extractor<'_> {
@@ -188,7 +194,8 @@ impl Extractor<'_> {
         })
     }
 
-    /// Features `[N, C]` of all images, stored in files.
+    /// Features `[N, C]` of all images, stored in files. On the first rank; the others compute their
+    /// part.
     fn features(
         &self,
         prefix: &str,
@@ -196,26 +203,23 @@ impl Extractor<'_> {
         which: &[ClassImage],
         epoch: Option<u32>,
         reporter: &Reporter,
-    ) -> Result<Tensor> {
-        let mut files = Vec::new();
-        for (number, of_file) in which.chunks(IMAGES_PER_FILE).enumerate() {
-            let name = format!("{prefix}-{number:05}");
-            if let Some(file) = self.cache.find(&name) {
-                reporter.step(of_file.len() as u64)?;
-                files.push(file);
-                continue;
-            }
+    ) -> Result<Option<Tensor>> {
+        let chunks: Vec<&[ClassImage]> = which.chunks(IMAGES_PER_FILE).collect();
+        let file = |(number, chunk): (usize, &&[ClassImage])| FeaturesFile {
+            name: format!("{prefix}-{number:05}"),
+            images: chunk.len(),
+        };
+        let files: Vec<FeaturesFile> = chunks.iter().enumerate().map(file).collect();
+        let found = self.cache.divide(&files, (self.ranks, reporter), |place| {
             let mut batches = Vec::new();
-            for features in self.batches(images, of_file, epoch) {
+            for features in self.batches(images, chunks[place], epoch) {
                 let features = features?;
                 reporter.step(features.dim(0)? as u64)?;
                 batches.push(features);
             }
-            let file = features_file(&batches)?;
-            self.cache.store(&name, &file)?;
-            files.push(file);
-        }
-        join_features(&files)
+            features_file(&batches)
+        })?;
+        found.map(|files| join_features(&files)).transpose()
     }
 }
 
@@ -235,20 +239,27 @@ impl<'a> TrainingCrops<'a> {
         images: &'a ClassImages,
         train: Vec<ClassImage>,
         reporter: &Reporter,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let config = extractor.config;
         let mut stored = Vec::new();
         if config.crops < config.common.linear_layer.epochs {
-            reporter.begin("crops", train.len() as u64 * u64::from(config.crops), 0);
-            reporter.set_status("features of the training images");
             for crop in 0..config.crops {
+                let number = crop + 1;
+                reporter.set_status(format_args!(
+                    "features of the training images, crop {number} of {}",
+                    config.crops
+                ));
                 let prefix = format!("train-{crop:05}");
                 stored.push(extractor.features(&prefix, images, &train, Some(crop), reporter)?);
             }
-            reporter.log();
         }
+        // Without stored features the first rank computes those of every epoch alone.
+        if !extractor.ranks.is_first() {
+            return Ok(None);
+        }
+        let stored = stored.into_iter().flatten().collect();
         let classes = train.iter().map(|image| image.class).collect();
-        Ok(Self { extractor, images, train, classes, stored })
+        Ok(Some(Self { extractor, images, train, classes, stored }))
     }
 }
 

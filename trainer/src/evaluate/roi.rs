@@ -14,12 +14,13 @@ use scrl_preprocess::images::RgbImage;
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::annotations::{AnnotatedImage, AnnotatedImages};
-use super::cache::{Cache, Tensors, features_file, join_features};
+use super::cache::{Cache, FeaturesFile, Tensors, features_file, join_features};
 use super::frozen_backbone::FrozenBackbone;
 use super::inputs::{batch, decode_as_stored, flip, resize};
 use super::linear_layer::{LinearLayer, TrainingSet};
 use super::options::{EvalConfig, RoiConfig};
 use super::results::{Examples, Results};
+use crate::collective::Ranks;
 use crate::ops::{Op, RoiAlign};
 use crate::{Error, Result};
 
@@ -33,12 +34,17 @@ const NO_EPOCH: u32 = u32::MAX;
 const IMAGES_PER_FILE: usize = 64;
 
 /// Evaluates a backbone by the classes of boxes. Features are stored in `out/features`; a stopped
-/// evaluation resumes from them.
+/// evaluation resumes from them. Several `ranks` divide the features among them, and the first one
+/// alone has the results.
 ///
 /// # Errors
 /// If a file cannot be read or written, or an annotation file is unusable; [`Error::Stopped`] if
 /// the program is asked to stop.
-pub fn evaluate_boxes(config: &RoiConfig, reporter: &Reporter) -> Result<Results> {
+pub fn evaluate_boxes(
+    config: &RoiConfig,
+    ranks: &Ranks,
+    reporter: &Reporter,
+) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source)?;
     let train = AnnotatedImages::read(&config.train_boxes, &config.train_images, None, reporter)?;
@@ -50,9 +56,16 @@ pub fn evaluate_boxes(config: &RoiConfig, reporter: &Reporter) -> Result<Results
     }
     let key = key(common, &backbone, [&train, &val])?;
     let cache = Cache::new(&common.out.join("features"), &key)?;
-    let extractor = Extractor { config: common, backbone: &backbone, cache: &cache };
+    let extractor = Extractor { config: common, backbone: &backbone, cache: &cache, ranks };
+    // The first rank's are in the cache once it has them.
+    if ranks.is_first() {
+        extractor.compute_statistics(&train.images, reporter)?;
+    }
+    ranks.any(false);
     extractor.compute_statistics(&train.images, reporter)?;
     let features = extractor.features(Split::Training, &train.images, reporter)?;
+    let validation = extractor.features(Split::Validation, &val.images, reporter)?;
+    let (Some(features), Some(validation)) = (features, validation) else { return Ok(None) };
     let seed = common.linear_layer.seed;
     let all_classes = classes_of(&train.images);
     let rows = choose(&all_classes, config.boxes_per_class, seed);
@@ -67,7 +80,6 @@ pub fn evaluate_boxes(config: &RoiConfig, reporter: &Reporter) -> Result<Results
             .collect(),
         seed,
     };
-    let validation = extractor.features(Split::Validation, &val.images, reporter)?;
     let (channels, classes) = (backbone.arch().channels(), train.classes.len());
     let layer =
         LinearLayer::train(&common.linear_layer, channels, classes, &mut boxes, None, reporter)?;
@@ -77,7 +89,8 @@ pub fn evaluate_boxes(config: &RoiConfig, reporter: &Reporter) -> Result<Results
         Examples { classes: &boxes.classes, left_out: Some(train.left_out) },
         Examples { classes: &val_classes, left_out: Some(val.left_out) },
     ];
-    Ok(Results::new("roi", (common, backbone.arch()), &train.classes, examples, &layer, confusion))
+    let backbone = (common, backbone.arch());
+    Ok(Some(Results::new("roi", backbone, &train.classes, examples, &layer, confusion)))
 }
 
 fn classes_of(images: &[AnnotatedImage]) -> Vec<usize> {
@@ -117,6 +130,7 @@ struct Extractor<'a> {
     config: &'a EvalConfig,
     backbone: &'a FrozenBackbone,
     cache: &'a Cache,
+    ranks: &'a Ranks,
 }
 
 impl Extractor<'_> {
@@ -147,39 +161,38 @@ impl Extractor<'_> {
     }
 
     /// The features `[boxes, C]` of all boxes: for training of the images and of the flipped
-    /// images, for validation of the images.
+    /// images, for validation of the images. On the first rank; the others compute their part.
     fn features(
         &self,
         split: Split,
         images: &[AnnotatedImage],
         reporter: &Reporter,
-    ) -> Result<Vec<Tensor>> {
+    ) -> Result<Option<Vec<Tensor>>> {
         let (prefix, status, flips): (_, _, &[bool]) = match split {
             Split::Training => ("train", "features of the training boxes", &[false, true]),
             Split::Validation => ("val", "features of the validation boxes", &[false]),
         };
-        reporter.begin("images", (images.len() * flips.len()) as u64, 0);
         reporter.set_status(status);
-        let mut files = vec![Vec::new(); flips.len()];
-        for (number, images) in images.chunks(IMAGES_PER_FILE).enumerate() {
-            for (files, &flipped) in files.iter_mut().zip(flips) {
-                let side = if flipped { "mirrored" } else { "upright" };
-                let name = format!("{prefix}-{side}-{number:05}");
-                files.push(match self.cache.find(&name) {
-                    Some(features) => {
-                        reporter.step(images.len() as u64)?;
-                        features
-                    }
-                    None => {
-                        let features = self.compute(images, flipped, reporter)?;
-                        self.cache.store(&name, &features)?;
-                        features
-                    }
-                });
-            }
-        }
-        reporter.log();
-        files.iter().map(|files| join_features(files)).collect()
+        let chunks: Vec<&[AnnotatedImage]> = images.chunks(IMAGES_PER_FILE).collect();
+        let parts: Vec<(usize, bool)> = (0..chunks.len())
+            .flat_map(|number| flips.iter().map(move |&flipped| (number, flipped)))
+            .collect();
+        let file = |&(number, flipped): &(usize, bool)| {
+            let side = if flipped { "mirrored" } else { "upright" };
+            let name = format!("{prefix}-{side}-{number:05}");
+            FeaturesFile { name, images: chunks[number].len() }
+        };
+        let files: Vec<FeaturesFile> = parts.iter().map(file).collect();
+        let found = self.cache.divide(&files, (self.ranks, reporter), |place| {
+            let (number, flipped) = parts[place];
+            self.compute(chunks[number], flipped, reporter)
+        })?;
+        let Some(found) = found else { return Ok(None) };
+        let of_side = |&flipped: &bool| {
+            let found = found.iter().zip(&parts).filter(|(_, part)| part.1 == flipped);
+            join_features(found.map(|(file, _)| file))
+        };
+        flips.iter().map(of_side).collect::<Result<_>>().map(Some)
     }
 
     /// The features of one file.

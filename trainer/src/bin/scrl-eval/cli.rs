@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, value_parser};
-use scrl_cli::{CompletionScript, OptionsFile};
+use scrl_cli::{CompletionScript, OptionsFile, WorldOptions};
 use scrl_trainer::evaluate::{LinearOptions, RoiOptions};
 
 const EXAMPLES: &str = "\
@@ -12,7 +12,8 @@ Examples:
   scrl-eval linear --images train --val val --checkpoint resnet50.pth --out eval/resnet50
   scrl-eval linear --images images --crops 4 --checkpoint step-00001000.safetensors --network target
 
-The same command with the same --out resumes a stopped evaluation.";
+The same command with the same --out resumes a stopped evaluation. Processes that torchrun, mpirun
+or srun starts divide the features among them.";
 
 /// Evaluates a backbone: trains a linear layer on its frozen features and reports the accuracy.
 #[derive(Parser)]
@@ -48,9 +49,12 @@ pub enum Protocol {
 /// Options that have no influence on the results.
 #[derive(Args)]
 pub struct ProcessOptions {
-    /// Threads [default: all cores]
+    /// Threads [default: all cores, divided among the processes on this machine]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+
+    #[command(flatten)]
+    pub world: WorldOptions,
 
     /// Print nothing but errors
     #[arg(long)]

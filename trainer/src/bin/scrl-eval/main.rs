@@ -6,28 +6,32 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use scrl_cli::{Reporter, Stop};
+use scrl_cli::{Reporter, Stop, World, usage_error};
 use scrl_trainer::Error;
+use scrl_trainer::collective::{self, Ranks, threads_of_rank};
 use scrl_trainer::evaluate::{Results, evaluate_boxes, evaluate_images};
 
 use cli::{Arguments, ProcessOptions, Protocol};
 
 fn main() -> ExitCode {
-    match run(scrl_cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => scrl_cli::fail::<Error>("scrl-eval", &error),
-    }
+    let arguments: Arguments = scrl_cli::parse();
+    let (Protocol::Roi { process, .. } | Protocol::Linear { process, .. }) = &arguments.protocol;
+    let world = World::detect(&process.world)
+        .unwrap_or_else(|error| usage_error::<Arguments>(error).exit());
+    collective::run("scrl-eval", world, |ranks| run(arguments, ranks))
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments, ranks: &Ranks) -> Result<()> {
     match arguments.protocol {
         Protocol::Roi { options, process } => {
             let config = options.resolve()?;
-            evaluate(&process, &config.common.out, |reporter| evaluate_boxes(&config, reporter))
+            let protocol = |reporter: &Reporter| evaluate_boxes(&config, ranks, reporter);
+            evaluate(&process, &config.common.out, ranks, protocol)
         }
         Protocol::Linear { options, process } => {
             let config = options.resolve()?;
-            evaluate(&process, &config.common.out, |reporter| evaluate_images(&config, reporter))
+            let protocol = |reporter: &Reporter| evaluate_images(&config, ranks, reporter);
+            evaluate(&process, &config.common.out, ranks, protocol)
         }
     }
 }
@@ -36,14 +40,15 @@ fn run(arguments: Arguments) -> Result<()> {
 fn evaluate(
     process: &ProcessOptions,
     out: &Path,
-    protocol: impl FnOnce(&Reporter) -> Result<Results, Error>,
+    ranks: &Ranks,
+    protocol: impl FnOnce(&Reporter) -> Result<Option<Results>, Error>,
 ) -> Result<()> {
-    let threads = scrl_cli::threads(process.threads);
+    let threads = process.threads.map_or_else(threads_of_rank, usize::from);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let reporter = Reporter::new(process.quiet, Stop::on_ctrl_c()?);
+    let reporter = Reporter::new(process.quiet || !ranks.is_first(), Stop::on_ctrl_c()?);
     let results = protocol(&reporter);
     reporter.end();
-    let results = results?;
+    let Some(results) = results? else { return Ok(()) };
     let [json, png] = results.write(out)?;
     if !process.quiet {
         scrl_cli::print(results.table());
