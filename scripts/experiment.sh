@@ -49,20 +49,23 @@ train="--arch resnet18 --batch-size 32 --hidden 512 --projection 128"
 [ $what = photos ] || train+=" --lr 4 --warmup-epochs 1"
 [ $what != photos ] || train+=" --preset small"
 : "${TRAIN:=$train}"
-# For photos: pairs of a pretraining, what is pretrained (also boxes-1 and boxes-5, SCRL with fewer
-# boxes), and how many boxes of each class the linear layer is fitted on, besides all.
-: "${PAIRS:=25000 100000}" "${BACKBONES:=byol scrl}" "${FEW:=10}" "${FEW_EPOCHS:=800}"
+# For photos: pairs of a pretraining, and what is pretrained (also boxes-1 and boxes-5, SCRL with
+# fewer boxes).
+: "${PAIRS:=25000 100000}" "${BACKBONES:=byol scrl}"
 # Other scenes train and test the linear layers: scenes with boxes and, with one object each, scenes
 # with classes. Each class has a hue of its own; with EVAL_LOOK= only shape and texture distinguish
 # the classes, which takes longer pretraining to learn.
 : "${EVAL_SCENES:=600}" "${EVAL_VAL:=600}" "${SINGLE_SCENES:=600}" "${SINGLE_VAL:=600}"
 : "${EVAL_LOOK=--hues}" "${ROI:=--size 128}" "${LINEAR:=--size 64 --crops 4}"
+# For photos, the linear layer is fitted on a few labeled boxes as well.
+: "${ROI_FEW:=$ROI --boxes-per-class 10 --epochs 800}"
 if [ $smoke = yes ]; then
     rm -rf "$out"
     SCENES=16 EPOCHS=2 SEEDS="0 1" EVAL_SCENES=8 EVAL_VAL=8 SINGLE_SCENES=48 SINGLE_VAL=24
     TRAIN="--arch resnet18 --batch-size 8 --hidden 32 --projection 16 --lr 4 --warmup-epochs 1"
     ROI="--size 64 --epochs 4" LINEAR="--size 64 --crops 1 --epochs 4"
-    PAIRS="16 32" BACKBONES="byol scrl boxes-1" FEW=2 FEW_EPOCHS=4
+    PAIRS=16
+    ROI_FEW="--size 64 --boxes-per-class 2 --epochs 4"
 fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -121,12 +124,12 @@ evaluate() { # NAME SEED PROTOCOL …
                     --images "$out/single/train2017" --val "$out/single/val2017"
                 ;;
             *)
-                local few=
-                [ $protocol = roi ] || few="--boxes-per-class $FEW --epochs $FEW_EPOCHS"
-                mkdir -p "$run/$protocol"
+                local options=$ROI
+                [ "$protocol" = roi ] || options=$ROI_FEW
                 # Protocols on boxes use the same features.
-                mkdir -p "$run/features" && ln -sfn ../features "$run/$protocol/features"
-                "$bin/scrl-eval" roi $ROI $few --checkpoint $weights --seed "$2" \
+                mkdir -p "$run/features" "$run/$protocol"
+                ln -sfn ../features "$run/$protocol/features"
+                "$bin/scrl-eval" roi $options --checkpoint $weights --seed "$2" \
                     --out "$run/$protocol" --train-images "${boxes[0]}" \
                     --train-boxes "${boxes[1]}" --val-images "${boxes[2]}" --val-boxes "${boxes[3]}"
                 ;;
