@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::Value;
 
@@ -109,26 +110,48 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     low - margin..high + margin
 }
 
-/// A panel for each protocol: a dot for each seed, a line at their mean.
-fn plot_results(out: &Path) -> Result<()> {
+/// The results of the backbones that have some: label, color, results.
+type Backbones<T> = Vec<(&'static str, RGBColor, T)>;
+
+/// The title of each protocol that has results, and `of` each backbone and protocol.
+fn panels<T>(
+    out: &Path,
+    of: impl Fn(&str, &str) -> Result<Option<T>>,
+) -> Result<Vec<(&'static str, Backbones<T>)>> {
     let mut panels = Vec::new();
     for (protocol, title) in PROTOCOLS {
         let mut backbones = Vec::new();
         for (number, (name, label, _)) in BACKBONES.into_iter().enumerate() {
-            let values = top1s(out, name, protocol)?;
-            if !values.is_empty() {
-                backbones.push((label, COLORS[number], values));
-            }
+            backbones.extend(of(name, protocol)?.map(|results| (label, COLORS[number], results)));
         }
         if !backbones.is_empty() {
             panels.push((title, backbones));
         }
     }
-    let path = out.join("results.svg");
     ensure!(!panels.is_empty(), "{}: no results.json below it", out.display());
-    let size = (WIDTH, PANEL_HEIGHT * panels.len() as u32);
-    let root = SVGBackend::new(&path, size).into_drawing_area();
+    Ok(panels)
+}
+
+/// A white drawing with room for some panels, one below the other.
+fn canvas(path: &Path, panels: usize) -> Result<DrawingArea<SVGBackend<'_>, Shift>> {
+    let size = (WIDTH, PANEL_HEIGHT * panels as u32);
+    let root = SVGBackend::new(path, size).into_drawing_area();
     root.fill(&WHITE)?;
+    Ok(root)
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// A panel for each protocol: a dot for each seed, a line at their mean.
+fn plot_results(out: &Path) -> Result<()> {
+    let panels = panels(out, |name, protocol| {
+        let values = top1s(out, name, protocol)?;
+        Ok((!values.is_empty()).then_some(values))
+    })?;
+    let path = out.join("results.svg");
+    let root = canvas(&path, panels.len())?;
     for ((title, backbones), area) in panels.iter().zip(root.split_evenly((panels.len(), 1))) {
         let values = backbones.iter().flat_map(|(_, _, values)| values.iter().copied());
         let mut chart = ChartBuilder::on(&area)
@@ -160,9 +183,8 @@ fn plot_results(out: &Path) -> Result<()> {
                 at(value) + Circle::new((10 * seed - middle, 0), 4, color.filled())
             });
             chart.draw_series(dots)?;
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
             let line = PathElement::new([(-26, 0), (26, 0)], color.stroke_width(2));
-            chart.draw_series([at(mean) + line])?;
+            chart.draw_series([at(mean(values)) + line])?;
         }
     }
     root.present()?;
@@ -173,29 +195,16 @@ fn plot_results(out: &Path) -> Result<()> {
 /// A panel for each protocol: for each backbone a dot for each seed and a curve through their means,
 /// from random weights on.
 fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
-    let mut panels = Vec::new();
-    for (protocol, title) in PROTOCOLS {
-        let random = (0, top1s(out, "random", protocol)?);
-        let mut backbones = Vec::new();
-        for (number, (name, label, _)) in BACKBONES.into_iter().enumerate() {
-            let mut points = vec![random.clone()];
-            for (pairs, folder) in budgets {
-                points.push((*pairs, top1s(folder, name, protocol)?));
-            }
-            points.retain(|(_, values)| !values.is_empty());
-            if points.iter().any(|(pairs, _)| *pairs > 0) {
-                backbones.push((label, COLORS[number], points));
-            }
+    let panels = panels(out, |name, protocol| {
+        let mut points = vec![(0, top1s(out, "random", protocol)?)];
+        for (pairs, folder) in budgets {
+            points.push((*pairs, top1s(folder, name, protocol)?));
         }
-        if !backbones.is_empty() {
-            panels.push((title, backbones));
-        }
-    }
+        points.retain(|(_, values)| !values.is_empty());
+        Ok(points.iter().any(|(pairs, _)| *pairs > 0).then_some(points))
+    })?;
     let path = out.join("results.svg");
-    ensure!(!panels.is_empty(), "{}: no results.json below it", out.display());
-    let size = (WIDTH, PANEL_HEIGHT * panels.len() as u32);
-    let root = SVGBackend::new(&path, size).into_drawing_area();
-    root.fill(&WHITE)?;
+    let root = canvas(&path, panels.len())?;
     let last = budgets.iter().map(|(pairs, _)| *pairs).max().unwrap_or(1);
     for ((title, backbones), area) in panels.iter().zip(root.split_evenly((panels.len(), 1))) {
         let points = backbones.iter().flat_map(|(_, _, points)| points);
@@ -219,9 +228,7 @@ fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
                 values.iter().map(move |value| Circle::new((*pairs, *value), 3, color.mix(0.5)))
             });
             chart.draw_series(dots)?;
-            let means = points
-                .iter()
-                .map(|(pairs, values)| (*pairs, values.iter().sum::<f64>() / values.len() as f64));
+            let means = points.iter().map(|(pairs, values)| (*pairs, mean(values)));
             let line = LineSeries::new(means, color.stroke_width(2));
             chart.draw_series(line)?.label(label).legend(legend(color));
         }
@@ -257,9 +264,7 @@ fn plot_training(out: &Path) -> Result<()> {
         return Ok(());
     }
     let path = out.join("training.svg");
-    let size = (WIDTH, PANEL_HEIGHT * METRICS.len() as u32);
-    let root = SVGBackend::new(&path, size).into_drawing_area();
-    root.fill(&WHITE)?;
+    let root = canvas(&path, METRICS.len())?;
     for ((key, title), area) in METRICS.into_iter().zip(root.split_evenly((METRICS.len(), 1))) {
         let curve = |steps: &[Value]| -> Curve {
             steps
