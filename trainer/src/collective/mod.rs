@@ -183,6 +183,11 @@ impl Ranks {
         self.gather(&[u8::from(flag)]).contains(&1)
     }
 
+    /// Waits until all ranks are here.
+    pub(crate) fn wait_for_all(&self) {
+        self.any(false);
+    }
+
     /// The text of each rank.
     pub fn gather_texts(&self, text: &str) -> Vec<String> {
         let texts = self.gather_unequal(text.as_bytes());

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Ranks`] if they do not find each other, or MPI counts other processes than the launcher.
-fn start(world: World, launcher: Option<&str>) -> Result<Ranks> {
+fn start(program: &'static str, world: World, launcher: Option<&str>) -> Result<Ranks> {
     if world == World::ALONE {
         return Ok(Ranks::default());
     }
@@ -42,7 +42,7 @@ fn start(world: World, launcher: Option<&str>) -> Result<Ranks> {
         Error::Ranks(format!("{world}, by {launcher}: {advice}{reason}"))
     };
     let address = address::of_first_rank(|name| std::env::var(name).ok()).map_err(refuse)?;
-    Ok(Ranks::new(Tcp::connect(world, &address).map_err(refuse)?))
+    Ok(Ranks::new(Tcp::connect(program, world, &address).map_err(refuse)?))
 }
 
 #[cfg(feature = "mpi")]
@@ -69,11 +69,11 @@ const FIRST_RANKS_TURN: Duration = Duration::from_secs(3);
 /// Runs `work` of `program` on this rank of `world`, and ends all ranks where it fails on one: in one
 /// line, which the first rank prints if all have the error. Returns this process's exit code.
 pub fn run(
-    program: &str,
+    program: &'static str,
     (world, launcher): (World, Option<&str>),
     work: impl FnOnce(&Ranks) -> anyhow::Result<()>,
 ) -> ExitCode {
-    let ranks = match start(world, launcher) {
+    let ranks = match start(program, world, launcher) {
         Ok(ranks) => ranks,
         Err(error) => {
             if world.rank > 0 {

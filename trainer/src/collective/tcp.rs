@@ -49,6 +49,8 @@ pub(super) struct Tcp {
 /// How this process learns that another ended, and tells that it does.
 #[derive(Debug)]
 struct Ending {
+    /// The name that error messages begin with.
+    program: &'static str,
     world: World,
     links: Vec<TcpStream>,
     /// Whether a thread ends this process already.
@@ -62,17 +64,18 @@ impl std::fmt::Debug for Tcp {
 }
 
 impl Tcp {
-    /// Connects all ranks of `world`; the first one listens at `address`, a host and a port.
+    /// Connects all ranks of `world` of `program`; the first one listens at `address`, a host and a
+    /// port.
     ///
     /// # Errors
     /// One line: the address, and what is wrong with it or who is missing.
-    pub fn connect(world: World, address: &str) -> Result<Self, String> {
+    pub fn connect(program: &'static str, world: World, address: &str) -> Result<Self, String> {
         let deadline = Instant::now() + START;
         let [exchanges, links] = match world.rank {
             0 => accept_all(world, address, deadline)?,
             _ => connect_to_first(world, address, deadline)?.map(|stream| vec![stream]),
         };
-        let ending = Arc::new(Ending { world, links, begun: AtomicBool::new(false) });
+        let ending = Arc::new(Ending { program, world, links, begun: AtomicBool::new(false) });
         for place in 0..ending.links.len() {
             let ending = Arc::clone(&ending);
             let wait = move || ending.wait(place);
@@ -123,12 +126,9 @@ fn answer_all(
     length: usize,
     answer: impl Fn(&[u8], usize) -> Cow<'_, [u8]>,
 ) -> io::Result<()> {
-    for (mut stream, bytes) in others.iter().zip(all.chunks_exact_mut(length.max(1)).skip(1)) {
+    for (rank, mut stream) in (1..).zip(others) {
         expect_length(stream, length)?;
-        stream.read_exact(bytes)?;
-    }
-    if length == 0 {
-        others.iter().try_for_each(|stream| expect_length(stream, 0))?;
+        stream.read_exact(&mut all[rank * length..][..length])?;
     }
     for (rank, mut stream) in (1..).zip(others) {
         stream.write_all(&answer(all, rank))?;
@@ -205,7 +205,7 @@ impl Ending {
         self.tell(code);
         // One rank reports: the first, or, should it be lost, the second.
         if !reason.is_empty() && self.world.rank < 2 {
-            eprintln!("scrl-train: {reason}");
+            eprintln!("{}: {reason}", self.program);
         }
         // SAFETY: ends the process. Unlike `exit`, it does not wait for a GPU whose kernels wait for
         // a rank that has ended.
@@ -338,7 +338,7 @@ mod tests {
                 let work = &work;
                 let world = World { rank, size };
                 scope.spawn(move || {
-                    work(Ranks::new(Tcp::connect(world, &free.to_string()).unwrap()))
+                    work(Ranks::new(Tcp::connect("test", world, &free.to_string()).unwrap()))
                 })
             };
             let threads: Vec<_> = (0..size).map(start).collect();
@@ -369,14 +369,14 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let address = free.to_string();
         thread::scope(|scope| {
-            let first = scope.spawn(|| Tcp::connect(World { rank: 0, size: 2 }, &address));
+            let first = scope.spawn(|| Tcp::connect("test", World { rank: 0, size: 2 }, &address));
             let mut stranger = loop {
                 if let Ok(stream) = TcpStream::connect(free) {
                     break stream;
                 }
             };
             stranger.write_all(b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n").unwrap();
-            let second = Tcp::connect(World { rank: 1, size: 2 }, &address);
+            let second = Tcp::connect("test", World { rank: 1, size: 2 }, &address);
             assert!(first.join().unwrap().is_ok() && second.is_ok());
         });
     }
@@ -386,7 +386,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let address = free.to_string();
         let first = thread::scope(|scope| {
-            let first = scope.spawn(|| Tcp::connect(World { rank: 0, size: 2 }, &address));
+            let first = scope.spawn(|| Tcp::connect("test", World { rank: 0, size: 2 }, &address));
             let hello = |kind| {
                 let stream = loop {
                     if let Ok(stream) = TcpStream::connect(free) {

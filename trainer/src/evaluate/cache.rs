@@ -77,11 +77,13 @@ impl Cache {
     pub fn divide(
         &self,
         files: &[FeaturesFile],
+        status: &str,
         (ranks, reporter): (&Ranks, &Reporter),
         mut make: impl FnMut(usize) -> Result<Tensors>,
     ) -> Result<Option<Vec<Tensors>>> {
         let own = || (ranks.rank()..files.len()).step_by(ranks.size());
         reporter.begin("images", own().map(|place| files[place].images as u64).sum(), 0);
+        reporter.set_status(status);
         let mut found = vec![None; files.len()];
         for place in own() {
             let FeaturesFile { name, images } = &files[place];
@@ -99,7 +101,7 @@ impl Cache {
             found[place] = ranks.is_first().then_some(file);
         }
         reporter.log();
-        ranks.any(false);
+        ranks.wait_for_all();
         if !ranks.is_first() {
             return Ok(None);
         }
@@ -143,7 +145,7 @@ mod tests {
             let results = Threads::run(3, |ranks| {
                 let cache = Cache::new(folder.path(), "weights 1").unwrap();
                 let mut made = 0;
-                let found = cache.divide(&files, (&ranks, &Reporter::silent()), |place| {
+                let found = cache.divide(&files, "test", (&ranks, &Reporter::silent()), |place| {
                     made += 1;
                     Ok(tensors(place as f32))
                 });

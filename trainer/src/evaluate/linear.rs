@@ -73,8 +73,8 @@ pub fn evaluate_images(
         extractor.compute_statistics(&images, &train, reporter)?;
     }
     let val_classes: Vec<usize> = val.iter().map(|image| image.class).collect();
-    reporter.set_status("features of the validation images");
-    let validation = extractor.features("val", val_images, &val, None, reporter)?;
+    let status = "features of the validation images";
+    let validation = extractor.features(("val", status), val_images, &val, None, reporter)?;
     let crops = TrainingCrops::new(&extractor, &images, train, reporter)?;
     let (Some(validation), Some(mut crops)) = (validation, crops) else { return Ok(None) };
     // With stored features an epoch takes a moment, so only the others have checkpoints.
@@ -198,7 +198,7 @@ impl Extractor<'_> {
     /// part.
     fn features(
         &self,
-        prefix: &str,
+        (prefix, status): (&str, &str),
         images: &ClassImages,
         which: &[ClassImage],
         epoch: Option<u32>,
@@ -210,7 +210,7 @@ impl Extractor<'_> {
             images: chunk.len(),
         };
         let files: Vec<FeaturesFile> = chunks.iter().enumerate().map(file).collect();
-        let found = self.cache.divide(&files, (self.ranks, reporter), |place| {
+        let found = self.cache.divide(&files, status, (self.ranks, reporter), |place| {
             let mut batches = Vec::new();
             for features in self.batches(images, chunks[place], epoch) {
                 let features = features?;
@@ -245,12 +245,10 @@ impl<'a> TrainingCrops<'a> {
         if config.crops < config.common.linear_layer.epochs {
             for crop in 0..config.crops {
                 let number = crop + 1;
-                reporter.set_status(format_args!(
-                    "features of the training images, crop {number} of {}",
-                    config.crops
-                ));
-                let prefix = format!("train-{crop:05}");
-                stored.push(extractor.features(&prefix, images, &train, Some(crop), reporter)?);
+                let status =
+                    format!("features of the training images, crop {number} of {}", config.crops);
+                let file = (&*format!("train-{crop:05}"), &*status);
+                stored.push(extractor.features(file, images, &train, Some(crop), reporter)?);
             }
         }
         // Without stored features the first rank computes those of every epoch alone.

@@ -57,12 +57,14 @@ pub fn evaluate_boxes(
     let key = key(common, &backbone, [&train, &val])?;
     let cache = Cache::new(&common.out.join("features"), &key)?;
     let extractor = Extractor { config: common, backbone: &backbone, cache: &cache, ranks };
-    // The first rank's are in the cache once it has them.
-    if ranks.is_first() {
-        extractor.compute_statistics(&train.images, reporter)?;
+    // The others find those of the first rank in the cache.
+    if !ranks.is_first() {
+        ranks.wait_for_all();
     }
-    ranks.any(false);
     extractor.compute_statistics(&train.images, reporter)?;
+    if ranks.is_first() {
+        ranks.wait_for_all();
+    }
     let features = extractor.features(Split::Training, &train.images, reporter)?;
     let validation = extractor.features(Split::Validation, &val.images, reporter)?;
     let (Some(features), Some(validation)) = (features, validation) else { return Ok(None) };
@@ -172,7 +174,6 @@ impl Extractor<'_> {
             Split::Training => ("train", "features of the training boxes", &[false, true]),
             Split::Validation => ("val", "features of the validation boxes", &[false]),
         };
-        reporter.set_status(status);
         let chunks: Vec<&[AnnotatedImage]> = images.chunks(IMAGES_PER_FILE).collect();
         let parts: Vec<(usize, bool)> = (0..chunks.len())
             .flat_map(|number| flips.iter().map(move |&flipped| (number, flipped)))
@@ -183,7 +184,7 @@ impl Extractor<'_> {
             FeaturesFile { name, images: chunks[number].len() }
         };
         let files: Vec<FeaturesFile> = parts.iter().map(file).collect();
-        let found = self.cache.divide(&files, (self.ranks, reporter), |place| {
+        let found = self.cache.divide(&files, status, (self.ranks, reporter), |place| {
             let (number, flipped) = parts[place];
             self.compute(chunks[number], flipped, reporter)
         })?;

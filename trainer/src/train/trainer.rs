@@ -98,7 +98,7 @@ pub fn train(
     reporter.end();
     if done.as_ref().err().is_none_or(Error::is_of_all_ranks) {
         // No rank ends before the first has written its files.
-        ranks.any(false);
+        ranks.wait_for_all();
     }
     done.map_err(|error| explain_full_disk(error, &checkpoints))
 }
