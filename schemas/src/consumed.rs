@@ -1,11 +1,10 @@
 //! `consumed.json`: the epochs that training has consumed, which `scrl-prep --keep` may remove.
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, FORMAT, Result, atomic};
+use crate::{Error, FORMAT, Result, store};
 
 /// The content of `consumed.json`. `scrl-train --consume` writes it once there is a checkpoint
 /// after the epoch: an epoch that a resumed run would need again is not consumed.
@@ -21,7 +20,7 @@ impl Consumed {
     /// # Errors
     /// [`Error::Invalid`] for anything that is not such a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
+        let text = match store::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self::default());
@@ -40,12 +39,14 @@ impl Consumed {
     /// Writes `consumed.json` atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = format!("{{\"format\": {FORMAT}, \"epochs\": {}}}\n", self.epochs);
-        atomic::write(path, text.as_bytes())
+        store::write(path, text.as_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -12,11 +12,11 @@
 //! ```
 //!
 //! [`ShardWriter`] and [`ShardReader`] convert rows to files and back, [`ShardPaths`] has the
-//! paths, and [`atomic`] writes files that appear complete or not at all.
+//! paths, and [`store`] reads and writes the files, in a local folder or an object store.
 
 #![deny(missing_docs)]
 
-pub mod atomic;
+mod batches;
 mod columns;
 mod consumed;
 mod error;
@@ -28,14 +28,16 @@ mod row;
 mod shard_reader;
 mod shard_writer;
 mod sources;
+pub mod store;
 mod success;
 
+pub use batches::{Batches, ParquetFile, Wanted};
 pub use consumed::Consumed;
 pub use error::{Error, Result};
 pub use manifest::{
     BlurKind, BoxSampler, Counts, Exif, IouFallback, Manifest, PrepOptions, Preset, ViewEncoding,
 };
-pub use paths::{Epoch, Shard, ShardPaths, file_names};
+pub use paths::{Epoch, Shard, ShardPaths};
 pub use row::{
     Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Row, View, ViewParams,
 };

@@ -1,12 +1,11 @@
 //! `dataset.toml`: the images and options that a shards folder was made from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, FORMAT, Result, atomic, named_choice};
+use crate::{Error, FORMAT, Result, named_choice, store};
 
 /// The content of `dataset.toml`. It is written before the first shard and compared on every later
 /// start, so that shards of different options never mix in one folder.
@@ -181,7 +180,7 @@ impl Manifest {
     /// [`Error::Format`] for another format, which is checked first; otherwise [`Error::Invalid`]
     /// with the invalid line.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = store::read_to_string(path).map_err(Error::io(path))?;
         let table: toml::Table = toml::from_str(&text)
             .map_err(|error| Error::invalid(path, error.to_string().trim()))?;
         let found = table.get("format").map_or("none".to_owned(), ToString::to_string);
@@ -195,7 +194,7 @@ impl Manifest {
 
     /// Writes `dataset.toml` atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
-        atomic::write(path, self.to_toml().as_bytes())
+        store::write(path, self.to_toml().as_bytes())
     }
 
     /// The file's text.
@@ -237,6 +236,8 @@ impl Manifest {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn manifest() -> Manifest {

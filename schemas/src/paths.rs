@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
-
 /// The number of an epoch, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
@@ -74,22 +72,4 @@ impl ShardPaths {
     pub fn success(&self, epoch: Epoch) -> PathBuf {
         self.epoch(epoch).join("_SUCCESS")
     }
-}
-
-/// The UTF-8 names in a folder, sorted; none if the folder does not exist.
-///
-/// # Errors
-/// Where the system refuses.
-pub fn file_names(folder: &Path) -> Result<Vec<String>> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io(folder)(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry.map_err(Error::io(folder))?.file_name().into_string());
-    }
-    names.sort_unstable();
-    Ok(names)
 }

@@ -1,18 +1,15 @@
 //! Reading the rows of a shard.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
 use arrow::array::{Array, BooleanArray, Float32Array, RecordBatch, StructArray};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-    ParquetRecordBatchReaderBuilder, RowSelector,
-};
+use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 
+use crate::batches::{Batches, ParquetFile, Wanted};
 use crate::row::{Box2, ColorJitter, Crop, EncodedImage, MatchedBox, Row, View, ViewParams};
 use crate::shard_writer::{SKIPPED_KEY, Skipped};
 use crate::{Error, FORMAT, FORMAT_KEY, Result, columns};
@@ -22,8 +19,6 @@ const ROWS_PER_BATCH: usize = 32;
 
 /// Rows decoded at a time without pixels.
 const ROWS_PER_BATCH_WITHOUT_PIXELS: usize = 1024;
-
-type Builder = ParquetRecordBatchReaderBuilder<File>;
 
 /// The columns to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +50,7 @@ impl Columns {
 
 /// The images of some of a shard's rows, read beside the other columns.
 struct Images {
-    batches: ParquetRecordBatchReader,
+    batches: Batches,
     /// Those that were read ahead, of one row each.
     images: VecDeque<[Option<EncodedImage>; 2]>,
     /// For each row from the next one on, whether it is one of them.
@@ -64,7 +59,7 @@ struct Images {
 
 /// Streams the rows of one shard in order, with a few megabytes of memory.
 pub struct ShardReader {
-    batches: ParquetRecordBatchReader,
+    batches: Batches,
     rows: VecDeque<Row>,
     /// Where only some rows come with pixels: theirs.
     images: Option<Images>,
@@ -97,7 +92,7 @@ impl ShardReader {
         has_pixels: impl Fn(u64) -> bool,
     ) -> Result<Self> {
         let footer = Footer::read(path)?;
-        let total = footer.rows();
+        let total = footer.file.rows();
         let is_read: Vec<bool> = (first..total).map(has_pixels).collect();
         if is_read.iter().all(|is_read| *is_read) {
             return Self::over(path, first, Columns::All, footer);
@@ -107,11 +102,7 @@ impl ShardReader {
             false => RowSelector::skip(run.len()),
         });
         let selection = std::iter::once(RowSelector::skip(first as usize)).chain(selectors);
-        // A file of its own: clones of a file share their position.
-        let file = File::open(path).map_err(Error::io(path))?;
-        let builder = reader(file, footer.metadata.clone(), Columns::Pixels);
-        let builder = builder.with_row_selection(selection.collect::<Vec<_>>().into());
-        let batches = builder.build().map_err(Error::parquet(path))?;
+        let batches = footer.batches(Columns::Pixels, selection.collect::<Vec<_>>().into())?;
         let images = Images { batches, images: VecDeque::new(), is_read: is_read.into_iter() };
         let rows = Self::over(path, first, Columns::WithoutPixels, footer)?;
         Ok(Self { images: Some(images), ..rows })
@@ -122,10 +113,11 @@ impl ShardReader {
     }
 
     fn over(path: &Path, first: u64, columns: Columns, footer: Footer) -> Result<Self> {
-        let total_rows = footer.rows();
-        let Footer { file, metadata, skipped } = footer;
-        let builder = reader(file, metadata, columns).with_offset(first as usize);
-        let batches = builder.build().map_err(Error::parquet(path))?;
+        let total_rows = footer.file.rows();
+        let rows_left = total_rows.saturating_sub(first) as usize;
+        let selection = vec![RowSelector::skip(first as usize), RowSelector::select(rows_left)];
+        let batches = footer.batches(columns, selection.into())?;
+        let skipped = footer.skipped;
         let (rows, path) = (VecDeque::new(), path.to_owned());
         Ok(Self { batches, rows, images: None, skipped, total_rows, path })
     }
@@ -143,16 +135,14 @@ impl ShardReader {
 
 /// A shard whose format and columns are those of this version, with its footer.
 struct Footer {
-    file: File,
-    metadata: ArrowReaderMetadata,
+    file: ParquetFile,
     skipped: Vec<Skipped>,
 }
 
 impl Footer {
     fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let reader = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
-            .map_err(Error::parquet(path))?;
+        let file = ParquetFile::open(path)?;
+        let reader = file.metadata();
         let metadata = reader.metadata().file_metadata();
         check_format(path, metadata.key_value_metadata())?;
         let expected = columns::shard_schema();
@@ -170,21 +160,17 @@ impl Footer {
             .ok_or_else(|| Error::invalid(path, format!("{SKIPPED_KEY} is missing")))?;
         let skipped = serde_json::from_str(skipped)
             .map_err(|error| Error::invalid(path, format!("{SKIPPED_KEY}: {error}")))?;
-        Ok(Self { file, metadata: reader, skipped })
+        Ok(Self { file, skipped })
     }
 
-    fn rows(&self) -> u64 {
-        self.metadata.metadata().file_metadata().num_rows() as u64
+    /// Some rows of these columns.
+    fn batches(&self, columns: Columns, rows: RowSelection) -> Result<Batches> {
+        let leaves = self.file.metadata().parquet_schema();
+        let is_read = |&leaf: &usize| columns.contain(&leaves.column(leaf).path().string());
+        let mask = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
+        let wanted = Wanted::all_rows(mask, columns.rows_per_batch());
+        self.file.read(Wanted { rows: Some(rows), ..wanted })
     }
-}
-
-/// A reader of these columns.
-fn reader(file: File, metadata: ArrowReaderMetadata, columns: Columns) -> Builder {
-    let builder = Builder::new_with_metadata(file, metadata);
-    let leaves = builder.parquet_schema();
-    let is_read = |&leaf: &usize| columns.contain(&leaves.column(leaf).path().string());
-    let mask = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
-    builder.with_projection(mask).with_batch_size(columns.rows_per_batch())
 }
 
 impl Iterator for ShardReader {
@@ -194,7 +180,7 @@ impl Iterator for ShardReader {
         while self.rows.is_empty() {
             let batch = match self.batches.next()? {
                 Ok(batch) => batch,
-                Err(error) => return Some(Err(Error::arrow(&self.path)(error))),
+                Err(error) => return Some(Err(error)),
             };
             match from_record_batch(&batch) {
                 Ok(rows) => self.rows = rows,
@@ -222,7 +208,7 @@ impl Images {
                 return Ok(images);
             }
             let missing = || Error::invalid(path, "fewer images than rows".to_owned());
-            let batch = self.batches.next().ok_or_else(missing)?.map_err(Error::arrow(path))?;
+            let batch = self.batches.next().ok_or_else(missing)??;
             let image = |view: usize, row: usize| {
                 image_at(batch.column(view).as_struct().column(0).as_struct(), row)
             };

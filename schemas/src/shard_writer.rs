@@ -17,8 +17,8 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::AtomicFile;
 use crate::row::{Box2, Crop, MatchedBox, Row, View};
+use crate::store::AtomicFile;
 use crate::{Error, FORMAT, FORMAT_KEY, Result, ShardRecord, columns, huggingface};
 
 /// The Parquet metadata key of the unreadable images that would have had a row in the shard.
@@ -95,7 +95,6 @@ fn properties() -> WriterProperties {
         .set_created_by(format!("scrl {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(level))
         .set_statistics_enabled(EnabledStatistics::None)
-        .set_offset_index_disabled(true)
         .set_max_row_group_row_count(None)
         .set_key_value_metadata(Some(vec![
             KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_string()),
@@ -136,7 +135,8 @@ fn properties() -> WriterProperties {
 }
 
 impl ShardWriter {
-    /// Starts the shard whose final path is `path`, in a folder that exists.
+    /// Starts the shard whose final path is `path`, in a folder that exists (in an object
+    /// store every folder does).
     pub fn create(path: &Path) -> Result<Self> {
         let file = Checksummed { inner: AtomicFile::create(path)?, bytes: 0, crc32c: 0 };
         let writer = ArrowWriter::try_new(file, columns::shard_schema(), Some(properties()))

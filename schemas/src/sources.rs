@@ -1,25 +1,27 @@
 //! `sources.parquet`: every image that was found, and the errors of the unreadable ones.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::array::{Array, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
-use crate::atomic::AtomicFile;
+use crate::batches::{Batches, ParquetFile, Wanted};
 use crate::shard_reader::check_format;
+use crate::store::AtomicFile;
 use crate::{Error, FORMAT, FORMAT_KEY, Result, columns};
 
 /// Images turned into Arrow arrays at a time.
 const ROWS_PER_BATCH: usize = 65_536;
+
+/// Rows decoded at a time.
+const ROWS_READ: usize = 1024;
 
 /// One image, as `sources.parquet` lists it. Its `image_id` is its position in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,19 +104,17 @@ impl SourcesWriter {
 
 /// Streams `sources.parquet`, in the order of `image_id`.
 pub struct SourcesReader {
-    batches: ParquetRecordBatchReader,
+    batches: Batches,
     rows: VecDeque<Source>,
     total: u64,
-    path: PathBuf,
 }
 
 impl SourcesReader {
     /// Opens the file and checks that its format and columns are those of this version.
     pub fn open(path: &Path) -> Result<Self> {
-        let builder = open(path)?;
-        let total = builder.metadata().file_metadata().num_rows() as u64;
-        let batches = builder.build().map_err(Error::parquet(path))?;
-        Ok(Self { batches, rows: VecDeque::new(), total, path: path.to_owned() })
+        let file = open(path)?;
+        let batches = file.read(Wanted::all_rows(ProjectionMask::all(), ROWS_READ))?;
+        Ok(Self { batches, rows: VecDeque::new(), total: file.rows() })
     }
 
     /// All images in the file.
@@ -130,32 +130,30 @@ impl Iterator for SourcesReader {
         while self.rows.is_empty() {
             match self.batches.next()? {
                 Ok(batch) => self.rows = from_record_batch(&batch),
-                Err(error) => return Some(Err(Error::arrow(&self.path)(error))),
+                Err(error) => return Some(Err(error)),
             }
         }
         self.rows.pop_front().map(Ok)
     }
 }
 
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(path))?;
-    check_format(path, builder.metadata().file_metadata().key_value_metadata())?;
-    if builder.schema().fields() != columns::sources_schema().fields() {
+fn open(path: &Path) -> Result<ParquetFile> {
+    let file = ParquetFile::open(path)?;
+    let metadata = file.metadata();
+    check_format(path, metadata.metadata().file_metadata().key_value_metadata())?;
+    if metadata.schema().fields() != columns::sources_schema().fields() {
         return Err(Error::invalid(path, "not a list of sources: its columns differ"));
     }
-    Ok(builder)
+    Ok(file)
 }
 
 /// The labels in `sources.parquet`, each once, ascending. Reads no other column.
 pub fn read_labels(path: &Path) -> Result<Vec<i32>> {
-    let builder = open(path)?;
-    let column = ProjectionMask::columns(builder.parquet_schema(), ["label"]);
-    let batches = builder.with_projection(column).build().map_err(Error::parquet(path))?;
+    let file = open(path)?;
+    let column = ProjectionMask::columns(file.metadata().parquet_schema(), ["label"]);
     let mut labels = BTreeSet::new();
-    for batch in batches {
-        let batch = batch.map_err(Error::arrow(path))?;
-        labels.extend(batch.column(0).as_primitive::<Int32Type>().iter().flatten());
+    for batch in file.read(Wanted::all_rows(column, ROWS_READ))? {
+        labels.extend(batch?.column(0).as_primitive::<Int32Type>().iter().flatten());
     }
     Ok(labels.into_iter().collect())
 }

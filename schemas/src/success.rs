@@ -1,11 +1,10 @@
 //! `_SUCCESS`: the list of an epoch's shards, written when all of them exist.
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, FORMAT, Result, atomic};
+use crate::{Error, FORMAT, Result, store};
 
 /// The content of `_SUCCESS`, JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +40,7 @@ impl Success {
     /// [`Error::Format`] for another format number, [`Error::Invalid`] for anything that is not
     /// such a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = store::read_to_string(path).map_err(Error::io(path))?;
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| Error::invalid(path, error.to_string()))?;
         let found = value["format"].to_string();
@@ -54,12 +53,14 @@ impl Success {
     /// Writes a `_SUCCESS` file atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).expect("plain values");
-        atomic::write(path, (text + "\n").as_bytes())
+        store::write(path, (text + "\n").as_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use scrl_schemas::{
-    Epoch, Manifest, ShardPaths, ShardRecord, Source, SourcesReader, Success, ViewEncoding,
+    Epoch, Manifest, ShardPaths, ShardRecord, Source, SourcesReader, Success, ViewEncoding, store,
 };
 
 use crate::prepare::resume;
@@ -48,10 +48,10 @@ impl Shards {
         let refuse = |reason: &str| {
             Err(Error::Folder { path: shards.to_owned(), reason: reason.to_owned() })
         };
-        if !shards.is_dir() {
+        if !store::has_folder(shards).map_err(Error::io(shards))? {
             return refuse("is not a folder; give the one that scrl-prep wrote");
         }
-        if !paths.manifest().exists() {
+        if !resume::has_file(&paths.manifest())? {
             return refuse("holds no dataset.toml; give the folder that scrl-prep wrote");
         }
         let manifest = Manifest::read(&paths.manifest())?;
@@ -67,7 +67,7 @@ impl Shards {
         };
         for epoch in resume::epochs(&found.paths)? {
             if only.is_none_or(|only| only == epoch) {
-                found.add(epoch);
+                found.add(epoch)?;
             }
         }
         match only {
@@ -81,15 +81,17 @@ impl Shards {
         }
     }
 
-    fn add(&mut self, epoch: Epoch) {
+    fn add(&mut self, epoch: Epoch) -> Result<()> {
         let success = self.paths.success(epoch);
-        if !success.exists() {
-            return self.unfinished.push(epoch);
+        if !resume::has_file(&success)? {
+            self.unfinished.push(epoch);
+            return Ok(());
         }
         match Success::read(&success) {
             Ok(Success { parts: shards, .. }) => self.epochs.push(FinishedEpoch { epoch, shards }),
             Err(error) => self.damaged.push((epoch, error.to_string())),
         }
+        Ok(())
     }
 
     /// Refuses a folder in which a `_SUCCESS` cannot be read, as then not every row can be.

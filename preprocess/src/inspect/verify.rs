@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use scrl_cli::Reporter;
-use scrl_schemas::{Epoch, Row, Shard, ShardReader, ShardRecord, Source, file_names};
+use scrl_schemas::{Epoch, Row, Shard, ShardReader, ShardRecord, Source, store};
 
 use super::compare::difference;
 use super::shards::{FinishedEpoch, Shards};
@@ -123,7 +123,7 @@ impl<'a> Check<'a> {
             Pixels::Skip => None,
             Pixels::From(images) => SourceReader::open(images)
                 .map_err(|error| {
-                    let reason = match images.exists() {
+                    let reason = match store::is_url(images) || images.exists() {
                         true => error.to_string(),
                         false => format!("{} is not there", images.display()),
                     };
@@ -202,7 +202,7 @@ impl<'a> Check<'a> {
                 format!("lists {} shards, should list {expected}, sorted by number", listed.len());
             self.fault(self.shards.name(epoch, "_SUCCESS"), what);
         }
-        for name in file_names(&self.shards.paths.epoch(epoch)).unwrap_or_default() {
+        for name in store::names(&self.shards.paths.epoch(epoch)).unwrap_or_default() {
             if name.ends_with(".parquet") && !listed.contains(&name.as_str()) {
                 self.fault(self.shards.name(epoch, &name), "is not in _SUCCESS");
             }
@@ -243,7 +243,7 @@ impl<'a> Check<'a> {
     /// Checks a shard's size and checksum.
     fn checksum(&self, epoch: Epoch, record: &ShardRecord) -> std::result::Result<(), String> {
         let path = self.shards.paths.epoch(epoch).join(&record.name);
-        let bytes = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
+        let bytes = store::size(&path).map_err(|error| error.to_string())?;
         if bytes != record.bytes {
             return Err(format!("has {bytes} bytes, _SUCCESS says {}", record.bytes));
         }

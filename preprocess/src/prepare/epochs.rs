@@ -4,7 +4,6 @@
 //! chunk, writes its shards on threads of its own, and completes the epochs. A chunk is passed on
 //! once the one before is on the disk, so at most two are in memory.
 
-use std::fs;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
@@ -12,16 +11,17 @@ use std::sync::mpsc::Receiver;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use scrl_cli::Reporter;
-use scrl_schemas::atomic::unless_gone;
+use scrl_schemas::store;
 use scrl_schemas::{
     Epoch, FORMAT, FinishedShard, Row, Shard, ShardPaths, ShardWriter, Skipped, Success,
     ViewEncoding,
 };
 
+use super::journal::{self, Journals};
 use super::options::Config;
+use super::resume;
 use super::rows::{RowMaker, recipe_row};
 use super::shuffle::{Pass, Shuffle};
-use super::{journal, resume};
 use crate::images::{ImageSize, Unreadable, decode};
 use crate::sources::Sources;
 use crate::{Error, Result};
@@ -72,6 +72,8 @@ pub(super) struct Context<'a> {
     pub paths: &'a ShardPaths,
     /// Receives the progress, and carries the stop flag.
     pub reporter: &'a Reporter,
+    /// This process's journals.
+    pub journals: &'a Journals,
     /// Held while `sources.parquet` is rewritten with unreadable images.
     pub listing: Mutex<()>,
 }
@@ -110,9 +112,8 @@ pub(super) fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> 
     epochs.dedup();
     for epoch in epochs {
         let folder = context.paths.epoch(epoch);
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let removed = fs::remove_file(context.paths.success(epoch));
-        unless_gone(removed).map_err(Error::io(&folder))?;
+        store::create_folder(&folder).map_err(Error::io(&folder))?;
+        store::remove(&context.paths.success(epoch)).map_err(Error::io(&folder))?;
     }
     Ok(())
 }
@@ -128,6 +129,9 @@ pub(super) fn render(
     shards: Vec<ShardId>,
 ) -> Result<Chunk> {
     let images = pass.images(chunk);
+    if context.config.options.views != ViewEncoding::Recipe {
+        context.sources.read_ahead(&images);
+    }
     let makers: Vec<Mutex<RowMaker>> =
         (0..rayon::current_num_threads()).map(|_| Mutex::default()).collect();
     let made: Vec<std::result::Result<Vec<Row>, Unreadable>> = images
@@ -214,10 +218,10 @@ pub(super) fn write(
         match rendered {
             Rendered::Chunk(chunk) => pairs += threads.install(|| write_chunk(context, chunk))?,
             Rendered::End(pass_epochs) => threads.install(|| {
-                pass_epochs
-                    .epochs
-                    .into_par_iter()
-                    .try_for_each(|epoch| complete(context, Epoch(epoch)).map(drop))
+                pass_epochs.epochs.into_par_iter().map(Epoch).try_for_each(|epoch| {
+                    context.journals.publish(epoch)?;
+                    complete(context, epoch).map(drop)
+                })
             })?,
         }
     }
@@ -236,7 +240,7 @@ fn write_chunk(context: &Context, chunk: Chunk) -> Result<u64> {
                 }
             }
             let finished: FinishedShard = writer.finish(skipped.clone())?;
-            journal::append(context.paths, shard.epoch, context.config.world, &finished)?;
+            context.journals.append(shard.epoch, &finished)?;
             Ok(finished.record.rows)
         });
     pairs.sum()

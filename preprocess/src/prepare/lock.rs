@@ -1,6 +1,9 @@
 //! The locks of the processes that write into a shards folder. Each holds one on a file of its own
 //! there while it runs, so that no work is done twice by mistake, and no process removes what
 //! another is still writing.
+//!
+//! An object store has no locks and needs none: equal rows give equal bytes, so that work done twice
+//! does no harm.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -9,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use scrl_cli::World;
 use scrl_schemas::ShardPaths;
-use scrl_schemas::atomic::Writer;
+use scrl_schemas::store;
+use scrl_schemas::store::atomic::Writer;
 
 use crate::{Error, Result};
 
@@ -20,7 +24,7 @@ const PREFIX: &str = ".writer-";
 #[derive(Debug)]
 pub(super) struct WriterLock {
     path: PathBuf,
-    /// Keeps the lock; `None` on a file system without locks.
+    /// Keeps the lock; `None` on a file system without locks, or in an object store.
     file: Option<File>,
 }
 
@@ -31,6 +35,9 @@ impl WriterLock {
     /// [`Error::Folder`] if another process holds that lock, or one of another world size.
     pub fn take(paths: &ShardPaths, world: World) -> Result<Self> {
         let path = paths.root().join(format!("{PREFIX}{}-of-{}", world.rank, world.size));
+        if store::is_url(paths.root()) {
+            return Ok(Self { path, file: None });
+        }
         loop {
             let options =
                 || File::options().read(true).write(true).create(true).truncate(false).open(&path);
@@ -101,6 +108,9 @@ impl WriterLock {
 
 impl Drop for WriterLock {
     fn drop(&mut self) {
+        if store::is_url(&self.path) {
+            return;
+        }
         // Removed while still locked: closing the file releases the lock.
         let _ = fs::remove_file(&self.path);
     }

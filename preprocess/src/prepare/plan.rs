@@ -5,7 +5,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use scrl_schemas::{
-    Consumed, Counts, Epoch, FORMAT, Manifest, ShardPaths, SourcesReader, ViewEncoding,
+    Consumed, Counts, Epoch, FORMAT, Manifest, ShardPaths, SourcesReader, ViewEncoding, store,
 };
 
 use super::estimate::{Estimate, estimate};
@@ -89,7 +89,10 @@ impl Job {
     pub fn plan(config: Config) -> Result<Self> {
         let threads = pool(config.threads, "render")?;
         let paths = ShardPaths::new(&config.shards);
-        let absolute = std::path::absolute(&config.images).map_err(Error::io(&config.images))?;
+        let absolute = match store::is_url(&config.images) {
+            true => config.images.clone(),
+            false => std::path::absolute(&config.images).map_err(Error::io(&config.images))?,
+        };
         let mut manifest = Manifest {
             format: FORMAT,
             writer: concat!("scrl-prep ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -178,7 +181,7 @@ pub(super) fn pool(threads: usize, name: &'static str) -> Result<ThreadPool> {
 /// Finds the images; if the folder has a list of them already, they must be the same.
 fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
     let known = paths.sources();
-    if known.exists() && !config.overwrite {
+    if !config.overwrite && resume::has_file(&known)? {
         return Sources::find_again(&config.images, paths.root(), SourcesReader::open(&known)?);
     }
     let depth = match config.options.views {

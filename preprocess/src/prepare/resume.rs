@@ -1,13 +1,13 @@
 //! The state of a shards folder: what an earlier run finished, and what has to go.
 
-use std::fs::{self, File};
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 
-use scrl_schemas::atomic::{Writer, unless_gone};
+use scrl_schemas::store::atomic::Writer;
+use scrl_schemas::store::{self, StoredFile};
 use scrl_schemas::{
     Epoch, FinishedShard, Manifest, Shard, ShardPaths, ShardReader, ShardRecord, Success,
-    file_names,
 };
 
 use super::journal;
@@ -24,7 +24,7 @@ const CHECKSUM_BUFFER: usize = 1 << 20;
 pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
     let way_out = "give another folder, or --overwrite to remove these shards";
     let refuse = |reason: String| Err(Error::Folder { path: paths.root().to_owned(), reason });
-    if !paths.manifest().exists() {
+    if !has_file(&paths.manifest())? {
         return match epoch_folders(paths)?.first() {
             Some(name) => refuse(format!("holds {name} but no dataset.toml; {way_out}")),
             None => Ok(()),
@@ -46,13 +46,11 @@ pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<
 pub(crate) fn remove_shards(paths: &ShardPaths) -> Result<()> {
     // The manifest goes first: without it the folder counts as incomplete.
     for file in [paths.manifest(), paths.sources(), paths.consumed()] {
-        if file.exists() {
-            fs::remove_file(&file).map_err(Error::io(&file))?;
-        }
+        store::remove(&file).map_err(Error::io(&file))?;
     }
     for name in epoch_folders(paths)? {
         let folder = paths.root().join(name);
-        fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+        store::remove_folder(&folder).map_err(Error::io(&folder))?;
     }
     Ok(())
 }
@@ -66,17 +64,20 @@ const OWN_FILES: [&str; 4] = ["dataset.toml", "sources.parquet", "part-", "_SUCC
 /// # Errors
 /// [`Error::io`] where the system refuses.
 pub(crate) fn remove_stale_files(paths: &ShardPaths, alone: bool) -> Result<()> {
+    if store::is_url(paths.root()) {
+        return Ok(());
+    }
     let this = Writer::this();
     let mut folders = vec![paths.root().to_owned()];
     folders.extend(epoch_folders(paths)?.into_iter().map(|name| paths.root().join(name)));
     for folder in folders {
-        for name in file_names(&folder)? {
+        for name in store::names(&folder)? {
             let Some(writer) = Writer::of(&name) else { continue };
             let is_own = OWN_FILES.iter().any(|own| name.starts_with(own));
             let is_stale = if writer.host == this.host { has_ended(writer.process) } else { alone };
             if is_own && is_stale {
                 let path = folder.join(&name);
-                fs::remove_file(&path).map_err(Error::io(&path))?;
+                store::remove(&path).map_err(Error::io(&path))?;
             }
         }
     }
@@ -97,12 +98,8 @@ fn has_ended(process: u32) -> bool {
 pub(crate) fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     let success = paths.success(epoch);
     let folder = paths.epoch(epoch);
-    for (path, removed) in
-        [(&success, fs::remove_file(&success)), (&folder, fs::remove_dir_all(&folder))]
-    {
-        unless_gone(removed).map_err(Error::io(path))?;
-    }
-    Ok(())
+    store::remove(&success).map_err(Error::io(&success))?;
+    Ok(store::remove_folder(&folder).map_err(Error::io(&folder))?)
 }
 
 /// The epochs that have a folder, in order.
@@ -120,7 +117,7 @@ fn epoch_folders(paths: &ShardPaths) -> Result<Vec<String>> {
         name.strip_prefix("epoch=")
             .is_some_and(|n| n.len() >= 5 && n.bytes().all(|b| b.is_ascii_digit()))
     };
-    Ok(file_names(paths.root())?.into_iter().filter(is_epoch).collect())
+    Ok(store::names(paths.root())?.into_iter().filter(is_epoch).collect())
 }
 
 /// Whether an epoch is complete: `_SUCCESS` lists all its shards, and all exist with the size
@@ -130,14 +127,12 @@ fn epoch_folders(paths: &ShardPaths) -> Result<Vec<String>> {
 /// [`Error::Shards`] for a `_SUCCESS` of another format.
 pub(crate) fn is_complete(paths: &ShardPaths, epoch: Epoch, shards: u32) -> Result<bool> {
     let success = paths.success(epoch);
-    if !success.exists() {
+    if !has_file(&success)? {
         return Ok(false);
     }
     let listed = Success::read(&success)?.parts;
-    let folder = paths.epoch(epoch);
-    let is_there = |shard: &ShardRecord| {
-        fs::metadata(folder.join(&shard.name)).is_ok_and(|m| m.len() == shard.bytes)
-    };
+    let sizes = sizes(&paths.epoch(epoch))?;
+    let is_there = |shard: &ShardRecord| sizes.get(&shard.name) == Some(&shard.bytes);
     Ok(listed.len() == shards as usize && listed.iter().all(is_there))
 }
 
@@ -153,7 +148,8 @@ pub(crate) fn finished_shards(
     epoch: Epoch,
     shards: u32,
 ) -> Result<Vec<Option<FinishedShard>>> {
-    if !paths.epoch(epoch).exists() {
+    let sizes = sizes(&paths.epoch(epoch))?;
+    if sizes.is_empty() {
         return Ok(vec![None; shards as usize]);
     }
     let mut known = journal::read(paths, epoch)?;
@@ -161,7 +157,7 @@ pub(crate) fn finished_shards(
         .map(|number| {
             let path = paths.shard(epoch, Shard(number));
             let name = Shard(number).file_name();
-            let bytes = fs::metadata(&path).ok()?.len();
+            let bytes = *sizes.get(&name)?;
             if let Some(shard) = known.remove(&name).filter(|shard| shard.record.bytes == bytes) {
                 return Some(shard);
             }
@@ -177,12 +173,26 @@ pub(crate) fn finished_shards(
         .collect())
 }
 
+/// The files in a folder with their sizes in bytes.
+fn sizes(folder: &Path) -> Result<HashMap<String, u64>> {
+    let entries = store::list(folder).map_err(Error::io(folder))?;
+    Ok(entries.into_iter().map(|entry| (entry.name, entry.bytes)).collect())
+}
+
+/// Whether there is a file.
+///
+/// # Errors
+/// Where that cannot be found out.
+pub(crate) fn has_file(path: &Path) -> Result<bool> {
+    Ok(store::has_file(path).map_err(Error::io(path))?)
+}
+
 /// The CRC-32C of a file.
 ///
 /// # Errors
 /// Where it cannot be read.
 pub(crate) fn checksum(path: &Path) -> std::io::Result<u32> {
-    let mut file = File::open(path)?;
+    let mut file = StoredFile::open(path)?;
     let mut buffer = vec![0; CHECKSUM_BUFFER];
     let mut checksum = 0;
     loop {
@@ -194,8 +204,11 @@ pub(crate) fn checksum(path: &Path) -> std::io::Result<u32> {
 }
 
 /// Bytes free for this user on the disk of `path`, which need not exist yet; `None` if the system
-/// does not report them.
+/// does not report them, or for an object store.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    if store::is_url(path) {
+        return None;
+    }
     let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     let disk = rustix::fs::statvfs(existing).ok()?;
@@ -204,6 +217,10 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use scrl_schemas::store::names;
+
     use super::*;
 
     #[test]
@@ -217,7 +234,7 @@ mod tests {
             fs::write(path, "x").unwrap();
         }
         remove_shards(&paths).unwrap();
-        assert_eq!(file_names(folder.path()).unwrap(), ["epoch=notes", "mine.txt"]);
+        assert_eq!(names(folder.path()).unwrap(), ["epoch=notes", "mine.txt"]);
     }
 
     #[test]
@@ -233,11 +250,11 @@ mod tests {
             fs::write(folder.path().join(name), "x").unwrap();
         }
         remove_stale_files(&paths, false).unwrap();
-        let left = file_names(folder.path()).unwrap();
+        let left = names(folder.path()).unwrap();
         assert!(left.contains(&running) && left.contains(&elsewhere));
         assert_eq!(left.contains(&ended), !Path::new("/proc/self").exists());
         remove_stale_files(&paths, true).unwrap();
-        let left = file_names(folder.path()).unwrap();
+        let left = names(folder.path()).unwrap();
         assert!(left.contains(&running) && left.contains(&foreign) && !left.contains(&elsewhere));
     }
 

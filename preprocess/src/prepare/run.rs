@@ -16,9 +16,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use scrl_cli::Reporter;
-use scrl_schemas::{Consumed, Epoch};
+use scrl_schemas::{Consumed, Epoch, store};
 
 use super::epochs::{self, Context, PassEpochs, Rendered};
+use super::journal::Journals;
 use super::lock::WriterLock;
 use super::plan::{Job, pool};
 use super::resume;
@@ -64,7 +65,8 @@ impl Job {
     pub fn run(self, reporter: &Reporter) -> Result<Summary> {
         let start = Instant::now();
         let lock = self.open_folder(reporter)?;
-        let context = self.context(reporter);
+        let journals = Journals::new(&self.paths, self.config.world);
+        let context = self.context(&journals, reporter);
         let writing = pool(WRITING_THREADS, "write")?;
         reporter.begin("pairs", self.pairs_to_write(), 0);
         // A channel without room: a chunk is passed on once the one before is on the disk.
@@ -89,18 +91,19 @@ impl Job {
         })
     }
 
-    fn context<'a>(&'a self, reporter: &'a Reporter) -> Context<'a> {
+    fn context<'a>(&'a self, journals: &'a Journals, reporter: &'a Reporter) -> Context<'a> {
         let Self { config, sources, shuffle, paths, .. } = self;
-        Context { config, sources, shuffle, paths, reporter, listing: Mutex::new(()) }
+        let listing = Mutex::new(());
+        Context { config, sources, shuffle, paths, reporter, journals, listing }
     }
 
     /// Prepares the folder: takes the lock, removes stale files, writes the manifest and the list
     /// of sources.
     fn open_folder(&self, reporter: &Reporter) -> Result<WriterLock> {
         let root = self.paths.root();
-        std::fs::create_dir_all(root).map_err(Error::io(root))?;
+        store::create_folder(root).map_err(Error::io(root))?;
         let lock = WriterLock::take(&self.paths, self.config.world)?;
-        if !lock.is_sure() {
+        if !lock.is_sure() && !store::is_url(root) {
             reporter.say(format_args!(
                 "{}: this file system has no locks; make sure that no other scrl-prep does the \
                  same work there",
@@ -111,10 +114,10 @@ impl Job {
             resume::remove_shards(&self.paths)?;
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
-        if !self.paths.manifest().exists() {
+        if !resume::has_file(&self.paths.manifest())? {
             self.manifest.write(&self.paths.manifest())?;
         }
-        if !self.paths.sources().exists() {
+        if !resume::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }
         Ok(lock)

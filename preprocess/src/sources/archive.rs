@@ -4,11 +4,10 @@
 //!
 //! Nothing is unpacked: listing notes where each member begins, and reading starts there.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use scrl_schemas::store::{self, StoredFile};
 use tar::{Archive, EntryType};
 
 use super::format::{
@@ -45,8 +44,8 @@ impl TarArchives {
     fn list_archive(&self, container: u32, batcher: &mut Batcher) -> Result<u64> {
         let path = &self.files[container as usize];
         let prefix = &self.prefixes[container as usize];
-        let file = File::open(path).map_err(Error::io(path))?;
-        let end = file.metadata().map_err(Error::io(path))?.len();
+        let file = StoredFile::open(path).map_err(Error::io(path))?;
+        let end = file.size();
         let mut ignored = 0;
         let damaged = |members: usize, error: io::Error| Error::Images {
             path: path.clone(),
@@ -120,10 +119,8 @@ impl SourceFormat for TarArchives {
     }
 
     fn read(&self, _path: &str, location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
-        let mut content = vec![0; bytes.min(limit) as usize];
-        File::open(&self.files[location.container as usize])?
-            .read_exact_at(&mut content, location.position)?;
-        Ok(content)
+        let range = location.position..location.position + bytes.min(limit);
+        store::read_range(&self.files[location.container as usize], range)
     }
 }
 

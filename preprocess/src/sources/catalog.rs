@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
-use scrl_schemas::{Source, SourcesReader, SourcesWriter};
+use scrl_schemas::{Source, SourcesReader, SourcesWriter, store};
 
 use super::classes::Classes;
 use super::examine::{Examine, Examined, examine};
 use super::format::{FoundImage, IMAGE_ENDINGS, SourceFormat};
 use super::index::{Index, Record};
 use super::open::open;
+use super::read_ahead::{REQUESTS, ReadAhead, Request};
 use crate::images::Decoding;
 use crate::{Error, Result};
 
@@ -22,7 +24,9 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Sources {
     images: PathBuf,
-    format: Box<dyn SourceFormat>,
+    format: Arc<dyn SourceFormat>,
+    /// Reads images of an object store before they are needed.
+    ahead: Option<ReadAhead>,
     index: Index,
     classes: Classes,
     ignored: u64,
@@ -31,14 +35,27 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Finds the images and examines each, on all threads of the current rayon pool.
+    /// Finds the images and examines each, on all threads of the current rayon pool; those of an
+    /// object store on many, which mostly wait.
     ///
     /// # Errors
     /// [`Error::Images`] where `images` is nothing that holds images, or holds none.
     pub fn find(images: &Path, how: impl Into<Decoding>, depth: Examine) -> Result<Self> {
         let how = how.into();
+        let waiting = match store::is_url(images) {
+            true => Some(ThreadPoolBuilder::new().num_threads(REQUESTS).build()),
+            false => None,
+        };
+        let waiting = waiting.transpose().map_err(|error| Error::Threads(error.to_string()))?;
         Self::list(images, true, |format, batch| {
-            Ok(batch.into_par_iter().map(|found| examine(format, found, how, depth)).collect())
+            let all = || {
+                let each = |found| examine(images, format, found, how, depth);
+                batch.into_par_iter().map(each).collect()
+            };
+            match &waiting {
+                Some(threads) => threads.install(all),
+                None => all(),
+            }
         })
     }
 
@@ -134,7 +151,8 @@ impl Sources {
             )));
         }
         let errors = RwLock::new(errors);
-        Ok(Self { images: images.to_owned(), format, index, classes, ignored, errors })
+        let ahead = store::is_url(images).then(|| ReadAhead::new(format.clone()));
+        Ok(Self { images: images.to_owned(), format, ahead, index, classes, ignored, errors })
     }
 
     /// How many images there are, readable or not.
@@ -177,6 +195,20 @@ impl Sources {
         }
     }
 
+    /// Begins to read these images of an object store, in this order, for later calls of
+    /// [`Sources::read`]. Without effect on others, which are at hand.
+    pub(crate) fn read_ahead(&self, images: &[u32]) {
+        let Some(ahead) = &self.ahead else { return };
+        let readable: Vec<u32> = {
+            let errors = self.errors();
+            images.iter().copied().filter(|image_id| !errors.contains_key(image_id)).collect()
+        };
+        ahead.begin(readable.into_iter().map(|image_id| {
+            let Record { path, location, bytes, .. } = self.index.get(u64::from(image_id));
+            Request { image_id, path, location, bytes, limit: bytes + 1 }
+        }));
+    }
+
     /// An image's description and its undecoded bytes; no bytes if it is known to be unreadable.
     ///
     /// # Errors
@@ -192,10 +224,11 @@ impl Sources {
         let fail = |reason: String| Error::source(&self.images, &source.path, reason);
         let size = source.bytes as u64;
         // One byte more than expected: a file that has grown is another file.
-        let bytes = self
-            .format
-            .read(&source.path, location, size, size + 1)
-            .map_err(|error| fail(error.to_string()))?;
+        let bytes = match self.ahead.as_ref().and_then(|ahead| ahead.take(image_id)) {
+            Some(content) => content,
+            None => self.format.read(&source.path, location, size, size + 1),
+        };
+        let bytes = bytes.map_err(|error| fail(error.to_string()))?;
         if bytes.len() as u64 != size {
             return Err(fail("its size has changed".to_owned()));
         }

@@ -1,10 +1,14 @@
 //! Finding out the size of an image, and whether it can be read.
 
-use std::io;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use scrl_schemas::store;
 
 use super::format::{Class, FoundImage, SourceFormat};
 use super::index::Record;
 use crate::images::{Decoding, MAX_SOURCE_BYTES, Unreadable, decode, read_size};
+use crate::{Error, Result};
 
 /// Bytes read to find an image's size; the whole file follows where they do not suffice.
 const HEADER_BYTES: u64 = 64 << 10;
@@ -28,13 +32,31 @@ pub(super) struct Examined {
     pub error: Option<String>,
 }
 
-/// Examines an image.
+/// Why an examination failed.
+enum Fault {
+    /// The image cannot be read.
+    Image(Unreadable),
+    /// The object store does not give it.
+    Store(io::Error),
+}
+
+impl From<Unreadable> for Fault {
+    fn from(reason: Unreadable) -> Self {
+        Self::Image(reason)
+    }
+}
+
+/// Examines an image below `images`.
+///
+/// # Errors
+/// Where an object store refuses, which concerns more than one image.
 pub(super) fn examine(
+    images: &Path,
     format: &dyn SourceFormat,
     mut found: FoundImage,
     how: Decoding,
     depth: Examine,
-) -> Examined {
+) -> Result<Examined> {
     let class = found.class.take();
     let mut record = Record {
         path: std::mem::take(&mut found.path),
@@ -42,8 +64,16 @@ pub(super) fn examine(
         location: found.location,
         ..Record::default()
     };
-    let result = examine_content(format, found, how, depth, &mut record);
-    Examined { record, class, error: result.err().map(|reason| reason.0) }
+    let is_remote = store::is_url(images);
+    let error = match examine_content(format, found, how, depth, &mut record) {
+        Ok(()) => None,
+        Err(Fault::Image(reason)) => Some(reason.0),
+        Err(Fault::Store(error)) if is_remote && error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io(&images.join(&record.path))(error));
+        }
+        Err(Fault::Store(error)) => Some(error.to_string()),
+    };
+    Ok(Examined { record, class, error })
 }
 
 fn examine_content(
@@ -52,8 +82,8 @@ fn examine_content(
     how: Decoding,
     depth: Examine,
     record: &mut Record,
-) -> Result<(), Unreadable> {
-    let reason = |error: io::Error| Unreadable(error.to_string());
+) -> std::result::Result<(), Fault> {
+    let reason = Fault::Store;
     if found.bytes.is_none() {
         record.bytes = match &found.content {
             Some(content) => content.len() as u64,
@@ -61,11 +91,12 @@ fn examine_content(
         };
     }
     if let Some(refused) = found.refused {
-        return Err(Unreadable(refused));
+        return Err(Unreadable(refused).into());
     }
     if record.bytes > MAX_SOURCE_BYTES {
         let limit = MAX_SOURCE_BYTES >> 20;
-        return Err(Unreadable(format!("{} bytes: more than {limit} MiB", record.bytes)));
+        let reason = format!("{} bytes: more than {limit} MiB", record.bytes);
+        return Err(Unreadable(reason).into());
     }
     let read =
         |limit| format.read(&record.path, record.location, record.bytes, limit).map_err(reason);
@@ -83,6 +114,6 @@ fn examine_content(
     (record.width, record.height) = (size.width, size.height);
     match depth {
         Examine::Header => Ok(()),
-        Examine::Pixels => decode(&bytes, how).map(|_| ()),
+        Examine::Pixels => Ok(decode(&bytes, how).map(drop)?),
     }
 }

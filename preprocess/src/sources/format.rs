@@ -1,9 +1,10 @@
 //! What every kind of source has in common: listing its images, and reading one of them.
 
 use std::fmt::Debug;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
+
+use scrl_schemas::store;
 
 use super::index::Location;
 use crate::Result;
@@ -110,20 +111,10 @@ pub(super) fn name_prefix(root: &Path, file: &Path) -> String {
     }
 }
 
-/// The size of a regular file. Others are refused: a pipe or a device might never end.
-pub(super) fn file_size(path: &Path) -> io::Result<Option<u64>> {
-    let metadata = fs::metadata(path)?;
-    if metadata.is_file() {
-        Ok(Some(metadata.len()))
-    } else {
-        Err(io::Error::other("not a regular file"))
+/// The first `limit` bytes of a regular file.
+pub(super) fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    if !store::is_url(path) {
+        store::size(path)?;
     }
-}
-
-/// The first `limit` bytes of a file of about `bytes` bytes.
-pub(super) fn read_file(path: &Path, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
-    file_size(path)?;
-    let mut content = Vec::with_capacity(bytes.min(limit) as usize + 1);
-    File::open(path)?.take(limit).read_to_end(&mut content)?;
-    Ok(content)
+    store::read_first(path, limit)
 }

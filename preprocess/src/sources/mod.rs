@@ -17,6 +17,7 @@ mod index;
 mod open;
 mod parquet;
 mod path_list;
+mod read_ahead;
 mod reader;
 
 #[cfg(test)]

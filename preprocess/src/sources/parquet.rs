@@ -3,10 +3,9 @@
 //! numbers or names, holds the class.
 //!
 //! Listing reads every image once, a few at a time. Reading one later decompresses only its own
-//! page.
+//! page, of an object where the file has the index of pages.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -17,10 +16,8 @@ use arrow::compute::cast;
 use arrow::datatypes::Int64Type;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-    RowSelector,
-};
+use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+use scrl_schemas::{ParquetFile, Wanted};
 
 use super::format::{BatchSink, Batcher, Class, FoundImage, SourceFormat, name_prefix};
 use super::index::Location;
@@ -47,7 +44,7 @@ pub(super) struct ParquetFiles {
 /// What is needed to read rows of a file.
 #[derive(Clone, Debug)]
 struct Footer {
-    metadata: ArrowReaderMetadata,
+    file: ParquetFile,
     columns: Columns,
 }
 
@@ -101,10 +98,13 @@ impl ParquetFiles {
     fn open(&self, container: u32) -> Result<Footer> {
         let path = &self.files[container as usize];
         let fail = |reason: String| Error::Images { path: path.clone(), reason };
-        let file = File::open(path).map_err(Error::io(path))?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
-            .map_err(|error| fail(format!("not a Parquet file that can be read: {error}")))?;
-        let schema = metadata.schema();
+        let file = ParquetFile::open(path).map_err(|error| match error {
+            scrl_schemas::Error::Parquet { source, .. } => {
+                fail(format!("not a Parquet file that can be read: {source}"))
+            }
+            error => error.into(),
+        })?;
+        let schema = file.metadata().schema();
         let columns = Columns::find(schema).ok_or_else(|| {
             let names: Vec<&str> =
                 schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -114,7 +114,7 @@ impl ParquetFiles {
                 names.join(", ")
             ))
         })?;
-        Ok(Footer { metadata, columns })
+        Ok(Footer { file, columns })
     }
 
     /// The footer of a file, from the cache if it is there.
@@ -133,9 +133,9 @@ impl ParquetFiles {
 
     fn list_file(&self, container: u32, contents: bool, batcher: &mut Batcher) -> Result<()> {
         let path = &self.files[container as usize];
-        let Footer { metadata, columns } = self.open(container)?;
+        let Footer { file, columns } = self.open(container)?;
+        let metadata = file.metadata();
         let names = class_names(metadata.schema(), columns.label);
-        let file = File::open(path).map_err(Error::io(path))?;
         let parquet = metadata.parquet_schema();
         let schema = metadata.schema().clone();
         let wanted = parquet.columns().iter().enumerate().filter(|(_, leaf)| {
@@ -146,20 +146,14 @@ impl ParquetFiles {
                 || (is(columns.image) && (contents || (names.len() == 2 && names[1] == "path")))
         });
         let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
-        let rows = metadata.metadata().file_metadata().num_rows().max(0) as u64;
-        let damaged = |error: String| Error::Images {
-            path: path.clone(),
-            reason: format!("damaged: {error}; make or fetch the file again"),
-        };
-        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-            .with_projection(mask)
-            .with_batch_size(ROWS_PER_BATCH)
-            .build()
-            .map_err(|error| damaged(error.to_string()))?;
+        let rows = file.rows();
+        let damaged = |error: String| damaged(path, error);
+        let unreadable = |error| unreadable(path, error);
+        let batches = file.read(Wanted::all_rows(mask, ROWS_PER_BATCH)).map_err(unreadable)?;
         let prefix = &self.prefixes[container as usize];
         let mut position = 0;
         for batch in batches {
-            let batch = batch.map_err(|error| damaged(error.to_string()))?;
+            let batch = batch.map_err(unreadable)?;
             let batch = Batch::new(&batch, &schema, &columns, contents).map_err(damaged)?;
             for row in 0..batch.rows {
                 let name = batch.path(row).unwrap_or_else(|| position.to_string());
@@ -187,11 +181,9 @@ impl ParquetFiles {
 
     fn read_row(&self, location: Location) -> Result<Option<Vec<u8>>> {
         let path = &self.files[location.container as usize];
-        let damaged = |error: String| Error::Images {
-            path: path.clone(),
-            reason: format!("damaged: {error}; make or fetch the file again"),
-        };
-        let Footer { metadata, columns } = self.footer(location.container)?;
+        let damaged = |error: String| damaged(path, error);
+        let Footer { file, columns } = self.footer(location.container)?;
+        let metadata = file.metadata();
         let mut row = location.position as usize;
         let mut group = 0;
         let groups = metadata.metadata().row_groups();
@@ -210,16 +202,15 @@ impl ParquetFiles {
         });
         let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
         let schema = metadata.schema().clone();
-        let file = File::open(path).map_err(Error::io(path))?;
         let one = RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]);
-        let mut batches =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-                .with_projection(mask)
-                .with_row_groups(vec![group])
-                .with_row_selection(one)
-                .build()
-                .map_err(|error| damaged(error.to_string()))?;
-        let batch = batches.next().transpose().map_err(|error| damaged(error.to_string()))?;
+        let wanted = Wanted {
+            row_groups: Some(vec![group]),
+            rows: Some(one),
+            ..Wanted::all_rows(mask, ROWS_PER_BATCH)
+        };
+        let unreadable = |error| unreadable(path, error);
+        let batch =
+            file.read(wanted).map_err(unreadable)?.next().transpose().map_err(unreadable)?;
         let Some(batch) = batch else { return Ok(None) };
         Ok(Batch::new(&batch, &schema, &columns, true).map_err(damaged)?.content(0))
     }
@@ -254,6 +245,20 @@ impl SourceFormat for ParquetFiles {
         let mut content = content.ok_or_else(|| io::Error::other("no image in this row"))?;
         content.truncate(limit as usize);
         Ok(content)
+    }
+}
+
+fn damaged(path: &Path, error: String) -> Error {
+    let reason = format!("damaged: {error}; make or fetch the file again");
+    Error::Images { path: path.to_owned(), reason }
+}
+
+/// The error of a file that cannot be read, or whose content cannot.
+fn unreadable(path: &Path, error: scrl_schemas::Error) -> Error {
+    match error {
+        scrl_schemas::Error::Parquet { source, .. } => damaged(path, source.to_string()),
+        scrl_schemas::Error::Arrow { source, .. } => damaged(path, source.to_string()),
+        error => error.into(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! A text file of paths, one per line, relative to the folder of the file. A tab and the name of
 //! the image's class may follow the path. Empty lines are skipped.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::format::{BatchSink, Batcher, Class, FoundImage, SourceFormat, file_size, read_file};
+use scrl_schemas::store::{self, StoredFile};
+
+use super::format::{BatchSink, Batcher, Class, FoundImage, SourceFormat, read_file};
 use super::index::Location;
 use crate::{Error, Result};
 
@@ -28,7 +29,8 @@ impl PathList {
 
 impl SourceFormat for PathList {
     fn list(&self, _contents: bool, sink: BatchSink) -> Result<u64> {
-        let mut lines = BufReader::new(File::open(&self.file).map_err(Error::io(&self.file))?);
+        let mut lines =
+            BufReader::new(StoredFile::open(&self.file).map_err(Error::io(&self.file))?);
         let mut batcher = Batcher::new(sink);
         let mut line = Vec::new();
         loop {
@@ -57,11 +59,11 @@ impl SourceFormat for PathList {
     }
 
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
-        file_size(&self.folder.join(path))
+        store::size(&self.folder.join(path)).map(Some)
     }
 
-    fn read(&self, path: &str, _location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
-        read_file(&self.folder.join(path), bytes, limit)
+    fn read(&self, path: &str, _: Location, _: u64, limit: u64) -> io::Result<Vec<u8>> {
+        read_file(&self.folder.join(path), limit)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use scrl_schemas::store;
+
 use super::batch::Batch;
 use super::dataset::Dataset;
 use crate::ops::UNKNOWN_CLASS;
@@ -23,7 +25,7 @@ impl Classes {
     /// If the file cannot be read.
     pub fn read(dataset: &Dataset) -> Result<Self> {
         let sources = dataset.paths().sources();
-        let labels = if sources.exists() {
+        let labels = if store::has_file(&sources).map_err(Error::io(&sources))? {
             scrl_schemas::read_labels(&sources)?
         } else {
             (0..dataset.manifest().counts.classes as i32).collect()

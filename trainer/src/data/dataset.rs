@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use scrl_cli::Reporter;
-use scrl_schemas::{Consumed, Epoch, Manifest, ShardPaths, Success};
+use scrl_schemas::{Consumed, Epoch, Manifest, ShardPaths, Success, store};
 
 use crate::{Error, Result};
 
@@ -87,7 +87,9 @@ impl Dataset {
     /// The folder without its rows counted; `None` without a manifest.
     fn with_manifest(shards: &Path) -> Result<Option<Self>> {
         let paths = ShardPaths::new(shards);
-        if !paths.manifest().is_file() {
+        if !store::has_file(&paths.manifest()).map_err(Error::io(&paths.manifest()))? {
+            // Of a bucket that does not exist, an object store only tells here.
+            store::has_folder(shards).map_err(Error::io(shards))?;
             return Ok(None);
         }
         let manifest = Manifest::read(&paths.manifest())?;

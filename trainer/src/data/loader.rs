@@ -14,7 +14,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use scrl_cli::Reporter;
-use scrl_schemas::{Epoch, PrepOptions, Row, ShardPaths, ShardReader, ShardRecord};
+use scrl_schemas::{
+    Epoch, PrepOptions, Row, ShardPaths, ShardReader, ShardRecord, ViewEncoding, store,
+};
 
 use super::batch::Batch;
 use super::dataset::{Dataset, LOOK_INTERVAL, STOP_INTERVAL, waiting_for};
@@ -174,6 +176,7 @@ impl Reader {
     /// Sends the rows of one batch after another until all are sent or the loader is dropped.
     fn run(&self, sender: &Sender<Result<(Epoch, Vec<Row>)>>) -> Result<()> {
         let per_epoch = self.config.batches_per_epoch;
+        let is_recipe = self.dataset.manifest().options.views == ViewEncoding::Recipe;
         let mut skip = self.config.skip % per_epoch;
         for epoch in (self.config.skip / per_epoch) as u32..self.config.epochs {
             let epoch = Epoch(epoch);
@@ -186,6 +189,9 @@ impl Reader {
                     let folder = self.dataset.paths().epoch(epoch);
                     let reason = "its shards hold fewer rows than _SUCCESS says";
                     return Err(Error::dataset(&folder, reason));
+                }
+                if is_recipe {
+                    self.config.sources.read_ahead(&batch[self.config.own.clone()])?;
                 }
                 if sender.send(Ok((epoch, batch))).is_err() {
                     return Ok(());
@@ -278,7 +284,7 @@ impl Decoder {
 
 /// The reason why a shard of a finished epoch cannot be read: most often it was removed meanwhile.
 fn unreadable(epoch: Epoch, shard: &Path, error: scrl_schemas::Error) -> Error {
-    if shard.exists() {
+    if !matches!(store::has_file(shard), Ok(false)) {
         return error.into();
     }
     let Epoch(number) = epoch;

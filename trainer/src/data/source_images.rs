@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use scrl_preprocess::sources::SourceReader;
-use scrl_schemas::{Row, SourcesReader};
+use scrl_schemas::{Row, SourcesReader, store};
 
 use crate::{Error, Result};
 
@@ -57,13 +57,33 @@ impl SourceImages {
         self.reader().and_then(read).map_err(problem)
     }
 
+    /// Begins to read the undecoded sources of rows from an object store, for later calls of
+    /// [`Self::read`]; others are at hand.
+    pub(super) fn read_ahead(&self, rows: &[Row]) -> Result<()> {
+        if !store::is_url(&self.images) {
+            return Ok(());
+        }
+        let problem = |reason| Error::dataset(&self.images, format!("{reason}; {ADVICE}"));
+        let reader = self.reader().map_err(problem)?;
+        reader.read_ahead(rows.iter().map(|row| (row.image_id, &*row.path)));
+        Ok(())
+    }
+
+    /// Whether there is anything where the images should be.
+    fn are_there(&self) -> Result<bool> {
+        let images = &self.images;
+        let found = store::has_folder(images)
+            .and_then(|has_folder| Ok(has_folder || store::has_file(images)?));
+        found.map_err(Error::io(images))
+    }
+
     /// Checks that the images listed in `sources` (`sources.parquet`) exist: all of them, or a
     /// sample where they are very many.
     ///
     /// # Errors
     /// Names the first missing image and counts the others.
     pub(crate) fn check(&self, sources: &Path) -> Result<()> {
-        if !self.images.exists() {
+        if !self.are_there()? {
             return Err(Error::dataset(&self.images, format!("not there; {ADVICE}")));
         }
         let every = SourcesReader::open(sources)?.total().div_ceil(SAMPLE).max(1);

@@ -122,9 +122,9 @@ impl Results {
     pub fn write(&self, out: &Path) -> Result<[PathBuf; 2]> {
         let (json, png) = (out.join("results.json"), out.join("confusion.png"));
         let drawing = confusion_png(&self.matrix).map_err(|error| Error::drawing(&png, error))?;
-        scrl_schemas::atomic::write(&png, &drawing)?;
+        scrl_schemas::store::write(&png, &drawing)?;
         let text = serde_json::to_string(self).expect("plain values");
-        scrl_schemas::atomic::write(&json, format!("{text}\n").as_bytes())?;
+        scrl_schemas::store::write(&json, format!("{text}\n").as_bytes())?;
         Ok([json, png])
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use scrl_schemas::{Epoch, file_names};
+use scrl_schemas::{Epoch, store};
 
 use super::config::{Hyperparameters, TrainConfig};
 use super::learner::Learner;
@@ -78,7 +78,7 @@ impl Checkpoint {
     /// All checkpoints in `folder`, oldest first; none where there is no folder.
     pub fn list(folder: &Path) -> Result<Vec<Self>> {
         let mut found = Vec::new();
-        for name in file_names(folder)? {
+        for name in store::names(folder)? {
             let step =
                 name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
             if let Some(step) = step.and_then(|step| step.parse().ok()) {

@@ -54,7 +54,7 @@ pub(super) fn write(path: &Path, metrics: &[Metrics]) -> Result<()> {
         return Ok(());
     }
     let drawing = draw(metrics).map_err(|error| Error::drawing(path, error))?;
-    Ok(scrl_schemas::atomic::write(path, drawing.as_bytes())?)
+    Ok(scrl_schemas::store::write(path, drawing.as_bytes())?)
 }
 
 fn draw(metrics: &[Metrics]) -> std::result::Result<String, Box<dyn std::error::Error>> {

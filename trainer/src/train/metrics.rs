@@ -115,7 +115,7 @@ impl MetricsLog {
             line.ends_with('\n') && metrics.is_ok_and(|metrics| metrics.step <= step)
         };
         let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
-        scrl_schemas::atomic::write(path, kept.as_bytes())?;
+        scrl_schemas::store::write(path, kept.as_bytes())?;
         Ok(Self { path: path.to_owned() })
     }
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use scrl_cli::Reporter;
-use scrl_schemas::atomic::TEMPORARY_MARK;
-use scrl_schemas::file_names;
+use scrl_schemas::store;
+use scrl_schemas::store::atomic::TEMPORARY_MARK;
 
 use super::checkpoint::{Checkpoint, CheckpointInfo, checkpoint_tensors};
 use super::config::TrainConfig;
@@ -31,7 +31,7 @@ impl Output {
     pub(super) fn create(&self) -> Result<()> {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
-        for name in file_names(&checkpoints)? {
+        for name in store::names(&checkpoints)? {
             if name.starts_with("step-") && name.contains(TEMPORARY_MARK) {
                 let path = checkpoints.join(name);
                 fs::remove_file(&path).map_err(Error::io(&path))?;
@@ -104,7 +104,7 @@ impl Output {
     pub(super) fn write_config(&self, config: &TrainConfig) -> Result<()> {
         let path = self.config();
         let text = config.to_toml().map_err(|error| Error::checkpoint(&path, error))?;
-        Ok(scrl_schemas::atomic::write(&path, text.as_bytes())?)
+        Ok(scrl_schemas::store::write(&path, text.as_bytes())?)
     }
 
     /// Writes `backbone.safetensors`: the online backbone under torchvision's names.

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use scrl_schemas::file_names;
+use scrl_schemas::store;
 
 use super::metrics::Metrics;
 use crate::{Error, Result};
@@ -32,7 +32,7 @@ impl EventFile {
     /// a run that starts after `step`: later steps, which it takes again, are dropped from the
     /// event files of its earlier starts.
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
-        for name in file_names(folder)? {
+        for name in store::names(folder)? {
             if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
                 drop_later_steps(&folder.join(name), step)?;
             }
@@ -104,7 +104,7 @@ fn drop_later_steps(path: &Path, step: u64) -> Result<()> {
         rest = &rest[record.len()..];
     }
     if kept.len() < old.len() {
-        scrl_schemas::atomic::write(path, &kept)?;
+        scrl_schemas::store::write(path, &kept)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::io::{Result as IoResult, Write};
 use std::path::Path;
 
 use candle_core::Tensor;
-use scrl_schemas::atomic::AtomicFile;
+use scrl_schemas::store::AtomicFile;
 
 use super::names::detectron2_name;
 use super::pickle::{Op, Pickle};

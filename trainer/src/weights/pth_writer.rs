@@ -15,7 +15,7 @@ use std::io::{self, Seek, Write};
 use std::path::Path;
 
 use candle_core::{Layout, Tensor};
-use scrl_schemas::atomic::AtomicFile;
+use scrl_schemas::store::AtomicFile;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 

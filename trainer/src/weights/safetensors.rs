@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device, Tensor};
-use scrl_schemas::atomic::AtomicFile;
+use scrl_schemas::store::AtomicFile;
 use serde_json::json;
 
 use crate::{Error, Result};

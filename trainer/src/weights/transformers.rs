@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use scrl_schemas::atomic;
+use scrl_schemas::store;
 use serde::Serialize;
 
 use super::export::backbone_metadata;
@@ -109,13 +109,13 @@ pub(super) fn write_transformers(
 ) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let config = folder.join("config.json");
-    atomic::unless_gone(fs::remove_file(&config)).map_err(Error::io(&config))?;
+    store::remove(&config).map_err(Error::io(&config))?;
     let mut renamed: BTreeMap<_, _> =
         tensors.into_iter().map(|(name, tensor)| (transformers_name(&name), tensor)).collect();
     add_batch_counts(&mut renamed)?;
     write_safetensors(&folder.join(WEIGHTS), &renamed, &backbone_metadata(arch))?;
-    atomic::write(&folder.join("preprocessor_config.json"), &to_json(&PREPROCESSOR))?;
-    Ok(atomic::write(&config, &to_json(&ResNetConfig::of(arch)))?)
+    store::write(&folder.join("preprocessor_config.json"), &to_json(&PREPROCESSOR))?;
+    Ok(store::write(&config, &to_json(&ResNetConfig::of(arch)))?)
 }
 
 /// Adds PyTorch's count of batches to each batch norm: 0, since nothing reads it while batch norms

@@ -15,7 +15,7 @@ use scrl_preprocess::inspect::distributions::Distributions;
 use scrl_preprocess::inspect::pairs::{self, Pair};
 use scrl_preprocess::inspect::verify::{Pixels, verify};
 use scrl_preprocess::inspect::{Options, Shards, contact_sheet, page, summary};
-use scrl_schemas::{Epoch, atomic};
+use scrl_schemas::{Epoch, store};
 
 use cli::Arguments;
 
@@ -90,7 +90,7 @@ fn choose(
 }
 
 fn write(file: &Path, bytes: &[u8], reporter: &Reporter) -> anyhow::Result<()> {
-    atomic::write(file, bytes)?;
+    store::write(file, bytes)?;
     reporter.say(format_args!("{}: {}", file.display(), HumanBytes(bytes.len() as u64)));
     Ok(())
 }

@@ -1,0 +1,418 @@
+//! Objects of S3, Google Cloud Storage, Azure Blob Storage, and whatever speaks like them.
+//!
+//! The crate `object_store` sends the requests, and repeats those that fail for a passing reason. Its
+//! futures run on the calling thread; a runtime of two threads waits for sockets and timers.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path as Key;
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart,
+};
+use tokio::runtime::{Builder, Runtime};
+
+use super::Entry;
+
+/// Bytes of a part of an upload; smaller objects are put at once.
+const PART_BYTES: usize = 8 << 20;
+/// Parts of an upload, and ranges of an object, on the way at a time.
+const REQUESTS: usize = 8;
+/// Repetitions of a request that fails for a passing reason. They wait 0.1 s, 0.2 s, 0.4 s and so
+/// on.
+const RETRIES: usize = 8;
+/// Time after which a request is not repeated any more.
+const RETRY_TIME: Duration = Duration::from_secs(60);
+/// Requests for a list whose answer breaks off, and the pause after the first, which doubles.
+const REPEATS: usize = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Time for an answer of the service that gives a machine in the cloud its credentials.
+const METADATA_TIME: Duration = Duration::from_secs(1);
+
+/// An object or a folder of an object store. It need not exist.
+#[derive(Clone, Debug)]
+pub struct Object {
+    store: Arc<dyn ObjectStore>,
+    key: Key,
+}
+
+/// The parts of a URL.
+struct Parts<'a> {
+    scheme: &'a str,
+    bucket: &'a str,
+    key: String,
+}
+
+impl<'a> Parts<'a> {
+    fn of(url: &'a Path) -> Option<Self> {
+        let (scheme, rest) = url.to_str()?.split_once("://")?;
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        let names: Vec<&str> = key.split('/').filter(|name| !name.is_empty()).collect();
+        (!bucket.is_empty()).then(|| Self { scheme, bucket, key: names.join("/") })
+    }
+}
+
+impl Object {
+    /// The object with this URL.
+    ///
+    /// # Errors
+    /// Without a bucket or credentials.
+    pub fn at(url: &Path) -> io::Result<Self> {
+        let invalid = |reason: String| io::Error::new(ErrorKind::InvalidInput, reason);
+        let Parts { scheme, bucket, key } = Parts::of(url)
+            .ok_or_else(|| invalid("names no bucket; write s3://BUCKET/FOLDER/".to_owned()))?;
+        let key = Key::parse(key).map_err(|error| invalid(error.to_string()))?;
+        Ok(Self { store: store(scheme, bucket)?, key })
+    }
+
+    /// Its content.
+    pub fn read(&self) -> io::Result<Bytes> {
+        wait(async { self.store.get(&self.key).await?.bytes().await })
+    }
+
+    /// Its first `limit` bytes, or all of them where it has fewer.
+    pub fn read_first(&self, limit: u64) -> io::Result<Bytes> {
+        let begin = GetOptions { range: Some(GetRange::Bounded(0..limit)), ..Default::default() };
+        let read = wait(async { self.store.get_opts(&self.key, begin).await?.bytes().await });
+        match read {
+            // An empty object has no first byte.
+            Err(_) if self.size().is_ok_and(|bytes| bytes == 0) => Ok(Bytes::new()),
+            read => read,
+        }
+    }
+
+    /// These bytes of it, several ranges at a time.
+    pub fn read_ranges(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
+        let requests = ranges.iter().cloned().map(|range| self.store.get_range(&self.key, range));
+        wait(stream::iter(requests).buffered(REQUESTS).try_collect())
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> io::Result<u64> {
+        match wait(self.store.head(&self.key)) {
+            Ok(found) => Ok(found.size),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
+            // The answer had no body; that to another request has one with the cause.
+            Err(error) => Err(wait(self.store.get_range(&self.key, 0..1)).err().unwrap_or(error)),
+        }
+    }
+
+    /// Whether there is an object below it.
+    pub fn has_any_below(&self) -> io::Result<bool> {
+        self.again(|| async {
+            let first = self.store.list(Some(&self.key)).next().await.transpose()?;
+            Ok(first.is_some())
+        })
+    }
+
+    /// Runs a request of which not all is repeated: the crate takes an answer for complete once it
+    /// has begun, but those with an object's content.
+    fn again<T, F>(&self, request: impl Fn() -> F) -> io::Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..REPEATS {
+            match wait(request()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => thread::sleep(pause),
+                done => return done,
+            }
+            pause *= 2;
+        }
+        wait(request())
+    }
+
+    /// The objects and folders in it.
+    pub fn list(&self) -> io::Result<Vec<Entry>> {
+        let found = self.again(|| self.store.list_with_delimiter(Some(&self.key)))?;
+        let name = |key: &Key| key.filename().unwrap_or_default().to_owned();
+        let folders = found.common_prefixes.iter();
+        let folders = folders.map(|key| Entry { name: name(key), is_folder: true, bytes: 0 });
+        // Some programs mark a folder by an object of the same name.
+        let objects = found.objects.iter().filter(|object| object.location != self.key);
+        let objects = objects.map(|object| {
+            let name = name(&object.location);
+            Entry { name, is_folder: false, bytes: object.size }
+        });
+        Ok(folders.chain(objects).collect())
+    }
+
+    /// Removes it; that it is gone already is no error.
+    pub fn remove(&self) -> io::Result<()> {
+        super::unless_gone(wait(self.store.delete(&self.key)))
+    }
+
+    /// Removes all objects below it.
+    pub fn remove_all_below(&self) -> io::Result<()> {
+        let keys = self.store.list(Some(&self.key)).map_ok(|object| object.location).boxed();
+        let removed = self.store.delete_stream(keys);
+        wait(removed.try_for_each(|_| async { Ok(()) }))
+    }
+}
+
+/// An object being written; it appears when [`Upload::finish`] returns.
+#[derive(Debug)]
+pub struct Upload {
+    object: Object,
+    /// What has not been sent yet: less than a part.
+    pending: Vec<u8>,
+    /// The parts sent.
+    parts: Option<WriteMultipart>,
+}
+
+impl Upload {
+    /// Begins the object with this URL.
+    pub fn to(url: &Path) -> io::Result<Self> {
+        Ok(Self { object: Object::at(url)?, pending: Vec::new(), parts: None })
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() < PART_BYTES {
+            return Ok(());
+        }
+        let Object { store, key } = &self.object;
+        wait(async {
+            let mut parts = match self.parts.take() {
+                Some(parts) => parts,
+                None => {
+                    let upload = store.put_multipart(key).await?;
+                    WriteMultipart::new_with_chunk_size(upload, PART_BYTES)
+                }
+            };
+            let waited = parts.wait_for_capacity(REQUESTS).await;
+            parts.write(&std::mem::take(&mut self.pending));
+            self.parts = Some(parts);
+            waited
+        })
+    }
+
+    pub fn finish(mut self) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let Object { store, key } = &self.object;
+        match self.parts.take() {
+            None => wait(store.put(key, pending.into())).map(drop),
+            Some(mut parts) => wait(async {
+                parts.write(&pending);
+                parts.finish().await.map(drop)
+            }),
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(parts) = self.parts.take() {
+            // Where that fails as well, the bucket's rule for unfinished uploads removes the parts.
+            let _ = wait(parts.abort());
+        }
+    }
+}
+
+/// Runs a request to its end.
+fn wait<T>(request: impl Future<Output = object_store::Result<T>>) -> io::Result<T> {
+    static RUNTIME: OnceLock<io::Result<Runtime>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("object-store")
+            .enable_io()
+            .enable_time()
+            .build()
+    });
+    match runtime {
+        Ok(runtime) => runtime.block_on(request).map_err(|error| explain(&error)),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
+/// The client of a bucket; there is one in a process.
+fn store(scheme: &str, bucket: &str) -> io::Result<Arc<dyn ObjectStore>> {
+    static STORES: Mutex<Option<HashMap<String, Arc<dyn ObjectStore>>>> = Mutex::new(None);
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let stores = stores.get_or_insert_default();
+    let name = format!("{scheme}://{bucket}");
+    if let Some(store) = stores.get(&name) {
+        return Ok(store.clone());
+    }
+    // Nobody else in this process chooses another implementation.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = connect(scheme, &name)?;
+    stores.insert(name, store.clone());
+    Ok(store)
+}
+
+/// Makes a client from the environment.
+fn connect(scheme: &str, url: &str) -> io::Result<Arc<dyn ObjectStore>> {
+    let retry =
+        RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIME, ..RetryConfig::default() };
+    let is_set = |names: &[&str]| names.iter().any(|name| std::env::var_os(name).is_some());
+    let store: object_store::Result<Arc<dyn ObjectStore>> = match scheme {
+        "s3" => {
+            if !is_set(&AWS_CREDENTIALS) {
+                let given = std::env::var("AWS_METADATA_ENDPOINT").ok();
+                let given = given.as_deref().and_then(|url| url.strip_prefix("http://"));
+                find_metadata(given.unwrap_or(METADATA_ADDRESS), AWS_ADVICE)?;
+            }
+            // Whoever names an endpoint without TLS wants it.
+            let is_plain = |name| std::env::var(name).is_ok_and(|url| url.starts_with("http://"));
+            let plain = is_plain("AWS_ENDPOINT_URL") || is_plain("AWS_ENDPOINT_URL_S3");
+            let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry);
+            let builder = if plain { builder.with_allow_http(true) } else { builder };
+            builder.build().map(|store| Arc::new(store) as _)
+        }
+        "gs" => {
+            let in_home = std::env::home_dir()
+                .map(|home| home.join(".config/gcloud/application_default_credentials.json"));
+            if !is_set(&GOOGLE_CREDENTIALS) && !in_home.is_some_and(|file| file.exists()) {
+                find_metadata("metadata.google.internal", GOOGLE_ADVICE)?;
+            }
+            let builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry);
+            builder.build().map(|store| Arc::new(store) as _)
+        }
+        _ => {
+            if !is_set(&AZURE_CREDENTIALS) {
+                find_metadata(METADATA_ADDRESS, AZURE_ADVICE)?;
+            }
+            let builder = MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry);
+            builder.build().map(|store| Arc::new(store) as _)
+        }
+    };
+    store.map_err(|error| explain(&error))
+}
+
+/// Of the service that gives machines of AWS and Azure their credentials.
+const METADATA_ADDRESS: &str = "169.254.169.254";
+const AWS_CREDENTIALS: [&str; 6] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_SECRET_ACCESS_KEY",
+];
+const AWS_ADVICE: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for a profile with: \
+                          eval \"$(aws configure export-credentials --format env)\"";
+const GOOGLE_CREDENTIALS: [&str; 7] = [
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_BEARER_TOKEN",
+    "GOOGLE_SKIP_SIGNATURE",
+    "SERVICE_ACCOUNT",
+];
+const GOOGLE_ADVICE: &str =
+    "set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login";
+const AZURE_CREDENTIALS: [&str; 11] = [
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_MASTER_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_STORAGE_CLIENT_SECRET",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_STORAGE_USE_EMULATOR",
+    "AZURE_SKIP_SIGNATURE",
+];
+const AZURE_ADVICE: &str =
+    "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_TOKEN";
+
+/// Looks for the service that gives a machine in the cloud its credentials, as elsewhere every
+/// request would wait for it.
+fn find_metadata(address: &str, advice: &str) -> io::Result<()> {
+    let answers = |address| -> io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&address, METADATA_TIME)?;
+        stream.set_read_timeout(Some(METADATA_TIME))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut start = [0; 5];
+        stream.read_exact(&mut start)?;
+        Ok(&start == b"HTTP/")
+    };
+    let address = address.trim_end_matches('/');
+    let address = if address.contains(':') { address.to_owned() } else { format!("{address}:80") };
+    let mut addresses = address.to_socket_addrs().into_iter().flatten();
+    if addresses.any(|address| answers(address).unwrap_or(false)) {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::PermissionDenied, format!("no credentials; {advice}")))
+}
+
+/// An error in a line, without the URL of the request and the XML of the answer.
+fn explain(error: &object_store::Error) -> io::Error {
+    let kind = match error {
+        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => ErrorKind::PermissionDenied,
+        object_store::Error::Generic { .. } => ErrorKind::Interrupted,
+        _ => ErrorKind::Other,
+    };
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    let text = cause.to_string();
+    // After an answer, and not because it broke off.
+    let is_answer = text.starts_with(ANSWER);
+    let kind = if kind == ErrorKind::Interrupted && is_answer { ErrorKind::Other } else { kind };
+    io::Error::new(kind, summary(&text))
+}
+
+/// How the crate begins the text of an answer that is an error.
+const ANSWER: &str = "Server returned non-2xx status code: ";
+
+/// What a server answered, such as `403 Forbidden: AccessDenied: Access Denied`.
+fn summary(text: &str) -> String {
+    let text = text.trim_start_matches(ANSWER);
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(content, _)| content.trim())
+    };
+    let status = text.split_once(": ").map_or(text, |(status, _)| status);
+    let parts = match (element("Code"), element("Message")) {
+        (Some(code), Some(message)) => format!("{status}: {code}: {message}"),
+        (Some(code), None) => format!("{status}: {code}"),
+        _ => text.trim_end_matches([':', ' ']).to_owned(),
+    };
+    parts.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_bucket_and_key() {
+        let parts = |url: &str| {
+            let parts = Parts::of(Path::new(url))?;
+            Some(format!("{} {} {}", parts.scheme, parts.bucket, parts.key))
+        };
+        assert_eq!(parts("s3://b/a//c.jpg").as_deref(), Some("s3 b a/c.jpg"));
+        assert_eq!(parts("gs://b/a b/").as_deref(), Some("gs b a b"));
+        assert_eq!(parts("az://b").as_deref(), Some("az b "));
+        assert_eq!(parts("s3:///a"), None);
+    }
+
+    #[test]
+    fn an_answer_becomes_a_line() {
+        let xml = "Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n\
+                   <Error><Code>AccessDenied</Code>\n<Message>Access\nDenied</Message></Error>";
+        assert_eq!(summary(xml), "403 Forbidden: AccessDenied: Access Denied");
+        let short = "Server returned non-2xx status code: 503 Service Unavailable: ";
+        assert_eq!(summary(short), "503 Service Unavailable");
+        assert_eq!(summary("connection\nrefused"), "connection refused");
+    }
+}
