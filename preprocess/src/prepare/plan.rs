@@ -12,7 +12,7 @@ use super::estimate::{Estimate, estimate};
 use super::options::Config;
 use super::resume;
 use super::shuffle::Shuffle;
-use crate::sources::{Examine, Sources};
+use crate::sources::{Examine, REQUESTS, Sources};
 use crate::{Error, Result};
 
 /// A planned run; nothing has been written yet.
@@ -118,7 +118,12 @@ impl Job {
             classes: sources.classes(),
             shards_per_epoch: u64::from(shuffle.shards_per_epoch()),
         };
-        let shards = threads.install(|| count_shards(&config, &paths, &shuffle))?;
+        let count = || count_shards(&config, &paths, &shuffle);
+        // Threads that mostly wait for the object store.
+        let shards = match store::is_url(&config.shards) {
+            true => pool(REQUESTS, "count")?.install(count)?,
+            false => threads.install(count)?,
+        };
         let estimate = threads
             .install(|| estimate(&sources, config.seed, shuffle.shards_per_epoch(), options))?;
         Ok(Self { config, threads, sources, shuffle, paths, manifest, shards, estimate })

@@ -25,4 +25,5 @@ mod tests;
 
 pub use catalog::Sources;
 pub use examine::Examine;
+pub(crate) use read_ahead::REQUESTS;
 pub use reader::SourceReader;

@@ -11,7 +11,7 @@ use super::format::SourceFormat;
 use super::index::Location;
 
 /// Requests on the way at a time.
-pub(super) const REQUESTS: usize = 64;
+pub(crate) const REQUESTS: usize = 64;
 /// Bytes of images that may wait to be taken; no more requests are sent above it.
 const MOST_BYTES: u64 = 256 << 20;
 

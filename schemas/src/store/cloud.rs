@@ -34,7 +34,7 @@ const REQUESTS: usize = 8;
 const RETRIES: usize = 8;
 /// Time after which a request is not repeated any more.
 const RETRY_TIME: Duration = Duration::from_secs(60);
-/// Requests for a list whose answer breaks off, and the pause after the first, which doubles.
+/// Lists and removals without a whole answer, and the pause after the first, which doubles.
 const REPEATS: usize = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Time for an answer of the service that gives a machine in the cloud its credentials.
@@ -116,8 +116,8 @@ impl Object {
         })
     }
 
-    /// Runs a request of which not all is repeated: the crate takes an answer for complete once it
-    /// has begun, but those with an object's content.
+    /// Runs a list or a removal, which the crate does not repeat where the answer breaks off or is
+    /// lost.
     fn again<T, F>(&self, request: impl Fn() -> F) -> io::Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -150,14 +150,15 @@ impl Object {
 
     /// Removes it; that it is gone already is no error.
     pub fn remove(&self) -> io::Result<()> {
-        super::unless_gone(wait(self.store.delete(&self.key)))
+        super::unless_gone(self.again(|| self.store.delete(&self.key)))
     }
 
     /// Removes all objects below it.
     pub fn remove_all_below(&self) -> io::Result<()> {
-        let keys = self.store.list(Some(&self.key)).map_ok(|object| object.location).boxed();
-        let removed = self.store.delete_stream(keys);
-        wait(removed.try_for_each(|_| async { Ok(()) }))
+        self.again(|| {
+            let keys = self.store.list(Some(&self.key)).map_ok(|object| object.location).boxed();
+            self.store.delete_stream(keys).try_for_each(|_| async { Ok(()) })
+        })
     }
 }
 
@@ -392,7 +393,42 @@ fn summary(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use object_store::memory::InMemory;
+
     use super::*;
+
+    fn object(store: &Arc<InMemory>, key: &str) -> Object {
+        Object { store: store.clone(), key: Key::parse(key).unwrap() }
+    }
+
+    #[test]
+    fn an_upload_appears_when_it_is_finished() {
+        let store = Arc::new(InMemory::new());
+        let written: Vec<u8> = (0..2 * PART_BYTES + 5).map(|i| (i % 251) as u8).collect();
+        for (key, length) in [("a/none", 0), ("a/short", 9), ("a/b/long", written.len())] {
+            let object = object(&store, key);
+            let mut upload =
+                Upload { object: object.clone(), pending: Vec::new(), parts: None };
+            for bytes in written[..length].chunks(PART_BYTES / 3) {
+                upload.write(bytes).unwrap();
+            }
+            assert_eq!(object.read().unwrap_err().kind(), ErrorKind::NotFound);
+            upload.finish().unwrap();
+            assert_eq!(object.read().unwrap(), written[..length]);
+            assert_eq!(object.read_first(4).unwrap(), written[..length.min(4)]);
+            assert_eq!(object.size().unwrap(), length as u64);
+        }
+        let entry = |name: &str, is_folder, bytes| Entry { name: name.into(), is_folder, bytes };
+        let mut found = object(&store, "a").list().unwrap();
+        found.sort_unstable();
+        let expected = [entry("b", true, 0), entry("none", false, 0), entry("short", false, 9)];
+        assert_eq!(found, expected);
+        assert!(object(&store, "a/b").has_any_below().unwrap());
+        object(&store, "a/short").remove().unwrap();
+        object(&store, "a/short").remove().unwrap();
+        object(&store, "a").remove_all_below().unwrap();
+        assert!(!object(&store, "a").has_any_below().unwrap());
+    }
 
     #[test]
     fn a_url_is_bucket_and_key() {

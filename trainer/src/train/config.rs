@@ -1,9 +1,10 @@
 //! A run, resolved from its options.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use scrl_cli::LocalWorld;
+use scrl_schemas::store;
 use serde::Serialize;
 
 use super::options::{
@@ -210,11 +211,13 @@ impl TrainConfig {
         if epochs == 0 || epochs > manifest.epochs {
             return refuse("epochs", format!("the folder has {} planned epochs", manifest.epochs));
         }
+        let out = given.out.unwrap_or(default_out);
+        check_out(&out)?;
         let online_eval = given.online_eval.unwrap_or(OnlineEval::Auto);
         let optimizer = given.optimizer.unwrap_or(values.optimizer);
         let config = Self {
             shards: dataset.paths().root().to_owned(),
-            out: given.out.unwrap_or(default_out),
+            out,
             hyperparameters: Hyperparameters {
                 preset,
                 optimizer,
@@ -368,6 +371,14 @@ fn resolve_device(choice: DeviceChoice, ranks: &Ranks) -> Result<(String, Option
 /// machine. Launchers may let each process see a GPU of its own alone.
 fn own_gpu(local: LocalWorld, count: usize) -> usize {
     if count == 1 { 0 } else { local.rank as usize }
+}
+
+/// Refuses an object store as the place of a run's files, some of which grow.
+pub(crate) fn check_out(out: &Path) -> Result<()> {
+    if store::is_url(out) {
+        return refuse("out", "is a local folder; copy it into the object store when it is complete");
+    }
+    Ok(())
 }
 
 /// LARS's trust coefficient, which SGD has not.
