@@ -3,8 +3,9 @@
 # small, every test, the readers of Parquet, and a build with CUDA.
 #
 # Needs Rust with the toolchain of rust-toolchain.toml, a C and a C++ compiler, and Python 3 with
-# venv, in which pip installs the readers of Parquet and, where there is no nvcc, a CUDA toolkit of
-# 2 GB (scripts/cuda_toolkit.sh). With a Chromium, the page of scrl-inspect is tested in it.
+# venv, in which pip installs the readers of Parquet, a server of S3 and, where there is no nvcc, a
+# CUDA toolkit of 2 GB (scripts/cuda_toolkit.sh). With a Chromium, the page of scrl-inspect is tested
+# in it. With npm, an emulator of Azure Blob Storage is installed.
 # With an MPI library (libopenmpi-dev, openmpi-bin) and libclang, training under mpirun is compiled
 # and tested as well.
 # SCRL_PYTHON names a Python with PyTorch, torchvision, NumPy, Pillow, pyarrow, safetensors and
@@ -36,7 +37,7 @@ if ! command -v nvcc >/dev/null; then
 fi
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 
-features=cuda
+features=cuda,cloud
 libraries=$(dirname "$(command -v nvcc)")/../lib64
 if [ -e "$libraries/libnccl.so" ] || ldconfig -p | grep 'libnccl\.so ' >/dev/null; then
     features+=,nccl
@@ -52,8 +53,12 @@ cargo clippy --workspace --all-targets --features $features --locked -- -D warni
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features $features --locked
 
+# The other programs are built with object stores; this is the only crate that differs without.
+step "build without object stores"
+cargo check -p scrl-schemas --locked
+
 step "build"
-cargo test --workspace --no-run --locked
+cargo test --workspace --no-run --features cloud --locked
 
 step "quickstart, in small"
 scripts/quickstart.sh --smoke
@@ -70,7 +75,7 @@ for file in prep train; do python3 -m json.tool "$work/$file.json" >/dev/null; d
 rm -rf "$work"
 
 step "tests"
-cargo test --workspace --locked
+cargo test --workspace --features cloud --locked
 
 step "training on several processes"
 python3 scripts/test_ranks.py --bin "$bin" --kills 1
@@ -78,6 +83,15 @@ python3 scripts/test_ranks.py --bin "$bin" --kills 1
 step "readers of Parquet"
 python=$(scripts/readers_python.sh)
 "$python" scripts/test_readers.py --bin "$bin"
+
+# A second kind of object store, where npm is at hand: Azure's, of which the emulator takes 186 MB.
+step "object stores"
+azurite=.venv/azurite
+if command -v npm >/dev/null && [ ! -e $azurite/node_modules/.bin/azurite-blob ]; then
+    npm install --silent --no-audit --no-fund --prefix $azurite azurite@3.35.0 ||
+        echo "no emulator of Azure could be installed"
+fi
+"$python" scripts/test_object_stores.py --bin "$bin"
 
 step "page of scrl-inspect in Chromium"
 "$python" scripts/test_inspect_page.py --bin "$bin"

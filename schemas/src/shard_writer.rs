@@ -30,6 +30,10 @@ const ROWS_PER_BATCH: usize = 64;
 /// A row group is closed once it has this many bytes, so that readers need little memory.
 const ROW_GROUP_BYTES: usize = 16 << 20;
 
+/// A page of encoded images is closed once it has this many bytes, a few rows: a rank reads the pages
+/// of its own rows.
+const IMAGE_PAGE_BYTES: usize = 256 << 10;
+
 /// An unreadable image that has no row in its shard, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
@@ -110,7 +114,8 @@ fn properties() -> WriterProperties {
     for view in ["view1", "view2"] {
         let bytes = format!("{view}.image.bytes");
         builder = unique(builder, &bytes)
-            .set_column_compression(column(&bytes), Compression::UNCOMPRESSED);
+            .set_column_compression(column(&bytes), Compression::UNCOMPRESSED)
+            .set_column_data_page_size_limit(column(&bytes), IMAGE_PAGE_BYTES);
         builder = unique(builder, &format!("{view}.image.path"));
         for side in ["x", "y", "width", "height"] {
             builder = integer(builder, &format!("{view}.crop.{side}"));

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use arrow::datatypes::{DataType, Field};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::PageIndexPolicy;
+use parquet::schema::types::ColumnDescPtr;
 use scrl_schemas::{
     Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader,
     ShardWriter, Skipped, View, ViewParams,
@@ -104,6 +106,28 @@ fn pixels_are_read_of_the_requested_rows_alone() {
             ShardReader::open_with_pixels(&path, first, has_pixels).unwrap().collect();
         assert_eq!(found.unwrap(), expected);
     }
+}
+
+#[test]
+fn some_rows_lie_in_few_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    let bytes = 60_000;
+    let mut rows: Vec<Row> = (1..90).filter(|id| id % 5 != 0).map(row).collect();
+    for row in &mut rows {
+        row.view1.image.as_mut().unwrap().bytes = vec![7; bytes];
+    }
+    write(&path, &rows);
+    let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Required);
+    let file = fs::File::open(&path).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).unwrap();
+    let is_pixels = |column: &ColumnDescPtr| column.path().string() == "view1.image.bytes";
+    let column = reader.parquet_schema().columns().iter().position(is_pixels).unwrap();
+    let index = reader.metadata().page_index_for_row_group(0);
+    let pages = index.offset_index(column).unwrap().page_locations();
+    assert!(pages.len() * 6 >= rows.len(), "{} pages of {} rows", pages.len(), rows.len());
+    let largest = pages.iter().map(|page| page.compressed_page_size).max();
+    assert!(largest < Some(10 * bytes as i32), "{largest:?} bytes");
 }
 
 #[test]

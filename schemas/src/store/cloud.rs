@@ -407,8 +407,7 @@ mod tests {
         let written: Vec<u8> = (0..2 * PART_BYTES + 5).map(|i| (i % 251) as u8).collect();
         for (key, length) in [("a/none", 0), ("a/short", 9), ("a/b/long", written.len())] {
             let object = object(&store, key);
-            let mut upload =
-                Upload { object: object.clone(), pending: Vec::new(), parts: None };
+            let mut upload = Upload { object: object.clone(), pending: Vec::new(), parts: None };
             for bytes in written[..length].chunks(PART_BYTES / 3) {
                 upload.write(bytes).unwrap();
             }

@@ -376,7 +376,10 @@ fn own_gpu(local: LocalWorld, count: usize) -> usize {
 /// Refuses an object store as the place of a run's files, some of which grow.
 pub(crate) fn check_out(out: &Path) -> Result<()> {
     if store::is_url(out) {
-        return refuse("out", "is a local folder; copy it into the object store when it is complete");
+        return refuse(
+            "out",
+            "is a local folder; copy it into the object store when it is complete",
+        );
     }
     Ok(())
 }
