@@ -22,7 +22,7 @@ Examples:
 #[derive(Parser)]
 #[command(name = "scrl-inspect", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Arguments {
-    /// Folder that scrl-prep wrote
+    /// Folder that scrl-prep wrote; with the feature cloud also an s3://, gs:// or az:// URL
     pub shards: PathBuf,
 
     #[command(flatten)]

@@ -22,7 +22,7 @@ The same command resumes where an earlier one stopped, as long as --out is the s
 #[derive(Parser)]
 #[command(name = "scrl-train", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Arguments {
-    /// Folder that scrl-prep wrote
+    /// Folder that scrl-prep wrote; with the feature cloud also an s3://, gs:// or az:// URL
     pub shards: PathBuf,
 
     #[command(flatten)]
