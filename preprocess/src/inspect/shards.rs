@@ -48,10 +48,10 @@ impl Shards {
         let refuse = |reason: &str| {
             Err(Error::Folder { path: shards.to_owned(), reason: reason.to_owned() })
         };
-        if !store::has_folder(shards).map_err(Error::io(shards))? {
+        if !store::has_folder(shards)? {
             return refuse("is not a folder; give the one that scrl-prep wrote");
         }
-        if !resume::has_file(&paths.manifest())? {
+        if !store::has_file(&paths.manifest())? {
             return refuse("holds no dataset.toml; give the folder that scrl-prep wrote");
         }
         let manifest = Manifest::read(&paths.manifest())?;
@@ -83,7 +83,7 @@ impl Shards {
 
     fn add(&mut self, epoch: Epoch) -> Result<()> {
         let success = self.paths.success(epoch);
-        if !resume::has_file(&success)? {
+        if !store::has_file(&success)? {
             self.unfinished.push(epoch);
             return Ok(());
         }

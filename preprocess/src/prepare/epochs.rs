@@ -112,10 +112,17 @@ pub(super) fn open_epochs(context: &Context, chunks: &[(u32, Vec<ShardId>)]) -> 
     epochs.dedup();
     for epoch in epochs {
         let folder = context.paths.epoch(epoch);
-        store::create_folder(&folder).map_err(Error::io(&folder))?;
-        store::remove(&context.paths.success(epoch)).map_err(Error::io(&folder))?;
+        store::create_folder(&folder)?;
+        store::remove(&context.paths.success(epoch))?;
     }
     Ok(())
+}
+
+/// Begins to read the images of a chunk that lie in an object store.
+pub(super) fn read_ahead(context: &Context, pass: &Pass, chunk: u32) {
+    if context.config.options.views != ViewEncoding::Recipe {
+        context.sources.read_ahead(pass.images(chunk));
+    }
 }
 
 /// Renders a chunk, on all threads of the current pool.
@@ -129,9 +136,6 @@ pub(super) fn render(
     shards: Vec<ShardId>,
 ) -> Result<Chunk> {
     let images = pass.images(chunk);
-    if context.config.options.views != ViewEncoding::Recipe {
-        context.sources.read_ahead(&images);
-    }
     let makers: Vec<Mutex<RowMaker>> =
         (0..rayon::current_num_threads()).map(|_| Mutex::default()).collect();
     let made: Vec<std::result::Result<Vec<Row>, Unreadable>> = images

@@ -63,7 +63,7 @@ impl Journals {
             // to the disk, as a lost line only costs reading the shard.
             let file = File::options().append(true).create(true).open(&path);
             let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
-            return Ok(written.map_err(Error::io(&path))?);
+            return written.map_err(Error::io(&path));
         }
         let mut remote = self.lock();
         let journal = match remote.entry(epoch) {
@@ -134,7 +134,7 @@ pub(super) fn read(paths: &ShardPaths, epoch: Epoch) -> Result<HashMap<String, F
 /// Where one cannot be removed.
 pub(super) fn remove(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     for path in journals(paths, epoch)? {
-        store::remove(&path).map_err(Error::io(&path))?;
+        store::remove(&path)?;
     }
     Ok(())
 }

@@ -186,7 +186,7 @@ pub(super) fn pool(threads: usize, name: &'static str) -> Result<ThreadPool> {
 /// Finds the images; if the folder has a list of them already, they must be the same.
 fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
     let known = paths.sources();
-    if !config.overwrite && resume::has_file(&known)? {
+    if !config.overwrite && store::has_file(&known)? {
         return Sources::find_again(&config.images, paths.root(), SourcesReader::open(&known)?);
     }
     let depth = match config.options.views {

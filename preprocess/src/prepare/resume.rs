@@ -24,7 +24,7 @@ const CHECKSUM_BUFFER: usize = 1 << 20;
 pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
     let way_out = "give another folder, or --overwrite to remove these shards";
     let refuse = |reason: String| Err(Error::Folder { path: paths.root().to_owned(), reason });
-    if !has_file(&paths.manifest())? {
+    if !store::has_file(&paths.manifest())? {
         return match epoch_folders(paths)?.first() {
             Some(name) => refuse(format!("holds {name} but no dataset.toml; {way_out}")),
             None => Ok(()),
@@ -46,11 +46,11 @@ pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<
 pub(crate) fn remove_shards(paths: &ShardPaths) -> Result<()> {
     // The manifest goes first: without it the folder counts as incomplete.
     for file in [paths.manifest(), paths.sources(), paths.consumed()] {
-        store::remove(&file).map_err(Error::io(&file))?;
+        store::remove(&file)?;
     }
     for name in epoch_folders(paths)? {
         let folder = paths.root().join(name);
-        store::remove_folder(&folder).map_err(Error::io(&folder))?;
+        store::remove_folder(&folder)?;
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ pub(crate) fn remove_stale_files(paths: &ShardPaths, alone: bool) -> Result<()> 
             let is_stale = if writer.host == this.host { has_ended(writer.process) } else { alone };
             if is_own && is_stale {
                 let path = folder.join(&name);
-                store::remove(&path).map_err(Error::io(&path))?;
+                store::remove(&path)?;
             }
         }
     }
@@ -98,8 +98,8 @@ fn has_ended(process: u32) -> bool {
 pub(crate) fn remove_epoch(paths: &ShardPaths, epoch: Epoch) -> Result<()> {
     let success = paths.success(epoch);
     let folder = paths.epoch(epoch);
-    store::remove(&success).map_err(Error::io(&success))?;
-    Ok(store::remove_folder(&folder).map_err(Error::io(&folder))?)
+    store::remove(&success)?;
+    Ok(store::remove_folder(&folder)?)
 }
 
 /// The epochs that have a folder, in order.
@@ -127,7 +127,7 @@ fn epoch_folders(paths: &ShardPaths) -> Result<Vec<String>> {
 /// [`Error::Shards`] for a `_SUCCESS` of another format.
 pub(crate) fn is_complete(paths: &ShardPaths, epoch: Epoch, shards: u32) -> Result<bool> {
     let success = paths.success(epoch);
-    if !has_file(&success)? {
+    if !store::has_file(&success)? {
         return Ok(false);
     }
     let listed = Success::read(&success)?.parts;
@@ -177,14 +177,6 @@ pub(crate) fn finished_shards(
 fn sizes(folder: &Path) -> Result<HashMap<String, u64>> {
     let entries = store::list(folder).map_err(Error::io(folder))?;
     Ok(entries.into_iter().map(|entry| (entry.name, entry.bytes)).collect())
-}
-
-/// Whether there is a file.
-///
-/// # Errors
-/// Where that cannot be found out.
-pub(crate) fn has_file(path: &Path) -> Result<bool> {
-    Ok(store::has_file(path).map_err(Error::io(path))?)
 }
 
 /// The CRC-32C of a file.

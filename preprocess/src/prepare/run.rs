@@ -24,7 +24,7 @@ use super::lock::WriterLock;
 use super::plan::{Job, pool};
 use super::resume;
 use super::shuffle::Pass;
-use crate::{Error, Result};
+use crate::Result;
 
 /// Threads that write shards, mostly waiting for the disk.
 const WRITING_THREADS: usize = 4;
@@ -101,7 +101,7 @@ impl Job {
     /// of sources.
     fn open_folder(&self, reporter: &Reporter) -> Result<WriterLock> {
         let root = self.paths.root();
-        store::create_folder(root).map_err(Error::io(root))?;
+        store::create_folder(root)?;
         let lock = WriterLock::take(&self.paths, self.config.world)?;
         if !lock.is_sure() && !store::is_url(root) {
             reporter.say(format_args!(
@@ -114,10 +114,10 @@ impl Job {
             resume::remove_shards(&self.paths)?;
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
-        if !resume::has_file(&self.paths.manifest())? {
+        if !store::has_file(&self.paths.manifest())? {
             self.manifest.write(&self.paths.manifest())?;
         }
-        if !resume::has_file(&self.paths.sources())? {
+        if !store::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }
         Ok(lock)
@@ -130,11 +130,17 @@ impl Job {
             let Some(epochs) = self.wait_for_room(epochs, context)? else { continue };
             let chunks = epochs::missing(context, &epochs)?;
             epochs::open_epochs(context, &chunks)?;
-            for (chunk, shards) in chunks {
+            let numbers: Vec<u32> = chunks.iter().map(|(chunk, _)| *chunk).collect();
+            for (place, (chunk, shards)) in chunks.into_iter().enumerate() {
                 let pass = match &mut pass {
                     Some(pass) if pass.number() == epochs.pass => pass,
                     pass => pass.insert(self.shuffle.pass(epochs.pass)),
                 };
+                // While a chunk is rendered, the images of the next one arrive.
+                let begun = if place == 0 { 0 } else { place + 1 };
+                for &chunk in numbers.iter().take(place + 2).skip(begun) {
+                    epochs::read_ahead(context, pass, chunk);
+                }
                 let chunk =
                     self.threads.install(|| epochs::render(context, pass, chunk, shards))?;
                 if sender.send(Rendered::Chunk(chunk)).is_err() {

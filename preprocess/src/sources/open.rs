@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Images`] for anything else.
 pub(super) fn open(images: &Path) -> Result<Arc<dyn SourceFormat>> {
-    if store::has_folder(images).map_err(Error::io(images))? {
+    if store::has_folder(images)? {
         return Ok(match folder::contents_of(images)? {
             Contents::Images => Arc::new(FolderTree::new(images)),
             Contents::Archives(files) => Arc::new(TarArchives::new(images, files)),

@@ -4,8 +4,7 @@
 //! futures run on the calling thread; a runtime of two threads waits for sockets and timers.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,7 +22,7 @@ use object_store::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::Entry;
+use super::{Entry, credentials};
 
 /// Bytes of a part of an upload; smaller objects are put at once.
 const PART_BYTES: usize = 8 << 20;
@@ -37,8 +36,6 @@ const RETRY_TIME: Duration = Duration::from_secs(60);
 /// Lists and removals without a whole answer, and the pause after the first, which doubles.
 const REPEATS: usize = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Time for an answer of the service that gives a machine in the cloud its credentials.
-const METADATA_TIME: Duration = Duration::from_secs(1);
 
 /// An object or a folder of an object store. It need not exist.
 #[derive(Clone, Debug)]
@@ -90,6 +87,11 @@ impl Object {
             Err(_) if self.size().is_ok_and(|bytes| bytes == 0) => Ok(Bytes::new()),
             read => read,
         }
+    }
+
+    /// These bytes of it.
+    pub fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
+        wait(self.store.get_range(&self.key, range))
     }
 
     /// These bytes of it, several ranges at a time.
@@ -148,9 +150,9 @@ impl Object {
         Ok(folders.chain(objects).collect())
     }
 
-    /// Removes it; that it is gone already is no error.
+    /// Removes it.
     pub fn remove(&self) -> io::Result<()> {
-        super::unless_gone(self.again(|| self.store.delete(&self.key)))
+        self.again(|| self.store.delete(&self.key))
     }
 
     /// Removes all objects below it.
@@ -258,14 +260,9 @@ fn store(scheme: &str, bucket: &str) -> io::Result<Arc<dyn ObjectStore>> {
 fn connect(scheme: &str, url: &str) -> io::Result<Arc<dyn ObjectStore>> {
     let retry =
         RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIME, ..RetryConfig::default() };
-    let is_set = |names: &[&str]| names.iter().any(|name| std::env::var_os(name).is_some());
     let store: object_store::Result<Arc<dyn ObjectStore>> = match scheme {
         "s3" => {
-            if !is_set(&AWS_CREDENTIALS) {
-                let given = std::env::var("AWS_METADATA_ENDPOINT").ok();
-                let given = given.as_deref().and_then(|url| url.strip_prefix("http://"));
-                find_metadata(given.unwrap_or(METADATA_ADDRESS), AWS_ADVICE)?;
-            }
+            credentials::AMAZON.check()?;
             // Whoever names an endpoint without TLS wants it.
             let is_plain = |name| std::env::var(name).is_ok_and(|url| url.starts_with("http://"));
             let plain = is_plain("AWS_ENDPOINT_URL") || is_plain("AWS_ENDPOINT_URL_S3");
@@ -274,82 +271,17 @@ fn connect(scheme: &str, url: &str) -> io::Result<Arc<dyn ObjectStore>> {
             builder.build().map(|store| Arc::new(store) as _)
         }
         "gs" => {
-            let in_home = std::env::home_dir()
-                .map(|home| home.join(".config/gcloud/application_default_credentials.json"));
-            if !is_set(&GOOGLE_CREDENTIALS) && !in_home.is_some_and(|file| file.exists()) {
-                find_metadata("metadata.google.internal", GOOGLE_ADVICE)?;
-            }
+            credentials::GOOGLE.check()?;
             let builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry);
             builder.build().map(|store| Arc::new(store) as _)
         }
         _ => {
-            if !is_set(&AZURE_CREDENTIALS) {
-                find_metadata(METADATA_ADDRESS, AZURE_ADVICE)?;
-            }
+            credentials::AZURE.check()?;
             let builder = MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry);
             builder.build().map(|store| Arc::new(store) as _)
         }
     };
     store.map_err(|error| explain(&error))
-}
-
-/// Of the service that gives machines of AWS and Azure their credentials.
-const METADATA_ADDRESS: &str = "169.254.169.254";
-const AWS_CREDENTIALS: [&str; 6] = [
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_SKIP_SIGNATURE",
-    "AWS_SECRET_ACCESS_KEY",
-];
-const AWS_ADVICE: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for a profile with: \
-                          eval \"$(aws configure export-credentials --format env)\"";
-const GOOGLE_CREDENTIALS: [&str; 7] = [
-    "GOOGLE_SERVICE_ACCOUNT",
-    "GOOGLE_SERVICE_ACCOUNT_PATH",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "GOOGLE_BEARER_TOKEN",
-    "GOOGLE_SKIP_SIGNATURE",
-    "SERVICE_ACCOUNT",
-];
-const GOOGLE_ADVICE: &str =
-    "set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login";
-const AZURE_CREDENTIALS: [&str; 11] = [
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_ACCESS_KEY",
-    "AZURE_STORAGE_MASTER_KEY",
-    "AZURE_STORAGE_SAS_KEY",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_STORAGE_TOKEN",
-    "AZURE_CLIENT_SECRET",
-    "AZURE_STORAGE_CLIENT_SECRET",
-    "AZURE_FEDERATED_TOKEN_FILE",
-    "AZURE_STORAGE_USE_EMULATOR",
-    "AZURE_SKIP_SIGNATURE",
-];
-const AZURE_ADVICE: &str =
-    "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_TOKEN";
-
-/// Looks for the service that gives a machine in the cloud its credentials, as elsewhere every
-/// request would wait for it.
-fn find_metadata(address: &str, advice: &str) -> io::Result<()> {
-    let answers = |address| -> io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&address, METADATA_TIME)?;
-        stream.set_read_timeout(Some(METADATA_TIME))?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-        let mut start = [0; 5];
-        stream.read_exact(&mut start)?;
-        Ok(&start == b"HTTP/")
-    };
-    let address = address.trim_end_matches('/');
-    let address = if address.contains(':') { address.to_owned() } else { format!("{address}:80") };
-    let mut addresses = address.to_socket_addrs().into_iter().flatten();
-    if addresses.any(|address| answers(address).unwrap_or(false)) {
-        return Ok(());
-    }
-    Err(io::Error::new(ErrorKind::PermissionDenied, format!("no credentials; {advice}")))
 }
 
 /// An error in a line, without the URL of the request and the XML of the answer.
@@ -423,7 +355,6 @@ mod tests {
         let expected = [entry("b", true, 0), entry("none", false, 0), entry("short", false, 9)];
         assert_eq!(found, expected);
         assert!(object(&store, "a/b").has_any_below().unwrap());
-        object(&store, "a/short").remove().unwrap();
         object(&store, "a/short").remove().unwrap();
         object(&store, "a").remove_all_below().unwrap();
         assert!(!object(&store, "a").has_any_below().unwrap());

@@ -94,12 +94,12 @@ impl StoredFile {
             Origin::Remote { object, tail } if begin <= range.start && range.end <= self.bytes => {
                 let bytes = match tail.get() {
                     Some(bytes) => bytes.clone(),
-                    None => object.read_ranges(&[begin..self.bytes])?.remove(0),
+                    None => object.read_range(begin..self.bytes)?,
                 };
                 let _ = tail.set(bytes.clone());
                 Ok(bytes.slice((range.start - begin) as usize..(range.end - begin) as usize))
             }
-            _ => Ok(self.read_ranges(&[range])?.remove(0)),
+            _ => Ok(self.read_ranges(std::slice::from_ref(&range))?.remove(0)),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The files of folders and of object stores, through the same functions.
 //!
 //! A path that begins with `s3://`, `gs://` or `az://` is the URL of an object, or of a folder: the
-//! objects whose names begin with it. All others are paths of the local system. Errors come without
-//! the path, which the caller adds.
+//! objects whose names begin with it. All others are paths of the local system.
 //!
 //! A new local file appears by renaming a temporary one ([`atomic`]); an object appears when its
 //! upload is finished, so that it needs no other name. Object stores have no folders to make and no
@@ -11,6 +10,8 @@
 pub mod atomic;
 #[cfg(feature = "cloud")]
 mod cloud;
+#[cfg(feature = "cloud")]
+mod credentials;
 mod file;
 
 use std::fs::{self, File};
@@ -77,7 +78,7 @@ pub fn read_range(path: &Path, range: Range<u64>) -> io::Result<Vec<u8>> {
         return Ok(Vec::new());
     }
     if is_url(path) {
-        let found = cloud::Object::at(path)?.read_ranges(&[range])?.remove(0);
+        let found = cloud::Object::at(path)?.read_range(range)?;
         let is_short = (found.len() as u64) < bytes;
         return if is_short { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(found.into()) };
     }
@@ -114,12 +115,12 @@ pub fn size(path: &Path) -> io::Result<u64> {
 ///
 /// # Errors
 /// Where it cannot be found out.
-pub fn has_file(path: &Path) -> io::Result<bool> {
+pub fn has_file(path: &Path) -> Result<bool> {
     match size(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         // A folder, for instance.
-        Err(error) if is_url(path) => Err(error),
+        Err(error) if is_url(path) => Err(Error::io(path)(error)),
         Err(_) => Ok(false),
     }
 }
@@ -128,8 +129,12 @@ pub fn has_file(path: &Path) -> io::Result<bool> {
 ///
 /// # Errors
 /// Where it cannot be found out.
-pub fn has_folder(path: &Path) -> io::Result<bool> {
-    if is_url(path) { cloud::Object::at(path)?.has_any_below() } else { Ok(path.is_dir()) }
+pub fn has_folder(path: &Path) -> Result<bool> {
+    if !is_url(path) {
+        return Ok(path.is_dir());
+    }
+    let found = cloud::Object::at(path).and_then(|object| object.has_any_below());
+    found.map_err(Error::io(path))
 }
 
 /// The files and folders in a folder, sorted by name; none if there is no such folder. Names that
@@ -173,8 +178,8 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// Where the system refuses.
-pub fn create_folder(folder: &Path) -> io::Result<()> {
-    if is_url(folder) { Ok(()) } else { fs::create_dir_all(folder) }
+pub fn create_folder(folder: &Path) -> Result<()> {
+    if is_url(folder) { Ok(()) } else { fs::create_dir_all(folder).map_err(Error::io(folder)) }
 }
 
 /// Writes `bytes` as the complete content of a file, which is never seen partly written.
@@ -191,24 +196,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// Where the system refuses.
-pub fn remove(path: &Path) -> io::Result<()> {
-    if is_url(path) {
-        cloud::Object::at(path)?.remove()
-    } else {
-        unless_gone(fs::remove_file(path))
-    }
+pub fn remove(path: &Path) -> Result<()> {
+    let removed = match is_url(path) {
+        true => cloud::Object::at(path).and_then(|object| object.remove()),
+        false => fs::remove_file(path),
+    };
+    unless_gone(removed).map_err(Error::io(path))
 }
 
 /// Removes a folder with all that it contains; that it is gone already is no error.
 ///
 /// # Errors
 /// Where the system refuses.
-pub fn remove_folder(folder: &Path) -> io::Result<()> {
-    if is_url(folder) {
-        cloud::Object::at(folder)?.remove_all_below()
-    } else {
-        unless_gone(fs::remove_dir_all(folder))
-    }
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    let removed = match is_url(folder) {
+        true => cloud::Object::at(folder).and_then(|object| object.remove_all_below()),
+        false => fs::remove_dir_all(folder),
+    };
+    unless_gone(removed).map_err(Error::io(folder))
 }
 
 /// The result of a removal, which has succeeded as well where another process was faster.
@@ -246,6 +251,10 @@ mod without_cloud {
         }
 
         pub fn read_first(&self, _: u64) -> io::Result<Bytes> {
+            match *self {}
+        }
+
+        pub fn read_range(&self, _: Range<u64>) -> io::Result<Bytes> {
             match *self {}
         }
 

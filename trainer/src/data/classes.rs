@@ -25,7 +25,7 @@ impl Classes {
     /// If the file cannot be read.
     pub fn read(dataset: &Dataset) -> Result<Self> {
         let sources = dataset.paths().sources();
-        let labels = if store::has_file(&sources).map_err(Error::io(&sources))? {
+        let labels = if store::has_file(&sources)? {
             scrl_schemas::read_labels(&sources)?
         } else {
             (0..dataset.manifest().counts.classes as i32).collect()

@@ -87,9 +87,9 @@ impl Dataset {
     /// The folder without its rows counted; `None` without a manifest.
     fn with_manifest(shards: &Path) -> Result<Option<Self>> {
         let paths = ShardPaths::new(shards);
-        if !store::has_file(&paths.manifest()).map_err(Error::io(&paths.manifest()))? {
+        if !store::has_file(&paths.manifest())? {
             // Of a bucket that does not exist, an object store only tells here.
-            store::has_folder(shards).map_err(Error::io(shards))?;
+            store::has_folder(shards)?;
             return Ok(None);
         }
         let manifest = Manifest::read(&paths.manifest())?;

@@ -69,21 +69,13 @@ impl SourceImages {
         Ok(())
     }
 
-    /// Whether there is anything where the images should be.
-    fn are_there(&self) -> Result<bool> {
-        let images = &self.images;
-        let found = store::has_folder(images)
-            .and_then(|has_folder| Ok(has_folder || store::has_file(images)?));
-        found.map_err(Error::io(images))
-    }
-
     /// Checks that the images listed in `sources` (`sources.parquet`) exist: all of them, or a
     /// sample where they are very many.
     ///
     /// # Errors
     /// Names the first missing image and counts the others.
     pub(crate) fn check(&self, sources: &Path) -> Result<()> {
-        if !self.are_there()? {
+        if !store::has_folder(&self.images)? && !store::has_file(&self.images)? {
             return Err(Error::dataset(&self.images, format!("not there; {ADVICE}")));
         }
         let every = SourcesReader::open(sources)?.total().div_ceil(SAMPLE).max(1);

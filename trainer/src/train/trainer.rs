@@ -122,7 +122,7 @@ fn train_into(
     let sources = Arc::new(SourceImages::new(config.images.clone()));
     let list = dataset.paths().sources();
     let is_recipe = dataset.manifest().options.views == ViewEncoding::Recipe;
-    if is_recipe && steps.are_left() && store::has_file(&list).map_err(Error::io(&list))? {
+    if is_recipe && steps.are_left() && store::has_file(&list)? {
         sources.check(&list)?;
     }
     let Hyperparameters { method, online_eval, .. } = config.hyperparameters;
@@ -432,7 +432,7 @@ impl Trainer<'_> {
         }
         let path = self.dataset.paths().consumed();
         let consumed = Consumed { epochs: self.steps.epochs_done(step) };
-        let is_there = store::has_file(&path).map_err(Error::io(&path))?;
+        let is_there = store::has_file(&path)?;
         if !is_there || Consumed::read(&path)?.epochs < consumed.epochs {
             consumed.write(&path)?;
         }

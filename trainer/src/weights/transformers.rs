@@ -109,7 +109,7 @@ pub(super) fn write_transformers(
 ) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let config = folder.join("config.json");
-    store::remove(&config).map_err(Error::io(&config))?;
+    store::remove(&config)?;
     let mut renamed: BTreeMap<_, _> =
         tensors.into_iter().map(|(name, tensor)| (transformers_name(&name), tensor)).collect();
     add_batch_counts(&mut renamed)?;

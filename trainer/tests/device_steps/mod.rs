@@ -17,6 +17,9 @@ use super::device_ops::{Place, values};
 /// The most boxes of a pair in these tests.
 const BOXES: usize = 3;
 
+/// Of the velocity that a step keeps.
+const MOMENTUM: f32 = 0.9;
+
 /// A run to compare.
 #[derive(Clone, Copy)]
 pub struct Case {
@@ -54,7 +57,7 @@ impl Case {
             copy_online: false,
             dtype,
             optimizer: SgdConfig {
-                momentum: 0.9,
+                momentum: MOMENTUM,
                 weight_decay: 1e-3,
                 trust: Some(1e-3),
                 ..SgdConfig::default()
@@ -188,16 +191,25 @@ impl Case {
     }
 
     /// Takes all steps there and on the CPU, and compares the outcomes and every tensor's movement.
-    /// Each step starts from the CPU's state, as differences would grow from step to step.
+    /// Each step starts from the CPU's state, as differences would grow from step to step. A movement
+    /// may differ by more than the tolerance where a step on the CPU itself differs as much from one
+    /// that starts a rounding error away: there a maximum or the sign before a ReLU is nearly undecided.
     pub fn compare(&self, place: &Place, loss_tolerance: f32, movement_tolerance: f64) {
         let mut cpu = self.learner(&Device::Cpu, DType::F32);
         let mut there = self.learner(place.device(), self.dtype);
+        let mut nudged = self.learner(&Device::Cpu, DType::F32);
         for step in 0..self.steps {
             let before: Vec<Vec<f32>> =
                 cpu.state().map(|parameter| values(parameter.tensor())).collect();
             for (there, cpu) in there.state().zip(cpu.state()) {
                 there.set(cpu.tensor()).unwrap();
             }
+            for (nudged, before) in nudged.state().zip(&before) {
+                let values = before.iter().map(|value| value * (1.0 + f32::EPSILON)).collect();
+                let shape = nudged.tensor().shape().clone();
+                nudged.set(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap();
+            }
+            self.step(&mut nudged, step);
             let expected = self.step(&mut cpu, step);
             let found = place.run(|| self.step(&mut there, step));
             println!("step {step}: {found:?}, expected {expected:?}");
@@ -217,7 +229,7 @@ impl Case {
                     close(found, expected, "embedding std");
                 }
             }
-            compare_movement(&there, &cpu, &before, movement_tolerance);
+            compare_movement(&there, &cpu, &nudged, &before, movement_tolerance);
         }
     }
 
@@ -248,20 +260,36 @@ struct Outcome {
 }
 
 /// Every tensor must have moved as far and in the direction that is expected.
-fn compare_movement(found: &Learner, expected: &Learner, before: &[Vec<f32>], tolerance: f64) {
-    let mut worst = (0.0, String::new());
-    for ((found, expected), before) in found.state().zip(expected.state()).zip(before) {
+fn compare_movement(
+    found: &Learner,
+    expected: &Learner,
+    nudged: &Learner,
+    before: &[Vec<f32>],
+    tolerance: f64,
+) {
+    for (((found, expected), nudged), before) in
+        found.state().zip(expected.state()).zip(nudged.state()).zip(before)
+    {
         // The bias in front of a batch norm has no gradient but rounding errors.
         if found.name.ends_with(".0.bias") && !found.name.contains("backbone") {
             continue;
         }
-        let error = movement_error(&values(found.tensor()), &values(expected.tensor()), before);
-        if error > worst.0 {
-            worst = (error, found.name.clone());
+        // Of a velocity it is the gradient that a step adds: with what it had kept before, the two may
+        // cancel.
+        let kept = if found.name.starts_with("momentum.") { MOMENTUM } else { 1.0 };
+        let before: Vec<f32> = before.iter().map(|value| kept * value).collect();
+        let expected = values(expected.tensor());
+        let error = movement_error(&values(found.tensor()), &expected, &before);
+        let usual = movement_error(&values(nudged.tensor()), &expected, &before);
+        if error > tolerance {
+            println!("{}: {error:.1e}, where a rounding error gives {usual:.1e}", found.name);
         }
+        assert!(
+            error <= tolerance.max(4.0 * usual),
+            "the movement of {} differs by {error:.1e}, where a rounding error gives {usual:.1e}",
+            found.name
+        );
     }
-    println!("worst movement: {worst:?}");
-    assert!(worst.0 <= tolerance, "the movement of {} differs by {:.1e}", worst.1, worst.0);
 }
 
 /// ‖found − expected‖ / ‖expected − before‖.
