@@ -60,8 +60,8 @@ impl Job {
     /// shards all exist. After a stop the run ends soon and leaves only complete files.
     ///
     /// # Errors
-    /// [`Error::Stopped`] after a stop, [`Error::Folder`] if another process does the same work, or
-    /// the error of reading or writing.
+    /// [`Stopped`](crate::Error::Stopped) after a stop, [`Folder`](crate::Error::Folder) if another
+    /// process does the same work, or the error of reading or writing.
     pub fn run(self, reporter: &Reporter) -> Result<Summary> {
         let start = Instant::now();
         let lock = self.open_folder(reporter)?;
