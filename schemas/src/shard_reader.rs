@@ -102,7 +102,8 @@ impl ShardReader {
             false => RowSelector::skip(run.len()),
         });
         let selection = std::iter::once(RowSelector::skip(first as usize)).chain(selectors);
-        let batches = footer.batches(Columns::Pixels, selection.collect::<Vec<_>>().into())?;
+        let batches =
+            footer.batches(Columns::Pixels, Some(selection.collect::<Vec<_>>().into()))?;
         let images = Images { batches, images: VecDeque::new(), is_read: is_read.into_iter() };
         let rows = Self::over(path, first, Columns::WithoutPixels, footer)?;
         Ok(Self { images: Some(images), ..rows })
@@ -114,9 +115,11 @@ impl ShardReader {
 
     fn over(path: &Path, first: u64, columns: Columns, footer: Footer) -> Result<Self> {
         let total_rows = footer.file.rows();
-        let rows_left = total_rows.saturating_sub(first) as usize;
-        let selection = vec![RowSelector::skip(first as usize), RowSelector::select(rows_left)];
-        let batches = footer.batches(columns, selection.into())?;
+        let selection = (first > 0).then(|| {
+            let left = total_rows.saturating_sub(first) as usize;
+            vec![RowSelector::skip(first as usize), RowSelector::select(left)].into()
+        });
+        let batches = footer.batches(columns, selection)?;
         let skipped = footer.skipped;
         let (rows, path) = (VecDeque::new(), path.to_owned());
         Ok(Self { batches, rows, images: None, skipped, total_rows, path })
@@ -163,13 +166,13 @@ impl Footer {
         Ok(Self { file, skipped })
     }
 
-    /// Some rows of these columns.
-    fn batches(&self, columns: Columns, rows: RowSelection) -> Result<Batches> {
+    /// Some rows of these columns, or all.
+    fn batches(&self, columns: Columns, rows: Option<RowSelection>) -> Result<Batches> {
         let leaves = self.file.metadata().parquet_schema();
         let is_read = |&leaf: &usize| columns.contain(&leaves.column(leaf).path().string());
         let mask = ProjectionMask::leaves(leaves, (0..leaves.num_columns()).filter(is_read));
         let wanted = Wanted::all_rows(mask, columns.rows_per_batch());
-        self.file.read(Wanted { rows: Some(rows), ..wanted })
+        self.file.read(Wanted { rows, ..wanted })
     }
 }
 

@@ -83,11 +83,10 @@ fn examine_content(
     depth: Examine,
     record: &mut Record,
 ) -> std::result::Result<(), Fault> {
-    let reason = Fault::Store;
     if found.bytes.is_none() {
         record.bytes = match &found.content {
             Some(content) => content.len() as u64,
-            None => format.size(&record.path).map_err(reason)?.unwrap_or_default(),
+            None => format.size(&record.path).map_err(Fault::Store)?.unwrap_or_default(),
         };
     }
     if let Some(refused) = found.refused {
@@ -98,8 +97,9 @@ fn examine_content(
         let reason = format!("{} bytes: more than {limit} MiB", record.bytes);
         return Err(Unreadable(reason).into());
     }
-    let read =
-        |limit| format.read(&record.path, record.location, record.bytes, limit).map_err(reason);
+    let read = |limit| {
+        format.read(&record.path, record.location, record.bytes, limit).map_err(Fault::Store)
+    };
     let mut bytes = match (found.content, depth) {
         (Some(content), _) => content,
         (None, Examine::Header) => read(HEADER_BYTES)?,

@@ -83,7 +83,7 @@ impl Object {
         let begin = GetOptions { range: Some(GetRange::Bounded(0..limit)), ..Default::default() };
         let read = wait(async { self.store.get_opts(&self.key, begin).await?.bytes().await });
         match read {
-            // An empty object has no first byte.
+            // An empty object has no first byte, which each store says in its own way.
             Err(_) if self.size().is_ok_and(|bytes| bytes == 0) => Ok(Bytes::new()),
             read => read,
         }
@@ -104,7 +104,9 @@ impl Object {
     pub fn size(&self) -> io::Result<u64> {
         match wait(self.store.head(&self.key)) {
             Ok(found) => Ok(found.size),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Interrupted) => {
+                Err(error)
+            }
             // The answer had no body; that to another request has one with the cause.
             Err(error) => Err(wait(self.store.get_range(&self.key, 0..1)).err().unwrap_or(error)),
         }
@@ -112,32 +114,15 @@ impl Object {
 
     /// Whether there is an object below it.
     pub fn has_any_below(&self) -> io::Result<bool> {
-        self.again(|| async {
+        again(|| async {
             let first = self.store.list(Some(&self.key)).next().await.transpose()?;
             Ok(first.is_some())
         })
     }
 
-    /// Runs a list or a removal, which the crate does not repeat where the answer breaks off or is
-    /// lost.
-    fn again<T, F>(&self, request: impl Fn() -> F) -> io::Result<T>
-    where
-        F: Future<Output = object_store::Result<T>>,
-    {
-        let mut pause = FIRST_PAUSE;
-        for _ in 1..REPEATS {
-            match wait(request()) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => thread::sleep(pause),
-                done => return done,
-            }
-            pause *= 2;
-        }
-        wait(request())
-    }
-
     /// The objects and folders in it.
     pub fn list(&self) -> io::Result<Vec<Entry>> {
-        let found = self.again(|| self.store.list_with_delimiter(Some(&self.key)))?;
+        let found = again(|| self.store.list_with_delimiter(Some(&self.key)))?;
         let name = |key: &Key| key.filename().unwrap_or_default().to_owned();
         let folders = found.common_prefixes.iter();
         let folders = folders.map(|key| Entry { name: name(key), is_folder: true, bytes: 0 });
@@ -152,12 +137,12 @@ impl Object {
 
     /// Removes it.
     pub fn remove(&self) -> io::Result<()> {
-        self.again(|| self.store.delete(&self.key))
+        again(|| self.store.delete(&self.key))
     }
 
     /// Removes all objects below it.
     pub fn remove_all_below(&self) -> io::Result<()> {
-        self.again(|| {
+        again(|| {
             let keys = self.store.list(Some(&self.key)).map_ok(|object| object.location).boxed();
             self.store.delete_stream(keys).try_for_each(|_| async { Ok(()) })
         })
@@ -238,6 +223,23 @@ fn wait<T>(request: impl Future<Output = object_store::Result<T>>) -> io::Result
         Ok(runtime) => runtime.block_on(request).map_err(|error| explain(&error)),
         Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
     }
+}
+
+/// Runs a list or a removal, which the crate does not repeat where the answer breaks off or is
+/// lost.
+fn again<T, F>(request: impl Fn() -> F) -> io::Result<T>
+where
+    F: Future<Output = object_store::Result<T>>,
+{
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..REPEATS {
+        match wait(request()) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => thread::sleep(pause),
+            done => return done,
+        }
+        pause *= 2;
+    }
+    wait(request())
 }
 
 /// The client of a bucket; there is one in a process.

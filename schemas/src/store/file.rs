@@ -14,7 +14,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::{cloud, is_url};
 
 /// Bytes that reading one after the other fetches at a time.
-const LOCAL_READ: u64 = 64 << 10;
+const LOCAL_READ: u64 = 8 << 10;
 const REMOTE_READ: u64 = 1 << 20;
 /// Bytes at the end of an object that are read together: most often all of a Parquet file's footer.
 const TAIL: u64 = 64 << 10;

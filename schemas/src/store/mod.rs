@@ -62,8 +62,10 @@ pub fn read_first(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if is_url(path) {
         return Ok(cloud::Object::at(path)?.read_first(limit)?.into());
     }
-    let mut content = Vec::new();
-    File::open(path)?.take(limit).read_to_end(&mut content)?;
+    let file = File::open(path)?;
+    // At once as large as it becomes, and a byte more to see the end.
+    let mut content = Vec::with_capacity(file.metadata()?.len().min(limit) as usize + 1);
+    file.take(limit).read_to_end(&mut content)?;
     Ok(content)
 }
 

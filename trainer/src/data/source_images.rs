@@ -49,6 +49,12 @@ impl SourceImages {
         self.reader.get_or_init(open).as_ref().map_err(String::clone)
     }
 
+    /// The reader, or the error of the images as a whole.
+    fn opened(&self) -> Result<&SourceReader> {
+        let problem = |reason| Error::dataset(&self.images, format!("{reason}; {ADVICE}"));
+        self.reader().map_err(problem)
+    }
+
     /// The undecoded source of a row.
     pub(super) fn read(&self, row: &Row) -> Result<Vec<u8>> {
         let read = |reader: &SourceReader| reader.read(row.image_id, &row.path);
@@ -63,9 +69,7 @@ impl SourceImages {
         if !store::is_url(&self.images) {
             return Ok(());
         }
-        let problem = |reason| Error::dataset(&self.images, format!("{reason}; {ADVICE}"));
-        let reader = self.reader().map_err(problem)?;
-        reader.read_ahead(rows.iter().map(|row| (row.image_id, &*row.path)));
+        self.opened()?.read_ahead(rows.iter().map(|row| (row.image_id, &*row.path)));
         Ok(())
     }
 
@@ -95,9 +99,7 @@ impl SourceImages {
 
     /// Looks for every `every`-th image.
     fn find_missing(&self, sources: &Path, every: u64) -> Result<Option<Missing>> {
-        let reader = self
-            .reader()
-            .map_err(|reason| Error::dataset(&self.images, format!("{reason}; {ADVICE}")))?;
+        let reader = self.opened()?;
         let mut used = SourcesReader::open(sources)?
             .enumerate()
             .step_by(every as usize)
