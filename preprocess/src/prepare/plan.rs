@@ -1,5 +1,6 @@
 //! Planning a run: which shards exist, which are to be made, and how much space and time they take.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -105,7 +106,7 @@ impl Job {
         if !config.overwrite {
             resume::check_existing(&paths, &manifest)?;
         }
-        let sources = threads.install(|| find_sources(&config, &paths))?;
+        let sources = install(&threads, &config.images, || find_sources(&config, &paths))?;
         let options = &config.options;
         let shuffle = Shuffle::new(
             config.seed,
@@ -119,11 +120,7 @@ impl Job {
             shards_per_epoch: u64::from(shuffle.shards_per_epoch()),
         };
         let count = || count_shards(&config, &paths, &shuffle);
-        // Threads that mostly wait for the object store.
-        let shards = match store::is_url(&config.shards) {
-            true => pool(REQUESTS, "count")?.install(count)?,
-            false => threads.install(count)?,
-        };
+        let shards = install(&threads, &config.shards, count)?;
         let estimate = threads
             .install(|| estimate(&sources, config.seed, shuffle.shards_per_epoch(), options))?;
         Ok(Self { config, threads, sources, shuffle, paths, manifest, shards, estimate })
@@ -172,6 +169,19 @@ impl Job {
                 .mul_f64(pairs_to_write as f64 / self.config.threads as f64),
             free_bytes: resume::free_bytes(&self.config.shards),
         }
+    }
+}
+
+/// Looks at what lies in `folder` on these threads; in an object store on many more, which mostly
+/// wait.
+fn install<T: Send>(
+    threads: &ThreadPool,
+    folder: &Path,
+    look: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    match store::is_url(folder) {
+        true => pool(REQUESTS, "look")?.install(look),
+        false => threads.install(look),
     }
 }
 

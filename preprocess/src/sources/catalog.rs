@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 use scrl_schemas::{Source, SourcesReader, SourcesWriter, store};
 
@@ -13,7 +12,7 @@ use super::examine::{Examine, Examined, examine};
 use super::format::{FoundImage, IMAGE_ENDINGS, SourceFormat};
 use super::index::{Index, Record};
 use super::open::open;
-use super::read_ahead::{REQUESTS, ReadAhead, Request};
+use super::read_ahead::{ReadAhead, Request};
 use crate::images::Decoding;
 use crate::{Error, Result};
 
@@ -35,27 +34,15 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Finds the images and examines each, on all threads of the current rayon pool; those of an
-    /// object store on many, which mostly wait.
+    /// Finds the images and examines each, on all threads of the current rayon pool.
     ///
     /// # Errors
     /// [`Error::Images`] where `images` is nothing that holds images, or holds none.
     pub fn find(images: &Path, how: impl Into<Decoding>, depth: Examine) -> Result<Self> {
         let how = how.into();
-        let waiting = match store::is_url(images) {
-            true => Some(ThreadPoolBuilder::new().num_threads(REQUESTS).build()),
-            false => None,
-        };
-        let waiting = waiting.transpose().map_err(|error| Error::Threads(error.to_string()))?;
         Self::list(images, true, |format, batch| {
-            let all = || {
-                let each = |found| examine(images, format, found, how, depth);
-                batch.into_par_iter().map(each).collect()
-            };
-            match &waiting {
-                Some(threads) => threads.install(all),
-                None => all(),
-            }
+            let each = |found| examine(images, format, found, how, depth);
+            batch.into_par_iter().map(each).collect()
         })
     }
 
