@@ -82,13 +82,12 @@ impl Shards {
     }
 
     fn add(&mut self, epoch: Epoch) -> Result<()> {
-        let success = self.paths.success(epoch);
-        if !store::has_file(&success)? {
-            self.unfinished.push(epoch);
-            return Ok(());
-        }
-        match Success::read(&success) {
-            Ok(Success { parts: shards, .. }) => self.epochs.push(FinishedEpoch { epoch, shards }),
+        match Success::find(&self.paths.success(epoch)) {
+            Ok(Some(Success { parts: shards, .. })) => {
+                self.epochs.push(FinishedEpoch { epoch, shards });
+            }
+            Ok(None) => self.unfinished.push(epoch),
+            Err(error @ scrl_schemas::Error::Io { .. }) => return Err(error.into()),
             Err(error) => self.damaged.push((epoch, error.to_string())),
         }
         Ok(())

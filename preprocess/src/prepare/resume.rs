@@ -126,11 +126,9 @@ fn epoch_folders(paths: &ShardPaths) -> Result<Vec<String>> {
 /// # Errors
 /// [`Error::Shards`] for a `_SUCCESS` of another format.
 pub(crate) fn is_complete(paths: &ShardPaths, epoch: Epoch, shards: u32) -> Result<bool> {
-    let success = paths.success(epoch);
-    if !store::has_file(&success)? {
+    let Some(Success { parts: listed, .. }) = Success::find(&paths.success(epoch))? else {
         return Ok(false);
-    }
-    let listed = Success::read(&success)?.parts;
+    };
     let sizes = sizes(&paths.epoch(epoch))?;
     let is_there = |shard: &ShardRecord| sizes.get(&shard.name) == Some(&shard.bytes);
     Ok(listed.len() == shards as usize && listed.iter().all(is_there))

@@ -1,7 +1,6 @@
 //! A shards folder, checked before training begins.
 
 use std::fmt::Display;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -129,7 +128,7 @@ impl Dataset {
     /// If the epoch is missing because it was consumed, or its rows are not as many as the first
     /// epoch's.
     pub(super) fn finished(&self, epoch: Epoch) -> Result<Option<Success>> {
-        let Some(success) = self.read_success(epoch)? else {
+        let Some(success) = Success::find(&self.paths.success(epoch))? else {
             return self.check_not_consumed(epoch).map(|()| None);
         };
         if self.rows_per_epoch != 0 && success.rows() != self.rows_per_epoch {
@@ -145,19 +144,9 @@ impl Dataset {
     }
 
     fn first_finished(&self, from: Epoch) -> Result<Option<Success>> {
-        let epochs = from.0..self.manifest.epochs;
-        epochs.map(Epoch).find_map(|epoch| self.read_success(epoch).transpose()).transpose()
-    }
-
-    /// `_SUCCESS`, which may appear and disappear at any time.
-    fn read_success(&self, epoch: Epoch) -> Result<Option<Success>> {
-        match Success::read(&self.paths.success(epoch)) {
-            Ok(success) => Ok(Some(success)),
-            Err(scrl_schemas::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
+        let mut epochs = (from.0..self.manifest.epochs).map(Epoch);
+        let found = |epoch| Success::find(&self.paths.success(epoch)).transpose();
+        Ok(epochs.find_map(found).transpose()?)
     }
 
     /// Refuses a missing epoch that counts as consumed: `scrl-prep --keep` does not make it again.
