@@ -154,6 +154,7 @@ fn unusable_options_and_files_are_reported_in_a_line() {
         2,
         &["--arch: is for random weights"],
     );
+    refused(&format!("{ROI} {RANDOM} --out s3://bucket/eval"), 2, &["--out: is a local folder"]);
     refused(&format!("{ROI} --checkpoint gone.pth"), 1, &["gone.pth: No such file"]);
     refused(
         &format!("{ROI} --checkpoint list.json"),

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 
 use crate::Result;
 use crate::model::{Arch, Backbone, Parameter, Parameters};
-use crate::ops::{Normalization, Tape};
+use crate::ops::{Normalization, Tape, keep_freed_memory};
 use crate::weights::{Branch, Weights, checksum};
 
 /// Where a backbone's weights come from.
@@ -43,6 +43,7 @@ impl FrozenBackbone {
     /// # Errors
     /// If the file cannot be read or has no complete backbone.
     pub fn new(source: &BackboneSource) -> Result<Self> {
+        keep_freed_memory();
         let (arch, seed, tensors) = match source {
             BackboneSource::File(path, branch) => {
                 let (arch, tensors) = Weights::read(path)?.backbone(*branch)?;

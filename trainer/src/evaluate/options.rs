@@ -8,6 +8,7 @@ use scrl_cli::choices;
 use super::frozen_backbone::BackboneSource;
 use super::linear_layer::LinearLayerConfig;
 use crate::model::Arch;
+use crate::train::check_out;
 use crate::weights::Branch;
 use crate::{Error, Result};
 
@@ -187,9 +188,11 @@ impl EvalOptions {
             path => BackboneSource::File(path.into(), self.network),
         };
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size);
+        let out = self.out.unwrap_or_else(scrl_cli::default_out);
+        check_out(&out)?;
         Ok(EvalConfig {
             source,
-            out: self.out.unwrap_or_else(scrl_cli::default_out),
+            out,
             size: self.size.unwrap_or(defaults.size),
             images_per_batch: self.images_per_batch as usize,
             linear_layer: LinearLayerConfig {
@@ -207,7 +210,7 @@ impl RoiOptions {
     /// Fills in the defaults.
     ///
     /// # Errors
-    /// [`Error::Option`] for an architecture beside a checkpoint.
+    /// [`Error::Option`] for an architecture beside a checkpoint, and for an `out` in an object store.
     pub fn resolve(self) -> Result<RoiConfig> {
         Ok(RoiConfig {
             common: self.common.resolve(&ROI)?,
@@ -224,7 +227,7 @@ impl LinearOptions {
     /// Fills in the defaults.
     ///
     /// # Errors
-    /// [`Error::Option`] for an architecture beside a checkpoint.
+    /// [`Error::Option`] for an architecture beside a checkpoint, and for an `out` in an object store.
     pub fn resolve(self) -> Result<LinearConfig> {
         let common = self.common.resolve(&LINEAR)?;
         let crops = self.crops.unwrap_or(common.linear_layer.epochs);

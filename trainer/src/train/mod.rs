@@ -16,6 +16,7 @@ mod tensorboard;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo};
+pub(crate) use config::check_out;
 pub use config::{Hyperparameters, TrainConfig};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};
 pub use metrics::Metrics;
