@@ -52,12 +52,15 @@ train="--arch resnet18 --batch-size 32 --hidden 512 --projection 128"
 # For photos: pairs of a pretraining, and what is pretrained (also boxes-1 and boxes-5, SCRL with
 # fewer boxes).
 : "${PAIRS:=25000 100000}" "${BACKBONES:=byol scrl}"
+linear="--size 64 --crops 4"
+[ $what != photos ] || linear="--size 128 --crops 2"
 # Other scenes train and test the linear layers: scenes with boxes and, with one object each, scenes
 # with classes. Each class has a hue of its own; with EVAL_LOOK= only shape and texture distinguish
 # the classes, which takes longer pretraining to learn.
 : "${EVAL_SCENES:=600}" "${EVAL_VAL:=600}" "${SINGLE_SCENES:=600}" "${SINGLE_VAL:=600}"
-: "${EVAL_LOOK=--hues}" "${ROI:=--size 128}" "${LINEAR:=--size 64 --crops 4}"
-# For photos, the linear layer is fitted on a few labeled boxes as well.
+: "${EVAL_LOOK=--hues}" "${ROI:=--size 128}" "${LINEAR:=$linear}"
+# For photos, the linear layer is fitted on a few labeled boxes as well; the global protocol gets the
+# images whose boxes are all of one class.
 : "${ROI_FEW:=$ROI --boxes-per-class 10 --epochs 800}"
 if [ $smoke = yes ]; then
     rm -rf "$out"
@@ -120,8 +123,7 @@ evaluate() { # NAME SEED PROTOCOL …
         case $protocol in
             linear)
                 "$bin/scrl-eval" linear $LINEAR --checkpoint $weights --seed "$2" \
-                    --out "$run/linear" \
-                    --images "$out/single/train2017" --val "$out/single/val2017"
+                    --out "$run/linear" --images "${classes[0]}" --val "${classes[1]}"
                 ;;
             *)
                 local options=$ROI
@@ -149,13 +151,17 @@ compare_photos() { # TRAIN TRAIN.json VAL VAL.json
     count=$(find -L "$images" -type f -regextype posix-extended \
         -iregex '.*\.(jpe?g|png|webp|bmp|tiff?|gif|p[pgn]m)' | wc -l)
     [ "$count" -gt 0 ] || fail "no images in $images"
-    for seed in $SEEDS; do evaluate random "$seed" roi roi-few; done
+    local classes=("$out/classes/train" "$out/classes/val")
+    local protocols=(roi roi-few linear)
+    [ -d "$out/classes" ] || python3 scripts/class_folders.py "$@" "$out/classes"
+    [ -d "${classes[0]}" ] || protocols=(roi roi-few)
+    for seed in $SEEDS; do evaluate random "$seed" "${protocols[@]}"; done
     for pairs in $PAIRS; do
         local EPOCHS=$(((pairs + count - 1) / count))
         for seed in $SEEDS; do
             for name in $BACKBONES; do
                 pretrain "pairs-$pairs/$name" "$seed"
-                evaluate "pairs-$pairs/$name" "$seed" roi roi-few
+                evaluate "pairs-$pairs/$name" "$seed" "${protocols[@]}"
                 report
             done
         done
@@ -177,6 +183,7 @@ make_scenes single --images "$SINGLE_SCENES" --val "$SINGLE_VAL" --seed 2 --sing
 images=$out/scenes/train2017
 boxes=("$out/boxes/train2017" "$out/boxes/instances_train2017.json"
     "$out/boxes/val2017" "$out/boxes/instances_val2017.json")
+classes=("$out/single/train2017" "$out/single/val2017")
 
 if [ "$what" != ablations ]; then
     for seed in $SEEDS; do

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 use serde_json::Value;
 
@@ -232,12 +234,21 @@ fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
             let line = LineSeries::new(means, color.stroke_width(2));
             chart.draw_series(line)?.label(label).legend(legend(color));
         }
-        let labels = &mut chart.configure_series_labels();
-        labels.background_style(WHITE.mix(0.8)).border_style(GRID).label_font(LABEL).draw()?;
+        draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
     }
     root.present()?;
     println!("{}", path.display());
     Ok(())
+}
+
+/// The labels of a chart's series.
+fn draw_legend<'a, X: Ranged, Y: Ranged>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) -> Result<()> {
+    let labels = &mut chart.configure_series_labels();
+    let labels = labels.position(position).background_style(WHITE.mix(0.8));
+    Ok(labels.border_style(GRID).label_font(LABEL).draw()?)
 }
 
 /// The line of a legend's entry.
@@ -295,8 +306,10 @@ fn plot_training(out: &Path) -> Result<()> {
             let line = LineSeries::new(curve, color.stroke_width(2));
             chart.draw_series(line)?.label(label).legend(legend(color));
         }
-        let labels = &mut chart.configure_series_labels();
-        labels.background_style(WHITE.mix(0.8)).border_style(GRID).label_font(LABEL).draw()?;
+        // The loss falls, which leaves room above it.
+        if key == "loss" {
+            draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
+        }
     }
     root.present()?;
     println!("{}", path.display());
