@@ -203,7 +203,9 @@ if [ "$what" != main ]; then
 fi
 [ -n "${PRETRAIN_ONLY:-}" ] || report
 if [ $smoke = yes ]; then
-    # The same script on the scenes with boxes, as if they were photos.
+    # The same script on the scenes with one object each, as if they were photos.
+    boxes=("$out/single/train2017" "$out/single/instances_train2017.json"
+        "$out/single/val2017" "$out/single/instances_val2017.json")
     out=$out/photos
     TRAIN="--preset small --arch resnet18 --batch-size 8 --hidden 32 --projection 16"
     compare_photos "${boxes[@]}"
