@@ -49,9 +49,9 @@ train="--arch resnet18 --batch-size 32 --hidden 512 --projection 128"
 [ $what = photos ] || train+=" --lr 4 --warmup-epochs 1"
 [ $what != photos ] || train+=" --preset small"
 : "${TRAIN:=$train}"
-# For photos: pairs of a pretraining, and what is pretrained (also boxes-1 and boxes-5, SCRL with
-# fewer boxes).
-: "${PAIRS:=25000 100000}" "${BACKBONES:=byol scrl}"
+# For photos: pairs of a pretraining, what is pretrained, and what of the ablations is, after the
+# first number of pairs.
+: "${PAIRS:=25000 100000}" "${BACKBONES:=byol scrl}" "${PHOTO_ABLATIONS=boxes-1 boxes-5}"
 linear="--size 64 --crops 4"
 [ $what != photos ] || linear="--size 128 --crops 2"
 # Other scenes train and test the linear layers: scenes with boxes and, with one object each, scenes
@@ -147,7 +147,7 @@ report() {
 
 # All budgets on images with boxes: $out/random/SEED and $out/pairs-PAIRS/NAME/SEED.
 compare_photos() { # TRAIN TRAIN.json VAL VAL.json
-    local images=$1 boxes=("$@") count pairs seed name
+    local images=$1 boxes=("$@") count pairs seed
     count=$(find -L "$images" -type f -regextype posix-extended \
         -iregex '.*\.(jpe?g|png|webp|bmp|tiff?|gif|p[pgn]m)' | wc -l)
     [ "$count" -gt 0 ] || fail "no images in $images"
@@ -156,14 +156,18 @@ compare_photos() { # TRAIN TRAIN.json VAL VAL.json
     [ -d "$out/classes" ] || python3 scripts/class_folders.py "$@" "$out/classes"
     [ -d "${classes[0]}" ] || protocols=(roi roi-few)
     for seed in $SEEDS; do evaluate random "$seed" "${protocols[@]}"; done
-    for pairs in $PAIRS; do
-        local EPOCHS=$(((pairs + count - 1) / count))
-        for seed in $SEEDS; do
-            for name in $BACKBONES; do
-                pretrain "pairs-$pairs/$name" "$seed"
-                evaluate "pairs-$pairs/$name" "$seed" "${protocols[@]}"
-                report
-            done
+    for pairs in $PAIRS; do run_budget "$pairs" "$BACKBONES"; done
+    run_budget "${PAIRS%% *}" "$PHOTO_ABLATIONS"
+}
+
+# Of a caller that knows the images, their count, and the protocols.
+run_budget() { # PAIRS NAMES
+    local EPOCHS=$((($1 + count - 1) / count)) seed name
+    for seed in $SEEDS; do
+        for name in $2; do
+            pretrain "pairs-$1/$name" "$seed"
+            evaluate "pairs-$1/$name" "$seed" "${protocols[@]}"
+            report
         done
     done
 }

@@ -9,7 +9,8 @@
 //! their first seed, from `OUT/NAME/SEED/metrics.jsonl`.
 //!
 //! Of several budgets, in folders `OUT/pairs-PAIRS` of the same kind, `OUT/results.svg` shows top-1
-//! by pairs instead, from the random weights in `OUT/random` on; `training.svg` is in each folder.
+//! of BYOL and SCRL by pairs instead, from the random weights in `OUT/random` on; each folder gets
+//! its own `results.svg`, if it has ablations, and `training.svg`.
 
 use std::fs;
 use std::ops::Range;
@@ -22,7 +23,7 @@ use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 use serde_json::Value;
 
-/// Folders of backbones, their titles, and whether training.svg shows them.
+/// Folders of backbones, their titles, and whether curves show them.
 const BACKBONES: [(&str, &str, bool); 8] = [
     ("random", "random", false),
     ("byol", "BYOL", true),
@@ -63,7 +64,14 @@ fn main() -> Result<()> {
         return plot_training(&out);
     }
     plot_budgets(&out, &budgets)?;
-    budgets.iter().try_for_each(|(_, folder)| plot_training(folder))
+    for (_, folder) in &budgets {
+        let ablated = |(name, _, curves): &(&str, _, bool)| !curves && folder.join(name).is_dir();
+        if BACKBONES.iter().any(ablated) {
+            plot_results(folder)?;
+        }
+        plot_training(folder)?;
+    }
+    Ok(())
 }
 
 /// The budgets in pairs, ascending, and their folders.
@@ -194,10 +202,13 @@ fn plot_results(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A panel for each protocol: for each backbone a dot for each seed and a curve through their means,
+/// A panel for each protocol: for BYOL and SCRL a dot for each seed and a curve through their means,
 /// from random weights on.
 fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
     let panels = panels(out, |name, protocol| {
+        if !BACKBONES.iter().any(|&(of, _, curves)| curves && of == name) {
+            return Ok(None);
+        }
         let mut points = vec![(0, top1s(out, "random", protocol)?)];
         for (pairs, folder) in budgets {
             points.push((*pairs, top1s(folder, name, protocol)?));
@@ -262,9 +273,9 @@ type Curve = Vec<(f64, f64)>;
 /// A panel for each metric, a curve for each backbone.
 fn plot_training(out: &Path) -> Result<()> {
     let mut runs = Vec::new();
-    for (number, (name, label, shown)) in BACKBONES.into_iter().enumerate() {
+    for (number, (name, label, curves)) in BACKBONES.into_iter().enumerate() {
         let metrics = seeds(out, name)?.into_iter().map(|seed| seed.join("metrics.jsonl"));
-        if let Some(path) = metrics.into_iter().find(|path| shown && path.is_file()) {
+        if let Some(path) = metrics.into_iter().find(|path| curves && path.is_file()) {
             let text = fs::read_to_string(path)?;
             let steps = text.lines().map(serde_json::from_str);
             let steps = steps.collect::<Result<Vec<Value>, _>>()?;
