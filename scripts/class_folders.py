@@ -11,6 +11,7 @@ import json
 import pathlib
 import shutil
 import sys
+import urllib.parse
 
 
 def main():
@@ -27,7 +28,7 @@ def main():
         common = set()
     for side, images in sides.items():
         for name in common:
-            folder = temporary / side / name.replace("/", "-")
+            folder = temporary / side / urllib.parse.quote(name, safe=" ")
             folder.mkdir(parents=True)
             for number, path in images[name]:
                 (folder / f"{number}-{path.name}").symlink_to(path)
@@ -41,6 +42,8 @@ def by_class(folder, boxes):
     names = {each["id"]: each["name"] for each in found["categories"]}
     classes = collections.defaultdict(set)
     for box in found["annotations"]:
+        if box["category_id"] not in names:
+            sys.exit(f"class_folders: {boxes}: no category has the id {box['category_id']} of a box")
         classes[box["image_id"]].add(names[box["category_id"]])
     images = collections.defaultdict(list)
     for image in found["images"]:
