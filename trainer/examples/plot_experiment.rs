@@ -138,7 +138,6 @@ fn panels<T>(
             panels.push((title, backbones));
         }
     }
-    ensure!(!panels.is_empty(), "{}: no results.json below it", out.display());
     Ok(panels)
 }
 
@@ -160,6 +159,7 @@ fn plot_results(out: &Path) -> Result<()> {
         let values = top1s(out, name, protocol)?;
         Ok((!values.is_empty()).then_some(values))
     })?;
+    ensure!(!panels.is_empty(), "{}: no results.json below it", out.display());
     let path = out.join("results.svg");
     let root = canvas(&path, panels.len())?;
     for ((title, backbones), area) in panels.iter().zip(root.split_evenly((panels.len(), 1))) {
@@ -216,6 +216,10 @@ fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
         points.retain(|(_, values)| !values.is_empty());
         Ok(points.iter().any(|(pairs, _)| *pairs > 0).then_some(points))
     })?;
+    // Ablations alone have no curves.
+    if panels.is_empty() {
+        return Ok(());
+    }
     let path = out.join("results.svg");
     let root = canvas(&path, panels.len())?;
     let last = budgets.iter().map(|(pairs, _)| *pairs).max().unwrap_or(1);
