@@ -11,7 +11,6 @@ import json
 import pathlib
 import shutil
 import sys
-import urllib.parse
 
 
 def main():
@@ -28,7 +27,7 @@ def main():
         common = set()
     for side, images in sides.items():
         for name in common:
-            folder = temporary / side / urllib.parse.quote(name, safe=" ")
+            folder = temporary / side / name.replace("%", "%25").replace("/", "%2F")
             folder.mkdir(parents=True)
             for number, path in images[name]:
                 (folder / f"{number}-{path.name}").symlink_to(path)

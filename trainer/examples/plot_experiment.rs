@@ -23,8 +23,9 @@ use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 use serde_json::Value;
 
-/// Folders of backbones, their titles, and whether curves show them.
-const BACKBONES: [(&str, &str, bool); 8] = [
+/// The folder of a backbone, its title, and whether curves show it.
+type Backbone = (&'static str, &'static str, bool);
+const BACKBONES: [Backbone; 8] = [
     ("random", "random", false),
     ("byol", "BYOL", true),
     ("scrl", "SCRL (10 boxes)", true),
@@ -65,8 +66,7 @@ fn main() -> Result<()> {
     }
     plot_budgets(&out, &budgets)?;
     for (_, folder) in &budgets {
-        let ablated = |(name, _, curves): &(&str, _, bool)| !curves && folder.join(name).is_dir();
-        if BACKBONES.iter().any(ablated) {
+        if BACKBONES.iter().any(|(name, _, curves)| !curves && folder.join(name).is_dir()) {
             plot_results(folder)?;
         }
         plot_training(folder)?;
@@ -125,14 +125,14 @@ type Backbones<T> = Vec<(&'static str, RGBColor, T)>;
 
 /// The title of each protocol that has results, and `of` each backbone and protocol.
 fn panels<T>(
-    out: &Path,
-    of: impl Fn(&str, &str) -> Result<Option<T>>,
+    of: impl Fn(&Backbone, &str) -> Result<Option<T>>,
 ) -> Result<Vec<(&'static str, Backbones<T>)>> {
     let mut panels = Vec::new();
     for (protocol, title) in PROTOCOLS {
         let mut backbones = Vec::new();
-        for (number, (name, label, _)) in BACKBONES.into_iter().enumerate() {
-            backbones.extend(of(name, protocol)?.map(|results| (label, COLORS[number], results)));
+        for (number, backbone) in BACKBONES.iter().enumerate() {
+            let results = of(backbone, protocol)?;
+            backbones.extend(results.map(|results| (backbone.1, COLORS[number], results)));
         }
         if !backbones.is_empty() {
             panels.push((title, backbones));
@@ -155,7 +155,7 @@ fn mean(values: &[f64]) -> f64 {
 
 /// A panel for each protocol: a dot for each seed, a line at their mean.
 fn plot_results(out: &Path) -> Result<()> {
-    let panels = panels(out, |name, protocol| {
+    let panels = panels(|(name, ..), protocol| {
         let values = top1s(out, name, protocol)?;
         Ok((!values.is_empty()).then_some(values))
     })?;
@@ -205,8 +205,8 @@ fn plot_results(out: &Path) -> Result<()> {
 /// A panel for each protocol: for BYOL and SCRL a dot for each seed and a curve through their means,
 /// from random weights on.
 fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
-    let panels = panels(out, |name, protocol| {
-        if !BACKBONES.iter().any(|&(of, _, curves)| curves && of == name) {
+    let panels = panels(|(name, _, curves), protocol| {
+        if !curves {
             return Ok(None);
         }
         let mut points = vec![(0, top1s(out, "random", protocol)?)];
