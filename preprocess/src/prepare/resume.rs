@@ -124,7 +124,7 @@ fn epoch_folders(paths: &ShardPaths) -> Result<Vec<String>> {
 /// listed.
 ///
 /// # Errors
-/// [`Error::Shards`] for a `_SUCCESS` of another format.
+/// [`Error::Shards`] for a `_SUCCESS` of another format; where the epoch's folder cannot be listed.
 pub(crate) fn is_complete(paths: &ShardPaths, epoch: Epoch, shards: u32) -> Result<bool> {
     let Some(Success { parts: listed, .. }) = Success::find(&paths.success(epoch))? else {
         return Ok(false);
