@@ -249,7 +249,8 @@ fn plot_budgets(out: &Path, budgets: &[(u32, PathBuf)]) -> Result<()> {
             let line = LineSeries::new(means, color.stroke_width(2));
             chart.draw_series(line)?.label(label).legend(legend(color));
         }
-        draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
+        // The curves rise, which leaves room below their ends.
+        draw_legend(&mut chart, SeriesLabelPosition::LowerRight)?;
     }
     root.present()?;
     println!("{}", path.display());
