@@ -10,6 +10,8 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
+use crate::ops::gpu::to_host;
+
 /// Takes the place of the epoch in the keys of the random numbers: initial weights belong to none.
 const NO_EPOCH: u32 = u32::MAX;
 
@@ -47,7 +49,7 @@ impl Parameter {
 
     /// The value in PyTorch's layout, on the CPU.
     pub fn to_checkpoint(&self) -> Result<Tensor> {
-        let value = self.var.detach().to_device(&Device::Cpu)?;
+        let value = to_host(&self.var.detach())?;
         if value.rank() == 4 { value.permute((0, 3, 1, 2))?.contiguous() } else { Ok(value) }
     }
 

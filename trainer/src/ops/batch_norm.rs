@@ -148,13 +148,14 @@ impl BatchNorm {
         // A residual's gradient is a tensor of its own. Without one, whether ReLU passed a value
         // costs less to compute again than to read.
         let (masked, sums) = if has_residual {
-            let y = f32s(y)?;
-            let [xs, ys, grads] = [&numbers, &y, &grad].map(|all| split(all, &pieces));
+            let y = if self.relu { Some(f32s(y)?) } else { None };
+            let [xs, grads] = [&numbers, &grad].map(|all| split(all, &pieces));
+            let ys = y.as_ref().map(|y| split(y, &pieces));
             let work = |index: usize, masked: &mut [f32]| {
-                let (x, y, grad) = (xs[index], ys[index], grads[index]);
-                match self.relu {
-                    true => vectorized!(keep_where_positive(masked, y, grad)),
-                    false => masked.copy_from_slice(grad),
+                let (x, grad) = (xs[index], grads[index]);
+                match &ys {
+                    Some(ys) => vectorized!(keep_where_positive(masked, ys[index], grad)),
+                    None => masked.copy_from_slice(grad),
                 }
                 vectorized!(centered_products::<false>(x, masked, &statistics, &scale))
             };
@@ -222,8 +223,9 @@ impl BatchNorm {
         let tiles = grid::Tiles::summed(rows, c, dtype)?;
         let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
         let residual = if has_residual { Some(gpu.empty(x.shape(), dtype)?) } else { None };
-        let [x_, dy, y, statistics, weight_, bias_] =
-            [x, grad, y, &self.statistics, weight, bias].map(Arg::Tensor);
+        let [x_, dy, statistics, weight_, bias_] =
+            [x, grad, &self.statistics, weight, bias].map(Arg::Tensor);
+        let y = if mask == MASK_RESULT { Arg::Tensor(y) } else { Arg::Null };
         let masked = residual.as_ref().map_or(Arg::Null, Arg::Tensor);
         let [rows_, channels, per_block] =
             [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
@@ -280,6 +282,11 @@ impl Op<3> for BatchNorm {
         let InputGradients { x, weight, bias, .. } = self.gradients(inputs, y, grad, false)?;
         Ok([Some(x), Some(weight), Some(bias)])
     }
+
+    /// Whether ReLU passed a value is computed again.
+    fn reads_output(&self) -> bool {
+        false
+    }
 }
 
 impl Op<4> for BatchNorm {
@@ -296,6 +303,14 @@ impl Op<4> for BatchNorm {
         let InputGradients { x, weight, bias, residual } =
             self.gradients([x, weight, bias], y, grad, true)?;
         Ok([Some(x), Some(weight), Some(bias), residual])
+    }
+
+    fn reads_input(&self, index: usize) -> bool {
+        index < 3
+    }
+
+    fn reads_output(&self) -> bool {
+        self.relu
     }
 }
 

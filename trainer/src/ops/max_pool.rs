@@ -87,7 +87,7 @@ impl Op<1> for MaxPool {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 1]> {
         let g = self.geometry(x.dims())?;
-        if let (Some(gpu), Some(winners)) = (Gpu::of(x), &self.winners) {
+        if let (Some(gpu), Some(winners)) = (Gpu::of(grad), &self.winners) {
             let dx = gpu.empty(x.shape(), x.dtype())?;
             launch(&gpu, "max_pool_backward", [grad, winners, &dx], x, &dx)?;
             return Ok([Some(dx)]);
@@ -110,6 +110,14 @@ impl Op<1> for MaxPool {
         };
         let (dx, _) = compute(x.elem_count(), image, work);
         Ok([Some(Tensor::from_vec(dx, x.shape(), x.device())?)])
+    }
+
+    fn reads_input(&self, _: usize) -> bool {
+        self.winners.is_none()
+    }
+
+    fn reads_output(&self) -> bool {
+        self.winners.is_none()
     }
 }
 

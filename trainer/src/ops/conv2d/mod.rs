@@ -9,12 +9,13 @@ mod filter_gradient;
 mod products;
 mod winograd;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::autograd::Op;
+use super::autograd::{Op, sums};
 use super::cpu::f32s;
 use super::geometry::Geometry;
 use super::gpu::Gpu;
+pub use device::filter_gradients_by_cudnn;
 use filter_gradient::filter_gradient;
 use products::{data_gradient, forward};
 
@@ -50,17 +51,11 @@ impl Op<2> for Conv2d {
     fn backward(
         &self,
         [x, filter]: [&Tensor; 2],
-        _: &Tensor,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
-        if let Some(gpu) = Gpu::of(x) {
-            let channels = filter.dim(3)?;
-            let filter = device::matching_filter(x, filter)?;
-            let g = self.geometry(x, &filter)?;
-            let (dx, dfilter) =
-                device::backward(&gpu, &g, [x, &filter, grad], self.input_gradient)?;
-            let dfilter = dfilter.narrow(3, 0, channels)?.to_dtype(DType::F32)?.contiguous()?;
-            return Ok([dx, Some(dfilter)]);
+        if Gpu::of(x).is_some() {
+            return self.backward_onto([x, filter], y, grad, [None, None]);
         }
         let g = self.geometry(x, filter)?;
         let (numbers, weights, grad) = (f32s(x)?, f32s(filter)?, f32s(grad)?);
@@ -73,5 +68,30 @@ impl Op<2> for Conv2d {
         let dfilter =
             Tensor::from_vec(filter_gradient(g, &numbers, &grad), filter.shape(), x.device())?;
         Ok([dx, Some(dfilter)])
+    }
+
+    /// On a device, products add to what is there by themselves.
+    fn backward_onto(
+        &self,
+        [x, filter]: [&Tensor; 2],
+        y: &Tensor,
+        grad: &Tensor,
+        [dx, dfilter]: [Option<Tensor>; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        let Some(gpu) = Gpu::of(x) else {
+            return sums([dx, dfilter], self.backward([x, filter], y, grad)?);
+        };
+        let channels = filter.dim(3)?;
+        let filter = device::matching_filter(x, filter)?;
+        let g = self.geometry(x, &filter)?;
+        let dx = match self.input_gradient {
+            true => Some(device::data_gradient(&gpu, &g, grad, &filter, dx)?),
+            false => dx,
+        };
+        Ok([dx, Some(device::filter_gradient(&gpu, &g, x, grad, channels, dfilter)?)])
+    }
+
+    fn reads_output(&self) -> bool {
+        false
     }
 }
