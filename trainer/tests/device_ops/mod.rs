@@ -207,7 +207,11 @@ pub fn convolutions(place: Place, dtype: DType) {
 /// Batch norm with what surrounds it, and its statistics.
 pub fn batch_norms(place: Place, dtype: DType) {
     let mut bench = bench(place, dtype);
-    for (rows, channels) in [(7, 8), (1, 16), (300, 64), (1111, 264), (64, 2048)] {
+    no_rows(&bench);
+    // With several rows a thread and with few, full rounds of them and not.
+    for (rows, channels) in
+        [(7, 8), (1, 16), (5, 8), (4099, 8), (300, 64), (1111, 264), (64, 2048), (1026, 512)]
+    {
         let x = ((bench.map(&[rows, channels]) * 2.0).unwrap() + 3.0).unwrap();
         let x = x.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
         let residual = bench.map(&[rows, channels]);
@@ -235,11 +239,7 @@ pub fn batch_norms(place: Place, dtype: DType) {
             continue;
         }
         for relu in [true, false] {
-            let op = |statistics: &Tensor| BatchNorm {
-                statistics: statistics.clone(),
-                ranks: ranks.clone(),
-                relu,
-            };
+            let op = |statistics: &Tensor| BatchNorm::new(statistics.clone(), ranks.clone(), relu);
             let given = [(&x, Map), (&weight, Plain), (&bias, Plain)];
             let what = format!("batch norm of {rows} by {channels}, relu {relu}");
             bench.compare::<3, _>(&what, op(&statistics), op(&found), given);
@@ -247,6 +247,25 @@ pub fn batch_norms(place: Place, dtype: DType) {
             bench.compare::<4, _>(&format!("{what}, residual"), op(&statistics), op(&found), given);
         }
     }
+}
+
+/// Batch norm of a map without rows, as of a rank that has no boxes.
+fn no_rows(bench: &Bench) {
+    let on = |shape: &[usize], value: f32, kind| {
+        bench.there(&Tensor::full(value, shape, &Device::Cpu).unwrap(), kind)
+    };
+    let (map, ones) = (on(&[0, 24], 1.0, Map), on(&[24], 1.0, Plain));
+    let (statistics, y, gradients) = bench.place.run(|| {
+        let statistics = batch_statistics(&map, &Ranks::default()).unwrap();
+        let op = BatchNorm::new(statistics.clone(), Ranks::default(), true);
+        let mut tape = Tape::recording();
+        let y = tape.apply(op, [&map, &ones, &ones, &map.copy().unwrap()]).unwrap();
+        let gradients = tape.backward(&y, y.copy().unwrap()).unwrap();
+        (statistics, y, gradients)
+    });
+    assert_eq!(values(&statistics), [0.0; 3 * 24]);
+    assert_eq!(y.dims(), [0, 24]);
+    assert_eq!(values(gradients.get(&ones).unwrap()), [0.0; 24]);
 }
 
 /// The ways from a large map to a small one.
