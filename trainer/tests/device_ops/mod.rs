@@ -338,9 +338,9 @@ fn parameters(bench: &mut Bench) -> Vec<Tensor> {
 }
 
 fn as_parameters(tensors: &[Tensor], device: &Device) -> Parameters {
-    let parameter = |(index, tensor): (usize, &Tensor)| Parameter {
-        name: format!("p{index}"),
-        var: Var::from_tensor(&tensor.to_device(device).unwrap()).unwrap(),
+    let parameter = |(index, tensor): (usize, &Tensor)| {
+        let var = Var::from_tensor(&tensor.to_device(device).unwrap()).unwrap();
+        Parameter::new(format!("p{index}"), var)
     };
     Parameters(tensors.iter().enumerate().map(parameter).collect())
 }
@@ -382,6 +382,50 @@ fn compare_optimizer(place: Place, config: SgdConfig) {
         }
     }
     assert_eq!(values(online_there.0[73].tensor()), values(&start[73]));
+}
+
+/// Weights in bfloat16 follow whatever changes the weights.
+pub fn weight_copies(place: Place) {
+    let mut bench = bench(place.clone(), DType::BF16);
+    let start = [[5, 8], [3, 8], [129, 8], [1, 8]].map(|shape| bench.plain(&shape));
+    let [online, target] = [(); 2].map(|()| as_parameters(&start, place.device()));
+    let one = Tensor::eye(8, DType::F32, &Device::Cpu).unwrap();
+    let one = bench.there(&one, Map);
+    // What a linear layer makes of the unit matrix is the weight that it multiplied with.
+    let check = |what: &str| {
+        for parameter in online.0.iter().chain(&target.0) {
+            let weight = parameter.tensor();
+            let used = place.run(|| Tape::forward_only().apply(Linear, [&one, weight])).unwrap();
+            let value = weight.detach().to_dtype(DType::BF16).unwrap();
+            assert_eq!(values(&used.t().unwrap()), values(&value), "{} {what}", parameter.name);
+        }
+    };
+    let config = SgdConfig { momentum: 0.9, trust: Some(1e-3), ..SgdConfig::default() };
+    let mut sgd = Sgd::new(config, online.0.clone()).unwrap();
+    let mut step = |loss: f32| {
+        let loss = Tensor::new(loss, place.device()).unwrap();
+        let gradients = online.0.iter().map(|p| (p.tensor().clone(), p.tensor().copy().unwrap()));
+        sgd.step(&gradients.collect(), &loss, 30.0).unwrap();
+        update_ema(&target, &online, 0.5, Some(&loss)).unwrap();
+    };
+    let before: Vec<Vec<f32>> = target.0.iter().map(|p| values(p.tensor())).collect();
+    check("at first");
+    place.run(|| step(1.0));
+    check("after a step");
+    for (parameter, before) in target.0.iter().zip(before) {
+        assert_ne!(values(parameter.tensor()), before, "{} did not move", parameter.name);
+    }
+    place.run(|| step(f32::NAN));
+    check("after a step that moves nothing");
+    for (online, target) in online.0.iter().zip(&target.0) {
+        online.set(&online.tensor().affine(0.5, 1.0).unwrap()).unwrap();
+        target.set(online.tensor()).unwrap();
+    }
+    check("with another value");
+    place.run(|| step(1.0));
+    check("after another step");
+    step(1.0);
+    check("after a step on the CPU, where the place is one");
 }
 
 /// Everything.
