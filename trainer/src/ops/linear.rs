@@ -7,6 +7,7 @@ use super::autograd::Op;
 use super::cpu::f32s;
 use super::gpu::{Arg, Gpu, grid};
 use super::matrix::{Matrix, Store, multiply};
+use super::weight_copies::weight_as;
 
 /// `[R, I]` with a weight `[O, I]` and, as the third input, a bias `[O]` gives `[R, O]`.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,7 @@ fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor>
         if rows == 0 {
             return gpu.empty((0, o), x.dtype());
         }
-        let weight = weight.detach().to_dtype(x.dtype())?.t()?;
+        let weight = weight_as(weight, x.dtype())?.t()?;
         let y = gpu.product(x, &weight, x.dtype(), None)?;
         if let Some(bias) = bias {
             let arguments = [Arg::Tensor(&y), Arg::Tensor(bias), Arg::int(rows)?, Arg::int(o)?];
@@ -60,8 +61,7 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Tensor, Tenso
             let dweight = Tensor::zeros((o, i), DType::F32, x.device())?;
             return Ok((gpu.empty((0, i), x.dtype())?, dweight));
         }
-        let weight = weight.detach().to_dtype(grad.dtype())?;
-        let dx = gpu.product(grad, &weight, grad.dtype(), None)?;
+        let dx = gpu.product(grad, &weight_as(weight, grad.dtype())?, grad.dtype(), None)?;
         return Ok((dx, gpu.product(&grad.t()?, x, DType::F32, None)?));
     }
     let (mut dx, mut dweight) = (vec![0.0; rows * i], vec![0.0; o * i]);

@@ -30,6 +30,7 @@ mod max_pool;
 mod normalize;
 pub mod profile;
 mod roi_align;
+pub(crate) mod weight_copies;
 
 pub use autograd::{Gradients, Normalization, Op, Tape};
 pub use avg_pool::GlobalAveragePool;

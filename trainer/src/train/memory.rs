@@ -30,8 +30,8 @@ pub struct StepMemory {
 }
 
 /// Gradients of the last map that are in memory at the same time: of the result, of the residual
-/// and of the input of its batch norm.
-const LAST_GRADIENTS: usize = 3;
+/// and of the input of its batch norm, but without the result itself.
+const LAST_GRADIENTS: usize = 3 - 1;
 
 /// Room for the workspaces of cuDNN and cuBLAS, and for what the pool cannot use again.
 const WORKSPACE: usize = 400 << 20;
@@ -72,8 +72,13 @@ impl StepMemory {
             false => 0,
         } + head(inputs)
             + head(projection);
+        // Weights as bfloat16, of both networks.
+        let copies = match self.dtype {
+            DType::BF16 => 2 * (self.backbone_parameters() + head(inputs)) + head(projection),
+            _ => 0,
+        };
         let upload = 2 * (room(3 * self.side * self.side * views) + room(20 * rows));
-        views * self.bytes_of_view() + element * rows * of_row + 4 * gradients + upload
+        views * self.bytes_of_view() + element * (rows * of_row + copies) + 4 * gradients + upload
     }
 
     /// Bytes of the maps of a view that are kept, and of the gradients of the last one.
@@ -85,6 +90,8 @@ impl StepMemory {
         let winners = map(pooled, STEM_CHANNELS);
         let input = map(self.side, PACK / element);
         let mut kept = input + map(stem, STEM_CHANNELS) + map(pooled, STEM_CHANNELS);
+        // Of each block a bit a value: where its ReLU passed it.
+        let mut bits = 0;
         let (mut side, mut last) = (pooled, 0);
         for block in self.blocks() {
             let Block { width, outputs, stride, bottleneck, downsample, .. } = block;
@@ -97,8 +104,9 @@ impl StepMemory {
                 kept += 2 * map(before, width);
             }
             kept += 2 * map(side, width) + 2 * last + if downsample { last } else { 0 };
+            bits += last;
         }
-        element * (kept + LAST_GRADIENTS * last) + winners
+        element * (kept + LAST_GRADIENTS * last) + winners + bits / 8
     }
 
     fn backbone_parameters(&self) -> usize {

@@ -12,6 +12,7 @@ use crate::ops::geometry::{Geometry, Pass};
 use crate::ops::gpu::Gpu;
 #[cfg(feature = "cuda")]
 use crate::ops::gpu::cuda;
+use crate::ops::weight_copies::weight_as;
 
 /// The most elements that a tensor may have. Many engines index tensors with 32-bit integers.
 const MOST_ELEMENTS: usize = i32::MAX as usize;
@@ -88,7 +89,7 @@ pub(super) fn filter_gradient(
 /// The filter in the type of the map, with zeros for channels that only the map has.
 pub(super) fn matching_filter(x: &Tensor, filter: &Tensor) -> Result<Tensor> {
     let missing = x.dim(3)?.saturating_sub(filter.dim(3)?);
-    let filter = filter.detach().to_dtype(x.dtype())?;
+    let filter = weight_as(filter, x.dtype())?;
     if missing == 0 { Ok(filter) } else { filter.pad_with_zeros(3, 0, missing)?.contiguous() }
 }
 
