@@ -55,7 +55,7 @@ pub(super) fn matching_filter(x: &Tensor, filter: &Tensor) -> Result<Tensor> {
 }
 
 /// Whether a convolution is a matrix product as it lies in memory.
-fn is_product(g: &Geometry) -> bool {
+pub(super) fn is_product(g: &Geometry) -> bool {
     (g.kh, g.kw, g.stride, g.padding) == (1, 1, 1, 0)
 }
 

@@ -13,8 +13,8 @@ use candle_core::{DType, Result, Tensor};
 
 use super::autograd::Op;
 use super::cpu::f32s;
-use super::geometry::Geometry;
-use super::gpu::Gpu;
+use super::geometry::{Geometry, Pass};
+use super::gpu::{Gpu, grid};
 use filter_gradient::filter_gradient;
 use products::{data_gradient, forward};
 
@@ -31,6 +31,19 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    /// The passes that cuDNN computes on a GPU, with the sizes that it is given; `g` has those on
+    /// the CPU. The others are matrix products or not wanted.
+    pub fn passes_by_cudnn(&self, g: &Geometry, dtype: DType) -> Vec<(Geometry, Pass)> {
+        // Only on the CPU have pixels three channels, see `normalize_pixels`.
+        let g = Geometry { i: g.i.next_multiple_of(grid::lanes(dtype)), ..*g };
+        [Pass::Forward, Pass::Data, Pass::Filter]
+            .into_iter()
+            .filter(|&pass| pass != Pass::Data || self.input_gradient)
+            .filter(|_| !device::is_product(&g))
+            .map(|pass| (g, pass))
+            .collect()
+    }
+
     fn geometry(&self, x: &Tensor, filter: &Tensor) -> Result<Geometry> {
         Geometry::new(self.stride, self.padding, x.dims(), filter.dims())
     }
