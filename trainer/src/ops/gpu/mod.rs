@@ -16,9 +16,11 @@ mod transfer;
 pub(crate) use address::address;
 pub use array::Array;
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::{count, model, place};
+pub use cuda::{
+    Engine, Engines, cudnn_version, engines_without_device, memory_in_use, open, why_not,
+};
 #[cfg(feature = "cuda")]
-pub use cuda::{memory_in_use, open, why_not};
+pub(crate) use cuda::{count, model, place};
 pub(crate) use device::{Arg, Gpu};
 pub use device::{Emulator, emulate};
 #[cfg(not(feature = "cuda"))]

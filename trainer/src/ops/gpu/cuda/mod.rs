@@ -2,9 +2,12 @@
 
 mod cudnn;
 mod descriptor;
+mod engines;
 mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
+mod operation;
+mod plan;
 pub(super) mod transfer;
 
 use std::cell::RefCell;
@@ -17,7 +20,11 @@ use candle_core::{CudaDevice, Device, Error, Result, Shape, Tensor, bail};
 use cudarc::driver::sys::{self, CUmemPool_attribute_enum as PoolAttribute};
 use cudarc::driver::{CudaContext, DevicePtr, result};
 
-use self::cudnn::{Convolutions, Order};
+use self::cudnn::Convolutions;
+pub use self::cudnn::version as cudnn_version;
+pub use self::engines::{Engines, engines_without_device};
+use self::operation::Order;
+pub use self::plan::Engine;
 use super::address::address;
 use super::grid::Grid;
 use crate::ops::geometry::{Geometry, Pass};
