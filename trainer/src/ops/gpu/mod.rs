@@ -20,11 +20,11 @@ pub use cuda::{
     Engine, Engines, cudnn_version, engines_without_device, memory_in_use, open, why_not,
 };
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::{count, model, place};
+pub(crate) use cuda::{count, model, place, plans};
 pub(crate) use device::{Arg, Gpu};
 pub use device::{Emulator, emulate};
 #[cfg(not(feature = "cuda"))]
-pub(crate) use none::{count, model, place};
+pub(crate) use none::{count, model, place, plans};
 #[cfg(not(feature = "cuda"))]
 pub use none::{memory_in_use, open, why_not};
 pub use transfer::{Fetch, Transfers};

@@ -13,7 +13,7 @@ use sys::cudnnHandle_t;
 
 use super::descriptor::{Descriptor, Value, check};
 use super::operation::{ALIGNMENT, Order, W, Work, X, Y};
-use super::plan::{Plan, Plans, Target};
+use super::plan::{Engine, Plan, Plans, Target};
 use crate::ops::geometry::{Geometry, Pass};
 
 /// The oldest major version of cuDNN that will do.
@@ -95,6 +95,11 @@ impl Convolutions {
             }
         };
         Ok(&plans.plans)
+    }
+
+    /// Every pass that was planned, and the engine that a step uses; `None` where there is none.
+    pub fn engines(&self) -> impl Iterator<Item = (&Work, Option<&Engine>)> {
+        self.plans.iter().map(|(work, plans)| (work, plans.plans.first().map(|plan| &plan.engine)))
     }
 
     /// Enqueues a pass that was planned. The addresses are those of the input, the filter and the

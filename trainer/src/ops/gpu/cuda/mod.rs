@@ -23,7 +23,7 @@ use cudarc::driver::{CudaContext, DevicePtr, result};
 use self::cudnn::Convolutions;
 pub use self::cudnn::version as cudnn_version;
 pub use self::engines::{Engines, engines_without_device};
-use self::operation::Order;
+use self::operation::{Order, Work};
 pub use self::plan::Engine;
 use super::address::address;
 use super::grid::Grid;
@@ -199,6 +199,19 @@ pub(crate) fn convolve(
             run(device, convolutions, g, plan, (n, c, h, w).into(), &swapped(a)?, &swapped(b)?)?;
         result.permute((0, 2, 3, 1))?.contiguous()
     })
+}
+
+/// A line for each pass that this thread has planned: its engine, and how cuDNN ranks it.
+pub fn plans() -> Vec<String> {
+    let line = |(&(g, pass, dtype, order), engine): (&Work, Option<&Engine>)| {
+        let engine = engine.map_or("no engine".to_owned(), Engine::to_string);
+        format!("{pass} of a {g}, {dtype:?} {order:?}: {engine}")
+    };
+    let mut lines: Vec<String> = CONVOLUTIONS.with_borrow(|all| {
+        all.values().flat_map(|convolutions| convolutions.engines().map(line)).collect()
+    });
+    lines.sort();
+    lines
 }
 
 /// Starts a planned pass.
