@@ -34,10 +34,14 @@ impl MaxPool {
         Self { kernel, stride, padding, winners: None }
     }
 
+    /// Height or width of the output for that of the input.
+    pub(crate) fn output(&self, side: usize) -> usize {
+        (side + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
     fn geometry(&self, dims: &[usize]) -> Result<Geometry> {
         let &[_, h, w, c] = dims else { bail!("max-pool takes [N, H, W, C], got {dims:?}") };
-        let out = |side: usize| (side + 2 * self.padding - self.kernel) / self.stride + 1;
-        Ok(Geometry { h, w, c, out_h: out(h), out_w: out(w) })
+        Ok(Geometry { h, w, c, out_h: self.output(h), out_w: self.output(w) })
     }
 
     /// The pixels of the window of an output pixel, in reading order, as offsets into one image's

@@ -41,6 +41,7 @@ pub use cosine_loss::CosineLoss;
 pub use cpu::keep_freed_memory;
 pub use cross_entropy::{CrossEntropy, UNKNOWN_CLASS, count_correct};
 pub use embedding_std::embedding_std;
+pub use geometry::{Geometry, Pass};
 pub use linear::Linear;
 pub use max_pool::MaxPool;
 pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, normalize_pixels};

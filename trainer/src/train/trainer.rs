@@ -22,13 +22,16 @@ use super::tensorboard::EventFile;
 use crate::collective::Ranks;
 use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
 use crate::model::HeadSizes;
-use crate::ops::gpu::{self, PeakMemory};
+use crate::ops::gpu::{self, PeakMemory, plans};
 use crate::optim::{Schedule, ScheduleConfig, SgdConfig};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// SGD's momentum.
 const MOMENTUM: f32 = 0.9;
+
+/// The environment variable that has the plans of convolutions on a GPU reported.
+const LOG_PLANS: &str = "SCRL_LOG_PLANS";
 
 /// The work that a run did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,6 +395,7 @@ impl Trainer<'_> {
         self.interval = Interval::new();
         let Metrics { step, loss, lr, pairs_per_s, data_wait, online_acc, .. } = metrics;
         let accuracy = online_acc.map(|accuracy| format!("  accuracy {:.1} %", 100.0 * accuracy));
+        let is_first = self.logged.is_empty();
         self.logged = format!(
             "  lr {lr:.3e}  {pairs_per_s:.1} pairs/s  data wait {:.0} %{}",
             100.0 * data_wait,
@@ -399,6 +403,9 @@ impl Trainer<'_> {
         );
         self.show(*step, *loss);
         self.reporter.log();
+        if is_first && std::env::var_os(LOG_PLANS).is_some() {
+            plans().iter().for_each(|plan| self.reporter.say(format_args!("plan: {plan}")));
+        }
         Ok(())
     }
 

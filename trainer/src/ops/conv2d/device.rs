@@ -28,7 +28,7 @@ pub fn filter_gradients_by_cudnn() {
 
 /// The output of `x` with a [`matching_filter`].
 pub(super) fn forward(gpu: &Gpu, g: &Geometry, x: &Tensor, filter: &Tensor) -> Result<Tensor> {
-    if is_product(g) {
+    if is_product(g, Pass::Forward) {
         let filter = filter.reshape((g.o, g.i))?.t()?;
         let y = gpu.product(&x.reshape((g.pixels(), g.i))?, &filter, x.dtype(), None)?;
         return y.reshape((g.n, g.h, g.w, g.o));
@@ -45,8 +45,7 @@ pub(super) fn data_gradient(
     before: Option<Tensor>,
 ) -> Result<Tensor> {
     let shape = (g.n, g.h, g.w, g.i);
-    // Of a 1×1 convolution each output pixel goes back to one input pixel.
-    if (g.kh, g.kw, g.padding) == (1, 1, 0) {
+    if is_product(g, Pass::Data) {
         let rows = grad.reshape((g.out_pixels(), g.o))?;
         let sum = before.clone().filter(|_| g.stride == 1);
         let product = gpu.product(&rows, &filter.reshape((g.o, g.i))?, grad.dtype(), sum)?;
@@ -74,7 +73,7 @@ pub(super) fn filter_gradient(
     channels: usize,
     before: Option<Tensor>,
 ) -> Result<Tensor> {
-    if is_product(g) && channels == g.i && FILTERS_ARE_PRODUCTS.load(Ordering::Relaxed) {
+    if is_product(g, Pass::Filter) && channels == g.i && FILTERS_ARE_PRODUCTS.load(Ordering::Relaxed) {
         let (rows, x) = (grad.reshape((g.pixels(), g.o))?, x.reshape((g.pixels(), g.i))?);
         let gradient = gpu.product(&rows.t()?, &x, DType::F32, before)?;
         return gradient.reshape((g.o, g.kh, g.kw, g.i));
@@ -93,9 +92,11 @@ pub(super) fn matching_filter(x: &Tensor, filter: &Tensor) -> Result<Tensor> {
     if missing == 0 { Ok(filter) } else { filter.pad_with_zeros(3, 0, missing)?.contiguous() }
 }
 
-/// Whether a convolution is a matrix product as it lies in memory.
-fn is_product(g: &Geometry) -> bool {
-    (g.kh, g.kw, g.stride, g.padding) == (1, 1, 1, 0)
+/// Whether a pass is a matrix product. Of 1×1 convolutions with a stride that is the gradient of the
+/// input, each pixel of which goes to one pixel of the output at most.
+pub(super) fn is_product(g: &Geometry, pass: Pass) -> bool {
+    let is_1x1 = (g.kh, g.kw, g.padding) == (1, 1, 0);
+    is_1x1 && (g.stride == 1 || pass == Pass::Data)
 }
 
 /// Fails if one of the tensors is too large for cuDNN.

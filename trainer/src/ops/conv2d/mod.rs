@@ -9,12 +9,12 @@ mod filter_gradient;
 mod products;
 mod winograd;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::autograd::{Op, sums};
 use super::cpu::f32s;
-use super::geometry::Geometry;
-use super::gpu::Gpu;
+use super::geometry::{Geometry, Pass};
+use super::gpu::{Gpu, grid};
 pub use device::filter_gradients_by_cudnn;
 use filter_gradient::filter_gradient;
 use products::{data_gradient, forward};
@@ -32,6 +32,19 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    /// The passes that cuDNN computes on a GPU, with the sizes that it is given; `g` has those on
+    /// the CPU. The others are matrix products or not wanted.
+    pub fn passes_by_cudnn(&self, g: &Geometry, dtype: DType) -> Vec<(Geometry, Pass)> {
+        // Only on the CPU have pixels three channels, see `normalize_pixels`.
+        let g = Geometry { i: g.i.next_multiple_of(grid::lanes(dtype)), ..*g };
+        [Pass::Forward, Pass::Data, Pass::Filter]
+            .into_iter()
+            .filter(|&pass| pass != Pass::Data || self.input_gradient)
+            .filter(|&pass| !device::is_product(&g, pass))
+            .map(|pass| (g, pass))
+            .collect()
+    }
+
     fn geometry(&self, x: &Tensor, filter: &Tensor) -> Result<Geometry> {
         Geometry::new(self.stride, self.padding, x.dims(), filter.dims())
     }

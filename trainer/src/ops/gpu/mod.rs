@@ -19,13 +19,15 @@ use serde::{Deserialize, Serialize};
 pub(crate) use address::address;
 pub use array::Array;
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::{count, model, place};
+pub use cuda::{
+    Engine, Engines, cudnn_version, engines_without_device, free_memory, open, peak_memory, why_not,
+};
 #[cfg(feature = "cuda")]
-pub use cuda::{free_memory, open, peak_memory, why_not};
+pub(crate) use cuda::{count, model, place, plans};
 pub(crate) use device::{Arg, Gpu};
 pub use device::{Emulator, emulate};
 #[cfg(not(feature = "cuda"))]
-pub(crate) use none::{count, model, place};
+pub(crate) use none::{count, model, place, plans};
 #[cfg(not(feature = "cuda"))]
 pub use none::{free_memory, open, peak_memory, why_not};
 pub use transfer::{Fetch, Transfers};

@@ -2,9 +2,12 @@
 
 mod cudnn;
 mod descriptor;
+mod engines;
 mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
+mod operation;
+mod plan;
 mod products;
 pub(super) mod transfer;
 
@@ -21,7 +24,11 @@ use cudarc::driver::sys::{
 };
 use cudarc::driver::{CudaContext, DevicePtr, result};
 
-use self::cudnn::{Convolutions, Order};
+use self::cudnn::Convolutions;
+pub use self::cudnn::version as cudnn_version;
+pub use self::engines::{Engines, engines_without_device};
+use self::operation::{Order, Work};
+pub use self::plan::Engine;
 pub(crate) use self::products::multiply;
 use super::PeakMemory;
 use super::address::address;
@@ -258,6 +265,19 @@ pub(crate) fn convolve(
             run(device, convolutions, g, plan, (n, c, h, w).into(), &swapped(a)?, &swapped(b)?)?;
         result.permute((0, 2, 3, 1))?.contiguous()
     })
+}
+
+/// A line for each pass that this thread has planned: its engine, and how cuDNN ranks it.
+pub fn plans() -> Vec<String> {
+    let line = |(&(g, pass, dtype, order), engine): (&Work, Option<&Engine>)| {
+        let engine = engine.map_or("no engine".to_owned(), Engine::to_string);
+        format!("{pass} of a {g}, {dtype:?} {order:?}: {engine}")
+    };
+    let mut lines: Vec<String> = CONVOLUTIONS.with_borrow(|all| {
+        all.values().flat_map(|convolutions| convolutions.engines().map(line)).collect()
+    });
+    lines.sort();
+    lines
 }
 
 /// Starts a planned pass.
