@@ -1,0 +1,104 @@
+// Options, the lock, broken rules, and the report.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <random>
+
+#include "internal.h"
+
+namespace simulated {
+
+static uint64_t number_of(const char *name, uint64_t otherwise) {
+    const char *text = getenv(name);
+    return text == nullptr || *text == '\0' ? otherwise : strtoull(text, nullptr, 10);
+}
+
+static Options read_options() {
+    Options options;
+    options.has_seed = getenv("SCRL_SIM_SEED") != nullptr;
+    options.seed = number_of("SCRL_SIM_SEED", 0);
+    options.memory = number_of("SCRL_SIM_MEMORY", options.memory);
+    options.failing_allocation = number_of("SCRL_SIM_FAIL_ALLOCATION", 0);
+    options.failing_operation = number_of("SCRL_SIM_FAIL_OPERATION", 0);
+    options.no_pools = number_of("SCRL_SIM_NO_POOLS", 0);
+    options.late_copies = number_of("SCRL_SIM_LATE_COPIES", 0);
+    options.no_engines = number_of("SCRL_SIM_NO_ENGINES", 0);
+    options.only_nchw = number_of("SCRL_SIM_ONLY_NCHW", 0);
+    options.dry = number_of("SCRL_SIM_DRY", 0);
+    if (const char *report = getenv("SCRL_SIM_REPORT")) options.report = report;
+    return options;
+}
+
+const Options &options() {
+    static const Options read = read_options();
+    return read;
+}
+
+// None of these is ever destroyed, since threads may call until the process has ended.
+static std::mutex &calls = *new std::mutex;
+static std::map<std::string, uint64_t> &counts = *new std::map<std::string, uint64_t>;
+static bool lost = false, begun = false;
+
+void count(const std::string &what) { ++counts[what]; }
+bool is_lost() { return lost; }
+void lose() { lost = true; }
+
+bool allocation_fails() { return ++counts["allocations"] == options().failing_allocation; }
+
+static std::string in_quotes(const std::string &text) {
+    std::string quoted = "\"";
+    for (char character : text) {
+        if (character == '"' || character == '\\') quoted += '\\';
+        quoted += character;
+    }
+    return quoted + "\"";
+}
+
+static void write_report(const std::string &violated) {
+    if (options().report.empty()) return;
+    std::ofstream file(options().report);
+    file << "{\n  \"peak_bytes\": " << peak_bytes() << ",\n  \"violations\": [";
+    if (!violated.empty()) file << in_quotes(violated);
+    file << "],\n  \"calls\": {";
+    const char *separator = "\n";
+    for (const auto &[name, times] : counts) {
+        file << separator << "    " << in_quotes(name) << ": " << times;
+        separator = ",\n";
+    }
+    file << "\n  }\n}\n";
+}
+
+void violation(const std::string &what) {
+    fprintf(stderr, "simulated GPU: broken rule: %s\n", what.c_str());
+    write_report(what);
+    _exit(VIOLATION);
+}
+
+Call::Call(const char *name) : lock(calls), name(name) {
+    if (!begun) {
+        begun = true;
+        fprintf(stderr, "simulated GPU: results are those of a CPU, and no time is that of a GPU\n");
+        options();
+    }
+    count(name);
+    if (!options().has_seed) return;
+    static std::mt19937_64 random(options().seed);
+    if (random() % 3 == 0) run_some(random(), random() % 12);
+}
+
+CUresult Call::error() const {
+    if (lost) return CUDA_ERROR_ILLEGAL_ADDRESS;
+    return context_error(name);
+}
+
+// At the end of the process.
+__attribute__((destructor)) static void end() {
+    if (!begun) return;
+    if (!lost) check_guards();
+    write_report("");
+}
+
+}  // namespace simulated
