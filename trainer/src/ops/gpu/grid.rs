@@ -9,11 +9,12 @@ const THREADS: usize = 256;
 /// Packs of channels side by side in a block: a warp's width.
 const MOST_PACKS: usize = 32;
 
-/// Blocks of a sum, and about the pieces that it is cut into. A multiprocessor holds two to four
-/// blocks of the kernels concerned (`cuda_cubins` prints their registers), so that an H100 with 132
-/// of them takes one or two rounds; what one block of each has on its way keeps the memory busy in
-/// a last round that is not full.
-const BLOCKS: usize = 528;
+/// Blocks of a sum, and at most the pieces that it is cut into: as many as the threads that add them
+/// up read at once (`AHEAD` times `SHARERS`). A multiprocessor holds two to four blocks of the kernels
+/// concerned (`cuda_cubins` prints their registers), so that 132 of them, an H100, take one or two
+/// rounds, and what one block of each has on its way keeps the memory busy in a round that is not
+/// full.
+const BLOCKS: usize = 512;
 
 /// Rows of a thread where nothing is summed: four times those that it reads at once (`AHEAD`).
 const ROWS_PER_THREAD: usize = 16;

@@ -158,6 +158,7 @@ __device__ inline void sum_of_sharers(double (&values)[COUNT],
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) scratch[i][y][x] += scratch[i][y + half][x];
     }
+    if (y != 0) return;
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) values[i] = scratch[i][0][x];
 }

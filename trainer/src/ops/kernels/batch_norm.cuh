@@ -170,9 +170,10 @@ GATHERING(batch_statistics, const float *__restrict__ pieces, int piece_count,
     }
     sum_of_sharers(sums, scratch);
     if (channel >= channels || threadIdx.y != 0) return;
-    const double n = max(rows, 1), mean = sums[0] / n;
+    const double n = max(rows, 1), mean = sums[0] / n, variance = sums[1] / n - mean * mean;
     statistics[channel] = (float)mean;
-    statistics[channels + channel] = (float)fmax(sums[1] / n - mean * mean, 0.0);
+    // Not by fmax, which would turn NaN into zero.
+    statistics[channels + channel] = variance < 0.0 ? 0.0f : (float)variance;
     statistics[2 * channels + channel] = (float)rows;
 }
 
