@@ -90,8 +90,8 @@ impl StepMemory {
         let winners = map(pooled, STEM_CHANNELS);
         let input = map(self.side, PACK / element);
         let mut kept = input + map(stem, STEM_CHANNELS) + map(pooled, STEM_CHANNELS);
-        // Of each block a bit a value: where its ReLU passed it.
-        let mut bits = 0;
+        // Of each block a byte a pack, a bit a value: where its ReLU passed it.
+        let mut packs = 0;
         let (mut side, mut last) = (pooled, 0);
         for block in self.blocks() {
             let Block { width, outputs, stride, bottleneck, downsample, .. } = block;
@@ -104,9 +104,9 @@ impl StepMemory {
                 kept += 2 * map(before, width);
             }
             kept += 2 * map(side, width) + 2 * last + if downsample { last } else { 0 };
-            bits += last;
+            packs += last / (PACK / element);
         }
-        element * (kept + LAST_GRADIENTS * last) + winners + bits / 8
+        element * (kept + LAST_GRADIENTS * last) + winners + packs
     }
 
     fn backbone_parameters(&self) -> usize {
