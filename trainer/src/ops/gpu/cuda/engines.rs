@@ -60,12 +60,14 @@ impl Engines {
         let plans = self.convolutions.plans(work)?;
         let engines: Vec<Engine> = plans.iter().map(|plan| plan.engine.clone()).collect();
         let device = Device::Cuda(self.device.clone());
-        let tensor = |shape: (usize, usize, usize, usize)| {
-            Tensor::randn(0f32, 1.0, shape, &device)?.to_dtype(dtype)
+        let random = |shape: (usize, usize, usize, usize)| {
+            Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?.to_device(&device)?.to_dtype(dtype)
         };
-        let x = tensor((g.n, g.h, g.w, g.i))?;
-        let filter = tensor((g.o, g.kh, g.kw, g.i))?;
-        let y = tensor((g.n, g.out_h, g.out_w, g.o))?;
+        // The same view again and again, as the numbers come from the CPU.
+        let views = |h, w, c| random((1, h, w, c))?.broadcast_as((g.n, h, w, c))?.contiguous();
+        let x = views(g.h, g.w, g.i)?;
+        let filter = random((g.o, g.kh, g.kw, g.i))?;
+        let y = views(g.out_h, g.out_w, g.o)?;
         let addresses = [address(&x)?, address(&filter)?, address(&y)?];
         for (index, engine) in engines.iter().enumerate() {
             // SAFETY: cuDNN writes before it reads.
