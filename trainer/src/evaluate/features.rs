@@ -18,11 +18,39 @@ const BATCH_PIXELS: usize = 64 * 224 * 224;
 /// Batches that may be under way on a GPU, besides the newest.
 const BATCHES_BEHIND: usize = 1;
 
-/// Images of a batch, each of which gives `sides` inputs: as many as fit, or as are given with
+/// Images of a batch, each of which gives `sides` inputs: as many as fit, or as are given by
 /// `--images-per-batch`.
 pub(super) fn images_per_batch(given: usize, size: u32, sides: usize) -> usize {
     let fitting = BATCH_PIXELS / (size as usize * size as usize);
     (given.max(fitting) / sides).max(1)
+}
+
+/// Computes the running statistics of the backbone's batch norms on `batches`, all of the same
+/// length, of which `decode` makes the inputs.
+pub(super) fn compute_statistics<T: Clone + Sync>(
+    backbone: &FrozenBackbone,
+    batches: &[&[T]],
+    size: u32,
+    decode: impl Fn(&[T]) -> Result<Inputs> + Sync,
+    reporter: &Reporter,
+) -> Result<()> {
+    reporter.begin("batches", batches.len() as u64, 0);
+    reporter.set_status("statistics of the batch norms");
+    let images = batches.first().map_or(1, |batch| batch.len());
+    let at_once = images_per_batch(images, size, 1) / images;
+    let passes: Vec<&[&[T]]> = batches.chunks(at_once).collect();
+    let mut before = 0;
+    decode_ahead(
+        &passes,
+        |batches| decode(&batches.concat()),
+        |batches, inputs| {
+            backbone.update_statistics(&inputs, images, before)?;
+            before += batches.len();
+            Ok(reporter.step(batches.len() as u64)?)
+        },
+    )?;
+    reporter.log();
+    Ok(())
 }
 
 /// A batch whose features are on their way to the host.

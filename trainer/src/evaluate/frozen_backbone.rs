@@ -114,12 +114,13 @@ impl FrozenBackbone {
         layers.enumerate().map(|(number, parameter)| (format!("{number:04}"), parameter))
     }
 
-    /// Updates the running statistics with batch `number`. They become the mean over batches
-    /// `0..=number`, as PyTorch's `momentum=None` computes it after `reset_running_stats()`.
-    pub fn update_statistics(&self, inputs: &Inputs, number: usize) -> Result<()> {
-        let momentum = 1.0 / (number as f32 + 1.0);
+    /// Updates the running statistics with batches of `images` inputs each. They become the mean over
+    /// these and the `before` earlier ones, as PyTorch's `momentum=None` computes it after
+    /// `reset_running_stats()`.
+    pub fn update_statistics(&self, inputs: &Inputs, images: usize, before: usize) -> Result<()> {
         let views = self.upload(inputs, None)?.0;
-        self.backbone.forward(&mut Tape::normalizing(Normalization::Batch { momentum }), &views)?;
+        let mut tape = Tape::normalizing(Normalization::Batches { images, before });
+        self.backbone.forward(&mut tape, &views)?;
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use scrl_schemas::{BlurKind, ViewParams};
 
 use super::cache::{Cache, Part};
 use super::class_images::{ClassImage, ClassImages};
-use super::features::{compute_features, images_per_batch};
+use super::features::{compute_features, compute_statistics, images_per_batch};
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
 use super::inputs::{Inputs, center_crop, decode_ahead, inputs};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
@@ -133,18 +133,9 @@ impl Extractor<'_> {
         reporter: &Reporter,
     ) -> Result<()> {
         let size = self.config.common.images_per_batch.min(train.len());
-        let batches: Vec<(usize, &[ClassImage])> = train.chunks_exact(size).enumerate().collect();
-        reporter.begin("batches", batches.len() as u64, 0);
-        reporter.set_status("statistics of the batch norms");
-        let decode = |&(_, of_batch): &(usize, &[ClassImage])| {
-            decode_crops(self.config, images, of_batch, None)
-        };
-        decode_ahead(&batches, decode, |(number, _), inputs| {
-            self.backbone.update_statistics(&inputs, *number)?;
-            Ok(reporter.step(1)?)
-        })?;
-        reporter.log();
-        Ok(())
+        let batches: Vec<&[ClassImage]> = train.chunks_exact(size).collect();
+        let decode = |of_batch: &[ClassImage]| decode_crops(self.config, images, of_batch, None);
+        compute_statistics(self.backbone, &batches, self.config.common.size, decode, reporter)
     }
 
     /// Features `[N, C]` of all images, stored in files. On the first rank; the others compute their

@@ -12,9 +12,9 @@ use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::annotations::{AnnotatedImage, AnnotatedImages};
 use super::cache::{Cache, Part};
-use super::features::{compute_features, images_per_batch};
+use super::features::{compute_features, compute_statistics, images_per_batch};
 use super::frozen_backbone::FrozenBackbone;
-use super::inputs::{ResizedImages, decode_ahead, flip, inputs};
+use super::inputs::{ResizedImages, flip, inputs};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, RoiConfig};
 use super::results::{Examples, Results};
@@ -157,11 +157,8 @@ impl Extractor<'_> {
         // A shorter last batch would count as much as the others, so it is left out.
         let batches: Vec<_> = numbered.chunks_exact(size).collect();
         let interval = batches.len().div_ceil(STATISTICS_BATCHES);
-        let batches: Vec<(usize, _)> =
-            batches.into_iter().step_by(interval).enumerate().collect();
-        reporter.begin("batches", batches.len() as u64, 0);
-        reporter.set_status("statistics of the batch norms");
-        let decode = |(_, images): &(usize, &[(usize, &AnnotatedImage)])| {
+        let batches: Vec<_> = batches.into_iter().step_by(interval).collect();
+        let decode = |images: &[(usize, &AnnotatedImage)]| {
             inputs(images, self.config.size, false, |(index, image)| {
                 let mut input = self.resized.get(&image.path)?;
                 if index % 2 == 1 {
@@ -170,11 +167,7 @@ impl Extractor<'_> {
                 Ok(input)
             })
         };
-        decode_ahead(&batches, decode, |(number, _), inputs| {
-            self.backbone.update_statistics(&inputs, *number)?;
-            Ok(reporter.step(1)?)
-        })?;
-        reporter.log();
+        compute_statistics(self.backbone, &batches, self.config.size, decode, reporter)?;
         self.cache.store(NAME, &self.backbone.statistics()?)
     }
 
