@@ -161,8 +161,8 @@ fn steps_of_a_run_are_those_on_the_cpu_and_resume() {
     };
     let on = |device: &'static str| {
         move |options: &mut Options| {
-            options.device = Some(device.parse().unwrap());
-            options.precision = Some(Precision::F32);
+            options.compute.device = Some(device.parse().unwrap());
+            options.compute.precision = Some(Precision::F32);
         }
     };
     let (cpu, cuda) = (losses("cpu", &on("cpu")), losses("gpu", &on("cuda")));

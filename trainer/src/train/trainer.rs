@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
 use scrl_cli::{Reporter, Stopped};
 use scrl_schemas::{Consumed, Epoch, ViewEncoding, store};
 
@@ -15,7 +14,7 @@ use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
 use super::learner::{Learner, LearnerConfig};
 use super::memory::{StepMemory, explain_out_of_memory};
 use super::metrics::{Interval, Metrics, MetricsLog};
-use super::options::{Method, OnlineEval, Precision, Resume, TargetInit};
+use super::options::{Method, OnlineEval, Resume, TargetInit};
 use super::output::Output;
 use super::pipeline::{EmbeddingStd, Pipeline, Step, StepResult};
 use super::tensorboard::EventFile;
@@ -216,10 +215,7 @@ fn learner_config(options: &Hyperparameters, classes: Option<&Classes>) -> Learn
         sizes: HeadSizes { hidden: options.hidden, projection: options.projection },
         seed: options.seed,
         copy_online: options.target_init == TargetInit::Online,
-        dtype: match options.precision {
-            Precision::Bf16 => DType::BF16,
-            Precision::F32 => DType::F32,
-        },
+        dtype: options.precision.dtype(),
         optimizer: SgdConfig {
             momentum: MOMENTUM,
             nesterov: false,
