@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
+use scrl_cli::Reporter;
 
 use super::inputs::Inputs;
 use crate::Result;
@@ -51,9 +52,13 @@ impl FrozenBackbone {
     ///
     /// # Errors
     /// If the file cannot be read or has no complete backbone, or the device cannot be opened.
-    pub fn new(source: &BackboneSource, device: &DeviceConfig) -> Result<Self> {
+    pub fn new(
+        source: &BackboneSource,
+        device: &DeviceConfig,
+        reporter: &Reporter,
+    ) -> Result<Self> {
         let dtype = device.precision.dtype();
-        let device = open_device(&device.name)?;
+        let device = open_device(&device.name, reporter)?;
         if device.is_cpu() {
             keep_freed_memory();
         }
@@ -128,8 +133,7 @@ impl FrozenBackbone {
     /// [`RoiAlign`] takes them, or of each input the mean of its map.
     pub fn features(&self, inputs: &Inputs, boxes: Option<&[f32]>) -> Result<Tensor> {
         let (views, boxes) = self.upload(inputs, boxes)?;
-        let map =
-            self.backbone.forward(&mut Tape::normalizing(Normalization::Running), &views)?;
+        let map = self.backbone.forward(&mut Tape::normalizing(Normalization::Running), &views)?;
         Ok(match boxes {
             Some(boxes) => RoiAlign.forward([&map, &boxes])?.to_dtype(DType::F32)?,
             None => Classifier::features(&map)?,
@@ -142,11 +146,7 @@ impl FrozenBackbone {
     }
 
     /// The normalized inputs, and the boxes, on the device.
-    fn upload(
-        &self,
-        inputs: &Inputs,
-        boxes: Option<&[f32]>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    fn upload(&self, inputs: &Inputs, boxes: Option<&[f32]>) -> Result<(Tensor, Option<Tensor>)> {
         let Inputs { pixels, size } = inputs;
         let shape = (pixels.len() / (size * size * 3), *size, *size, 3);
         let mut arrays = vec![(Array::U8(pixels), shape.into())];

@@ -45,7 +45,7 @@ pub fn evaluate_images(
     reporter: &Reporter,
 ) -> Result<Option<Results>> {
     let common = &config.common;
-    let backbone = FrozenBackbone::new(&common.source, &common.device)?;
+    let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
     let images = ClassImages::find(&config.images, None, reporter)?;
     let given = config.val.as_ref();
     let given = given.map(|path| ClassImages::find(path, Some(&images.classes), reporter));
@@ -154,19 +154,20 @@ impl Extractor<'_> {
             images: chunk.len(),
         };
         let parts: Vec<Part> = chunks.iter().enumerate().map(part).collect();
-        let found = self.cache.divide(&parts, status, (self.ranks, reporter), |missing, store| {
-            let chunks: Vec<&[ClassImage]> =
-                missing.iter().map(|&number| chunks[number]).collect();
-            compute_features(
-                self.backbone,
-                &chunks,
-                (self.images_per_batch(), 1),
-                |of_batch| decode_crops(self.config, images, of_batch, epoch),
-                |_| None,
-                reporter,
-                |number, features| store(missing[number], features),
-            )
-        })?;
+        let found =
+            self.cache.divide(&parts, status, (self.ranks, reporter), |missing, store| {
+                let chunks: Vec<&[ClassImage]> =
+                    missing.iter().map(|&number| chunks[number]).collect();
+                compute_features(
+                    self.backbone,
+                    &chunks,
+                    (self.images_per_batch(), 1),
+                    |of_batch| decode_crops(self.config, images, of_batch, epoch),
+                    |_| None,
+                    reporter,
+                    |number, features| store(missing[number], features),
+                )
+            })?;
         Ok(found.and_then(|mut files| files.pop()))
     }
 

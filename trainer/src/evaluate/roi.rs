@@ -43,11 +43,10 @@ pub fn evaluate_boxes(
     reporter: &Reporter,
 ) -> Result<Option<Results>> {
     let common = &config.common;
-    let backbone = FrozenBackbone::new(&common.source, &common.device)?;
+    let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
     let resized = ResizedImages::new(common.size);
-    let read = |boxes, images, train| {
-        AnnotatedImages::read(boxes, images, train, &resized, reporter)
-    };
+    let read =
+        |boxes, images, train| AnnotatedImages::read(boxes, images, train, &resized, reporter);
     let train = read(&config.train_boxes, &config.train_images, None)?;
     let val = read(&config.val_boxes, &config.val_images, Some(&train))?;
     for (file, images) in [(&config.train_boxes, &train), (&config.val_boxes, &val)] {

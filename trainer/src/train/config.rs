@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use scrl_schemas::store;
 use serde::Serialize;
 
-use super::device::{DeviceConfig, Precision, is_gpu, open_device};
+use super::device::{DeviceConfig, Precision, is_gpu};
 use super::options::{Method, OnlineEval, Optimizer, Options, Preset, TargetInit};
 use crate::collective::{Ranks, threads_of_rank};
 use crate::data::Dataset;
@@ -255,11 +254,6 @@ impl TrainConfig {
         let pairs = self.hyperparameters.pairs_per_step() as u64;
         let most = self.max_steps.map_or(u64::MAX, |steps| steps.saturating_mul(pairs));
         self.scheduled_pairs(dataset).min(most)
-    }
-
-    /// Opens the device to compute on.
-    pub(crate) fn open_device(&self) -> Result<Device> {
-        open_device(&self.device)
     }
 
     /// The text of `config.toml`.

@@ -1,8 +1,12 @@
 //! The device that a program computes on, and the number format of its feature maps.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
 use candle_core::{DType, Device};
 use clap::Args;
-use scrl_cli::{LocalWorld, choices};
+use scrl_cli::{LocalWorld, Reporter, choices};
 use scrl_schemas::named_choice;
 
 use crate::ops::gpu;
@@ -13,6 +17,9 @@ const CPU: &str = "cpu";
 
 /// The start of a resolved GPU's name.
 const CUDA: &str = "cuda:";
+
+/// A GPU whose kernels the driver has compiled before is ready sooner.
+const USUAL_START: Duration = Duration::from_secs(2);
 
 named_choice! {
     /// The number format of the feature maps.
@@ -108,12 +115,24 @@ pub(crate) fn is_gpu(name: &str) -> bool {
     name != CPU
 }
 
-/// Opens the device of a resolved name.
-pub(crate) fn open_device(name: &str) -> Result<Device> {
-    match name.strip_prefix(CUDA).and_then(|number| number.parse().ok()) {
-        Some(number) => gpu::open(number).map_err(|error| Error::Device(error.to_string())),
-        None => Ok(Device::Cpu),
-    }
+/// Opens the device of a resolved name, and reports why where that takes long.
+pub(crate) fn open_device(name: &str, reporter: &Reporter) -> Result<Device> {
+    let number = name.strip_prefix(CUDA).and_then(|number| number.parse().ok());
+    let Some(number) = number else { return Ok(Device::Cpu) };
+    let (done, is_done) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if is_done.recv_timeout(USUAL_START) == Err(RecvTimeoutError::Timeout) {
+                reporter.say(
+                    "the driver compiles the kernels for this GPU: 5 to 20 seconds, at the first \
+                     start only",
+                );
+            }
+        });
+        let device = gpu::open(number).map_err(|error| Error::Device(error.to_string()));
+        drop(done);
+        device
+    })
 }
 
 /// The device's name, and where that is the CPU because no GPU can be used, the reason.

@@ -6,7 +6,7 @@
 use candle_core::DType;
 
 use super::config::TrainConfig;
-use super::options::{Method, Precision};
+use super::options::Method;
 use crate::data::Dataset;
 use crate::model::{Arch, HeadSizes, STEM_CHANNELS};
 use crate::ops::gpu::room;
@@ -33,8 +33,13 @@ pub struct StepMemory {
 /// and of the input of its batch norm, but without the result itself.
 const LAST_GRADIENTS: usize = 3 - 1;
 
-/// Room for the workspaces of cuDNN and cuBLAS, and for what the pool cannot use again.
+/// Room for the workspaces of cuDNN, whose largest in bfloat16 are of 41 MiB and in float32 of 981,
+/// and for what the pool cannot use again.
 const WORKSPACE: usize = 400 << 20;
+const WORKSPACE_F32: usize = 1200 << 20;
+
+/// The option that decides about the memory of a step.
+const OPTION: &str = "batch-size";
 
 /// Bytes of a pack, to which the channels of the views are padded.
 const PACK: usize = 16;
@@ -46,10 +51,7 @@ impl StepMemory {
         Self {
             arch: options.arch,
             sizes: HeadSizes { hidden: options.hidden, projection: options.projection },
-            dtype: match options.precision {
-                Precision::Bf16 => DType::BF16,
-                Precision::F32 => DType::F32,
-            },
+            dtype: options.precision.dtype(),
             side: shards.size as usize,
             boxes: (options.method == Method::Scrl).then_some(shards.boxes as usize),
             accumulates: options.accumulate > 1,
@@ -136,12 +138,16 @@ impl StepMemory {
         })
     }
 
+    fn workspace(&self) -> usize {
+        if self.dtype == DType::BF16 { WORKSPACE } else { WORKSPACE_F32 }
+    }
+
     /// The most pairs whose step fits into `free` bytes; 0 if not even one does.
     pub fn most_pairs(&self, free: usize) -> usize {
         let (mut fits, mut exceeds) = (0, 1 << 16);
         while exceeds - fits > 1 {
             let pairs = (fits + exceeds) / 2;
-            match self.bytes(pairs) + WORKSPACE <= free {
+            match self.bytes(pairs) + self.workspace() <= free {
                 true => fits = pairs,
                 false => exceeds = pairs,
             }
@@ -155,41 +161,30 @@ impl StepMemory {
     /// [`Error::OutOfMemory`] with the options of a step that does.
     pub(super) fn check(&self, free: usize, config: &TrainConfig, ranks: usize) -> Result<()> {
         let pairs = config.hyperparameters.batch_size / ranks;
-        let needed = self.bytes(pairs) + WORKSPACE;
+        let needed = self.bytes(pairs) + self.workspace();
         if needed <= free {
             return Ok(());
         }
         let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
         let whose = if ranks > 1 { " of a process" } else { "" };
         Err(Error::OutOfMemory {
+            option: OPTION,
             cause: format!(
                 "{pairs} pairs{whose} need {:.1} GiB, the GPU has {:.1}",
                 gib(needed),
                 gib(free)
             ),
-            advice: advice(config, ranks, |pairs| self.bytes(pairs) + WORKSPACE <= free),
+            advice: advice(config, ranks, |pairs| self.bytes(pairs) + self.workspace() <= free),
         })
     }
 }
 
-/// Explains the error of a GPU whose memory was full.
+/// Adds advice to the error of a GPU whose memory was full.
 pub(super) fn explain_out_of_memory(error: Error, config: &TrainConfig, ranks: usize) -> Error {
-    // cuBLAS and cuDNN also report what they could not allocate. What cuBLAS calls not initialized
-    // is most often no memory for its handle.
-    const SIGNS: [&str; 4] = [
-        "CUDA_ERROR_OUT_OF_MEMORY",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-        "CURAND_STATUS_ALLOCATION_FAILED",
-        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    ];
-    let cause = match &error {
-        Error::Compute(cause) => cause.to_string(),
-        Error::Device(cause) => cause.clone(),
-        _ => return error,
-    };
-    let Some(sign) = SIGNS.into_iter().find(|sign| cause.contains(sign)) else { return error };
+    let Some(sign) = error.sign_of_full_memory() else { return error };
     let pairs = config.hyperparameters.batch_size / ranks;
     Error::OutOfMemory {
+        option: OPTION,
         cause: format!("the GPU's memory is full with {pairs} pairs ({sign})"),
         advice: advice(config, ranks, |fewer| fewer < pairs),
     }

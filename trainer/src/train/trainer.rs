@@ -9,6 +9,7 @@ use scrl_schemas::{Consumed, Epoch, ViewEncoding, store};
 use super::agreement;
 use super::checkpoint::{Checkpoint, CheckpointInfo};
 use super::config::{Hyperparameters, TrainConfig};
+use super::device::open_device;
 use super::drawing;
 use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
 use super::learner::{Learner, LearnerConfig};
@@ -135,7 +136,7 @@ fn train_into(
     let Hyperparameters { method, online_eval, .. } = config.hyperparameters;
     let classes = (online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
     let learner_config = learner_config(&config.hyperparameters, classes.as_ref());
-    let device = config.open_device()?;
+    let device = open_device(&config.device, reporter)?;
     let ranks = &ranks.on(&device)?;
     let learner = Learner::new(&learner_config, &device)?.among(ranks);
     match (&resumed, &config.init) {

@@ -50,7 +50,8 @@ fn evaluate(
     }
     let results = protocol(&reporter);
     reporter.end();
-    let Some(results) = results? else { return Ok(()) };
+    let results = results.map_err(|error| config.explain_out_of_memory(error))?;
+    let Some(results) = results else { return Ok(()) };
     let [json, png] = results.write(&config.out)?;
     if !process.quiet {
         scrl_cli::print(results.table());
