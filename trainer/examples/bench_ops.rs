@@ -106,8 +106,7 @@ fn main() -> Result<()> {
             let ranks = Ranks::default();
             let statistics = batch_statistics(&y, &ranks)?;
             let mut tape = Tape::recording();
-            let y =
-                tape.apply(BatchNorm { statistics, ranks, relu: true }, [&y, &weight, &bias])?;
+            let y = tape.apply(BatchNorm::new(statistics, ranks, true), [&y, &weight, &bias])?;
             tape.backward(&y, grad.clone()).map(drop)
         })?;
         let gflop = 2e-9 * (y.elem_count() * kernel * kernel * inputs) as f64;

@@ -18,10 +18,10 @@ use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::Epoch;
 use scrl_trainer::data::Batch;
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
-use scrl_trainer::ops::gpu::{Array, Fetch, Transfers};
-use scrl_trainer::ops::{gpu, profile};
+use scrl_trainer::ops::gpu::{Array, Fetch, PeakMemory, Transfers};
+use scrl_trainer::ops::{filter_gradients_by_cudnn, gpu, profile};
 use scrl_trainer::optim::SgdConfig;
-use scrl_trainer::train::{Learner, LearnerConfig, MicroBatch, Precision};
+use scrl_trainer::train::{Learner, LearnerConfig, MicroBatch, Precision, StepMemory};
 
 /// Boxes of a pair, the paper's K.
 const BOXES: usize = 10;
@@ -61,6 +61,10 @@ struct Arguments {
     /// Threads [default: all cores]
     #[arg(long, default_value_t = 0)]
     threads: usize,
+
+    /// Let cuDNN compute the gradients of 1×1 filters, instead of cuBLAS
+    #[arg(long)]
+    filters_by_cudnn: bool,
 
     /// Measure each op of a step, too
     #[arg(long)]
@@ -106,6 +110,11 @@ impl Bench {
         Ok(())
     }
 
+    /// Bytes of the parameters, running statistics and velocities.
+    fn learner_bytes(&self) -> u64 {
+        self.learner.state().map(|parameter| 4 * parameter.tensor().elem_count() as u64).sum()
+    }
+
     /// Takes `count` steps and waits for the last: seconds of each, from loss to loss.
     fn steps(&mut self, count: usize) -> Result<Vec<f64>> {
         let mut seconds = Vec::new();
@@ -134,6 +143,9 @@ fn main() -> Result<()> {
         "cuda" => gpu::open(0)?,
         other => bail!("--device: {other:?} is none of cpu, cuda"),
     };
+    if given.filters_by_cudnn {
+        filter_gradients_by_cudnn();
+    }
     let usual = if device.is_cpu() { Precision::F32 } else { Precision::Bf16 };
     let precision = given.precision.unwrap_or(usual);
     let config = LearnerConfig {
@@ -176,9 +188,24 @@ fn main() -> Result<()> {
         milliseconds(last),
         bench.loss
     );
-    let memory = gpu::memory_in_use(&device)?;
-    if let Some(bytes) = memory {
-        println!("GPU memory in use: {:.2} GiB", bytes as f64 / f64::from(1 << 30));
+    let memory = gpu::peak_memory(&device)?;
+    let step = StepMemory {
+        arch: config.arch,
+        sizes: config.sizes,
+        dtype: config.dtype,
+        side: given.size,
+        boxes: Some(BOXES),
+        accumulates: false,
+    };
+    let needed = step.bytes(given.batch_size) as u64 + bench.learner_bytes();
+    if let Some(PeakMemory { used, reserved }) = memory {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        println!(
+            "GPU memory: {:.2} GiB in use, {:.2} reserved, {:.2} computed",
+            gib(used),
+            gib(reserved),
+            gib(needed)
+        );
     }
     let mut parts = Vec::new();
     if given.profile {
@@ -208,7 +235,9 @@ fn main() -> Result<()> {
             "ms_max": milliseconds(last),
             "pairs_per_s": pairs_per_s,
             "tflops": tflops,
-            "peak_memory_bytes": memory,
+            "peak_memory_bytes": memory.map(|memory| memory.used),
+            "reserved_memory_bytes": memory.map(|memory| memory.reserved),
+            "computed_memory_bytes": needed,
         });
         if given.profile {
             numbers["parts"] = parts.into();

@@ -67,13 +67,12 @@ pub enum Error {
     #[error("GPU: {0}")]
     Device(String),
     /// The GPU's memory does not hold a step.
-    #[error(
-        "--batch-size: the GPU's memory does not hold a step of {pairs} pairs; use fewer, with \
-         --accumulate to make up for it"
-    )]
+    #[error("--batch-size: {cause}: {advice}")]
     OutOfMemory {
-        /// Pairs of a micro-batch.
-        pairs: usize,
+        /// What needs how much, or what the GPU reported.
+        cause: String,
+        /// The options of a step that fits.
+        advice: String,
     },
     /// A drawing could not be made.
     #[error("{}: drawing: {reason}", path.display())]

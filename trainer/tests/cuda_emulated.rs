@@ -51,6 +51,12 @@ fn ops_optimizer() {
 }
 
 #[test]
+fn ops_weight_copies() {
+    let Some(place) = place() else { return };
+    device_ops::weight_copies(place);
+}
+
+#[test]
 fn steps_f32() {
     let Some(place) = place() else { return };
     Case::small(DType::F32).compare(&place, 1e-3, 2e-2);

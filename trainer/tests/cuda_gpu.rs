@@ -54,6 +54,12 @@ fn ops_optimizer() {
 }
 
 #[test]
+fn ops_weight_copies() {
+    let Some(gpu) = gpu() else { return };
+    device_ops::weight_copies(gpu.place.clone());
+}
+
+#[test]
 fn steps_f32() {
     let Some(gpu) = gpu() else { return };
     Case::small(DType::F32).compare(&gpu.place, 1e-3, 2e-2);

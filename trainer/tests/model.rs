@@ -2,11 +2,11 @@
 
 mod golden;
 
-use candle_core::{Device, Tensor};
-use candle_nn::Init;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Init, VarBuilder};
 use golden::{Golden, assert_close};
 use scrl_trainer::model::{Arch, Backbone, Block, Parameters};
-use scrl_trainer::ops::Tape;
+use scrl_trainer::ops::{Geometry, Tape};
 
 /// A block of `[inputs, width]` channels against the golden `file`.
 fn compare(file: &str, arch: Arch, channels: [usize; 2], stride: usize) {
@@ -100,4 +100,24 @@ fn initial_weights_are_kaimings_and_depend_on_seed_and_name() {
     let expected = 2.0 / (64.0 * 9.0);
     assert!(mean.abs() < 4.0 * (expected / n).sqrt(), "{mean}");
     assert!((variance / expected - 1.0).abs() < 4.0 * (2.0 / n).sqrt(), "{variance} {expected}");
+}
+
+/// torchvision's multiply-adds for a view of 224 pixels, without those of the classifier.
+#[test]
+fn convolutions_are_those_of_torchvision() {
+    let cases = [
+        (Arch::Resnet18, 20, 1.814),
+        (Arch::Resnet34, 36, 3.663),
+        (Arch::Resnet50, 53, 4.087),
+        (Arch::Resnet101, 104, 7.799),
+    ];
+    for (arch, count, giga) in cases {
+        let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+        let convolutions = Backbone::new(arch, &vb).unwrap().convolutions(1, 224).unwrap();
+        assert_eq!(convolutions.len(), count, "{arch}");
+        let adds = |g: &Geometry| g.out_h * g.out_w * g.o * g.kh * g.kw * g.i;
+        let sum: usize = convolutions.iter().map(|(_, g)| adds(g)).sum();
+        assert!((sum as f64 / 1e9 - giga).abs() < 6e-4, "{arch}: {sum}");
+        assert_eq!(convolutions.last().unwrap().1.out_h, 7, "{arch}");
+    }
 }

@@ -20,10 +20,7 @@ fn compare_three_steps(golden: &Golden, case: &str, names: &[&str], config: SgdC
     let at = |name: String| golden.get(format!("{case}.{name}"));
     let parameters: Vec<Parameter> = names
         .iter()
-        .map(|name| Parameter {
-            name: (*name).into(),
-            var: Var::from_tensor(at(format!("before.{name}"))).unwrap(),
-        })
+        .map(|name| Parameter::new(*name, Var::from_tensor(at(format!("before.{name}"))).unwrap()))
         .collect();
     let weight_decay = golden.number(format!("{case}.weight_decay")) as f32;
     let mut sgd = Sgd::new(SgdConfig { weight_decay, ..config }, parameters.clone()).unwrap();
@@ -66,7 +63,7 @@ fn sgd_over_three_steps() {
 fn a_parameter_without_gradient_stays() {
     let x = Tensor::new(&[[1.0f32, 2.0]], &Device::Cpu).unwrap();
     let unused = Var::from_tensor(&x).unwrap();
-    let parameter = Parameter { name: "unused".into(), var: unused.clone() };
+    let parameter = Parameter::new("unused", unused.clone());
     let config = SgdConfig { momentum: 0.9, weight_decay: 0.1, ..SgdConfig::default() };
     let mut sgd = Sgd::new(config, vec![parameter]).unwrap();
     let mut tape = Tape::recording();

@@ -32,7 +32,7 @@ pub use threads::Threads;
 
 use crate::Error;
 use crate::ops::cpu::{change, f32s};
-use crate::ops::gpu::{self, Gpu};
+use crate::ops::gpu::{self, Gpu, to_host};
 
 /// Bytes of numbers added up at a time, which bounds the memory for those of the other ranks.
 const BLOCK_BYTES: usize = 16 << 20;
@@ -217,7 +217,7 @@ impl Ranks {
         if self.is_alone() {
             return Ok(tensor.clone());
         }
-        let here = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+        let here = to_host(tensor)?.to_dtype(DType::F32)?.contiguous()?;
         let all = self.gather_unequal(&f32s(&here)?).concat();
         let mut dims = tensor.dims().to_vec();
         let Some((rows, rest)) = dims.split_first_mut() else { bail!("a scalar has no rows") };

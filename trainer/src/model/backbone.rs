@@ -6,7 +6,7 @@ use candle_nn::{Init, VarBuilder};
 use scrl_schemas::named_choice;
 
 use super::batch_norm::BatchNormLayer;
-use crate::ops::{Conv2d, MaxPool, Tape};
+use crate::ops::{Conv2d, Geometry, MaxPool, Tape};
 
 named_choice! {
     /// A ResNet by torchvision's name.
@@ -92,12 +92,29 @@ impl Backbone {
     pub fn forward(&self, tape: &mut Tape, views: &Tensor) -> Result<Tensor> {
         let x = self.stem.convolve(tape, views, false)?;
         let x = self.stem.bn.forward(tape, &x, true)?;
-        let mut x = tape.apply(MaxPool::new(3, 2, 1), [&x])?;
+        let mut x = tape.apply(pool(), [&x])?;
         for block in &self.blocks {
             x = block.forward(tape, &x)?;
         }
         Ok(x)
     }
+
+    /// The convolutions that [`Self::forward`] applies to `views` views of `size` by `size` pixels,
+    /// with their sizes.
+    pub fn convolutions(&self, views: usize, size: usize) -> Result<Vec<(Conv2d, Geometry)>> {
+        let stem = self.stem.sized(views, size, false)?;
+        let mut side = pool().output(stem.1.out_h);
+        let mut found = vec![stem];
+        for block in &self.blocks {
+            side = block.add_convolutions(views, side, &mut found)?;
+        }
+        Ok(found)
+    }
+}
+
+/// The pooling after the stem.
+fn pool() -> MaxPool {
+    MaxPool::new(3, 2, 1)
 }
 
 /// A convolution and the batch norm after it.
@@ -122,8 +139,19 @@ impl ConvBn {
     }
 
     fn convolve(&self, tape: &mut Tape, x: &Tensor, input_gradient: bool) -> Result<Tensor> {
-        let padding = self.filter.dim(1)? / 2;
-        tape.apply(Conv2d { stride: self.stride, padding, input_gradient }, [x, &self.filter])
+        tape.apply(self.conv(input_gradient)?, [x, &self.filter])
+    }
+
+    fn conv(&self, input_gradient: bool) -> Result<Conv2d> {
+        Ok(Conv2d { stride: self.stride, padding: self.filter.dim(1)? / 2, input_gradient })
+    }
+
+    /// The convolution, and its sizes on maps of `side` by `side` pixels.
+    fn sized(&self, views: usize, side: usize, input_gradient: bool) -> Result<(Conv2d, Geometry)> {
+        let conv = self.conv(input_gradient)?;
+        let input = [views, side, side, self.filter.dim(3)?];
+        let geometry = Geometry::new(conv.stride, conv.padding, &input, self.filter.dims())?;
+        Ok((conv, geometry))
     }
 }
 
@@ -181,5 +209,23 @@ impl Block {
         }
         x = self.layers[last].convolve(tape, &x, true)?;
         self.layers[last].bn.forward_add_relu(tape, &x, &shortcut)
+    }
+
+    /// Adds the convolutions on maps of `side` by `side` pixels, and returns the output's side.
+    fn add_convolutions(
+        &self,
+        views: usize,
+        mut side: usize,
+        found: &mut Vec<(Conv2d, Geometry)>,
+    ) -> Result<usize> {
+        if let Some(layer) = &self.downsample {
+            found.push(layer.sized(views, side, true)?);
+        }
+        for layer in &self.layers {
+            let sized = layer.sized(views, side, true)?;
+            side = sized.1.out_h;
+            found.push(sized);
+        }
+        Ok(side)
     }
 }

@@ -51,13 +51,13 @@ impl BatchNormLayer {
             Normalization::Running => {
                 let rows = (self.running_mean.ones_like()? * f64::INFINITY)?;
                 let running = [self.running_mean.detach(), self.running_var.detach(), rows];
-                return Ok(BatchNorm { statistics: Tensor::stack(&running, 0)?, ranks, relu });
+                return Ok(BatchNorm::new(Tensor::stack(&running, 0)?, ranks, relu));
             }
             Normalization::Batch { momentum } => momentum,
         };
         let compute = || batch_statistics(x, &ranks);
         let statistics = profile::of("batch_statistics", x.device(), compute)?;
         update_running([&self.running_mean, &self.running_var], &statistics, momentum)?;
-        Ok(BatchNorm { statistics, ranks, relu })
+        Ok(BatchNorm::new(statistics, ranks, relu))
     }
 }

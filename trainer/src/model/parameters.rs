@@ -10,6 +10,9 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
+use crate::ops::gpu::to_host;
+use crate::ops::weight_copies::{Copied, forget};
+
 /// Takes the place of the epoch in the keys of the random numbers: initial weights belong to none.
 const NO_EPOCH: u32 = u32::MAX;
 
@@ -20,10 +23,18 @@ pub struct Parameter {
     /// The name.
     pub name: String,
     /// The value, float32.
-    pub var: Var,
+    var: Var,
+    _copied: Arc<Copied>,
 }
 
 impl Parameter {
+    /// A parameter of this name with the value and the memory of `var`, float32, which nothing else
+    /// may change.
+    pub fn new(name: impl Into<String>, var: Var) -> Self {
+        let copied = Arc::new(Copied::new(&var));
+        Self { name: name.into(), var, _copied: copied }
+    }
+
     /// The value in the layout of the network.
     pub fn tensor(&self) -> &Tensor {
         self.var.as_tensor()
@@ -42,12 +53,12 @@ impl Parameter {
     /// A momentum buffer of zeros for it, named `momentum.<its name>`.
     pub fn velocity(&self) -> Result<Self> {
         let var = Var::zeros(self.var.shape(), DType::F32, self.var.device())?;
-        Ok(Self { name: format!("momentum.{}", self.name), var })
+        Ok(Self::new(format!("momentum.{}", self.name), var))
     }
 
     /// The value in PyTorch's layout, on the CPU.
     pub fn to_checkpoint(&self) -> Result<Tensor> {
-        let value = self.var.detach().to_device(&Device::Cpu)?;
+        let value = to_host(&self.var.detach())?;
         if value.rank() == 4 { value.permute((0, 3, 1, 2))?.contiguous() } else { Ok(value) }
     }
 
@@ -80,6 +91,7 @@ impl Parameter {
 
     /// Overwrites the value.
     pub fn set(&self, value: &Tensor) -> Result<()> {
+        forget(&self.var);
         self.var.set(&value.detach().to_device(self.var.device())?.contiguous()?)
     }
 }
@@ -155,7 +167,7 @@ impl SimpleBackend for SeededBackend {
         let var = Var::from_vec(values, shape, device)?;
         let tensor = var.as_tensor().clone();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.push(Parameter { name: name.to_owned(), var });
+        made.push(Parameter::new(name, var));
         Ok(tensor)
     }
 

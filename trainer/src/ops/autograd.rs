@@ -5,17 +5,15 @@
 //! pairs took 4,697 ms instead of 3,523 (+33 %), one of ResNet-18 at 96 px with 16 pairs 721 ms
 //! instead of 647 (+11 %), and both 15 % more memory (medians of 3 in turns, two cores of an AMD
 //! EPYC with AVX-512, 2026-11-24). So the tape takes the first gradient of a tensor as it is, adds
-//! further ones in place, and drops each tensor as soon as it has been used.
+//! further ones in place, keeps only the values that an op says it will read, and drops each tensor
+//! as soon as it has been used.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use candle_core::{Result, Tensor, TensorId};
-use rayon::prelude::*;
-use scrl_preprocess::vectorized;
+use candle_core::{Device, Result, Tensor, TensorId};
 
-use super::cpu::{CHUNK, change, f32s};
-use super::gpu::Gpu;
+use super::add::add_in_place;
 use super::profile;
 use crate::collective::Ranks;
 
@@ -34,6 +32,43 @@ pub trait Op<const N: usize>: 'static {
         output: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; N]>;
+
+    /// [`Op::backward`], its gradients added to those that the inputs have already.
+    fn backward_onto(
+        &self,
+        inputs: [&Tensor; N],
+        output: &Tensor,
+        grad: &Tensor,
+        before: [Option<Tensor>; N],
+    ) -> Result<[Option<Tensor>; N]> {
+        sums(before, self.backward(inputs, output, grad)?)
+    }
+
+    /// Whether the gradients depend on the values of this input after `forward`, and not just on
+    /// its shape and type. What no op reads is not kept.
+    fn reads_input(&self, _index: usize) -> bool {
+        true
+    }
+
+    /// Whether they depend on the values of the output.
+    fn reads_output(&self) -> bool {
+        true
+    }
+}
+
+/// Adds gradients to those that were there before, in place.
+pub(super) fn sums<const N: usize>(
+    mut before: [Option<Tensor>; N],
+    gradients: [Option<Tensor>; N],
+) -> Result<[Option<Tensor>; N]> {
+    for (sum, gradient) in before.iter_mut().zip(gradients) {
+        match (&*sum, gradient) {
+            (Some(sum), Some(gradient)) => add_in_place(sum, &gradient)?,
+            (None, gradient) => *sum = gradient,
+            (Some(_), None) => {}
+        }
+    }
+    Ok(before)
 }
 
 /// A forward pass, recorded for a backward pass or not.
@@ -61,33 +96,61 @@ const MOMENTUM: f32 = 0.1;
 
 /// An application of an op.
 trait Step {
-    fn output(&self) -> &Tensor;
+    fn output(&self) -> TensorId;
 
-    fn inputs(&self) -> &[Tensor];
+    fn inputs(&self) -> &[TensorId];
 
-    /// Each input with its gradient.
-    fn backward(&self, grad: &Tensor) -> Result<Vec<(TensorId, Option<Tensor>)>>;
+    /// Adds the gradients of the inputs, from that of the output, to `gradients`.
+    fn backward(&self, grad: &Tensor, gradients: &mut Gradients) -> Result<()>;
 }
 
 struct Applied<O, const N: usize> {
     op: O,
+    ids: [TensorId; N],
     inputs: [Tensor; N],
+    output_id: TensorId,
     output: Tensor,
 }
 
+impl<O: Op<N>, const N: usize> Applied<O, N> {
+    fn new(op: O, inputs: [&Tensor; N], output: &Tensor) -> Result<Self> {
+        let mut kept = inputs.map(Tensor::clone);
+        for (index, input) in kept.iter_mut().enumerate() {
+            if !op.reads_input(index) {
+                *input = without_values(input)?;
+            }
+        }
+        let output_id = output.id();
+        let output = if op.reads_output() { output.clone() } else { without_values(output)? };
+        Ok(Self { op, ids: inputs.map(Tensor::id), inputs: kept, output_id, output })
+    }
+}
+
+/// A tensor of the same shape and type on the CPU that takes no memory.
+fn without_values(tensor: &Tensor) -> Result<Tensor> {
+    Tensor::zeros((), tensor.dtype(), &Device::Cpu)?.broadcast_as(tensor.shape())
+}
+
 impl<const N: usize, O: Op<N>> Step for Applied<O, N> {
-    fn output(&self) -> &Tensor {
-        &self.output
+    fn output(&self) -> TensorId {
+        self.output_id
     }
 
-    fn inputs(&self) -> &[Tensor] {
-        &self.inputs
+    fn inputs(&self) -> &[TensorId] {
+        &self.ids
     }
 
-    fn backward(&self, grad: &Tensor) -> Result<Vec<(TensorId, Option<Tensor>)>> {
-        let backward = || self.op.backward(self.inputs.each_ref(), &self.output, grad);
-        let gradients = profile::of_op::<O, _>("backward", grad.device(), backward)?;
-        Ok(self.inputs.iter().map(Tensor::id).zip(gradients).collect())
+    fn backward(&self, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let before = self.ids.map(|id| gradients.0.remove(&id));
+        let inputs = self.inputs.each_ref();
+        let backward = || self.op.backward_onto(inputs, &self.output, grad, before);
+        let sums = profile::of_op::<O, _>("backward", grad.device(), backward)?;
+        for (id, sum) in self.ids.into_iter().zip(sums) {
+            if let Some(sum) = sum {
+                gradients.add(id, sum)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -111,26 +174,11 @@ impl Gradients {
         match self.0.entry(tensor) {
             Entry::Vacant(entry) => {
                 entry.insert(gradient);
+                Ok(())
             }
-            Entry::Occupied(mut entry) if Gpu::of(&gradient).is_some() => {
-                let sum = (entry.get() + gradient)?;
-                entry.insert(sum);
-            }
-            Entry::Occupied(entry) => {
-                let gradient = f32s(&gradient)?;
-                change(entry.get(), |sum| {
-                    let chunks = sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
-                    chunks.for_each(|(sum, gradient)| vectorized!(add(sum, gradient)));
-                })?;
-            }
+            Entry::Occupied(entry) => add_in_place(entry.get(), &gradient),
         }
-        Ok(())
     }
-}
-
-#[inline(always)]
-fn add(sum: &mut [f32], gradient: &[f32]) {
-    sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
 }
 
 impl FromIterator<(Tensor, Tensor)> for Gradients {
@@ -180,11 +228,7 @@ impl Tape {
         let device = inputs[0].device();
         let output = profile::of_op::<O, _>("forward", device, || op.forward(inputs))?;
         if self.recording {
-            self.steps.push(Box::new(Applied {
-                op,
-                inputs: inputs.map(Tensor::clone),
-                output: output.clone(),
-            }));
+            self.steps.push(Box::new(Applied::new(op, inputs, &output)?));
         }
         Ok(output)
     }
@@ -205,28 +249,24 @@ impl Tape {
     ) -> Result<Gradients> {
         let mut uses: HashMap<TensorId, usize> = HashMap::new();
         for input in self.steps.iter().flat_map(|step| step.inputs()) {
-            *uses.entry(input.id()).or_default() += 1;
+            *uses.entry(*input).or_default() += 1;
         }
         for step in &self.steps {
-            uses.remove(&step.output().id());
+            uses.remove(&step.output());
         }
         gradients.add(result.id(), gradient)?;
         while let Some(step) = self.steps.pop() {
             // A result that the loss does not depend on has no gradient.
-            if let Some(gradient) = gradients.0.remove(&step.output().id()) {
-                for (input, gradient) in step.backward(&gradient)? {
-                    if let Some(gradient) = gradient {
-                        gradients.add(input, gradient)?;
-                    }
-                }
+            if let Some(gradient) = gradients.0.remove(&step.output()) {
+                step.backward(&gradient, &mut gradients)?;
             }
-            for leaf in step.inputs().iter().map(Tensor::id) {
-                let Some(left) = uses.get_mut(&leaf) else { continue };
+            for leaf in step.inputs() {
+                let Some(left) = uses.get_mut(leaf) else { continue };
                 *left -= 1;
                 if *left == 0
-                    && let Some(gradient) = gradients.0.get(&leaf)
+                    && let Some(gradient) = gradients.0.get(leaf)
                 {
-                    complete(leaf, gradient)?;
+                    complete(*leaf, gradient)?;
                 }
             }
         }

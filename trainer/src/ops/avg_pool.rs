@@ -36,7 +36,7 @@ impl Op<1> for GlobalAveragePool {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 1]> {
         let (_, h, w, c) = map.dims4()?;
-        if let Some(gpu) = Gpu::of(map) {
+        if let Some(gpu) = Gpu::of(grad) {
             let dmap = gpu.empty(map.shape(), map.dtype())?;
             launch(&gpu, "average_pool_backward", [grad, &dmap], map)?;
             return Ok([Some(dmap)]);
@@ -49,6 +49,14 @@ impl Op<1> for GlobalAveragePool {
             }
         }
         Ok([Some(Tensor::from_vec(dmap, map.shape(), map.device())?)])
+    }
+
+    fn reads_input(&self, _: usize) -> bool {
+        false
+    }
+
+    fn reads_output(&self) -> bool {
+        false
     }
 }
 

@@ -24,22 +24,21 @@ pub const EPSILON: f32 = 1e-5;
 /// the map.
 #[derive(Debug)]
 pub struct BatchNorm {
-    /// The mean and variance to normalize with, and the number of rows that they are of, `[3, C]`:
-    /// of this very batch ([`batch_statistics`](super::batch_statistics)), which the gradient takes
-    /// into account, or running ones, of infinitely many.
-    pub statistics: Tensor,
-    /// The processes that share the batch.
-    pub ranks: Ranks,
-    /// Whether ReLU follows.
-    pub relu: bool,
+    statistics: Tensor,
+    ranks: Ranks,
+    relu: bool,
+    /// On a device, where the result of the sum with a residual is positive: a byte for each pack of
+    /// it, a bit for each value. The backward pass reads an eighth of a byte for each value instead
+    /// of a result of two or four.
+    positive: Option<Tensor>,
 }
 
 /// Where the gradient of a result is passed on (`MASK_…` of `batch_norm.cuh`): everywhere, where
-/// the ReLU that follows directly passed the value, or where a result that is given as a map is
-/// positive.
+/// the ReLU that follows directly passed the value, or where there is a bit in
+/// [`BatchNorm::positive`].
 const MASK_NONE: i32 = 0;
 const MASK_OWN: i32 = 1;
-const MASK_RESULT: i32 = 2;
+const MASK_BITS: i32 = 2;
 
 /// Normalization and affine parameters as one factor and one summand for each channel.
 struct Scale {
@@ -69,8 +68,16 @@ struct InputGradients {
 }
 
 impl BatchNorm {
+    /// A batch norm of the batch of `ranks`, followed by ReLU if `relu`. The statistics `[3, C]` are
+    /// the mean and variance to normalize with, and the number of rows that they are of: of this very
+    /// batch ([`batch_statistics`](super::batch_statistics)), which the gradient takes into account,
+    /// or running ones, of infinitely many.
+    pub fn new(statistics: Tensor, ranks: Ranks, relu: bool) -> Self {
+        Self { statistics, ranks, relu, positive: None }
+    }
+
     fn normalize(
-        &self,
+        &mut self,
         x: &Tensor,
         weight: &Tensor,
         bias: &Tensor,
@@ -86,15 +93,21 @@ impl BatchNorm {
         if let Some(gpu) = Gpu::of(x) {
             let y = gpu.empty(x.shape(), x.dtype())?;
             let tiles = grid::Tiles::mapped(rows, c, x.dtype())?;
+            self.positive = match residual {
+                Some(_) if self.relu => {
+                    Some(gpu.empty(grid::packs(rows * c, c, x.dtype())?, DType::U8)?)
+                }
+                _ => None,
+            };
             let [x_, statistics, weight, bias, y_] =
                 [x, &self.statistics, weight, bias, &y].map(Arg::Tensor);
-            let residual = residual.map_or(Arg::Null, Arg::Tensor);
+            let [residual, positive] = [residual, self.positive.as_ref()]
+                .map(|given| given.map_or(Arg::Null, Arg::Tensor));
             let [rows, channels, per_block] =
                 [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
-            let relu = Arg::Int(self.relu.into());
-            let arguments =
-                [x_, statistics, weight, bias, residual, y_, rows, channels, per_block, relu];
-            gpu.launch("batch_norm", x.dtype(), tiles.grid, &arguments)?;
+            let numbers = [rows, channels, per_block, Arg::Int(self.relu.into())];
+            let given = [x_, statistics, weight, bias, residual, y_, positive];
+            gpu.launch("batch_norm", x.dtype(), tiles.grid, &[&given[..], &numbers].concat())?;
             return Ok(y);
         }
         let scale = Scale::new(&f32s(&self.statistics)?, &f32s(weight)?, &f32s(bias)?);
@@ -127,7 +140,7 @@ impl BatchNorm {
         has_residual: bool,
     ) -> Result<InputGradients> {
         match Gpu::of(x) {
-            Some(gpu) => self.gradients_on(&gpu, [x, weight, bias], y, grad, has_residual),
+            Some(gpu) => self.gradients_on(&gpu, [x, weight, bias], grad, has_residual),
             None => self.gradients_on_cpu([x, weight, bias], y, grad, has_residual),
         }
     }
@@ -148,13 +161,14 @@ impl BatchNorm {
         // A residual's gradient is a tensor of its own. Without one, whether ReLU passed a value
         // costs less to compute again than to read.
         let (masked, sums) = if has_residual {
-            let y = f32s(y)?;
-            let [xs, ys, grads] = [&numbers, &y, &grad].map(|all| split(all, &pieces));
+            let y = if self.relu { Some(f32s(y)?) } else { None };
+            let [xs, grads] = [&numbers, &grad].map(|all| split(all, &pieces));
+            let ys = y.as_ref().map(|y| split(y, &pieces));
             let work = |index: usize, masked: &mut [f32]| {
-                let (x, y, grad) = (xs[index], ys[index], grads[index]);
-                match self.relu {
-                    true => vectorized!(keep_where_positive(masked, y, grad)),
-                    false => masked.copy_from_slice(grad),
+                let (x, grad) = (xs[index], grads[index]);
+                match &ys {
+                    Some(ys) => vectorized!(keep_where_positive(masked, ys[index], grad)),
+                    None => masked.copy_from_slice(grad),
                 }
                 vectorized!(centered_products::<false>(x, masked, &statistics, &scale))
             };
@@ -208,7 +222,6 @@ impl BatchNorm {
         &self,
         gpu: &Gpu,
         [x, weight, bias]: [&Tensor; 3],
-        y: &Tensor,
         grad: &Tensor,
         has_residual: bool,
     ) -> Result<InputGradients> {
@@ -217,18 +230,19 @@ impl BatchNorm {
         let mask = match (self.relu, has_residual) {
             (false, _) => MASK_NONE,
             (true, false) => MASK_OWN,
-            (true, true) => MASK_RESULT,
+            (true, true) => MASK_BITS,
         };
         let tiles = grid::Tiles::summed(rows, c, dtype)?;
         let pieces = gpu.empty((tiles.count(), 2, c), DType::F32)?;
         let residual = if has_residual { Some(gpu.empty(x.shape(), dtype)?) } else { None };
-        let [x_, dy, y, statistics, weight_, bias_] =
-            [x, grad, y, &self.statistics, weight, bias].map(Arg::Tensor);
-        let masked = residual.as_ref().map_or(Arg::Null, Arg::Tensor);
+        let [x_, dy, statistics, weight_, bias_] =
+            [x, grad, &self.statistics, weight, bias].map(Arg::Tensor);
+        let [positive, masked] =
+            [&self.positive, &residual].map(|given| given.as_ref().map_or(Arg::Null, Arg::Tensor));
         let [rows_, channels, per_block] =
             [rows, c, tiles.rows_per_block].map(|size| Arg::Int(size as i32));
         let pieces_ = Arg::Tensor(&pieces);
-        let given = [x_, dy, y, Arg::Int(mask), statistics, weight_, bias_];
+        let given = [x_, dy, positive, Arg::Int(mask), statistics, weight_, bias_];
         let arguments = [&given[..], &[pieces_, masked, rows_, channels, per_block]].concat();
         gpu.launch("batch_norm_sums", dtype, tiles.grid, &arguments)?;
 
@@ -280,6 +294,11 @@ impl Op<3> for BatchNorm {
         let InputGradients { x, weight, bias, .. } = self.gradients(inputs, y, grad, false)?;
         Ok([Some(x), Some(weight), Some(bias)])
     }
+
+    /// Whether ReLU passed a value is computed again.
+    fn reads_output(&self) -> bool {
+        false
+    }
 }
 
 impl Op<4> for BatchNorm {
@@ -296,6 +315,15 @@ impl Op<4> for BatchNorm {
         let InputGradients { x, weight, bias, residual } =
             self.gradients([x, weight, bias], y, grad, true)?;
         Ok([Some(x), Some(weight), Some(bias), residual])
+    }
+
+    fn reads_input(&self, index: usize) -> bool {
+        index < 3
+    }
+
+    /// Where ReLU passed a value is kept as bits on a device.
+    fn reads_output(&self) -> bool {
+        self.relu && self.positive.is_none()
     }
 }
 

@@ -7,17 +7,28 @@ use rayon::prelude::*;
 
 /// The sizes of one application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Geometry {
+pub struct Geometry {
+    /// Views.
     pub n: usize,
+    /// Height of the input, in pixels.
     pub h: usize,
+    /// Width of the input.
     pub w: usize,
+    /// Channels of the input.
     pub i: usize,
+    /// Channels of the output.
     pub o: usize,
+    /// Height of the filter.
     pub kh: usize,
+    /// Width of the filter.
     pub kw: usize,
+    /// Height of the output.
     pub out_h: usize,
+    /// Width of the output.
     pub out_w: usize,
+    /// Step between neighboring output pixels, in input pixels.
     pub stride: usize,
+    /// Zeros around the input, in pixels.
     pub padding: usize,
 }
 
@@ -56,7 +67,7 @@ impl Geometry {
 
     /// The input with its padding, and the sizes that belong to it, where the channels are few;
     /// otherwise `None`.
-    pub fn padded(&self, input: &[f32]) -> Option<(Self, Vec<f32>)> {
+    pub(crate) fn padded(&self, input: &[f32]) -> Option<(Self, Vec<f32>)> {
         if self.i > FEW_CHANNELS {
             return None;
         }
@@ -80,29 +91,29 @@ impl Geometry {
     }
 
     /// Pixels of the input.
-    pub fn pixels(&self) -> usize {
+    pub(crate) fn pixels(&self) -> usize {
         self.n * self.h * self.w
     }
 
     /// Pixels of the output.
-    pub fn out_pixels(&self) -> usize {
+    pub(crate) fn out_pixels(&self) -> usize {
         self.n * self.out_h * self.out_w
     }
 
     /// Positions in the filter.
-    pub fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         self.kh * self.kw
     }
 
     /// Numbers of a patch: what one output sees.
-    pub fn patch(&self) -> usize {
+    pub(crate) fn patch(&self) -> usize {
         self.taps() * self.i
     }
 
     /// Where in the input the channels lie that the output pixel `at` sees through a tap; `None` in
     /// the padding.
     #[inline(always)]
-    pub fn seen(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
+    pub(crate) fn seen(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
         let y = (at.y * self.stride + dy).checked_sub(self.padding).filter(|y| *y < self.h)?;
         let x = (at.x * self.stride + dx).checked_sub(self.padding).filter(|x| *x < self.w)?;
         Some(((at.image * self.h + y) * self.w + x) * self.i)
@@ -111,7 +122,7 @@ impl Geometry {
     /// Where in the output the channels lie that see the input pixel `at` through a tap; `None`
     /// where there are none.
     #[inline(always)]
-    pub fn seen_by(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
+    pub(crate) fn seen_by(&self, at: Pixel, dy: usize, dx: usize) -> Option<usize> {
         let place = |at: usize, offset: usize, size: usize| {
             let from = (at + self.padding).checked_sub(offset)?;
             (from.is_multiple_of(self.stride) && from / self.stride < size)
@@ -132,7 +143,7 @@ impl fmt::Display for Geometry {
 
 /// Which of a convolution's three tensors is computed from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Pass {
+pub enum Pass {
     /// The output, from input and filter.
     Forward,
     /// The gradient of the input, from that of the output and the filter.

@@ -7,6 +7,7 @@ use super::autograd::Op;
 use super::cpu::f32s;
 use super::gpu::{Arg, Gpu, grid};
 use super::matrix::{Matrix, Store, multiply};
+use super::weight_copies::weight_as;
 
 /// `[R, I]` with a weight `[O, I]` and, as the third input, a bias `[O]` gives `[R, O]`.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,8 @@ fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor>
         if rows == 0 {
             return gpu.empty((0, o), x.dtype());
         }
-        let y = x.matmul(&weight.detach().to_dtype(x.dtype())?.t()?)?;
+        let weight = weight_as(weight, x.dtype())?.t()?;
+        let y = gpu.product(x, &weight, x.dtype(), None)?;
         if let Some(bias) = bias {
             let arguments = [Arg::Tensor(&y), Arg::Tensor(bias), Arg::int(rows)?, Arg::int(o)?];
             gpu.launch("add_bias", y.dtype(), grid::line(rows * o)?, &arguments)?;
@@ -59,8 +61,8 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Tensor, Tenso
             let dweight = Tensor::zeros((o, i), DType::F32, x.device())?;
             return Ok((gpu.empty((0, i), x.dtype())?, dweight));
         }
-        let dx = grad.matmul(&weight.detach().to_dtype(grad.dtype())?)?;
-        return Ok((dx, grad.t()?.matmul(x)?.to_dtype(DType::F32)?));
+        let dx = gpu.product(grad, &weight_as(weight, grad.dtype())?, grad.dtype(), None)?;
+        return Ok((dx, gpu.product(&grad.t()?, x, DType::F32, None)?));
     }
     let (mut dx, mut dweight) = (vec![0.0; rows * i], vec![0.0; o * i]);
     let (x_numbers, weight, grad) = (f32s(x)?, f32s(weight)?, f32s(grad)?);
@@ -107,6 +109,10 @@ impl Op<2> for Linear {
         let (dx, dweight) = backward(x, weight, grad)?;
         Ok([Some(dx), Some(dweight)])
     }
+
+    fn reads_output(&self) -> bool {
+        false
+    }
 }
 
 impl Op<3> for Linear {
@@ -122,5 +128,9 @@ impl Op<3> for Linear {
     ) -> Result<[Option<Tensor>; 3]> {
         let (dx, dweight) = backward(x, weight, grad)?;
         Ok([Some(dx), Some(dweight), Some(column_sums(grad)?)])
+    }
+
+    fn reads_output(&self) -> bool {
+        false
     }
 }

@@ -34,10 +34,14 @@ impl MaxPool {
         Self { kernel, stride, padding, winners: None }
     }
 
+    /// Height or width of the output for that of the input.
+    pub(crate) fn output(&self, side: usize) -> usize {
+        (side + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
     fn geometry(&self, dims: &[usize]) -> Result<Geometry> {
         let &[_, h, w, c] = dims else { bail!("max-pool takes [N, H, W, C], got {dims:?}") };
-        let out = |side: usize| (side + 2 * self.padding - self.kernel) / self.stride + 1;
-        Ok(Geometry { h, w, c, out_h: out(h), out_w: out(w) })
+        Ok(Geometry { h, w, c, out_h: self.output(h), out_w: self.output(w) })
     }
 
     /// The pixels of the window of an output pixel, in reading order, as offsets into one image's
@@ -87,7 +91,7 @@ impl Op<1> for MaxPool {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 1]> {
         let g = self.geometry(x.dims())?;
-        if let (Some(gpu), Some(winners)) = (Gpu::of(x), &self.winners) {
+        if let (Some(gpu), Some(winners)) = (Gpu::of(grad), &self.winners) {
             let dx = gpu.empty(x.shape(), x.dtype())?;
             launch(&gpu, "max_pool_backward", [grad, winners, &dx], x, &dx)?;
             return Ok([Some(dx)]);
@@ -110,6 +114,14 @@ impl Op<1> for MaxPool {
         };
         let (dx, _) = compute(x.elem_count(), image, work);
         Ok([Some(Tensor::from_vec(dx, x.shape(), x.device())?)])
+    }
+
+    fn reads_input(&self, _: usize) -> bool {
+        self.winners.is_none()
+    }
+
+    fn reads_output(&self) -> bool {
+        self.winners.is_none()
     }
 }
 

@@ -130,7 +130,7 @@ impl Op<2> for RoiAlign {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
         let (n, h, w, c) = map.dims4()?;
-        if let Some(gpu) = Gpu::of(map) {
+        if let Some(gpu) = Gpu::of(grad) {
             let dmap = gpu.empty(map.shape(), map.dtype())?;
             let [count, h, w, c] = [boxes.dim(0)?, h, w, c].map(|size| Arg::Int(size as i32));
             let arguments =
@@ -150,6 +150,15 @@ impl Op<2> for RoiAlign {
             }
         });
         Ok([Some(Tensor::from_vec(dmap, map.shape(), map.device())?), None])
+    }
+
+    /// The boxes alone.
+    fn reads_input(&self, index: usize) -> bool {
+        index == 1
+    }
+
+    fn reads_output(&self) -> bool {
+        false
     }
 }
 

@@ -9,6 +9,7 @@ use super::multi_tensor::{Update, ema};
 use crate::model::Parameters;
 use crate::ops::cpu::{CHUNK, change, f32s};
 use crate::ops::gpu::Gpu;
+use crate::ops::weight_copies::forget;
 
 /// Moves `target` towards `online`, whose parameters begin with the same ones in the same order.
 /// Running statistics are each network's own and do not take part. Nothing moves where `loss` is
@@ -39,6 +40,7 @@ pub fn update_ema(
     }
     for (target, online) in pairs() {
         let online = f32s(online.tensor())?;
+        forget(target.tensor());
         change(target.tensor(), |target| {
             let chunks = target.par_chunks_mut(CHUNK).zip(online.par_chunks(CHUNK));
             chunks.for_each(|(target, online)| vectorized!(mix(target, online, tau as f32)));

@@ -11,6 +11,7 @@ use crate::model::Parameter;
 use crate::ops::Gradients;
 use crate::ops::cpu::{CHUNK, change, f32s};
 use crate::ops::gpu::Gpu;
+use crate::ops::weight_copies::forget;
 
 /// Keeps the adaptation finite.
 const EPSILON: f64 = 1e-8;
@@ -83,6 +84,7 @@ impl Sgd {
                     .for_each(|((v, g), p)| vectorized!(accelerate(v, g, p, factors)));
             })?;
             drop(before);
+            forget(parameter);
             let velocity = f32s(velocity)?;
             change(parameter, |parameter| {
                 let chunks = parameter.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ops::gpu::PeakMemory;
 use crate::{Error, Result};
 
 /// The logged numbers of a step.
@@ -37,6 +38,9 @@ pub struct Metrics {
     pub projection_std: Option<f64>,
     /// The same for the target network's projections.
     pub target_std: Option<f64>,
+    /// The most memory of the GPU that was taken so far, in bytes; left out where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<PeakMemory>,
 }
 
 #[cfg(test)]
@@ -55,6 +59,7 @@ impl Metrics {
             online_acc: Some(0.5),
             projection_std: None,
             target_std: Some(0.06),
+            memory: None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod drawing;
 mod guard;
 mod initialize;
 mod learner;
+mod memory;
 mod metrics;
 mod options;
 mod output;
@@ -19,6 +20,7 @@ pub use checkpoint::{Checkpoint, CheckpointInfo};
 pub(crate) use config::check_out;
 pub use config::{Hyperparameters, TrainConfig};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};
+pub use memory::StepMemory;
 pub use metrics::Metrics;
 pub use options::{
     DeviceChoice, Method, OnlineEval, Optimizer, Options, Precision, Preset, Resume, TargetInit,

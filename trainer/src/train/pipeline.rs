@@ -7,10 +7,10 @@ use candle_core::Tensor;
 
 use super::learner::{Computed, Labels, Learner, MicroBatch};
 use super::options::Method;
+use crate::Result;
 use crate::data::{Batch, Classes};
 use crate::model::Regions;
 use crate::ops::gpu::{Array, Fetch, Transfers};
-use crate::{Error, Result};
 
 /// The input of a step.
 pub(super) struct Step<'a> {
@@ -72,13 +72,15 @@ pub(super) struct Pipeline {
     classes: Option<Classes>,
     transfers: Transfers,
     pending: VecDeque<PendingStep>,
+    /// Number of steps that were started.
+    started: u64,
 }
 
 impl Pipeline {
     /// A pipeline that trains `learner` by `method`, with `classes` for its online evaluation.
     pub fn new(learner: Learner, method: Method, classes: Option<Classes>) -> Result<Self> {
         let transfers = Transfers::new(learner.device())?;
-        Ok(Self { learner, method, classes, transfers, pending: VecDeque::new() })
+        Ok(Self { learner, method, classes, transfers, pending: VecDeque::new(), started: 0 })
     }
 
     /// Starts a step, whose numbers [`Pipeline::results`] returns. Micro-batches without matched
@@ -90,12 +92,12 @@ impl Pipeline {
             .iter()
             .filter(|batch| self.method == Method::Byol || batch.matches > 0)
             .collect();
-        let pairs = compared.first().map_or(0, |batch| batch.own_pairs());
-        self.enqueue(step, &compared).map_err(|error| explain_out_of_memory(error, pairs))
-    }
-
-    fn enqueue(&mut self, step: &Step, compared: &[&Batch]) -> Result<bool> {
-        let Some(computed) = self.compute(compared, step.matches)? else {
+        if self.started == 1 {
+            // The first step's memory is all back in the pool when the second asks for its own.
+            self.learner.device().synchronize()?;
+        }
+        self.started += 1;
+        let Some(computed) = self.compute(&compared, step.matches)? else {
             self.learner.update_target(step.ema)?;
             return Ok(false);
         };
@@ -176,15 +178,5 @@ impl PendingStep {
                 embeddings,
             }),
         })
-    }
-}
-
-/// Adds advice to the error of a GPU whose memory is full.
-fn explain_out_of_memory(error: Error, pairs: usize) -> Error {
-    match error {
-        Error::Compute(cause) if cause.to_string().contains("OUT_OF_MEMORY") => {
-            Error::OutOfMemory { pairs }
-        }
-        other => other,
     }
 }

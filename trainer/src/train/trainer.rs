@@ -13,6 +13,7 @@ use super::config::{Hyperparameters, TrainConfig};
 use super::drawing;
 use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
 use super::learner::{Learner, LearnerConfig};
+use super::memory::{StepMemory, explain_out_of_memory};
 use super::metrics::{Interval, Metrics, MetricsLog};
 use super::options::{Method, OnlineEval, Precision, Resume, TargetInit};
 use super::output::Output;
@@ -21,12 +22,16 @@ use super::tensorboard::EventFile;
 use crate::collective::Ranks;
 use crate::data::{Batch, Classes, Dataset, Loader, LoaderConfig, SourceImages};
 use crate::model::HeadSizes;
+use crate::ops::gpu::{self, PeakMemory, plans};
 use crate::optim::{Schedule, ScheduleConfig, SgdConfig};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// SGD's momentum.
 const MOMENTUM: f32 = 0.9;
+
+/// The environment variable that has the plans of convolutions on a GPU reported.
+const LOG_PLANS: &str = "SCRL_LOG_PLANS";
 
 /// The work that a run did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct Summary {
     pub steps: u64,
     /// Time for them.
     pub time: Duration,
+    /// The most memory of the GPU that they took, where it is known.
+    pub memory: Option<PeakMemory>,
 }
 
 /// The steps of a run.
@@ -101,6 +108,7 @@ pub fn train(
         ranks.wait_for_all();
     }
     done.map_err(|error| explain_full_disk(error, &checkpoints))
+        .map_err(|error| explain_out_of_memory(error, config, ranks.size()))
 }
 
 fn train_into(
@@ -147,6 +155,9 @@ fn train_into(
     }
     // No rank is past this point before all have read what they start from.
     agreement::check(ranks, config, dataset, steps.done, &learner)?;
+    if let Some(free) = gpu::free_memory(&device)?.filter(|_| steps.are_left()) {
+        StepMemory::new(config, dataset).check(free, config, ranks.size())?;
+    }
     let mut pipeline = Pipeline::new(learner, method, classes)?;
     let logs = match ranks.is_first() {
         true => {
@@ -192,7 +203,11 @@ fn train_into(
     if ranks.is_first() {
         trainer.output.write_backbone(pipeline.learner())?;
     }
-    Ok(Summary { steps: steps.last.saturating_sub(steps.done), time: start.elapsed() })
+    Ok(Summary {
+        steps: steps.last.saturating_sub(steps.done),
+        time: start.elapsed(),
+        memory: gpu::peak_memory(&device)?,
+    })
 }
 
 fn learner_config(options: &Hyperparameters, classes: Option<&Classes>) -> LearnerConfig {
@@ -327,6 +342,7 @@ impl Trainer<'_> {
                 online_acc: None,
                 projection_std: std.map(|std| std.projections),
                 target_std: std.map(|std| std.targets),
+                memory: gpu::peak_memory(pipeline.learner().device())?,
             });
             self.log(&metrics)?;
             self.check_collapse(number, std);
@@ -379,6 +395,7 @@ impl Trainer<'_> {
         self.interval = Interval::new();
         let Metrics { step, loss, lr, pairs_per_s, data_wait, online_acc, .. } = metrics;
         let accuracy = online_acc.map(|accuracy| format!("  accuracy {:.1} %", 100.0 * accuracy));
+        let is_first = self.logged.is_empty();
         self.logged = format!(
             "  lr {lr:.3e}  {pairs_per_s:.1} pairs/s  data wait {:.0} %{}",
             100.0 * data_wait,
@@ -386,6 +403,9 @@ impl Trainer<'_> {
         );
         self.show(*step, *loss);
         self.reporter.log();
+        if is_first && std::env::var_os(LOG_PLANS).is_some() {
+            plans().iter().for_each(|plan| self.reporter.say(format_args!("plan: {plan}")));
+        }
         Ok(())
     }
 

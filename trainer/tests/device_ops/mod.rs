@@ -207,7 +207,11 @@ pub fn convolutions(place: Place, dtype: DType) {
 /// Batch norm with what surrounds it, and its statistics.
 pub fn batch_norms(place: Place, dtype: DType) {
     let mut bench = bench(place, dtype);
-    for (rows, channels) in [(7, 8), (1, 16), (300, 64), (1111, 264), (64, 2048)] {
+    no_rows(&bench);
+    // With several rows a thread and with few, full rounds of them and not.
+    for (rows, channels) in
+        [(7, 8), (1, 16), (5, 8), (4099, 8), (300, 64), (1111, 264), (64, 2048), (1026, 512)]
+    {
         let x = ((bench.map(&[rows, channels]) * 2.0).unwrap() + 3.0).unwrap();
         let x = x.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
         let residual = bench.map(&[rows, channels]);
@@ -235,11 +239,7 @@ pub fn batch_norms(place: Place, dtype: DType) {
             continue;
         }
         for relu in [true, false] {
-            let op = |statistics: &Tensor| BatchNorm {
-                statistics: statistics.clone(),
-                ranks: ranks.clone(),
-                relu,
-            };
+            let op = |statistics: &Tensor| BatchNorm::new(statistics.clone(), ranks.clone(), relu);
             let given = [(&x, Map), (&weight, Plain), (&bias, Plain)];
             let what = format!("batch norm of {rows} by {channels}, relu {relu}");
             bench.compare::<3, _>(&what, op(&statistics), op(&found), given);
@@ -247,6 +247,25 @@ pub fn batch_norms(place: Place, dtype: DType) {
             bench.compare::<4, _>(&format!("{what}, residual"), op(&statistics), op(&found), given);
         }
     }
+}
+
+/// Batch norm of a map without rows, as of a rank that has no boxes.
+fn no_rows(bench: &Bench) {
+    let on = |shape: &[usize], value: f32, kind| {
+        bench.there(&Tensor::full(value, shape, &Device::Cpu).unwrap(), kind)
+    };
+    let (map, ones) = (on(&[0, 24], 1.0, Map), on(&[24], 1.0, Plain));
+    let (statistics, y, gradients) = bench.place.run(|| {
+        let statistics = batch_statistics(&map, &Ranks::default()).unwrap();
+        let op = BatchNorm::new(statistics.clone(), Ranks::default(), true);
+        let mut tape = Tape::recording();
+        let y = tape.apply(op, [&map, &ones, &ones, &map.copy().unwrap()]).unwrap();
+        let gradients = tape.backward(&y, y.copy().unwrap()).unwrap();
+        (statistics, y, gradients)
+    });
+    assert_eq!(values(&statistics), [0.0; 3 * 24]);
+    assert_eq!(y.dims(), [0, 24]);
+    assert_eq!(values(gradients.get(&ones).unwrap()), [0.0; 24]);
 }
 
 /// The ways from a large map to a small one.
@@ -319,9 +338,9 @@ fn parameters(bench: &mut Bench) -> Vec<Tensor> {
 }
 
 fn as_parameters(tensors: &[Tensor], device: &Device) -> Parameters {
-    let parameter = |(index, tensor): (usize, &Tensor)| Parameter {
-        name: format!("p{index}"),
-        var: Var::from_tensor(&tensor.to_device(device).unwrap()).unwrap(),
+    let parameter = |(index, tensor): (usize, &Tensor)| {
+        let var = Var::from_tensor(&tensor.to_device(device).unwrap()).unwrap();
+        Parameter::new(format!("p{index}"), var)
     };
     Parameters(tensors.iter().enumerate().map(parameter).collect())
 }
@@ -363,6 +382,50 @@ fn compare_optimizer(place: Place, config: SgdConfig) {
         }
     }
     assert_eq!(values(online_there.0[73].tensor()), values(&start[73]));
+}
+
+/// Weights in bfloat16 follow whatever changes the weights.
+pub fn weight_copies(place: Place) {
+    let mut bench = bench(place.clone(), DType::BF16);
+    let start = [[5, 7], [2, 7], [129, 7], [7, 7]].map(|shape| bench.plain(&shape));
+    let [online, target] = [(); 2].map(|()| as_parameters(&start, place.device()));
+    let one = Tensor::eye(7, DType::F32, &Device::Cpu).unwrap();
+    let one = bench.there(&one, Map);
+    // What a linear layer makes of the unit matrix is the weight that it multiplied with.
+    let check = |what: &str| {
+        for parameter in online.0.iter().chain(&target.0) {
+            let weight = parameter.tensor();
+            let used = place.run(|| Tape::forward_only().apply(Linear, [&one, weight])).unwrap();
+            let value = weight.detach().to_dtype(DType::BF16).unwrap();
+            assert_eq!(values(&used.t().unwrap()), values(&value), "{} {what}", parameter.name);
+        }
+    };
+    let config = SgdConfig { momentum: 0.9, trust: Some(1e-3), ..SgdConfig::default() };
+    let mut sgd = Sgd::new(config, online.0.clone()).unwrap();
+    let mut step = |loss: f32| {
+        let loss = Tensor::new(loss, place.device()).unwrap();
+        let gradients = online.0.iter().map(|p| (p.tensor().clone(), p.tensor().copy().unwrap()));
+        sgd.step(&gradients.collect(), &loss, 30.0).unwrap();
+        update_ema(&target, &online, 0.5, Some(&loss)).unwrap();
+    };
+    let before: Vec<Vec<f32>> = target.0.iter().map(|p| values(p.tensor())).collect();
+    check("at first");
+    place.run(|| step(1.0));
+    check("after a step");
+    for (parameter, before) in target.0.iter().zip(before) {
+        assert_ne!(values(parameter.tensor()), before, "{} did not move", parameter.name);
+    }
+    place.run(|| step(f32::NAN));
+    check("after a step that moves nothing");
+    for (online, target) in online.0.iter().zip(&target.0) {
+        online.set(&online.tensor().affine(0.5, 1.0).unwrap()).unwrap();
+        target.set(online.tensor()).unwrap();
+    }
+    check("with another value");
+    place.run(|| step(1.0));
+    check("after another step");
+    step(1.0);
+    check("after a step on the CPU, where the place is one");
 }
 
 /// Everything.

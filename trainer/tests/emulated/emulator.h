@@ -46,6 +46,8 @@ static inline unsigned __float_as_uint(float value) {
     return bits;
 }
 
+static inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
+
 // The bits of a float rounded to bfloat16, to nearest, ties to even.
 static inline unsigned emulated_bf16(float value) {
     const unsigned bits = __float_as_uint(value);

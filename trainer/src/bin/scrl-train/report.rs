@@ -59,4 +59,12 @@ pub fn summary(reporter: &Reporter, summary: &Summary, config: &TrainConfig) {
         output.metrics().display(),
         output.drawing().display()
     ));
+    if let Some(memory) = summary.memory {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        reporter.say(format_args!(
+            "GPU memory: at most {:.1} GiB in use, {:.1} GiB reserved",
+            gib(memory.used),
+            gib(memory.reserved)
+        ));
+    }
 }

@@ -1,62 +1,102 @@
-//! Convolutions on a device: those of 1×1 with stride 1 are matrix products, the others cuDNN's.
+//! Convolutions on a device: those of 1×1 with stride 1 are matrix products, and so is the gradient
+//! of the input of 1×1 with any stride; the others are cuDNN's.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::filter_gradient::filter_gradient;
-use super::products;
+use super::{filter_gradient as cpu_filter_gradient, products};
+use crate::ops::add::{add_in_place, add_pixels};
 use crate::ops::cpu::f32s;
 use crate::ops::geometry::{Geometry, Pass};
 use crate::ops::gpu::Gpu;
 #[cfg(feature = "cuda")]
 use crate::ops::gpu::cuda;
+use crate::ops::weight_copies::weight_as;
 
 /// The most elements that a tensor may have. Many engines index tensors with 32-bit integers.
 const MOST_ELEMENTS: usize = i32::MAX as usize;
 
+/// Whether the gradients of 1×1 filters are matrix products; otherwise they are cuDNN's.
+static FILTERS_ARE_PRODUCTS: AtomicBool = AtomicBool::new(true);
+
+/// Lets cuDNN compute the gradients of 1×1 filters, to measure which way is faster. Both repeat
+/// their bits, but not each other's.
+pub fn filter_gradients_by_cudnn() {
+    FILTERS_ARE_PRODUCTS.store(false, Ordering::Relaxed);
+}
+
 /// The output of `x` with a [`matching_filter`].
 pub(super) fn forward(gpu: &Gpu, g: &Geometry, x: &Tensor, filter: &Tensor) -> Result<Tensor> {
-    if is_product(g) {
-        let y = x.reshape((g.pixels(), g.i))?.matmul(&filter.reshape((g.o, g.i))?.t()?)?;
+    if is_product(g, Pass::Forward) {
+        let filter = filter.reshape((g.o, g.i))?.t()?;
+        let y = gpu.product(&x.reshape((g.pixels(), g.i))?, &filter, x.dtype(), None)?;
         return y.reshape((g.n, g.h, g.w, g.o));
     }
     convolve(gpu, g, Pass::Forward, x, filter)
 }
 
-/// The gradients of `x`, if it is wanted, and of a [`matching_filter`].
-pub(super) fn backward(
+/// The gradient of the input from that of the output, added to the one `before`.
+pub(super) fn data_gradient(
     gpu: &Gpu,
     g: &Geometry,
-    [x, filter, grad]: [&Tensor; 3],
-    input_gradient: bool,
-) -> Result<(Option<Tensor>, Tensor)> {
-    if is_product(g) {
-        let grad = grad.reshape((g.pixels(), g.o))?;
-        let dx = match input_gradient {
-            true => Some(grad.matmul(&filter.reshape((g.o, g.i))?)?.reshape(x.shape())?),
-            false => None,
-        };
-        return Ok((
-            dx,
-            grad.t()?.matmul(&x.reshape((g.pixels(), g.i))?)?.reshape(filter.shape())?,
-        ));
+    grad: &Tensor,
+    filter: &Tensor,
+    before: Option<Tensor>,
+) -> Result<Tensor> {
+    let shape = (g.n, g.h, g.w, g.i);
+    if is_product(g, Pass::Data) {
+        let rows = grad.reshape((g.out_pixels(), g.o))?;
+        let sum = before.clone().filter(|_| g.stride == 1);
+        let product = gpu.product(&rows, &filter.reshape((g.o, g.i))?, grad.dtype(), sum)?;
+        if g.stride == 1 {
+            return product.reshape(shape);
+        }
+        let sum = before.map_or_else(|| Tensor::zeros(shape, grad.dtype(), grad.device()), Ok)?;
+        let values = product.reshape((g.n, g.out_h, g.out_w, g.i))?;
+        add_pixels(gpu, &sum, &values, g.stride)?;
+        return Ok(sum);
     }
-    let dx = match input_gradient {
-        true => Some(convolve(gpu, g, Pass::Data, grad, filter)?),
-        false => None,
-    };
-    Ok((dx, convolve(gpu, g, Pass::Filter, x, grad)?))
+    let gradient = convolve(gpu, g, Pass::Data, grad, filter)?;
+    let Some(before) = before else { return Ok(gradient) };
+    add_in_place(&before, &gradient)?;
+    Ok(before)
+}
+
+/// The gradient of a filter `[O, kh, kw, I]`, float32, added to the one `before`; its input may
+/// have further channels.
+pub(super) fn filter_gradient(
+    gpu: &Gpu,
+    g: &Geometry,
+    x: &Tensor,
+    grad: &Tensor,
+    channels: usize,
+    before: Option<Tensor>,
+) -> Result<Tensor> {
+    if is_product(g, Pass::Filter) && channels == g.i && FILTERS_ARE_PRODUCTS.load(Ordering::Relaxed) {
+        let (rows, x) = (grad.reshape((g.pixels(), g.o))?, x.reshape((g.pixels(), g.i))?);
+        let gradient = gpu.product(&rows.t()?, &x, DType::F32, before)?;
+        return gradient.reshape((g.o, g.kh, g.kw, g.i));
+    }
+    let gradient = convolve(gpu, g, Pass::Filter, x, grad)?;
+    let gradient = gradient.narrow(3, 0, channels)?.to_dtype(DType::F32)?.contiguous()?;
+    let Some(before) = before else { return Ok(gradient) };
+    add_in_place(&before, &gradient)?;
+    Ok(before)
 }
 
 /// The filter in the type of the map, with zeros for channels that only the map has.
 pub(super) fn matching_filter(x: &Tensor, filter: &Tensor) -> Result<Tensor> {
     let missing = x.dim(3)?.saturating_sub(filter.dim(3)?);
-    let filter = filter.detach().to_dtype(x.dtype())?;
+    let filter = weight_as(filter, x.dtype())?;
     if missing == 0 { Ok(filter) } else { filter.pad_with_zeros(3, 0, missing)?.contiguous() }
 }
 
-/// Whether a convolution is a matrix product as it lies in memory.
-fn is_product(g: &Geometry) -> bool {
-    (g.kh, g.kw, g.stride, g.padding) == (1, 1, 1, 0)
+/// Whether a pass is a matrix product. Of 1×1 convolutions with a stride that is the gradient of the
+/// input, each pixel of which goes to one pixel of the output at most.
+pub(super) fn is_product(g: &Geometry, pass: Pass) -> bool {
+    let is_1x1 = (g.kh, g.kw, g.padding) == (1, 1, 0);
+    is_1x1 && (g.stride == 1 || pass == Pass::Data)
 }
 
 /// Fails if one of the tensors is too large for cuDNN.
@@ -94,7 +134,7 @@ fn convolve(gpu: &Gpu, g: &Geometry, pass: Pass, a: &Tensor, b: &Tensor) -> Resu
             let numbers = match pass {
                 Pass::Forward => products::forward(*g, &a_, &b_),
                 Pass::Data => products::data_gradient(*g, &a_, &b_),
-                Pass::Filter => filter_gradient(*g, &a_, &b_),
+                Pass::Filter => cpu_filter_gradient::filter_gradient(*g, &a_, &b_),
             };
             Tensor::from_vec(numbers, shape, a.device())?.to_dtype(a.dtype())
         }

@@ -11,10 +11,11 @@ mod winograd;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::autograd::Op;
+use super::autograd::{Op, sums};
 use super::cpu::f32s;
-use super::geometry::Geometry;
-use super::gpu::Gpu;
+use super::geometry::{Geometry, Pass};
+use super::gpu::{Gpu, grid};
+pub use device::filter_gradients_by_cudnn;
 use filter_gradient::filter_gradient;
 use products::{data_gradient, forward};
 
@@ -31,6 +32,19 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    /// The passes that cuDNN computes on a GPU, with the sizes that it is given; `g` has those on
+    /// the CPU. The others are matrix products or not wanted.
+    pub fn passes_by_cudnn(&self, g: &Geometry, dtype: DType) -> Vec<(Geometry, Pass)> {
+        // Only on the CPU have pixels three channels, see `normalize_pixels`.
+        let g = Geometry { i: g.i.next_multiple_of(grid::lanes(dtype)), ..*g };
+        [Pass::Forward, Pass::Data, Pass::Filter]
+            .into_iter()
+            .filter(|&pass| pass != Pass::Data || self.input_gradient)
+            .filter(|&pass| !device::is_product(&g, pass))
+            .map(|pass| (g, pass))
+            .collect()
+    }
+
     fn geometry(&self, x: &Tensor, filter: &Tensor) -> Result<Geometry> {
         Geometry::new(self.stride, self.padding, x.dims(), filter.dims())
     }
@@ -50,17 +64,11 @@ impl Op<2> for Conv2d {
     fn backward(
         &self,
         [x, filter]: [&Tensor; 2],
-        _: &Tensor,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
-        if let Some(gpu) = Gpu::of(x) {
-            let channels = filter.dim(3)?;
-            let filter = device::matching_filter(x, filter)?;
-            let g = self.geometry(x, &filter)?;
-            let (dx, dfilter) =
-                device::backward(&gpu, &g, [x, &filter, grad], self.input_gradient)?;
-            let dfilter = dfilter.narrow(3, 0, channels)?.to_dtype(DType::F32)?.contiguous()?;
-            return Ok([dx, Some(dfilter)]);
+        if Gpu::of(x).is_some() {
+            return self.backward_onto([x, filter], y, grad, [None, None]);
         }
         let g = self.geometry(x, filter)?;
         let (numbers, weights, grad) = (f32s(x)?, f32s(filter)?, f32s(grad)?);
@@ -73,5 +81,30 @@ impl Op<2> for Conv2d {
         let dfilter =
             Tensor::from_vec(filter_gradient(g, &numbers, &grad), filter.shape(), x.device())?;
         Ok([dx, Some(dfilter)])
+    }
+
+    /// On a device, products add to what is there by themselves.
+    fn backward_onto(
+        &self,
+        [x, filter]: [&Tensor; 2],
+        y: &Tensor,
+        grad: &Tensor,
+        [dx, dfilter]: [Option<Tensor>; 2],
+    ) -> Result<[Option<Tensor>; 2]> {
+        let Some(gpu) = Gpu::of(x) else {
+            return sums([dx, dfilter], self.backward([x, filter], y, grad)?);
+        };
+        let channels = filter.dim(3)?;
+        let filter = device::matching_filter(x, filter)?;
+        let g = self.geometry(x, &filter)?;
+        let dx = match self.input_gradient {
+            true => Some(device::data_gradient(&gpu, &g, grad, &filter, dx)?),
+            false => dx,
+        };
+        Ok([dx, Some(device::filter_gradient(&gpu, &g, x, grad, channels, dfilter)?)])
+    }
+
+    fn reads_output(&self) -> bool {
+        false
     }
 }

@@ -9,15 +9,19 @@ const THREADS: usize = 256;
 /// Packs of channels side by side in a block: a warp's width.
 const MOST_PACKS: usize = 32;
 
-/// Blocks that fill the GPUs of today several times over; sums are cut into about as many pieces.
-const BLOCKS: usize = 1056;
+/// Blocks of a sum, and at most the pieces that it is cut into: as many as the threads that add them
+/// up read at once (`AHEAD` times `SHARERS`). A multiprocessor holds two to four blocks of the kernels
+/// concerned (`cuda_cubins` prints their registers), so that 132 of them, an H100, take one or two
+/// rounds, and what one block of each has on its way keeps the memory busy in a round that is not
+/// full.
+const BLOCKS: usize = 512;
 
-/// Rows of a thread where nothing is summed.
-const ROWS_PER_THREAD: usize = 8;
+/// Rows of a thread where nothing is summed: four times those that it reads at once (`AHEAD`).
+const ROWS_PER_THREAD: usize = 16;
 
-/// Columns, and threads that share them, of a block that adds up columns (`COLUMNS`, `SHARERS`).
-const COLUMNS: usize = 32;
-const SHARERS: usize = 32;
+/// Columns, and threads that share each, of a block that adds up columns (`COLUMNS`, `SHARERS`).
+const COLUMNS: usize = 8;
+const SHARERS: usize = 128;
 
 /// Bytes of a pack, the unit in which maps are read.
 const PACK_BYTES: usize = 16;

@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Result, bail};
 
+use super::PeakMemory;
+
 /// Why no GPU can be used.
 const REASON: &str = "this program was built without --features cuda";
 
@@ -30,7 +32,17 @@ pub fn place(_device: &Device) -> Result<String> {
     Ok(String::new())
 }
 
-/// Bytes of a GPU's memory that are in use: none.
-pub fn memory_in_use(_device: &Device) -> Result<Option<usize>> {
+/// Bytes of a GPU's memory that no program uses: none, as this is the CPU.
+pub fn free_memory(_device: &Device) -> Result<Option<usize>> {
     Ok(None)
+}
+
+/// The most memory of a GPU that was taken: none.
+pub fn peak_memory(_device: &Device) -> Result<Option<PeakMemory>> {
+    Ok(None)
+}
+
+/// A line for each pass that cuDNN computes: none.
+pub fn plans() -> Vec<String> {
+    Vec::new()
 }

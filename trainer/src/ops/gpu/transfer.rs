@@ -7,6 +7,22 @@ use super::array::Array;
 #[cfg(feature = "cuda")]
 use super::cuda::transfer::{CudaFetch, CudaTransfers};
 
+/// The values of a tensor on the host, as they are after the work enqueued so far.
+pub(crate) fn to_host(tensor: &Tensor) -> Result<Tensor> {
+    let here = tensor.to_device(&Device::Cpu)?;
+    // The driver only says that a copy to memory that is not page-locked may be complete.
+    tensor.device().synchronize()?;
+    Ok(here)
+}
+
+/// The least memory of an array of a batch.
+const LEAST_ROOM: usize = 1 << 20;
+
+/// The memory that an array of `bytes` bytes gets, so that larger ones after it seldom need more.
+pub(crate) fn room(bytes: usize) -> usize {
+    bytes.next_power_of_two().max(LEAST_ROOM)
+}
+
 /// Copies to and from a device.
 pub struct Transfers {
     device: Device,

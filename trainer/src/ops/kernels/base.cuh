@@ -8,13 +8,21 @@
 #define THREADS 256
 
 #ifndef SCRL_EMULATED
-// A kernel whose threads never wait for each other.
-#define KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(THREADS) name(__VA_ARGS__)
+// A kernel whose threads never wait for each other. With two blocks a multiprocessor the compiler
+// has 128 registers a thread; left alone it aims at more blocks, and to save registers reads a
+// pack only after it has used the one before.
+#define KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(THREADS, 2) name(__VA_ARGS__)
 // A kernel with barriers.
 #define COOPERATIVE(name, ...) KERNEL(name, __VA_ARGS__)
 // One with barriers whose blocks are COLUMNS by SHARERS threads.
-#define GATHERING(name, ...) extern "C" __global__ void __launch_bounds__(1024) name(__VA_ARGS__)
+#define GATHERING(name, ...)                                                                       \
+    extern "C" __global__ void __launch_bounds__(COLUMNS *SHARERS, 1) name(__VA_ARGS__)
 #endif
+
+// Packs or numbers of a stream that a thread reads before it uses the first. Reads are without a
+// condition, of the last one again where there are no more: behind a branch each would wait for the
+// one before.
+#define AHEAD 4
 
 #ifdef SCRL_BF16
 struct scalar {
@@ -60,9 +68,8 @@ __device__ inline scalar to_scalar(float value) {
 __device__ inline scalar to_scalar(float value) { return value; }
 #endif
 
-// A pack from an address that is a multiple of 16.
-__device__ inline void load_pack(const scalar *from, float (&values)[LANES]) {
-    const uint4 raw = *reinterpret_cast<const uint4 *>(from);
+// The numbers of a pack.
+__device__ inline void unpack(const uint4 &raw, float (&values)[LANES]) {
     const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int word = 0; word < 4; ++word) {
@@ -75,8 +82,13 @@ __device__ inline void load_pack(const scalar *from, float (&values)[LANES]) {
     }
 }
 
+// A pack from an address that is a multiple of 16.
+__device__ inline void load_pack(const scalar *__restrict__ from, float (&values)[LANES]) {
+    unpack(*reinterpret_cast<const uint4 *>(from), values);
+}
+
 // A pack to an address that is a multiple of 16.
-__device__ inline void store_pack(scalar *to, const float (&values)[LANES]) {
+__device__ inline void store_pack(scalar *__restrict__ to, const float (&values)[LANES]) {
     uint4 raw;
 #ifdef SCRL_BF16
     raw.x = pair_of_bf16(values[0], values[1]);
@@ -92,10 +104,25 @@ __device__ inline void store_pack(scalar *to, const float (&values)[LANES]) {
     *reinterpret_cast<uint4 *>(to) = raw;
 }
 
-// LANES float32.
-__device__ inline void load_floats(const float *from, float (&values)[LANES]) {
+// LANES float32 from an address that is a multiple of 16.
+__device__ inline void load_floats(const float *__restrict__ from, float (&values)[LANES]) {
 #pragma unroll
-    for (int lane = 0; lane < LANES; ++lane) values[lane] = from[lane];
+    for (int lane = 0; lane < LANES; lane += 4) {
+        const float4 four = *reinterpret_cast<const float4 *>(from + lane);
+        values[lane] = four.x;
+        values[lane + 1] = four.y;
+        values[lane + 2] = four.z;
+        values[lane + 3] = four.w;
+    }
+}
+
+// LANES float32 to an address that is a multiple of 16.
+__device__ inline void store_floats(float *__restrict__ to, const float (&values)[LANES]) {
+#pragma unroll
+    for (int lane = 0; lane < LANES; lane += 4) {
+        const float4 four = {values[lane], values[lane + 1], values[lane + 2], values[lane + 3]};
+        *reinterpret_cast<float4 *>(to + lane) = four;
+    }
 }
 
 // The sum over a block of THREADS threads, known to all of them; `scratch` has THREADS places.
@@ -111,20 +138,27 @@ __device__ inline double block_sum(double value, double *scratch) {
     return scratch[0];
 }
 
-// Columns, and rows of threads that share them, of the kernels whose blocks are COLUMNS by SHARERS
-// threads.
-#define COLUMNS 32
-#define SHARERS 32
+// Columns, and threads that share each, of the kernels whose blocks are COLUMNS by SHARERS threads:
+// few columns, so that even 64 channels are 8 blocks, and eight float32 side by side, which memory
+// delivers at once.
+#define COLUMNS 8
+#define SHARERS 128
 
-// The sum over threadIdx.y of a COLUMNS by SHARERS block, for each threadIdx.x.
-__device__ inline double sum_of_sharers(double value, double (*scratch)[COLUMNS]) {
-    __syncthreads();
-    scratch[threadIdx.y][threadIdx.x] = value;
-    __syncthreads();
+// The sums over threadIdx.y of a COLUMNS by SHARERS block, for each threadIdx.x, known to the
+// threads of threadIdx.y 0.
+template <int COUNT>
+__device__ inline void sum_of_sharers(double (&values)[COUNT],
+                                      double (&scratch)[COUNT][SHARERS][COLUMNS]) {
+    const int x = threadIdx.x, y = threadIdx.y;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) scratch[i][y][x] = values[i];
     for (int half = SHARERS / 2; half > 0; half /= 2) {
-        if ((int)threadIdx.y < half)
-            scratch[threadIdx.y][threadIdx.x] += scratch[threadIdx.y + half][threadIdx.x];
         __syncthreads();
+        if (y >= half) continue;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) scratch[i][y][x] += scratch[i][y + half][x];
     }
-    return scratch[0][threadIdx.x];
+    if (y != 0) return;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) values[i] = scratch[i][0][x];
 }

@@ -27,45 +27,49 @@ __device__ inline long long at(int row, int channels, int channel) {
     return (long long)row * channels + channel;
 }
 
-// A channel's share of y = x·factor + summand = (x − mean) / √(variance + ε) · weight + bias.
-__device__ inline void load_scale(const float *statistics, const float *weight, const float *bias,
-                                  int channels, int channel, float (&factor)[LANES],
-                                  float (&summand)[LANES]) {
+// The row that a thread reads as number i of AHEAD.
+__device__ inline int row_of(int i, int row, const Tile &tile) {
+    return min(row + i * (int)blockDim.y, tile.end - 1);
+}
+
+__device__ inline void load_rows(const scalar *__restrict__ map, int row, int channels,
+                                 const Tile &tile, uint4 (&packs)[AHEAD]) {
 #pragma unroll
-    for (int lane = 0; lane < LANES; ++lane) {
-        const float mean = statistics[channel + lane],
-                    variance = statistics[channels + channel + lane];
-        factor[lane] = 1.0f / sqrtf(variance + BATCH_NORM_EPSILON) * weight[channel + lane];
-        summand[lane] = bias[channel + lane] - mean * factor[lane];
+    for (int i = 0; i < AHEAD; ++i) {
+        const long long place = at(row_of(i, row, tile), channels, tile.channel);
+        packs[i] = *reinterpret_cast<const uint4 *>(map + place);
     }
 }
 
-// Joins mean and sum of squared differences of `count` rows with those of `other_count` rows (Chan,
-// Golub, LeVeque).
-__device__ inline void join_moments(float &mean, float &m2, float count, float other_mean,
-                                    float other_m2, float other_count) {
-    if (other_count == 0.0f) return;
-    const float total = count + other_count;
-    const float delta = other_mean - mean;
-    mean += delta * (other_count / total);
-    m2 += other_m2 + delta * delta * (count * other_count / total);
+// A channel's share of y = x·factor + summand = (x − mean) / √(variance + ε) · weight + bias.
+__device__ inline void load_scale(const float *__restrict__ statistics,
+                                  const float *__restrict__ weight, const float *__restrict__ bias,
+                                  int channels, int channel, float (&factor)[LANES],
+                                  float (&summand)[LANES]) {
+    float mean[LANES], variance[LANES];
+    load_floats(statistics + channel, mean);
+    load_floats(statistics + channels + channel, variance);
+    load_floats(weight + channel, factor);
+    load_floats(bias + channel, summand);
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        factor[lane] *= rsqrtf(variance[lane] + BATCH_NORM_EPSILON);
+        summand[lane] -= mean[lane] * factor[lane];
+    }
 }
 
 // A block's two sums of each channel, as its piece of pieces [gridDim.x, 2, channels].
-__device__ inline void store_piece(float *pieces, const Tile &tile, int channels,
+__device__ inline void store_piece(float *__restrict__ pieces, const Tile &tile, int channels,
                                    const float (&first)[LANES], const float (&second)[LANES]) {
     float *to = pieces + (long long)blockIdx.x * 2 * channels + tile.channel;
-#pragma unroll
-    for (int lane = 0; lane < LANES; ++lane) {
-        to[lane] = first[lane];
-        to[channels + lane] = second[lane];
-    }
+    store_floats(to, first);
+    store_floats(to + channels, second);
 }
 
 // Mean and sum of squared differences of each channel over a block's rows: pieces [gridDim.x, 2,
 // channels].
-COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channels,
-            int rows_per_block) {
+COOPERATIVE(batch_moments, const scalar *__restrict__ x, float *__restrict__ pieces, int rows,
+            int channels, int rows_per_block) {
     __shared__ float means[THREADS][LANES];
     __shared__ float squares[THREADS][LANES];
     __shared__ float counts[THREADS];
@@ -76,22 +80,28 @@ COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channel
     float count = 0.0f;
     // Differences from the first row keep a large mean from costing precision.
     if (first < tile.end) load_pack(x + at(first, channels, tile.channel), shift);
-#pragma unroll 4
-    for (int row = first; row < tile.end; row += blockDim.y) {
-        float value[LANES];
-        load_pack(x + at(row, channels, tile.channel), value);
+    for (int row = first; row < tile.end; row += AHEAD * blockDim.y) {
+        uint4 packs[AHEAD];
+        load_rows(x, row, channels, tile, packs);
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            const float difference = value[lane] - shift[lane];
-            sum[lane] += difference;
-            square[lane] += difference * difference;
+        for (int i = 0; i < AHEAD; ++i) {
+            const bool inside = row + i * (int)blockDim.y < tile.end;
+            float value[LANES];
+            unpack(packs[i], value);
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                const float difference = inside ? value[lane] - shift[lane] : 0.0f;
+                sum[lane] += difference;
+                square[lane] += difference * difference;
+            }
+            count += inside ? 1.0f : 0.0f;
         }
-        count += 1.0f;
     }
     counts[thread] = count;
+    const float of_one = count > 0.0f ? 1.0f / count : 0.0f;
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        const float drift = count > 0.0f ? sum[lane] / count : 0.0f;
+        const float drift = sum[lane] * of_one;
         means[thread][lane] = shift[lane] + drift;
         squares[thread][lane] = square[lane] - drift * sum[lane];
     }
@@ -99,11 +109,15 @@ COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channel
         const int half = (active + 1) / 2;
         const int other = thread + half * blockDim.x;
         __syncthreads();
-        if ((int)threadIdx.y + half < active) {
+        if ((int)threadIdx.y + half < active && counts[other] > 0.0f) {
+            // Chan, Golub, LeVeque: the moments of two sets of rows together.
+            const float share = counts[other] / (counts[thread] + counts[other]);
 #pragma unroll
             for (int lane = 0; lane < LANES; ++lane) {
-                join_moments(means[thread][lane], squares[thread][lane], counts[thread],
-                             means[other][lane], squares[other][lane], counts[other]);
+                const float delta = means[other][lane] - means[thread][lane];
+                means[thread][lane] += delta * share;
+                squares[thread][lane] +=
+                    squares[other][lane] + delta * delta * (counts[thread] * share);
             }
             counts[thread] += counts[other];
         }
@@ -113,38 +127,59 @@ COOPERATIVE(batch_moments, const scalar *x, float *pieces, int rows, int channel
         store_piece(pieces, tile, channels, means[thread], squares[thread]);
 }
 
+// The two sums of a channel in AHEAD of pieces [end, 2, channels], zeros after the last.
+__device__ inline void load_pieces(const float *__restrict__ pieces, int piece, int end,
+                                   int channels, int channel, float (&first)[AHEAD],
+                                   float (&second)[AHEAD]) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+        const long long place = 2LL * min(piece + i * SHARERS, end - 1) * channels + channel;
+        first[i] = pieces[place];
+        second[i] = pieces[place + channels];
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+        const bool inside = piece + i * SHARERS < end;
+        first[i] = inside ? first[i] : 0.0f;
+        second[i] = inside ? second[i] : 0.0f;
+    }
+}
+
+// The rows of a piece, none after the last piece.
 __device__ inline double rows_of_piece(int piece, int rows, int rows_per_block) {
     return (double)max(0, min(rows_per_block, rows - piece * rows_per_block));
 }
 
-// The pieces of batch_moments become the statistics, zeros of no rows.
-GATHERING(batch_statistics, const float *pieces, int piece_count, float *statistics, int rows,
-          int channels, int rows_per_block) {
-    __shared__ double scratch[SHARERS][COLUMNS];
+// The pieces of batch_moments become the statistics, zeros of no rows. Sums of squares lose nothing
+// in float64: it has room for a mean of ten thousand standard deviations.
+GATHERING(batch_statistics, const float *__restrict__ pieces, int piece_count,
+          float *__restrict__ statistics, int rows, int channels, int rows_per_block) {
+    __shared__ double scratch[2][SHARERS][COLUMNS];
     const int channel = blockIdx.x * COLUMNS + threadIdx.x;
-    const bool inside = channel < channels;
-    double sum = 0.0;
-    for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
-        const double count = rows_of_piece(piece, rows, rows_per_block);
-        sum += count * pieces[(long long)piece * 2 * channels + channel];
+    const int end = channel < channels ? piece_count : 0;
+    double sums[2] = {};  // Σx and Σx²
+    for (int piece = threadIdx.y; piece < end; piece += AHEAD * SHARERS) {
+        float means[AHEAD], squares[AHEAD];
+        load_pieces(pieces, piece, end, channels, channel, means, squares);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const double count = rows_of_piece(piece + i * SHARERS, rows, rows_per_block);
+            sums[0] += count * means[i];
+            sums[1] += squares[i] + count * means[i] * means[i];
+        }
     }
-    const double n = max(rows, 1);
-    const double mean = sum_of_sharers(sum, scratch) / n;
-    sum = 0.0;
-    for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
-        const float *moments = pieces + (long long)piece * 2 * channels + channel;
-        const double drift = moments[0] - mean;
-        sum += moments[channels] + rows_of_piece(piece, rows, rows_per_block) * drift * drift;
-    }
-    const double variance = sum_of_sharers(sum, scratch) / n;
-    if (!inside || threadIdx.y != 0) return;
+    sum_of_sharers(sums, scratch);
+    if (channel >= channels || threadIdx.y != 0) return;
+    const double n = max(rows, 1), mean = sums[0] / n, variance = sums[1] / n - mean * mean;
     statistics[channel] = (float)mean;
-    statistics[channels + channel] = (float)variance;
+    // Not by fmax, which would turn NaN into zero.
+    statistics[channels + channel] = variance < 0.0 ? 0.0f : (float)variance;
     statistics[2 * channels + channel] = (float)rows;
 }
 
 // The statistics of the ranks, [ranks, 3, channels], become those of all their rows.
-KERNEL(join_statistics, const float *of_ranks, int ranks, float *statistics, int channels) {
+KERNEL(join_statistics, const float *__restrict__ of_ranks, int ranks,
+       float *__restrict__ statistics, int channels) {
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
     if (channel >= channels) return;
     double rows = 0.0, sum = 0.0;
@@ -176,54 +211,66 @@ KERNEL(update_running, const float *statistics, float *mean, float *variance, in
     variance[channel] += momentum * (statistics[channels + channel] * unbiased - variance[channel]);
 }
 
-// y = x·factor + summand, plus the residual where there is one, then ReLU if `relu`.
-KERNEL(batch_norm, const scalar *x, const float *statistics, const float *weight, const float *bias,
-       const scalar *residual, scalar *y, int rows, int channels, int rows_per_block, int relu) {
+// y = x·factor + summand, plus the residual where there is one, then ReLU if `relu`. Where
+// `positive` is given, a bit for each value, a byte for each pack, says whether it is positive.
+KERNEL(batch_norm, const scalar *__restrict__ x, const float *__restrict__ statistics,
+       const float *__restrict__ weight, const float *__restrict__ bias,
+       const scalar *__restrict__ residual, scalar *__restrict__ y,
+       unsigned char *__restrict__ positive, int rows, int channels, int rows_per_block, int relu) {
     const Tile tile = tile_of(rows, channels, rows_per_block);
     if (!tile.inside) return;
     float factor[LANES], summand[LANES];
     load_scale(statistics, weight, bias, channels, tile.channel, factor, summand);
-#pragma unroll 4
-    for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
-        const long long place = at(row, channels, tile.channel);
-        float value[LANES], other[LANES] = {};
-        load_pack(x + place, value);
-        if (residual != nullptr) load_pack(residual + place, other);
+    for (int row = tile.begin + threadIdx.y; row < tile.end; row += AHEAD * blockDim.y) {
+        uint4 packs[AHEAD], others[AHEAD] = {};
+        load_rows(x, row, channels, tile, packs);
+        if (residual != nullptr) load_rows(residual, row, channels, tile, others);
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            float result = value[lane] * factor[lane] + summand[lane];
-            if (residual != nullptr) result += other[lane];
-            // Not by fmaxf, which would turn NaN into zero and hide it.
-            value[lane] = relu && result < 0.0f ? 0.0f : result;
+        for (int i = 0; i < AHEAD; ++i) {
+            float value[LANES], other[LANES];
+            unpack(packs[i], value);
+            unpack(others[i], other);
+            unsigned bits = 0;
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                const float result = value[lane] * factor[lane] + summand[lane] + other[lane];
+                // Not by fmaxf, which would turn NaN into zero and hide it.
+                value[lane] = relu && result < 0.0f ? 0.0f : result;
+                bits |= (unsigned)(result > 0.0f) << lane;
+            }
+            if (row + i * (int)blockDim.y >= tile.end) continue;
+            const long long place = at(row_of(i, row, tile), channels, tile.channel);
+            store_pack(y + place, value);
+            if (positive != nullptr) positive[place / LANES] = (unsigned char)bits;
         }
-        store_pack(y + place, value);
     }
 }
 
 // Where the gradient of a batch norm's result is passed on.
-#define MASK_NONE 0    // everywhere
-#define MASK_OWN 1     // where x·factor + summand > 0: ReLU followed directly
-#define MASK_RESULT 2  // where the result of ReLU, given as a map, is positive
+#define MASK_NONE 0  // everywhere
+#define MASK_OWN 1   // where x·factor + summand > 0: ReLU followed directly
+#define MASK_BITS 2  // where batch_norm wrote a bit
 
-// dy before ReLU, for a pack of one row.
-__device__ inline void masked_gradient(float (&gradient)[LANES], const float (&value)[LANES],
-                                       const float (&factor)[LANES], const float (&summand)[LANES],
-                                       const scalar *result, int mask) {
-    if (mask == MASK_NONE) return;
-    float positive[LANES];
-    if (mask == MASK_RESULT) load_pack(result, positive);
+// dy before ReLU, for a pack of one row: passed on where `bits` has a bit and, with MASK_OWN, the
+// normalized value is positive.
+__device__ inline void mask_gradient(float (&gradient)[LANES], const float (&value)[LANES],
+                                     const float (&factor)[LANES], const float (&summand)[LANES],
+                                     unsigned bits, int mask) {
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        if (mask == MASK_OWN) positive[lane] = value[lane] * factor[lane] + summand[lane];
-        if (!(positive[lane] > 0.0f)) gradient[lane] = 0.0f;
+        const bool positive = value[lane] * factor[lane] + summand[lane] > 0.0f;
+        const bool passed = (bits >> lane & 1u) && (positive || mask != MASK_OWN);
+        gradient[lane] = passed ? gradient[lane] : 0.0f;
     }
 }
 
 // Σ dy·(x − mean) and Σ dy of each channel over a block's rows: pieces [gridDim.x, 2, channels].
 // The masked gradient is written to `masked` where that is given.
-COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *result, int mask,
-            const float *statistics, const float *weight, const float *bias, float *pieces,
-            scalar *masked, int rows, int channels, int rows_per_block) {
+COOPERATIVE(batch_norm_sums, const scalar *__restrict__ x, const scalar *__restrict__ dy,
+            const unsigned char *__restrict__ positive, int mask,
+            const float *__restrict__ statistics, const float *__restrict__ weight,
+            const float *__restrict__ bias, float *__restrict__ pieces,
+            scalar *__restrict__ masked, int rows, int channels, int rows_per_block) {
     __shared__ float products[THREADS][LANES];
     __shared__ float plain[THREADS][LANES];
     const Tile tile = tile_of(rows, channels, rows_per_block);
@@ -231,18 +278,30 @@ COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *re
     float mean[LANES], factor[LANES], summand[LANES], product[LANES] = {}, sum[LANES] = {};
     load_floats(statistics + tile.channel, mean);
     load_scale(statistics, weight, bias, channels, tile.channel, factor, summand);
-#pragma unroll 2
-    for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
-        const long long place = at(row, channels, tile.channel);
-        float value[LANES], gradient[LANES];
-        load_pack(x + place, value);
-        load_pack(dy + place, gradient);
-        masked_gradient(gradient, value, factor, summand, result + place, mask);
-        if (masked != nullptr && tile.inside) store_pack(masked + place, gradient);
+    for (int row = tile.begin + threadIdx.y; row < tile.end; row += AHEAD * blockDim.y) {
+        uint4 packs[AHEAD], gradients[AHEAD];
+        unsigned bits[AHEAD];
+        load_rows(x, row, channels, tile, packs);
+        load_rows(dy, row, channels, tile, gradients);
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            product[lane] += (value[lane] - mean[lane]) * gradient[lane];
-            sum[lane] += gradient[lane];
+        for (int i = 0; i < AHEAD; ++i) {
+            const long long place = at(row_of(i, row, tile), channels, tile.channel);
+            bits[i] = mask == MASK_BITS ? positive[place / LANES] : ~0u;
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const bool inside = row + i * (int)blockDim.y < tile.end;
+            float value[LANES], gradient[LANES];
+            unpack(packs[i], value);
+            unpack(gradients[i], gradient);
+            mask_gradient(gradient, value, factor, summand, inside ? bits[i] : 0, mask);
+            if (masked != nullptr && inside && tile.inside)
+                store_pack(masked + at(row_of(i, row, tile), channels, tile.channel), gradient);
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                product[lane] += (value[lane] - mean[lane]) * gradient[lane];
+                sum[lane] += gradient[lane];
+            }
         }
     }
 #pragma unroll
@@ -270,30 +329,34 @@ COOPERATIVE(batch_norm_sums, const scalar *x, const scalar *dy, const scalar *re
 // The pieces of batch_norm_sums, or the sums of all ranks, become the gradients of weight and bias,
 // the sums [2, channels] of all pieces, and the coefficients [2, channels] of dx = dy·factor +
 // x·slope + offset; each where it is given.
-GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, const float *statistics,
-          const float *weight, float *dweight, float *dbias, float *sums, float *coefficients,
-          int channels) {
-    __shared__ double scratch[SHARERS][COLUMNS];
+GATHERING(batch_norm_coefficients, const float *__restrict__ pieces, int piece_count,
+          const float *__restrict__ statistics, const float *__restrict__ weight,
+          float *__restrict__ dweight, float *__restrict__ dbias, float *__restrict__ all_sums,
+          float *__restrict__ coefficients, int channels) {
+    __shared__ double scratch[2][SHARERS][COLUMNS];
     const int channel = blockIdx.x * COLUMNS + threadIdx.x;
-    const bool inside = channel < channels;
-    double product = 0.0, plain = 0.0;
-    for (int piece = threadIdx.y; inside && piece < piece_count; piece += SHARERS) {
-        const float *of_piece = pieces + (long long)piece * 2 * channels + channel;
-        product += of_piece[0];
-        plain += of_piece[channels];
+    const int end = channel < channels ? piece_count : 0;
+    double sums[2] = {};  // Σ dy·(x − mean) and Σ dy
+    for (int piece = threadIdx.y; piece < end; piece += AHEAD * SHARERS) {
+        float products[AHEAD], plain[AHEAD];
+        load_pieces(pieces, piece, end, channels, channel, products, plain);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            sums[0] += products[i];
+            sums[1] += plain[i];
+        }
     }
-    product = sum_of_sharers(product, scratch);
-    plain = sum_of_sharers(plain, scratch);
-    if (!inside || threadIdx.y != 0) return;
+    sum_of_sharers(sums, scratch);
+    if (channel >= channels || threadIdx.y != 0) return;
     const float inverse = 1.0f / sqrtf(statistics[channels + channel] + BATCH_NORM_EPSILON);
-    const float weight_sum = (float)(product * inverse), bias_sum = (float)plain;
+    const float weight_sum = (float)(sums[0] * inverse), bias_sum = (float)sums[1];
     if (dweight != nullptr) {
         dweight[channel] = weight_sum;
         dbias[channel] = bias_sum;
     }
-    if (sums != nullptr) {
-        sums[channel] = (float)product;
-        sums[channels + channel] = bias_sum;
+    if (all_sums != nullptr) {
+        all_sums[channel] = (float)sums[0];
+        all_sums[channels + channel] = bias_sum;
     }
     if (coefficients == nullptr) return;
     const float mean = statistics[channel], n = statistics[2 * channels + channel];
@@ -304,27 +367,33 @@ GATHERING(batch_norm_coefficients, const float *pieces, int piece_count, const f
 }
 
 // dx = dy·factor + x·slope + offset, dy masked as in batch_norm_sums.
-KERNEL(batch_norm_backward, const scalar *x, const scalar *dy, int mask, const float *statistics,
-       const float *weight, const float *bias, const float *coefficients, scalar *dx, int rows,
-       int channels, int rows_per_block) {
+KERNEL(batch_norm_backward, const scalar *__restrict__ x, const scalar *__restrict__ dy, int mask,
+       const float *__restrict__ statistics, const float *__restrict__ weight,
+       const float *__restrict__ bias, const float *__restrict__ coefficients,
+       scalar *__restrict__ dx, int rows, int channels, int rows_per_block) {
     const Tile tile = tile_of(rows, channels, rows_per_block);
     if (!tile.inside) return;
     float factor[LANES], summand[LANES], slope[LANES], offset[LANES];
     load_scale(statistics, weight, bias, channels, tile.channel, factor, summand);
     load_floats(coefficients + tile.channel, slope);
     load_floats(coefficients + channels + tile.channel, offset);
-#pragma unroll 4
-    for (int row = tile.begin + threadIdx.y; row < tile.end; row += blockDim.y) {
-        const long long place = at(row, channels, tile.channel);
-        float value[LANES], gradient[LANES];
-        load_pack(x + place, value);
-        load_pack(dy + place, gradient);
-        masked_gradient(gradient, value, factor, summand, nullptr, mask);
+    for (int row = tile.begin + threadIdx.y; row < tile.end; row += AHEAD * blockDim.y) {
+        uint4 packs[AHEAD], gradients[AHEAD];
+        load_rows(x, row, channels, tile, packs);
+        load_rows(dy, row, channels, tile, gradients);
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            gradient[lane] =
-                gradient[lane] * factor[lane] + value[lane] * slope[lane] + offset[lane];
+        for (int i = 0; i < AHEAD; ++i) {
+            float value[LANES], gradient[LANES];
+            unpack(packs[i], value);
+            unpack(gradients[i], gradient);
+            mask_gradient(gradient, value, factor, summand, ~0u, mask);
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                gradient[lane] =
+                    gradient[lane] * factor[lane] + value[lane] * slope[lane] + offset[lane];
+            }
+            if (row + i * (int)blockDim.y < tile.end)
+                store_pack(dx + at(row_of(i, row, tile), channels, tile.channel), gradient);
         }
-        store_pack(dx + place, gradient);
     }
 }

@@ -1,6 +1,7 @@
 // Every kernel for feature maps of float32.
 
 #include "base.cuh"
+#include "add.cuh"
 #include "batch_norm.cuh"
 #include "pool.cuh"
 #include "roi_align.cuh"

@@ -7,16 +7,23 @@ KERNEL(add_bias, scalar *matrix, const float *bias, int rows, int columns) {
     matrix[index] = to_scalar(to_float(matrix[index]) + bias[index % columns]);
 }
 
-// The sum of each column of a matrix [rows, columns]. A block takes COLUMNS columns, so that reads
-// are side by side.
-GATHERING(column_sums, const scalar *matrix, float *sums, int rows, int columns) {
-    __shared__ double scratch[SHARERS][COLUMNS];
+// The sum of each column of a matrix [rows, columns].
+GATHERING(column_sums, const scalar *__restrict__ matrix, float *__restrict__ sums, int rows,
+          int columns) {
+    __shared__ double scratch[1][SHARERS][COLUMNS];
     const int column = blockIdx.x * COLUMNS + threadIdx.x;
-    const bool inside = column < columns;
-    double sum = 0.0;
-    for (int row = threadIdx.y; inside && row < rows; row += SHARERS) {
-        sum += to_float(matrix[(long long)row * columns + column]);
+    const int end = column < columns ? rows : 0;
+    double sum[1] = {};
+    for (int row = threadIdx.y; row < end; row += AHEAD * SHARERS) {
+        float values[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const long long place = (long long)min(row + i * SHARERS, end - 1) * columns + column;
+            values[i] = to_float(matrix[place]);
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) sum[0] += row + i * SHARERS < end ? values[i] : 0.0f;
     }
-    sum = sum_of_sharers(sum, scratch);
-    if (inside && threadIdx.y == 0) sums[column] = (float)sum;
+    sum_of_sharers(sum, scratch);
+    if (column < columns && threadIdx.y == 0) sums[column] = (float)sum[0];
 }

@@ -41,6 +41,7 @@ fn rejects(status: Status) -> bool {
 #[derive(Clone, Copy)]
 pub(super) enum Value<'a> {
     Integers(&'a [i64]),
+    Text(&'a str),
     Float(f32),
     DataType(cudnnDataType_t),
     ConvolutionMode(cudnnConvolutionMode_t),
@@ -98,6 +99,7 @@ impl Descriptor {
     fn set(&self, name: Attribute, value: Value) -> Result<()> {
         let (kind, count, elements): (AttributeType, usize, *const c_void) = match &value {
             Value::Integers(values) => (CUDNN_TYPE_INT64, values.len(), values.as_ptr().cast()),
+            Value::Text(text) => (CUDNN_TYPE_CHAR, text.len(), text.as_ptr().cast()),
             Value::Addresses(values) => (CUDNN_TYPE_VOID_PTR, values.len(), values.as_ptr().cast()),
             Value::Float(value) => (CUDNN_TYPE_FLOAT, 1, ptr::from_ref(value).cast()),
             Value::DataType(value) => (CUDNN_TYPE_DATA_TYPE, 1, ptr::from_ref(value).cast()),

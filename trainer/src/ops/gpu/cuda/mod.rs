@@ -2,22 +2,35 @@
 
 mod cudnn;
 mod descriptor;
+mod engines;
 mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
+mod operation;
+mod plan;
+mod products;
 pub(super) mod transfer;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{c_int, c_void};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda::DeviceId;
 use candle_core::{CudaDevice, Device, Error, Result, Shape, Tensor, bail};
-use cudarc::driver::sys::{self, CUmemPool_attribute_enum as PoolAttribute};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute_enum as Attribute, CUmemPool_attribute_enum as PoolAttribute,
+};
 use cudarc::driver::{CudaContext, DevicePtr, result};
 
-use self::cudnn::{Convolutions, Order};
+use self::cudnn::Convolutions;
+pub use self::cudnn::version as cudnn_version;
+pub use self::engines::{Engines, engines_without_device};
+use self::operation::{Order, Work};
+pub use self::plan::Engine;
+pub(crate) use self::products::multiply;
+use super::PeakMemory;
 use super::address::address;
 use super::grid::Grid;
 use crate::ops::geometry::{Geometry, Pass};
@@ -31,6 +44,19 @@ const CUDA_VERSION: &str = env!("SCRL_CUDA_VERSION");
 
 /// From this compute capability on, kernels are compiled for features of just one.
 const FIRST_SPECIFIC: i32 = 90;
+
+/// The oldest compute capability that multiplies bfloat16.
+const OLDEST: i32 = 80;
+
+/// Both modules of kernels: their names and their PTX.
+const MODULES: [(&str, &str); 2] = [("scrl_f32", kernels::F32), ("scrl_bf16", kernels::BF16)];
+
+/// A kernel that both modules have.
+const ANY_KERNEL: &str = "add";
+
+/// The devices that were opened. They are kept to the end of the process, as the destructors of
+/// cuBLAS's and cuRAND's handles panic after an error of the GPU, and would hide its cause.
+static OPENED: Mutex<BTreeMap<usize, CudaDevice>> = Mutex::new(BTreeMap::new());
 
 thread_local! {
     /// cuDNN and its plans, for each device.
@@ -66,8 +92,20 @@ fn check(number: usize) -> std::result::Result<Option<String>, result::DriverErr
             "the driver knows CUDA {driver}, this program is of CUDA {needed}: update it"
         )));
     }
-    let (major, minor) = CudaContext::new(number)?.compute_capability()?;
+    let gpu = result::device::get(number as c_int)?;
+    let [major, minor] = [
+        Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+        Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    ]
+    // SAFETY: the driver returned this device.
+    .map(|attribute| unsafe { result::device::get_attribute(gpu, attribute) });
+    let (major, minor) = (major?, minor?);
     let (found, built) = (10 * major + minor, COMPUTE_CAPABILITY.parse().unwrap_or(0));
+    if found < OLDEST {
+        return Ok(Some(format!(
+            "GPU {number} has compute capability {major}.{minor}, 8.0 or newer is needed"
+        )));
+    }
     if found != built && (found < built || built >= FIRST_SPECIFIC) {
         let reason =
             format!("GPU {number} has compute capability {found}, this program is for {built}");
@@ -80,19 +118,30 @@ fn check(number: usize) -> std::result::Result<Option<String>, result::DriverErr
     Ok(None)
 }
 
-/// The GPU of this number as a device of candle's with a stream of its own.
+/// The GPU of this number as a device of candle's with a stream of its own, with its kernels
+/// loaded, for which the driver compiles them when they run on a kind of GPU for the first time.
+/// Every call gives the same device.
 ///
 /// # Errors
 /// If it cannot be used, see [`why_not`].
 pub fn open(number: usize) -> Result<Device> {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = opened.get(&number) {
+        return Ok(Device::Cuda(device.clone()));
+    }
     if let Some(reason) = why_not(number) {
         bail!("{reason}");
     }
     let device = CudaDevice::new_with_stream(number)?;
+    opened.insert(number, device.clone());
     // SAFETY: tensors are made and used on this one stream; `transfer.rs` orders the copies to and
     // from them itself.
     unsafe { device.disable_event_tracking() };
     keep_memory(&device).map_err(Error::wrap)?;
+    products::set_up(&device)?;
+    for (module, ptx) in MODULES {
+        device.get_or_load_custom_func(ANY_KERNEL, module, ptx)?;
+    }
     Ok(Device::Cuda(device))
 }
 
@@ -111,25 +160,50 @@ pub fn place(device: &Device) -> Result<String> {
     Ok(format!("GPU {id} of {}", host.trim()))
 }
 
-/// Bytes of the GPU's memory that are in use, by this program and others; `None` on the CPU.
-pub fn memory_in_use(device: &Device) -> Result<Option<usize>> {
+/// Bytes of the GPU's memory that no program uses; `None` on the CPU.
+pub fn free_memory(device: &Device) -> Result<Option<usize>> {
     let Device::Cuda(device) = device else { return Ok(None) };
-    let (free, all) = device.cuda_stream().context().mem_get_info().map_err(Error::wrap)?;
-    Ok(Some(all - free))
+    device.cuda_stream().context().mem_get_info().map(|(free, _)| Some(free)).map_err(Error::wrap)
+}
+
+/// The most memory of a GPU that tensors and workspaces have taken so far; `None` on the CPU, and
+/// on GPUs without memory pools.
+pub fn peak_memory(device: &Device) -> Result<Option<PeakMemory>> {
+    let Device::Cuda(device) = device else { return Ok(None) };
+    let Some(pool) = memory_pool(device).map_err(Error::wrap)? else { return Ok(None) };
+    let value = |attribute| {
+        let mut bytes = 0u64;
+        // SAFETY: the pool is a device's own, and the attribute is a 64-bit number.
+        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }
+            .map(|()| bytes)
+            .map_err(Error::wrap)
+    };
+    Ok(Some(PeakMemory {
+        used: value(PoolAttribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?,
+        reserved: value(PoolAttribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)?,
+    }))
+}
+
+/// The pool that the device's memory comes from. Some virtual GPUs have none.
+fn memory_pool(
+    device: &CudaDevice,
+) -> std::result::Result<Option<sys::CUmemoryPool>, result::DriverError> {
+    let stream = device.cuda_stream();
+    if !stream.context().has_async_alloc() {
+        return Ok(None);
+    }
+    // SAFETY: the device is that of a context that lives.
+    unsafe { result::device::get_default_mem_pool(stream.context().cu_device()) }.map(Some)
 }
 
 /// Lets the pool keep what was freed, instead of giving it back to the system whenever the host
 /// waits for the device.
 fn keep_memory(device: &CudaDevice) -> std::result::Result<(), result::DriverError> {
-    let stream = device.cuda_stream();
+    let Some(pool) = memory_pool(device)? else { return Ok(()) };
     let mut threshold = u64::MAX;
-    // SAFETY: the device is that of a context that lives, and the threshold is of the attribute's
-    // type.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(stream.context().cu_device())?;
-        let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
-    }
+    let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is a device's own, and the threshold is of the attribute's type.
+    unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()) }
 }
 
 /// Starts a kernel.
@@ -140,8 +214,7 @@ pub(super) fn launch(
     grid: Grid,
     arguments: &mut [*mut c_void],
 ) -> Result<()> {
-    let (module, ptx) =
-        if bf16 { ("scrl_bf16", kernels::BF16) } else { ("scrl_f32", kernels::F32) };
+    let (module, ptx) = MODULES[usize::from(bf16)];
     let function = device.get_or_load_custom_func(kernel, module, ptx)?;
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(Error::wrap)?;
@@ -192,6 +265,19 @@ pub(crate) fn convolve(
             run(device, convolutions, g, plan, (n, c, h, w).into(), &swapped(a)?, &swapped(b)?)?;
         result.permute((0, 2, 3, 1))?.contiguous()
     })
+}
+
+/// A line for each pass that this thread has planned: its engine, and how cuDNN ranks it.
+pub fn plans() -> Vec<String> {
+    let line = |(&(g, pass, dtype, order), engine): (&Work, Option<&Engine>)| {
+        let engine = engine.map_or("no engine".to_owned(), Engine::to_string);
+        format!("{pass} of a {g}, {dtype:?} {order:?}: {engine}")
+    };
+    let mut lines: Vec<String> = CONVOLUTIONS.with_borrow(|all| {
+        all.values().flat_map(|convolutions| convolutions.engines().map(line)).collect()
+    });
+    lines.sort();
+    lines
 }
 
 /// Starts a planned pass.

@@ -7,17 +7,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::{CudaDevice, DType, Device, Error, Result, Shape, Tensor};
+use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result};
 use rayon::prelude::*;
 
 use crate::ops::gpu::address::address;
 use crate::ops::gpu::array::Array;
+use crate::ops::gpu::transfer::room;
 
 /// Bytes that a thread copies at a time.
 const COPY_BYTES: usize = 1 << 20;
 
 /// Bytes for the results of a step.
 const FETCHED_BYTES: usize = 256;
+
+/// Of events that the host waits for: asleep, not spinning on a core that could decode images.
+const ASLEEP: Option<CUevent_flags> = Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC);
 
 /// Page-locked memory of the host, which the GPU copies from and to by itself.
 struct Pinned {
@@ -99,8 +104,8 @@ impl CudaTransfers {
         let stream = device.cuda_stream();
         let context = stream.context();
         let slot = || -> Result<Slot> {
-            let event = || context.new_event(None).map_err(Error::wrap);
-            Ok(Slot { buffers: Vec::new(), copied: event()?, used: event()? })
+            let event = |flags| context.new_event(flags).map_err(Error::wrap);
+            Ok(Slot { buffers: Vec::new(), copied: event(ASLEEP)?, used: event(None)? })
         };
         let (slots, copies) = ([slot()?, slot()?], context.new_stream().map_err(Error::wrap)?);
         Ok(Self { device: device.clone(), copies, slots, turn: 0, fetched: Rc::default() })
@@ -148,7 +153,7 @@ impl CudaTransfers {
         // SAFETY: both sides hold these bytes; the host's are not touched until `done`.
         unsafe { result::memcpy_dtoh_async(to, address(tensor)?, stream.cu_stream()) }
             .map_err(Error::wrap)?;
-        let done = stream.record_event(None).map_err(Error::wrap)?;
+        let done = stream.record_event(ASLEEP).map_err(Error::wrap)?;
         Ok(CudaFetch { host, count, done, fetched: self.fetched.clone() })
     }
 }
@@ -162,7 +167,7 @@ impl Slot {
             if self.buffers.get(index).is_some_and(|buffer| buffer.host.bytes >= bytes.len()) {
                 continue;
             }
-            let room = bytes.len().next_power_of_two().max(COPY_BYTES);
+            let room = room(bytes.len());
             let count = room / dtype.size_in_bytes();
             let buffer = Buffer {
                 host: Pinned::new(stream.context(), room)?,

@@ -1,0 +1,269 @@
+//! The memory of a GPU that a step needs, computed from the shapes of its tensors.
+//!
+//! A step has most in memory when the way back begins: every map that the way back reads, see
+//! [`Op::reads_input`](crate::ops::Op::reads_input), and the gradients of the last block.
+
+use candle_core::DType;
+
+use super::config::TrainConfig;
+use super::options::{Method, Precision};
+use crate::data::Dataset;
+use crate::model::{Arch, HeadSizes, STEM_CHANNELS};
+use crate::ops::gpu::room;
+use crate::{Error, Result};
+
+/// What decides about the memory of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepMemory {
+    /// The backbone.
+    pub arch: Arch,
+    /// The heads.
+    pub sizes: HeadSizes,
+    /// The type of the feature maps.
+    pub dtype: DType,
+    /// Side of a view in pixels.
+    pub side: usize,
+    /// The most matched boxes of a pair; `None` for BYOL.
+    pub boxes: Option<usize>,
+    /// Whether gradients are kept from one micro-batch to the next.
+    pub accumulates: bool,
+}
+
+/// Gradients of the last map that are in memory at the same time: of the result, of the residual
+/// and of the input of its batch norm, but without the result itself.
+const LAST_GRADIENTS: usize = 3 - 1;
+
+/// Room for the workspaces of cuDNN and cuBLAS, and for what the pool cannot use again.
+const WORKSPACE: usize = 400 << 20;
+
+/// Bytes of a pack, to which the channels of the views are padded.
+const PACK: usize = 16;
+
+impl StepMemory {
+    /// Of the steps of a run.
+    pub fn new(config: &TrainConfig, dataset: &Dataset) -> Self {
+        let (options, shards) = (&config.hyperparameters, &dataset.manifest().options);
+        Self {
+            arch: options.arch,
+            sizes: HeadSizes { hidden: options.hidden, projection: options.projection },
+            dtype: match options.precision {
+                Precision::Bf16 => DType::BF16,
+                Precision::F32 => DType::F32,
+            },
+            side: shards.size as usize,
+            boxes: (options.method == Method::Scrl).then_some(shards.boxes as usize),
+            accumulates: options.accumulate > 1,
+        }
+    }
+
+    /// Bytes of a step of `pairs` pairs on one GPU, beside the parameters, their velocities, and
+    /// the workspaces of cuDNN and cuBLAS.
+    pub fn bytes(&self, pairs: usize) -> usize {
+        let (views, element) = (2 * pairs, self.dtype.size_in_bytes());
+        let rows = self.boxes.map_or(views, |boxes| views * boxes);
+        let HeadSizes { hidden, projection } = self.sizes;
+        let inputs = self.arch.channels();
+        // Of each row: the features, the projection and the prediction of the online network, both
+        // layers of its heads before and after batch norm, and the target.
+        let of_row = inputs + 4 * hidden + 3 * projection;
+        let head = |inputs: usize| hidden * (inputs + projection);
+        let gradients = match self.accumulates {
+            true => self.backbone_parameters(),
+            false => 0,
+        } + head(inputs)
+            + head(projection);
+        // Weights as bfloat16, of both networks.
+        let copies = match self.dtype {
+            DType::BF16 => 2 * (self.backbone_parameters() + head(inputs)) + head(projection),
+            _ => 0,
+        };
+        let upload = 2 * (room(3 * self.side * self.side * views) + room(20 * rows));
+        views * self.bytes_of_view() + element * (rows * of_row + copies) + 4 * gradients + upload
+    }
+
+    /// Bytes of the maps of a view that are kept, and of the gradients of the last one.
+    fn bytes_of_view(&self) -> usize {
+        let element = self.dtype.size_in_bytes();
+        let halved = |side: usize| side.div_ceil(2);
+        let (stem, pooled) = (halved(self.side), halved(halved(self.side)));
+        let map = |side: usize, channels: usize| side * side * channels;
+        let winners = map(pooled, STEM_CHANNELS);
+        let input = map(self.side, PACK / element);
+        let mut kept = input + map(stem, STEM_CHANNELS) + map(pooled, STEM_CHANNELS);
+        // Of each block a byte a pack, a bit a value: where its ReLU passed it.
+        let mut packs = 0;
+        let (mut side, mut last) = (pooled, 0);
+        for block in self.blocks() {
+            let Block { width, outputs, stride, bottleneck, downsample, .. } = block;
+            let before = side;
+            side = if stride == 2 { halved(side) } else { side };
+            last = map(side, outputs);
+            // Of each layer the map before batch norm and the one after it; of the shortcut's the
+            // one before.
+            if bottleneck {
+                kept += 2 * map(before, width);
+            }
+            kept += 2 * map(side, width) + 2 * last + if downsample { last } else { 0 };
+            packs += last / (PACK / element);
+        }
+        element * (kept + LAST_GRADIENTS * last) + winners + packs
+    }
+
+    fn backbone_parameters(&self) -> usize {
+        let of_block = |Block { inputs, width, outputs, bottleneck, downsample, .. }: Block| {
+            let layers = match bottleneck {
+                true => width * (inputs + 9 * width + outputs),
+                false => 9 * width * (inputs + outputs),
+            };
+            layers + if downsample { inputs * outputs } else { 0 }
+        };
+        3 * 49 * STEM_CHANNELS + self.blocks().map(of_block).sum::<usize>()
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Block> {
+        let (expansion, mut inputs) = (self.arch.expansion(), STEM_CHANNELS);
+        let counts = self.arch.blocks().into_iter().enumerate();
+        let places = counts.flat_map(|(stage, count)| (0..count).map(move |block| (stage, block)));
+        places.map(move |(stage, block)| {
+            let width = STEM_CHANNELS << stage;
+            let outputs = width * expansion;
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let downsample = stride != 1 || inputs != outputs;
+            let block =
+                Block { inputs, width, outputs, stride, bottleneck: expansion > 1, downsample };
+            inputs = outputs;
+            block
+        })
+    }
+
+    /// The most pairs whose step fits into `free` bytes; 0 if not even one does.
+    pub fn most_pairs(&self, free: usize) -> usize {
+        let (mut fits, mut exceeds) = (0, 1 << 16);
+        while exceeds - fits > 1 {
+            let pairs = (fits + exceeds) / 2;
+            match self.bytes(pairs) + WORKSPACE <= free {
+                true => fits = pairs,
+                false => exceeds = pairs,
+            }
+        }
+        fits
+    }
+
+    /// Refuses a step that does not fit into the `free` bytes beside the parameters.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] with the options of a step that does.
+    pub(super) fn check(&self, free: usize, config: &TrainConfig, ranks: usize) -> Result<()> {
+        let pairs = config.hyperparameters.batch_size / ranks;
+        let needed = self.bytes(pairs) + WORKSPACE;
+        if needed <= free {
+            return Ok(());
+        }
+        let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+        let whose = if ranks > 1 { " of a process" } else { "" };
+        Err(Error::OutOfMemory {
+            cause: format!(
+                "{pairs} pairs{whose} need {:.1} GiB, the GPU has {:.1}",
+                gib(needed),
+                gib(free)
+            ),
+            advice: advice(config, ranks, |pairs| self.bytes(pairs) + WORKSPACE <= free),
+        })
+    }
+}
+
+/// Explains the error of a GPU whose memory was full.
+pub(super) fn explain_out_of_memory(error: Error, config: &TrainConfig, ranks: usize) -> Error {
+    // cuBLAS and cuDNN also report what they could not allocate. What cuBLAS calls not initialized
+    // is most often no memory for its handle.
+    const SIGNS: [&str; 4] = [
+        "CUDA_ERROR_OUT_OF_MEMORY",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CURAND_STATUS_ALLOCATION_FAILED",
+        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ];
+    let cause = match &error {
+        Error::Compute(cause) => cause.to_string(),
+        Error::Device(cause) => cause.clone(),
+        _ => return error,
+    };
+    let Some(sign) = SIGNS.into_iter().find(|sign| cause.contains(sign)) else { return error };
+    let pairs = config.hyperparameters.batch_size / ranks;
+    Error::OutOfMemory {
+        cause: format!("the GPU's memory is full with {pairs} pairs ({sign})"),
+        advice: advice(config, ranks, |fewer| fewer < pairs),
+    }
+}
+
+/// What to do for a step of so few pairs a process that it `fits`.
+fn advice(config: &TrainConfig, ranks: usize, fits: impl Fn(usize) -> bool) -> String {
+    let (batch, accumulate) =
+        (config.hyperparameters.batch_size, config.hyperparameters.accumulate);
+    let own = batch / ranks;
+    match (2..=own).find(|parts| own.is_multiple_of(*parts) && fits(own / parts)) {
+        Some(parts) => format!(
+            "use --batch-size {} --accumulate {}, or stop other programs on the GPU",
+            batch / parts,
+            accumulate * parts
+        ),
+        None => "a smaller --batch-size with --accumulate does not help: stop other programs on \
+                 the GPU, or use one with more memory"
+            .to_owned(),
+    }
+}
+
+/// A block of a backbone.
+struct Block {
+    inputs: usize,
+    /// Channels of its 3×3 convolutions.
+    width: usize,
+    outputs: usize,
+    stride: usize,
+    bottleneck: bool,
+    downsample: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(arch: Arch) -> StepMemory {
+        StepMemory {
+            arch,
+            sizes: HeadSizes { hidden: 4096, projection: 256 },
+            dtype: DType::BF16,
+            side: 224,
+            boxes: Some(10),
+            accumulates: false,
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_backbones_are_those_of_torchvision() {
+        // torchvision's counts without the classifier and batch norm.
+        for (arch, expected) in [
+            (Arch::Resnet18, 11_166_912),
+            (Arch::Resnet34, 21_267_648),
+            (Arch::Resnet50, 23_454_912),
+            (Arch::Resnet101, 42_394_816),
+        ] {
+            assert_eq!(memory(arch).backbone_parameters(), expected);
+        }
+    }
+
+    #[test]
+    fn the_table_of_the_largest_batches() {
+        // The parameters, velocities and the driver's context.
+        const OTHER: usize = 1 << 30;
+        for gigabytes in [16usize, 24, 40, 80, 141] {
+            let free = gigabytes * 1_000_000_000 - OTHER;
+            let most = [Arch::Resnet18, Arch::Resnet50, Arch::Resnet101]
+                .map(|arch| memory(arch).most_pairs(free));
+            println!("| {gigabytes} GB | {} |", most.map(|pairs| pairs.to_string()).join(" | "));
+            assert!(most.is_sorted_by(|more, fewer| more > fewer));
+        }
+        let half = memory(Arch::Resnet50).bytes(128) as f64;
+        let whole = memory(Arch::Resnet50).bytes(256) as f64;
+        assert!((1.9..=2.0).contains(&(whole / half)), "{half} {whole}");
+    }
+}
