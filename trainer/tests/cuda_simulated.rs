@@ -9,6 +9,7 @@
 
 mod prepared;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,7 @@ struct Bench {
 /// A run of scrl-train.
 struct Run {
     command: Command,
+    options: BTreeMap<&'static str, String>,
     out: PathBuf,
     report: PathBuf,
     lines: PathBuf,
@@ -94,17 +96,27 @@ impl Bench {
         let file = |name: &str| self.prepared.path(&format!("{out}.{name}"));
         let out = self.prepared.path(out);
         let mut command = simulated(Path::new(env!("CARGO_BIN_EXE_scrl-train")));
-        let options = "--quiet --arch resnet18 --hidden 16 --projection 8 --batch-size 2 \
-                       --warmup-epochs 1 --log-every 1 --threads 1 --device cuda --precision f32";
-        command.args(options.split_whitespace()).arg("--out").arg(&out).arg(&self.shards);
-        let run = Run { command, out, report: file("report"), lines: file("lines") };
+        command.arg(&self.shards).arg("--quiet").arg("--out").arg(&out);
+        let options = [
+            ("--device", "cuda"),
+            ("--precision", "f32"),
+            ("--arch", "resnet18"),
+            ("--hidden", "16"),
+            ("--projection", "8"),
+            ("--batch-size", "2"),
+            ("--warmup-epochs", "1"),
+            ("--log-every", "1"),
+            ("--threads", "1"),
+        ];
+        let options = options.map(|(name, value)| (name, value.to_owned())).into();
+        let run = Run { command, options, out, report: file("report"), lines: file("lines") };
         run.option("--max-steps", &steps.to_string())
     }
 }
 
 impl Run {
-    fn option(mut self, name: &str, value: &str) -> Self {
-        self.command.args([name, value]);
+    fn option(mut self, name: &'static str, value: &str) -> Self {
+        self.options.insert(name, value.to_owned());
         self
     }
 
@@ -115,6 +127,9 @@ impl Run {
 
     fn start(&mut self) -> Child {
         self.command.env("SCRL_SIM_REPORT", &self.report);
+        for (name, value) in &self.options {
+            self.command.args([name, value.as_str()]);
+        }
         self.command.stderr(File::create(&self.lines).unwrap()).spawn().unwrap()
     }
 
@@ -149,7 +164,7 @@ impl Run {
 
     /// Runs into a failure, which must be told in one line.
     fn fail(self) -> (String, Ended) {
-        let shown = format!("{:?}", self.command);
+        let shown = self.out.display().to_string();
         let ended = self.end();
         assert_eq!(ended.status.signal(), None, "{shown}: {:#?}", ended.lines);
         assert!(matches!(ended.status.code(), Some(1 | 2)), "{shown}: {:?}", ended.status);

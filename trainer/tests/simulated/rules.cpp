@@ -32,12 +32,12 @@ static Options read_options() {
     return options;
 }
 
+// Neither this nor what follows is ever destroyed: calls may come until the process has ended.
 const Options &options() {
-    static const Options read = read_options();
+    static const Options &read = *new Options(read_options());
     return read;
 }
 
-// None of these is ever destroyed, since threads may call until the process has ended.
 static std::mutex &calls = *new std::mutex;
 static std::map<std::string, uint64_t> &counts = *new std::map<std::string, uint64_t>;
 static bool lost = false, begun = false;

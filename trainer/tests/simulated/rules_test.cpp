@@ -69,6 +69,7 @@ static void nothing() {
 
 static void unordered() {
     float values[COUNT] = {}, result[COUNT];
+    check(cuStreamSynchronize(stream));
     check(cuMemcpyHtoDAsync(memory, values, BYTES, stream));
     check(cuMemcpyDtoHAsync(result, memory, BYTES, other));
     check(cuStreamSynchronize(other));
