@@ -53,9 +53,20 @@ impl Prepared {
 
     /// Makes shards of 5 rows, with views of 64 pixels.
     pub fn prepare(&self, name: &str, epochs: u32, views: ViewEncoding) -> PathBuf {
+        self.prepare_sized(name, epochs, views, 64)
+    }
+
+    /// The same with views of `size` pixels.
+    pub fn prepare_sized(
+        &self,
+        name: &str,
+        epochs: u32,
+        views: ViewEncoding,
+        size: u32,
+    ) -> PathBuf {
         let given = prepare::Options {
             views: Some(views),
-            size: Some(64),
+            size: Some(size),
             min_box: Some(10),
             rows_per_shard: Some(5),
             seed: Some(3),

@@ -65,16 +65,17 @@ static void cast(const Arguments &arguments) {
     const Layout layout(arguments, 1);
     const Elements<From> from(arguments, 3);
     const Elements<To> to(arguments, 4);
-    for (uint64_t i = 0; i < arguments.number(0); ++i) to[i] = static_cast<To>(from[layout(i)]);
+    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i) to[i] = static_cast<To>(from[layout(i)]);
 }
 
 template <class T>
 static void copy2d(const Arguments &arguments) {
     const Elements<T> from(arguments, 0), to(arguments, 1);
     const uint64_t rows = arguments.number(2), columns = arguments.number(3);
+    const uint64_t from_stride = arguments.number(4), to_stride = arguments.number(5);
     for (uint64_t row = 0; row < rows; ++row) {
         for (uint64_t column = 0; column < columns; ++column)
-            to[row * arguments.number(5) + column] = from[row * arguments.number(4) + column];
+            to[row * to_stride + column] = from[row * from_stride + column];
     }
 }
 
@@ -84,7 +85,7 @@ static void const_set(const Arguments &arguments) {
     T value;
     memcpy(&value, &arguments.bytes[arguments.offsets[3]], sizeof value);
     const Elements<T> to(arguments, 4);
-    for (uint64_t i = 0; i < arguments.number(0); ++i) to[layout(i)] = value;
+    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i) to[layout(i)] = value;
 }
 
 template <class T>
@@ -94,7 +95,7 @@ static void affine(const Arguments &arguments) {
     T factor, summand;
     memcpy(&factor, &arguments.bytes[arguments.offsets[5]], sizeof factor);
     memcpy(&summand, &arguments.bytes[arguments.offsets[6]], sizeof summand);
-    for (uint64_t i = 0; i < arguments.number(0); ++i)
+    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i)
         to[i] = static_cast<T>(from[layout(i)] * factor + summand);
 }
 
@@ -116,14 +117,14 @@ template <class T, class Function>
 static void unary(const Arguments &arguments, Function function) {
     const Layout layout(arguments, 1);
     const Elements<T> from(arguments, 3), to(arguments, 4);
-    for (uint64_t i = 0; i < arguments.number(0); ++i) to[i] = function(from[layout(i)]);
+    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i) to[i] = function(from[layout(i)]);
 }
 
 template <class T, class Function>
 static void binary(const Arguments &arguments, Function function) {
     const Layout left_layout(arguments, 1, 0), right_layout(arguments, 1, 1);
     const Elements<T> left(arguments, 3), right(arguments, 4), to(arguments, 5);
-    for (uint64_t i = 0; i < arguments.number(0); ++i)
+    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i)
         to[i] = function(left[left_layout(i)], right[right_layout(i)]);
 }
 

@@ -2,6 +2,8 @@
 
 #include "convolution.h"
 
+#include <algorithm>
+
 namespace simulated {
 
 uint64_t Tensor::bytes() const {
@@ -74,10 +76,14 @@ static void store(const Tensor &tensor, Address at, const Values &values) {
 }
 
 static Values transposed(const Values &matrix, size_t rows, size_t columns) {
+    // So many rows stay in the cache.
+    constexpr size_t BLOCK = 16;
     Values result(matrix.size());
-    for (size_t row = 0; row < rows; ++row) {
-        for (size_t column = 0; column < columns; ++column)
-            result[column * rows + row] = matrix[row * columns + column];
+    for (size_t top = 0; top < rows; top += BLOCK) {
+        for (size_t column = 0; column < columns; ++column) {
+            for (size_t row = top; row < std::min(rows, top + BLOCK); ++row)
+                result[column * rows + row] = matrix[row * columns + column];
+        }
     }
     return result;
 }

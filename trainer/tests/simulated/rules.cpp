@@ -32,12 +32,12 @@ static Options read_options() {
     return options;
 }
 
+// Neither this nor what follows is ever destroyed: calls may come until the process has ended.
 const Options &options() {
-    static const Options read = read_options();
+    static const Options &read = *new Options(read_options());
     return read;
 }
 
-// None of these is ever destroyed, since threads may call until the process has ended.
 static std::mutex &calls = *new std::mutex;
 static std::map<std::string, uint64_t> &counts = *new std::map<std::string, uint64_t>;
 static bool lost = false, begun = false;
@@ -46,7 +46,18 @@ void count(const std::string &what) { ++counts[what]; }
 bool is_lost() { return lost; }
 void lose() { lost = true; }
 
-bool allocation_fails() { return ++counts["allocations"] == options().failing_allocation; }
+static uint64_t allocations = 0, failing_allocation = 0;
+
+bool allocation_fails() {
+    count("allocations");
+    return ++allocations == failing_allocation;
+}
+
+// Lets the n-th allocation from now on fail, for tests in one process.
+extern "C" void scrl_sim_fail_allocation(uint64_t n) {
+    allocations = 0;
+    failing_allocation = n;
+}
 
 static std::string in_quotes(const std::string &text) {
     std::string quoted = "\"";
@@ -81,7 +92,7 @@ Call::Call(const char *name) : lock(calls), name(name) {
     if (!begun) {
         begun = true;
         fprintf(stderr, "simulated GPU: results are those of a CPU, and no time is that of a GPU\n");
-        options();
+        failing_allocation = options().failing_allocation;
     }
     count(name);
     if (!options().has_seed) return;

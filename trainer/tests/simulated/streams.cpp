@@ -66,6 +66,7 @@ static void run_next(CUstream stream) {
     if (operation.passes)
         operation.passes->passed = std::max(operation.passes->passed, operation.version);
     if (operation.computes) {
+        count("operations");
         if (++computed == options().failing_operation) {
             lose();
             for (CUstream other : streams) other->pending.clear();
