@@ -57,7 +57,10 @@ impl Cache {
         match keys.iter().position(|of_rank| *of_rank != keys[0]) {
             Some(rank) => {
                 let reason = "have other weights, images, sizes, or kinds of devices";
-                Err(Error::Ranks(format!("ranks 0 and {rank} {reason}: {}, {}", keys[0], keys[rank])))
+                Err(Error::Ranks(format!(
+                    "ranks 0 and {rank} {reason}: {}, {}",
+                    keys[0], keys[rank]
+                )))
             }
             None => Self::new(folder, key),
         }
@@ -206,7 +209,10 @@ mod tests {
             let all: Vec<f32> = (0..14).map(|i| (i / 2) as f32).collect();
             let [x, y] = results[0].1.as_ref().unwrap().as_slice() else { panic!("two files") };
             assert_eq!(x.flatten_all().unwrap().to_vec1::<f32>().unwrap(), all);
-            assert_eq!((y + x).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+            assert_eq!(
+                (y + x).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(),
+                0.0
+            );
             assert!(results[1..].iter().all(|(_, found)| found.is_none()));
         }
     }

@@ -128,8 +128,7 @@ impl FrozenBackbone {
     /// [`RoiAlign`] takes them, or of each input the mean of its map.
     pub fn features(&self, inputs: &Inputs, boxes: Option<&[f32]>) -> Result<Tensor> {
         let (views, boxes) = self.upload(inputs, boxes)?;
-        let map =
-            self.backbone.forward(&mut Tape::normalizing(Normalization::Running), &views)?;
+        let map = self.backbone.forward(&mut Tape::normalizing(Normalization::Running), &views)?;
         Ok(match boxes {
             Some(boxes) => RoiAlign.forward([&map, &boxes])?.to_dtype(DType::F32)?,
             None => Classifier::features(&map)?,
@@ -142,11 +141,7 @@ impl FrozenBackbone {
     }
 
     /// The normalized inputs, and the boxes, on the device.
-    fn upload(
-        &self,
-        inputs: &Inputs,
-        boxes: Option<&[f32]>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    fn upload(&self, inputs: &Inputs, boxes: Option<&[f32]>) -> Result<(Tensor, Option<Tensor>)> {
         let Inputs { pixels, size } = inputs;
         let shape = (pixels.len() / (size * size * 3), *size, *size, 3);
         let mut arrays = vec![(Array::U8(pixels), shape.into())];

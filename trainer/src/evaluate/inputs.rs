@@ -72,8 +72,8 @@ impl ResizedImages {
             return Ok(kept);
         }
         let bytes = fs::read(path).map_err(Error::io(path))?;
-        let decoded = decode_as_stored(&bytes)
-            .map_err(|reason| Error::dataset(path, reason.to_string()))?;
+        let decoded =
+            decode_as_stored(&bytes).map_err(|reason| Error::dataset(path, reason.to_string()))?;
         Ok(self.resize(&decoded))
     }
 
@@ -215,8 +215,7 @@ mod tests {
         decode_ahead(&batches, decode, |batch, Inputs { pixels, size }| {
             let mut expected: Vec<RgbImage> =
                 batch.iter().map(|width| input(width).unwrap()).collect();
-            let upright: Vec<u8> =
-                expected.iter().flat_map(|image| image.pixels.clone()).collect();
+            let upright: Vec<u8> = expected.iter().flat_map(|image| image.pixels.clone()).collect();
             expected.iter_mut().for_each(flip);
             let flipped = expected.into_iter().flat_map(|image| image.pixels);
             assert_eq!((pixels, size), (upright.into_iter().chain(flipped).collect(), 4));

@@ -15,7 +15,9 @@ use scrl_schemas::{BlurKind, ViewParams};
 
 use super::cache::{Cache, Part};
 use super::class_images::{ClassImage, ClassImages};
-use super::features::{compute_features, compute_statistics, images_per_batch};
+use super::features::{
+    compute_features, compute_statistics, explain_out_of_memory, images_per_batch,
+};
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
 use super::inputs::{Inputs, center_crop, decode_ahead, inputs};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
@@ -44,6 +46,10 @@ pub fn evaluate_images(
     ranks: &Ranks,
     reporter: &Reporter,
 ) -> Result<Option<Results>> {
+    evaluate(config, ranks, reporter).map_err(explain_out_of_memory)
+}
+
+fn evaluate(config: &LinearConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source, &common.device)?;
     let images = ClassImages::find(&config.images, None, reporter)?;
@@ -154,19 +160,20 @@ impl Extractor<'_> {
             images: chunk.len(),
         };
         let parts: Vec<Part> = chunks.iter().enumerate().map(part).collect();
-        let found = self.cache.divide(&parts, status, (self.ranks, reporter), |missing, store| {
-            let chunks: Vec<&[ClassImage]> =
-                missing.iter().map(|&number| chunks[number]).collect();
-            compute_features(
-                self.backbone,
-                &chunks,
-                (self.images_per_batch(), 1),
-                |of_batch| decode_crops(self.config, images, of_batch, epoch),
-                |_| None,
-                reporter,
-                |number, features| store(missing[number], features),
-            )
-        })?;
+        let found =
+            self.cache.divide(&parts, status, (self.ranks, reporter), |missing, store| {
+                let chunks: Vec<&[ClassImage]> =
+                    missing.iter().map(|&number| chunks[number]).collect();
+                compute_features(
+                    self.backbone,
+                    &chunks,
+                    (self.images_per_batch(), 1),
+                    |of_batch| decode_crops(self.config, images, of_batch, epoch),
+                    |_| None,
+                    reporter,
+                    |number, features| store(missing[number], features),
+                )
+            })?;
         Ok(found.and_then(|mut files| files.pop()))
     }
 

@@ -245,7 +245,10 @@ fn check_for_gpu(size: u32, images: u32, most_cells: usize) -> Result<()> {
     let refuse = |option, reason| Err(Error::Option { option, reason });
     if (size as usize).div_ceil(STRIDE) > most_cells {
         let most = most_cells * STRIDE;
-        return refuse("size", format!("RoIAlign on a GPU takes at most {most}; or use --device cpu"));
+        return refuse(
+            "size",
+            format!("RoIAlign on a GPU takes at most {most}; or use --device cpu"),
+        );
     }
     let most = i32::MAX as u64 / (ELEMENTS_PER_PIXEL * u64::from(size) * u64::from(size));
     if u64::from(images) > most {
@@ -296,7 +299,11 @@ mod tests {
         };
         check_for_gpu(2048, 31, MOST_CELLS).unwrap();
         check_for_gpu(4096, 7, usize::MAX).unwrap();
-        assert!(refused(2049, 8, MOST_CELLS).starts_with("--size: RoIAlign on a GPU takes at most"));
-        assert!(refused(2048, 32, MOST_CELLS).starts_with("--images-per-batch: a GPU takes at most 31"));
+        assert!(
+            refused(2049, 8, MOST_CELLS).starts_with("--size: RoIAlign on a GPU takes at most")
+        );
+        assert!(
+            refused(2048, 32, MOST_CELLS).starts_with("--images-per-batch: a GPU takes at most 31")
+        );
     }
 }

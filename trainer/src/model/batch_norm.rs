@@ -74,13 +74,7 @@ impl BatchNormLayer {
 
     /// The op with the statistics to normalize with: those of the batch, on all ranks, which update
     /// the running ones with this momentum, or the running ones.
-    fn op(
-        &self,
-        tape: &Tape,
-        x: &Tensor,
-        momentum: Option<f32>,
-        relu: bool,
-    ) -> Result<BatchNorm> {
+    fn op(&self, tape: &Tape, x: &Tensor, momentum: Option<f32>, relu: bool) -> Result<BatchNorm> {
         let ranks = tape.ranks().clone();
         let Some(momentum) = momentum else {
             let rows = (self.running_mean.ones_like()? * f64::INFINITY)?;

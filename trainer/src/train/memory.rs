@@ -6,7 +6,7 @@
 use candle_core::DType;
 
 use super::config::TrainConfig;
-use super::options::{Method, Precision};
+use super::options::Method;
 use crate::data::Dataset;
 use crate::model::{Arch, HeadSizes, STEM_CHANNELS};
 use crate::ops::gpu::room;
@@ -46,10 +46,7 @@ impl StepMemory {
         Self {
             arch: options.arch,
             sizes: HeadSizes { hidden: options.hidden, projection: options.projection },
-            dtype: match options.precision {
-                Precision::Bf16 => DType::BF16,
-                Precision::F32 => DType::F32,
-            },
+            dtype: options.precision.dtype(),
             side: shards.size as usize,
             boxes: (options.method == Method::Scrl).then_some(shards.boxes as usize),
             accumulates: options.accumulate > 1,
@@ -172,8 +169,8 @@ impl StepMemory {
     }
 }
 
-/// Explains the error of a GPU whose memory was full.
-pub(super) fn explain_out_of_memory(error: Error, config: &TrainConfig, ranks: usize) -> Error {
+/// What a GPU whose memory was full reported; `None` of another error.
+pub(crate) fn sign_of_full_memory(error: &Error) -> Option<&'static str> {
     // cuBLAS and cuDNN also report what they could not allocate. What cuBLAS calls not initialized
     // is most often no memory for its handle.
     const SIGNS: [&str; 4] = [
@@ -182,12 +179,17 @@ pub(super) fn explain_out_of_memory(error: Error, config: &TrainConfig, ranks: u
         "CURAND_STATUS_ALLOCATION_FAILED",
         "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ];
-    let cause = match &error {
+    let cause = match error {
         Error::Compute(cause) => cause.to_string(),
         Error::Device(cause) => cause.clone(),
-        _ => return error,
+        _ => return None,
     };
-    let Some(sign) = SIGNS.into_iter().find(|sign| cause.contains(sign)) else { return error };
+    SIGNS.into_iter().find(|sign| cause.contains(sign))
+}
+
+/// Explains the error of a GPU whose memory was full.
+pub(super) fn explain_out_of_memory(error: Error, config: &TrainConfig, ranks: usize) -> Error {
+    let Some(sign) = sign_of_full_memory(&error) else { return error };
     let pairs = config.hyperparameters.batch_size / ranks;
     Error::OutOfMemory {
         cause: format!("the GPU's memory is full with {pairs} pairs ({sign})"),

@@ -24,6 +24,7 @@ pub use device::{DeviceChoice, DeviceConfig, DeviceOptions, Precision};
 pub(crate) use device::{is_gpu, open_device};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};
 pub use memory::StepMemory;
+pub(crate) use memory::sign_of_full_memory;
 pub use metrics::Metrics;
 pub use options::{Method, OnlineEval, Optimizer, Options, Preset, Resume, TargetInit};
 pub use output::Output;
