@@ -66,11 +66,9 @@ pub enum Error {
     /// The GPU or its driver cannot be used or failed.
     #[error("GPU: {0}")]
     Device(String),
-    /// The GPU's memory does not hold what was asked for.
-    #[error("--{option}: {cause}: {advice}")]
+    /// The GPU's memory does not hold a step.
+    #[error("--batch-size: {cause}: {advice}")]
     OutOfMemory {
-        /// The option that decides about it.
-        option: &'static str,
         /// What needs how much, or what the GPU reported.
         cause: String,
         /// What to do.

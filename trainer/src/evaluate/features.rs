@@ -8,8 +8,8 @@ use scrl_cli::Reporter;
 
 use super::frozen_backbone::FrozenBackbone;
 use super::inputs::{Inputs, decode_ahead};
-use crate::Result;
 use crate::ops::gpu::Fetch;
+use crate::{Error, Result};
 
 /// Pixels of a batch. Weights are read, and on the CPU transformed, once a batch; a GPU needs many
 /// images to be busy. An image's features do not depend on its batch, on a GPU but for rounding.
@@ -23,6 +23,17 @@ const BATCHES_BEHIND: usize = 1;
 pub(super) fn images_per_batch(given: usize, size: u32, sides: usize) -> usize {
     let fitting = BATCH_PIXELS / (size as usize * size as usize);
     (given.max(fitting) / sides).max(1)
+}
+
+/// Adds advice to the error of a GPU whose memory is full.
+pub(super) fn explain_out_of_memory(error: Error) -> Error {
+    match error.sign_of_full_memory() {
+        Some(sign) => Error::Device(format!(
+            "its memory is full ({sign}): stop other programs on it, or use a smaller \
+             --images-per-batch, --size or --batch-size"
+        )),
+        None => error,
+    }
 }
 
 /// Computes the running statistics of the backbone's batch norms on `batches`, all of the same

@@ -15,7 +15,9 @@ use scrl_schemas::{BlurKind, ViewParams};
 
 use super::cache::{Cache, Part};
 use super::class_images::{ClassImage, ClassImages};
-use super::features::{compute_features, compute_statistics, images_per_batch};
+use super::features::{
+    compute_features, compute_statistics, explain_out_of_memory, images_per_batch,
+};
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
 use super::inputs::{Inputs, center_crop, decode_ahead, inputs};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
@@ -44,6 +46,10 @@ pub fn evaluate_images(
     ranks: &Ranks,
     reporter: &Reporter,
 ) -> Result<Option<Results>> {
+    evaluate(config, ranks, reporter).map_err(explain_out_of_memory)
+}
+
+fn evaluate(config: &LinearConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
     let images = ClassImages::find(&config.images, None, reporter)?;

@@ -174,17 +174,6 @@ pub struct LinearConfig {
 }
 
 impl EvalConfig {
-    /// Adds advice to the error of a GPU whose memory was full.
-    pub fn explain_out_of_memory(&self, error: Error) -> Error {
-        let Some(sign) = error.sign_of_full_memory() else { return error };
-        let images = self.images_per_batch;
-        Error::OutOfMemory {
-            option: "images-per-batch",
-            cause: format!("the GPU's memory is full with {images} images a batch ({sign})"),
-            advice: "use fewer, or stop other programs on the GPU".to_owned(),
-        }
-    }
-
     /// What features on a GPU differ by from the CPU's, as a part of a cache's key.
     pub(super) fn on_gpu(&self) -> String {
         let DeviceConfig { name, precision, .. } = &self.device;

@@ -12,7 +12,9 @@ use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::annotations::{AnnotatedImage, AnnotatedImages};
 use super::cache::{Cache, Part};
-use super::features::{compute_features, compute_statistics, images_per_batch};
+use super::features::{
+    compute_features, compute_statistics, explain_out_of_memory, images_per_batch,
+};
 use super::frozen_backbone::FrozenBackbone;
 use super::inputs::{ResizedImages, flip, inputs};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
@@ -42,6 +44,10 @@ pub fn evaluate_boxes(
     ranks: &Ranks,
     reporter: &Reporter,
 ) -> Result<Option<Results>> {
+    evaluate(config, ranks, reporter).map_err(explain_out_of_memory)
+}
+
+fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
     let resized = ResizedImages::new(common.size);

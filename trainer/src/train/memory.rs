@@ -38,9 +38,6 @@ const LAST_GRADIENTS: usize = 3 - 1;
 const WORKSPACE: usize = 400 << 20;
 const WORKSPACE_F32: usize = 1200 << 20;
 
-/// The option that decides about the memory of a step.
-const OPTION: &str = "batch-size";
-
 /// Bytes of a pack, to which the channels of the views are padded.
 const PACK: usize = 16;
 
@@ -168,7 +165,6 @@ impl StepMemory {
         let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
         let whose = if ranks > 1 { " of a process" } else { "" };
         Err(Error::OutOfMemory {
-            option: OPTION,
             cause: format!(
                 "{pairs} pairs{whose} need {:.1} GiB, the GPU has {:.1}",
                 gib(needed),
@@ -184,7 +180,6 @@ pub(super) fn explain_out_of_memory(error: Error, config: &TrainConfig, ranks: u
     let Some(sign) = error.sign_of_full_memory() else { return error };
     let pairs = config.hyperparameters.batch_size / ranks;
     Error::OutOfMemory {
-        option: OPTION,
         cause: format!("the GPU's memory is full with {pairs} pairs ({sign})"),
         advice: advice(config, ranks, |fewer| fewer < pairs),
     }

@@ -50,8 +50,7 @@ fn evaluate(
     }
     let results = protocol(&reporter);
     reporter.end();
-    let results = results.map_err(|error| config.explain_out_of_memory(error))?;
-    let Some(results) = results else { return Ok(()) };
+    let Some(results) = results? else { return Ok(()) };
     let [json, png] = results.write(&config.out)?;
     if !process.quiet {
         scrl_cli::print(results.table());
