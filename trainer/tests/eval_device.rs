@@ -1,5 +1,6 @@
-//! `scrl-eval` with its features and its linear layer on the emulated device, against the CPU: both
-//! protocols, with counts of classes that are no multiple of a pack.
+//! `scrl-eval` with its features and its linear layer on the emulated device, and the program itself
+//! on a simulated GPU (`simulated/simulator.h`), against the CPU: both protocols, with counts of
+//! classes that are no multiple of a pack.
 
 mod emulated;
 
@@ -191,4 +192,51 @@ fn images_of_3_classes() {
         assert!(distance(folder, [&device, &cpu], "val-00000", "vectors") < 1e-4);
         compare(&found, &expected, 1e-4);
     }
+}
+
+/// The program itself, in an order of streams drawn at random, on as many boxes as make features of
+/// more bytes than the least page-locked memory.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_program_on_a_simulated_gpu() {
+    if CompiledKernels::new().is_none() {
+        return eprintln!("skipped: no C++ compiler");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    annotated(folder, "train", TRAINING_IMAGES, 25);
+    annotated(folder, "val", VALIDATION_IMAGES, 25);
+    let expected = boxes(folder, "cpu", Precision::F32);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let losses = ["0", "5"].map(|seed| {
+        let out = format!("gpu{seed}");
+        let output = std::process::Command::new(root.join("scripts/simulate_gpu.sh"))
+            .arg(env!("CARGO_BIN_EXE_scrl-eval"))
+            .args(
+                "roi --device cuda --precision f32 --checkpoint random --arch resnet18".split(' '),
+            )
+            .args(
+                "--size 64 --images-per-batch 4 --epochs 6 --warmup-epochs 1 --lr 0.02".split(' '),
+            )
+            .args(
+                "--batch-size 16 --seed 3 --train-images train --train-boxes train.json".split(' '),
+            )
+            .args("--val-images val --val-boxes val.json --quiet --out".split(' '))
+            .arg(&out)
+            .env("SCRL_SIM_SEED", seed)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for name in ["train-upright-00000", "train-mirrored-00000", "val-upright-00000"] {
+            assert!(distance(folder, [&out, "cpu"], name, "vectors") < 1e-4, "{name}");
+        }
+        let text = fs::read(folder.join(&out).join("results.json")).unwrap();
+        let results: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!((&results["device"], &results["precision"]), (&"cuda:0".into(), &"f32".into()));
+        results["train_loss"].as_f64().unwrap()
+    });
+    println!("losses {losses:?} and {}", expected.train_loss);
+    assert_eq!(losses[0], losses[1]);
+    assert!((losses[0] / expected.train_loss - 1.0).abs() < 1e-4);
 }
