@@ -37,8 +37,8 @@ const IMAGES_PER_FILE: usize = 64;
 /// alone has the results.
 ///
 /// # Errors
-/// If a file cannot be read or written, or an annotation file is unusable; [`Error::Stopped`] if
-/// the program is asked to stop.
+/// If a file cannot be read or written, or an annotation file is unusable;
+/// [`Error::Stopped`](crate::Error::Stopped) if the program is asked to stop.
 pub fn evaluate_boxes(
     config: &RoiConfig,
     ranks: &Ranks,
