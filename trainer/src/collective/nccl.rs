@@ -8,9 +8,10 @@
 //! An operation's kernel waits on the GPU for the same operation of the other ranks. Two
 //! communicators are safe only if all GPUs begin their operations in one order; otherwise each GPU
 //! could be full of kernels that wait for one which has no room on another GPU. NCCL 2.26 and newer
-//! keep the order of the host's calls with `NCCL_LAUNCH_ORDER_IMPLICIT`: a kernel begins when the one
-//! called before it has begun. Every rank calls from one thread and in the same order. So a gather
-//! waits for the begin of the last bucket, and with it for the end of the buckets before that.
+//! keep the order of the host's calls with `NCCL_LAUNCH_ORDER_IMPLICIT`: a kernel begins when the
+//! one called before it has begun. Every rank calls from one thread and in the same order. So a
+//! gather waits for the begin of the last bucket, and with it for the end of the buckets before
+//! that.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -40,10 +41,11 @@ const OLDEST: (i32, i32) = (2, 26);
 /// What NCCL is told. What the user has set stays.
 ///
 /// Sums of gradients have the same bits in every run on the same GPUs: NCCL chooses algorithm and
-/// protocol by a model of the time that they take, and both decide in which order numbers are added.
-/// With one of each, and without sums inside the switch, the order follows from the machine and the
-/// sizes. Gathers add nothing, so their bits are the same by any way, and NCCL's model gives a small
-/// one among eight GPUs on NVLink 11 µs by its fastest protocol where `simple` takes 32.
+/// protocol by a model of the time that they take, and both decide in which order numbers are
+/// added. With one of each, and without sums inside the switch, the order follows from the machine
+/// and the sizes. Gathers add nothing, so their bits are the same by any way, and NCCL's model
+/// gives a small one among eight GPUs on NVLink 11 µs by its fastest protocol where `simple` takes
+/// 32.
 const SETTINGS: [(&str, &str); 4] = [
     ("NCCL_ALGO", "allreduce:ring"),
     ("NCCL_PROTO", "allreduce:simple"),
@@ -146,8 +148,8 @@ impl Nccl {
         })
     }
 
-    /// Begins to replace contiguous float32 tensors by their sums over the ranks, as soon as what has
-    /// been enqueued so far is computed.
+    /// Begins to replace contiguous float32 tensors by their sums over the ranks, as soon as what
+    /// has been enqueued so far is computed.
     pub fn sum(&self, tensors: &[Tensor]) -> Result<()> {
         self.computed.record(&self.stream).map_err(Error::wrap)?;
         self.sums.wait(&self.computed).map_err(Error::wrap)?;
@@ -193,7 +195,8 @@ impl Drop for Nccl {
             let _ = watch.join();
         }
         // Where a run ends well, exchanges end too. Those that do not are of a rank that fails, and
-        // the other ranks may never take part in them: to destroy a communicator would wait for them.
+        // the other ranks may never take part in them: to destroy a communicator would wait for
+        // them.
         let ends = |event: &CudaEvent, stream| {
             event.record(stream).is_ok()
                 && (0..GRACE).any(|_| {
