@@ -58,6 +58,7 @@ build() {
     named libcublas.so.13 cublas.cpp
     named libcurand.so.10 curand.cpp
     named libcudnn.so.9 cudnn.cpp convolution.cpp
+    if [ -e "$toolkit/include/nccl.h" ]; then named libnccl.so.2 nccl.cpp; fi
     for type in f32 bf16; do
         compile libscrl_kernels_$type.so -O2 -Wno-unknown-pragmas -Wno-maybe-uninitialized \
             -DSCRL_EMULATED -I "$kernels" -include "$emulator" -x c++ "$kernels/$type.cu"

@@ -352,6 +352,41 @@ fn devices_that_lack_something_train_all_the_same() {
     assert_close(&nchw.losses(), &expected.losses(), F32_TOLERANCE, "NCHW");
 }
 
+/// Of two processes, each with a GPU of its own, NCCL changes nothing but the rounding of gradients.
+#[cfg(feature = "nccl")]
+#[test]
+fn two_processes_train_as_one() {
+    let Some(bench) = Bench::new() else { return };
+    let run = |out: &str| bench.run(out, 3).option("--batch-size", "4");
+    let expected = run("one").train().losses();
+    let two = |out: &str| -> Ended {
+        // The ranks use the port after that of the launcher.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ranks = [0, 1].map(|rank| {
+            let mut run = run(out).option("--device", "cuda:0");
+            run.lines = bench.prepared.path(&format!("{out}.lines.{rank}"));
+            run.report = bench.prepared.path(&format!("{out}.report.{rank}"));
+            run.env("RANK", rank)
+                .env("LOCAL_RANK", rank)
+                .env("WORLD_SIZE", 2)
+                .env("LOCAL_WORLD_SIZE", 2)
+                .env("MASTER_ADDR", "127.0.0.1")
+                .env("MASTER_PORT", address.port() - 1)
+        });
+        let ended = std::thread::scope(|scope| {
+            let ranks = ranks.map(|rank| scope.spawn(|| rank.train()));
+            ranks.map(|rank| rank.join().unwrap())
+        });
+        assert!(ended.iter().all(|rank| rank.count("ncclAllReduce") > 0));
+        let [first, _] = ended;
+        first
+    };
+    let found = two("two");
+    assert_close(&found.losses()[..1], &expected[..1], 1e-6, "first loss");
+    assert_close(&found.losses(), &expected, 1e-3, "losses");
+    assert!(two("again").bits() == found.bits());
+}
+
 /// The whole test program of a GPU, or without `SCRL_SIM_ALL` what is short of it.
 #[test]
 fn tests_of_a_gpu_pass() {
@@ -373,7 +408,7 @@ fn tests_of_a_gpu_pass() {
     let mut command = simulated(&program);
     command.env("SCRL_REQUIRE_GPU", "1").arg("--test-threads=1");
     if std::env::var_os("SCRL_SIM_ALL").is_none() {
-        command.args(["--skip", "resnet50", "--skip", "same_bits_twice", "--skip", "nccl"]);
+        command.args(["--skip", "resnet50", "--skip", "same_bits_twice"]);
     }
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -6,10 +6,14 @@
 #include <cstdlib>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "internal.h"
 
 namespace simulated {
+
+// A process without a call for so long is idle.
+constexpr int IDLE_US = 20'000;
 
 static uint64_t number_of(const char *name, uint64_t otherwise) {
     const char *text = getenv(name);
@@ -41,6 +45,8 @@ const Options &options() {
 static std::mutex &calls = *new std::mutex;
 static std::map<std::string, uint64_t> &counts = *new std::map<std::string, uint64_t>;
 static bool lost = false, begun = false;
+// Calls so far.
+static uint64_t called = 0;
 
 void count(const std::string &what) { ++counts[what]; }
 bool is_lost() { return lost; }
@@ -94,6 +100,7 @@ Call::Call(const char *name) : lock(calls), name(name) {
         fprintf(stderr, "simulated GPU: results are those of a CPU, and no time is that of a GPU\n");
         failing_allocation = options().failing_allocation;
     }
+    ++called;
     count(name);
     if (!options().has_seed) return;
     static std::mt19937_64 random(options().seed);
@@ -103,6 +110,21 @@ Call::Call(const char *name) : lock(calls), name(name) {
 CUresult Call::error() const {
     if (lost) return CUDA_ERROR_ILLEGAL_ADDRESS;
     return context_error(name);
+}
+
+void progress_while_idle() {
+    static bool is_started = false;
+    if (is_started) return;
+    is_started = true;
+    std::thread([] {
+        for (uint64_t before = 0;; usleep(IDLE_US)) {
+            const std::lock_guard<std::mutex> lock(calls);
+            if (called == before) {
+                while (!lost && make_progress()) continue;
+            }
+            before = called;
+        }
+    }).detach();
 }
 
 // At the end of the process.

@@ -105,8 +105,12 @@ void enqueue(CUstream stream, Operation operation);
 // Runs a stream to its end, and what it waits for.
 void finish(CUstream stream);
 
-// Runs what can be run, of any stream. Whether there was anything.
+// Runs one operation that can be run, of any stream. False if there is none.
 bool make_progress();
+
+// From now on, runs what can be run whenever the process makes no call for a while. Other processes
+// may wait for it without this one's host waiting for anything.
+void progress_while_idle();
 
 // Whether an operation of a stream surely comes before what is enqueued after `clock`.
 bool is_before(int stream, uint64_t operation, const Clock &clock);
