@@ -118,12 +118,14 @@ if [ -n "${SCRL_PYTHON:-}" ]; then
 fi
 
 # Linked with CUDA's libraries; the tests above ran the kernels on the CPU. Where there is no
-# driver, a stub of it lets the program start. Last, since the programs above must not need those
+# driver, a stub of it lets the programs start. Last, since the programs above must not need those
 # libraries.
 step "CUDA"
-cargo build --workspace --bins --features $features --locked
 export LD_LIBRARY_PATH=$libraries:$libraries/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+scripts/test_gpu_report.sh --features $features
 "$bin/scrl-train" --version
+cargo test --workspace --features $features --locked --test cuda_cubins --test cuda_plans \
+    --test cuda_simulated --test eval_device
 
 step "training under mpirun"
 if [[ $features == *mpi* ]]; then
