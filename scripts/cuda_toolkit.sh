@@ -4,7 +4,7 @@
 #   scripts/cuda_toolkit.sh [DEST]       about 2 GB, a few minutes; ~/.cache/scrl-cuda by default
 #   source DEST/env.sh                   then: cargo build --release --features cuda
 #
-# Inside: nvcc, cudart, cuBLAS, cuRAND, NVRTC, cuDNN 9 and NCCL 2. A finished DEST is left as it is;
+# Inside: nvcc, cudart, cuBLAS, cuRAND, NVRTC, cuDNN 9.28 and NCCL 2.32. A finished DEST is left as it is;
 # an unfinished one is made anew. Needs Python 3 with venv, gcc and g++.
 #
 # Linking needs no driver: DEST/root/lib64/stubs holds a libcuda whose functions all return
@@ -48,8 +48,11 @@ python3 -m venv "$dest/venv"
 pip=("$dest/venv/bin/python" -m pip --disable-pip-version-check --quiet install)
 "${pip[@]}" --upgrade pip
 "${pip[@]}" 'cuda-toolkit[nvcc,cudart,cccl,crt,nvvm,cublas,curand,nvrtc]==13.0.2'
-# Without their dependencies, which would replace the pinned cuBLAS by a newer one.
-"${pip[@]}" --no-deps 'nvidia-cudnn-cu13==9.*' 'nvidia-nccl-cu13==2.*'
+# Without their dependencies, which would replace the pinned cuBLAS by a newer one. The minor versions
+# are those that this project is built, linked and tested with: cuDNN 9.28.1 and NCCL 2.32.3. cudarc
+# 0.19.10 declares the functions of cuDNN 9.21 and NCCL 2.30, which both still have. Of another cuDNN
+# the heuristics may rank other engines first, and so choose other plans and bits.
+"${pip[@]}" --no-deps 'nvidia-cudnn-cu13==9.28.*' 'nvidia-nccl-cu13==2.32.*'
 
 # Builds expect one root as NVIDIA's installer lays it out; the wheels spread it over folders.
 wheels=$(echo "$dest"/venv/lib/python3*/site-packages/nvidia)

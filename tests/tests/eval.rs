@@ -42,7 +42,7 @@ fn ends_with(output: &Output, words: &[&str]) {
 #[test]
 fn results_of_boxes_are_the_same_on_any_number_of_threads() {
     let dir = scenes();
-    let output = dir.eval(&format!("{ROI} {RANDOM} --out a --threads 2")).succeeds();
+    let output = dir.eval(&format!("{ROI} {RANDOM} --out a --threads 2 --device cpu")).succeeds();
     let results = json(&dir, "a/results.json");
     for (side, list) in [("train", "instances_train2017"), ("val", "instances_val2017")] {
         let boxes =
@@ -50,6 +50,7 @@ fn results_of_boxes_are_the_same_on_any_number_of_threads() {
         assert_eq!(results[format!("{side}_examples")], boxes);
     }
     assert_eq!(sum(&results["confusion"]), results["val_examples"].as_u64().unwrap());
+    assert_eq!((&results["device"], &results["precision"]), (&"cpu".into(), &"f32".into()));
     let top1 = results["top1"].as_f64().unwrap();
     for words in
         ["striped disc".to_owned(), format!("top-1 {:.2} %", 100.0 * top1), "confusion.png".into()]
@@ -59,7 +60,7 @@ fn results_of_boxes_are_the_same_on_any_number_of_threads() {
     let drawing = image::load_from_memory(&dir.read("a/confusion.png")).unwrap();
     assert_eq!((drawing.width(), drawing.height()), (32 + 12 * 40 + 8, 32 + 12 * 40 + 8));
 
-    dir.eval(&format!("{ROI} {RANDOM} --out b --threads 1 --quiet")).succeeds();
+    dir.eval(&format!("{ROI} {RANDOM} --out b --threads 1 --quiet --device cpu")).succeeds();
     dir.assert_same("a", "b");
 }
 
@@ -148,6 +149,14 @@ fn unusable_options_and_files_are_reported_in_a_line() {
     for (option, value) in [("--lr", "NaN"), ("--threads", "0"), ("--epochs", "0")] {
         let line = format!("linear --images scenes {RANDOM} {option} {value}");
         dir.eval(&line).fails(2).says(&[option, &format!("'{value}'")]);
+    }
+    let linear = format!("linear --images scenes {RANDOM}");
+    dir.eval(&format!("{linear} --device tpu")).fails(2).says(&["none of auto, cpu, cuda, cuda:N"]);
+    for line in [format!("{ROI} {RANDOM}"), linear] {
+        let words = ["--device: ", "; or use --device cpu"];
+        refused(&format!("{line} --device cuda:99"), 2, &words);
+        let words = ["--precision: bf16 needs a GPU; on the CPU it is f32"];
+        refused(&format!("{line} --device cpu --precision bf16"), 2, &words);
     }
     refused(
         &format!("{ROI} --checkpoint a.pth --arch resnet18"),

@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
 use scrl_trainer::collective::Ranks;
-use scrl_trainer::model::Arch;
+use scrl_trainer::model::{Arch, Backbone};
 use scrl_trainer::ops::{BatchNorm, Conv2d, Op, Tape, batch_statistics, keep_freed_memory};
 
 const RUNS: usize = 5;
@@ -19,36 +20,13 @@ const RUNS: usize = 5;
 type Shape = (usize, usize, usize, usize, usize);
 
 /// The convolutions of a network, and how often each occurs.
-fn shapes(arch: Arch, size: usize) -> BTreeMap<Shape, usize> {
-    let (blocks, bottleneck) = match arch {
-        Arch::Resnet18 => ([2, 2, 2, 2], false),
-        Arch::Resnet34 => ([3, 4, 6, 3], false),
-        Arch::Resnet50 => ([3, 4, 6, 3], true),
-        Arch::Resnet101 => ([3, 4, 23, 3], true),
-    };
-    let mut found = BTreeMap::from([((size, 3, 64, 7, 2), 1)]);
-    let (mut side, mut inputs) = (size / 4, 64);
-    for (stage, count) in blocks.into_iter().enumerate() {
-        let width = 64 << stage;
-        for block in 0..count {
-            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-            let outputs = if bottleneck { 4 * width } else { width };
-            let mut convolve = |shape| *found.entry(shape).or_default() += 1;
-            if stride != 1 || inputs != outputs {
-                convolve((side, inputs, outputs, 1, stride));
-            }
-            if bottleneck {
-                convolve((side, inputs, width, 1, 1));
-                convolve((side, width, width, 3, stride));
-                convolve((side / stride, width, outputs, 1, 1));
-            } else {
-                convolve((side, inputs, width, 3, stride));
-                convolve((side / stride, width, width, 3, 1));
-            }
-            (side, inputs) = (side / stride, outputs);
-        }
+fn shapes(arch: Arch, size: usize) -> Result<BTreeMap<Shape, usize>> {
+    let backbone = Backbone::new(arch, &VarBuilder::zeros(DType::F32, &Device::Cpu))?;
+    let mut found = BTreeMap::new();
+    for (_, g) in backbone.convolutions(1, size)? {
+        *found.entry((g.h, g.i, g.o, g.kh, g.stride)).or_default() += 1;
     }
-    found
+    Ok(found)
 }
 
 /// Milliseconds, the median of [`RUNS`].
@@ -80,7 +58,7 @@ fn main() -> Result<()> {
     );
     println!("|---|---|---|---|---|---|");
     let mut totals = [0.0; 4];
-    let mut shapes = shapes(arch, size);
+    let mut shapes = shapes(arch, size)?;
     shapes.retain(|shape, _| arguments.len() < 5 || shape.0 == number(4, 0));
     for ((side, inputs, outputs, kernel, stride), count) in shapes {
         let mut conv = Conv2d { stride, padding: kernel / 2, input_gradient: inputs > 3 };

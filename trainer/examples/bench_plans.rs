@@ -8,12 +8,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use clap::Parser;
 use scrl_trainer::model::{Arch, Backbone};
-use scrl_trainer::ops::gpu::{self, Engines, cudnn_version};
+use scrl_trainer::ops::gpu::{self, Engine, Engines, cudnn_version};
 use scrl_trainer::ops::{Geometry, Pass};
 use scrl_trainer::train::Precision;
 use serde_json::json;
@@ -59,40 +59,37 @@ fn main() -> Result<()> {
     let (major, minor, patch) = cudnn_version();
     println!("cuDNN {major}.{minor}.{patch}\n");
     println!(
-        "| pass | convolution | filter / stride | a step | engine | mode, rank | MiB | ms | TFLOP/s |"
+        "| pass | convolution | filter / stride | a step | chosen | ms | TFLOP/s | fastest | ms |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    let (mut chosen, mut fastest, mut plans) = (0.0, 0.0, Vec::new());
+    let (mut ms_chosen, mut ms_fastest, mut plans) = (0.0, 0.0, Vec::new());
     for ((g, pass), count) in passes(&given, dtype)? {
         let mut timed = Vec::new();
         engines.each((g, pass), dtype, |engine, run| {
             timed.push((engine.clone(), time(&device, run)?));
             Ok(())
         })?;
+        let fastest = timed.iter().min_by(|(_, a), (_, b)| a.total_cmp(b));
+        let (Some((chosen, ms)), Some((best, best_ms))) = (timed.first(), fastest) else {
+            bail!("no engine for the {pass} of a {g}");
+        };
         let operations = 2 * g.n * g.out_h * g.out_w * g.o * g.kh * g.kw * g.i;
-        for (index, (engine, ms)) in timed.iter().enumerate() {
-            println!(
-                "| {pass} | {}x{}x{} -> {} | {}x{} / {} | {count} | {}{} | {} {} | {:.1} | {ms:.3} | \
-                 {:.1} |",
-                g.h,
-                g.w,
-                g.i,
-                g.o,
-                g.kh,
-                g.kw,
-                g.stride,
-                engine.index,
-                if index == 0 { ", chosen" } else { "" },
-                engine.mode(),
-                engine.rank,
-                engine.workspace as f64 / f64::from(1 << 20),
-                1e-9 * operations as f64 / ms
-            );
-        }
-        if let Some((_, ms)) = timed.first() {
-            chosen += count as f64 * ms;
-            fastest += count as f64 * timed.iter().fold(*ms, |least, (_, ms)| least.min(*ms));
-        }
+        println!(
+            "| {pass} | {}x{}x{} -> {} | {}x{} / {} | {count} | {} | {ms:.3} | {:.1} | {} | \
+             {best_ms:.3} |",
+            g.h,
+            g.w,
+            g.i,
+            g.o,
+            g.kh,
+            g.kw,
+            g.stride,
+            name(chosen),
+            1e-9 * operations as f64 / ms,
+            name(best)
+        );
+        ms_chosen += count as f64 * ms;
+        ms_fastest += count as f64 * best_ms;
         plans.push(json!({
             "pass": pass.to_string(),
             "views": g.n, "height": g.h, "width": g.w, "inputs": g.i, "outputs": g.o,
@@ -103,17 +100,23 @@ fn main() -> Result<()> {
             })).collect::<Vec<_>>(),
         }));
     }
-    println!("\nof a step: {chosen:.1} ms by the chosen engines, {fastest:.1} ms by the fastest");
+    println!(
+        "\na step: {ms_chosen:.1} ms by the chosen engines, {ms_fastest:.1} ms by the fastest"
+    );
     if let Some(path) = given.json {
         let numbers = json!({
             "cudnn": format!("{major}.{minor}.{patch}"),
             "arch": given.arch.name(), "size": given.size, "batch_size": given.batch_size,
             "precision": given.precision.name(),
-            "ms_chosen": chosen, "ms_fastest": fastest, "plans": plans,
+            "ms_chosen": ms_chosen, "ms_fastest": ms_fastest, "plans": plans,
         });
         std::fs::write(path, numbers.to_string())?;
     }
     Ok(())
+}
+
+fn name(engine: &Engine) -> String {
+    format!("{}, {} {}", engine.index, engine.mode(), engine.rank)
 }
 
 /// The distinct passes that cuDNN computes, in the order of the network, and how often a step does.

@@ -71,7 +71,7 @@ pub enum Error {
     OutOfMemory {
         /// What needs how much, or what the GPU reported.
         cause: String,
-        /// The options of a step that fits.
+        /// What to do.
         advice: String,
     },
     /// A drawing could not be made.
@@ -106,6 +106,23 @@ impl Error {
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let named = scrl_schemas::Error::io(path);
         move |source| Self::Shards(named(source))
+    }
+
+    /// How the driver or one of NVIDIA's libraries said that the GPU's memory is full, if this is
+    /// such an error.
+    pub(crate) fn sign_of_full_memory(&self) -> Option<&'static str> {
+        const SIGNS: [&str; 4] = [
+            "CUDA_ERROR_OUT_OF_MEMORY",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "CURAND_STATUS_ALLOCATION_FAILED",
+            "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        ];
+        let cause = match self {
+            Self::Compute(cause) => cause.to_string(),
+            Self::Device(cause) => cause.clone(),
+            _ => return None,
+        };
+        SIGNS.into_iter().find(|sign| cause.contains(sign))
     }
 
     pub(crate) fn dataset(path: &Path, reason: impl Into<String>) -> Self {

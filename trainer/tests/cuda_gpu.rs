@@ -62,21 +62,21 @@ fn ops_weight_copies() {
 #[test]
 fn steps_f32() {
     let Some(gpu) = gpu() else { return };
-    Case::small(DType::F32).compare(&gpu.place, 1e-3, 2e-2);
+    Case::small(DType::F32).compare_f32(&gpu.place, 2e-2);
 }
 
 #[test]
 fn steps_one_pair_with_one_box() {
     let Some(gpu) = gpu() else { return };
     let case = Case { pairs: 1, steps: 1, ..Case::small(DType::F32) };
-    case.compare(&gpu.place, 1e-3, f64::INFINITY);
+    case.compare_f32(&gpu.place, f64::INFINITY);
 }
 
 #[test]
 fn steps_byol_accumulate_f32() {
     let Some(gpu) = gpu() else { return };
     let case = Case { method: Method::Byol, accumulate: 3, steps: 2, ..Case::small(DType::F32) };
-    case.compare(&gpu.place, 1e-3, 2e-2);
+    case.compare_f32(&gpu.place, 2e-2);
 }
 
 #[test]
@@ -90,22 +90,26 @@ fn steps_resnet50_f32() {
         steps: 1,
         ..Case::small(DType::F32)
     };
-    case.compare(&gpu.place, 1e-3, 5e-2);
+    case.compare_f32(&gpu.place, 5e-2);
 }
 
 #[test]
 fn steps_bf16() {
     let Some(gpu) = gpu() else { return };
-    let case = Case { pairs: 16, steps: 2, ..Case::small(DType::BF16) };
-    case.compare(&gpu.place, 2e-2, f64::INFINITY);
+    Case { steps: 2, ..Case::bf16(Arch::Resnet18) }.compare_bf16(&gpu.place);
+}
+
+#[test]
+fn steps_byol_accumulate_bf16() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case { method: Method::Byol, accumulate: 2, ..Case::bf16(Arch::Resnet18) };
+    case.compare_bf16(&gpu.place);
 }
 
 #[test]
 fn steps_resnet50_bf16() {
     let Some(gpu) = gpu() else { return };
-    let case =
-        Case { arch: Arch::Resnet50, pairs: 8, size: 128, steps: 1, ..Case::small(DType::BF16) };
-    case.compare(&gpu.place, 2e-2, f64::INFINITY);
+    Case::bf16(Arch::Resnet50).compare_bf16(&gpu.place);
 }
 
 #[test]
@@ -130,7 +134,8 @@ fn ranks_of_one_by_nccl() {
     let Some(gpu) = gpu() else { return };
     let candle_core::Device::Cuda(device) = gpu.place.device() else { unreachable!() };
     let ranks = scrl_trainer::collective::Ranks::default().connected(device).unwrap();
-    for case in [Case::small(DType::F32), Case { accumulate: 2, ..Case::small(DType::BF16) }] {
+    let bf16 = Case { accumulate: 2, steps: 5, ..Case::bf16(Arch::Resnet18) };
+    for case in [Case::small(DType::F32), bf16] {
         let (alone, connected) = (case.run(&gpu.place).0, case.run_among(&gpu.place, &ranks));
         assert_eq!(connected.0[0].to_bits(), alone[0].to_bits(), "the first loss");
         for (found, expected) in connected.0.iter().zip(&alone) {
@@ -161,8 +166,8 @@ fn steps_of_a_run_are_those_on_the_cpu_and_resume() {
     };
     let on = |device: &'static str| {
         move |options: &mut Options| {
-            options.device = Some(device.parse().unwrap());
-            options.precision = Some(Precision::F32);
+            options.compute.device = Some(device.parse().unwrap());
+            options.compute.precision = Some(Precision::F32);
         }
     };
     let (cpu, cuda) = (losses("cpu", &on("cpu")), losses("gpu", &on("cuda")));

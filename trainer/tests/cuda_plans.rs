@@ -15,8 +15,9 @@ const VIEWS: [usize; 2] = [16, 512];
 /// Sides of views, in pixels.
 const SIZES: [usize; 3] = [64, 96, 224];
 
-/// The distinct passes at one size: of 17 convolutions, all three, but not the gradient of pixels.
-const PASSES: usize = 3 * 17 - 1;
+/// The distinct passes at one size: of 11 convolutions of 3×3 and 7×7 all three, but not the gradient
+/// of pixels; of 6 of 1×1 with stride 2 two, and of 12 with stride 1 the filter's gradient.
+const PASSES: usize = 3 * 11 - 1 + 2 * 6 + 12;
 
 /// The most workspace that a plan may use.
 const MOST_WORKSPACE: usize = 1 << 30;
@@ -138,14 +139,16 @@ impl Card {
     }
 }
 
-/// The distinct passes of all architectures that cuDNN computes.
+/// The distinct passes of all architectures that cuDNN computes, with the gradients of 1×1 filters,
+/// which `filter_gradients_by_cudnn` adds.
 fn passes(views: usize, size: usize, dtype: DType) -> Vec<(Geometry, Pass)> {
     let mut seen = HashSet::new();
     let mut passes = Vec::new();
     for &arch in Arch::ALL {
         let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
         for (conv, g) in Backbone::new(arch, &vb).unwrap().convolutions(views, size).unwrap() {
-            let of_conv = conv.passes_by_cudnn(&g, dtype);
+            let mut of_conv = conv.passes_by_cudnn(&g, dtype);
+            of_conv.extend((g.kh == 1).then_some((g, Pass::Filter)));
             passes.extend(of_conv.into_iter().filter(|pass| seen.insert(*pass)));
         }
     }

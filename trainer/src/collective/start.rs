@@ -24,7 +24,7 @@ fn start(program: &'static str, world: World, launcher: Option<&str>) -> Result<
         return Ok(Ranks::default());
     }
     #[cfg(feature = "nccl")]
-    super::nccl::repeat_bits();
+    super::nccl::set_environment();
     #[cfg(feature = "mpi")]
     match launcher {
         Some("mpirun" | "mpiexec") => return by_mpi(world, launcher),

@@ -9,7 +9,7 @@ use scrl_cli::Reporter;
 use scrl_preprocess::images::ImageSize;
 use serde::{Deserialize, Serialize};
 
-use super::inputs::decode_as_stored;
+use super::inputs::{ResizedImages, decode_as_stored};
 use crate::{Error, Result};
 
 /// The shortest side of a box that is used, in pixels of the image. COCO has boxes of no width.
@@ -133,8 +133,9 @@ enum Checked {
 }
 
 impl AnnotatedImages {
-    /// Reads an annotation file and decodes each of its images with boxes; their files are looked
-    /// for below `folder`. For validation, `train` has the classes.
+    /// Reads an annotation file and decodes each of its images with boxes, which `resized` keeps if
+    /// it has room; their files are looked for below `folder`. For validation, `train` has the
+    /// classes.
     ///
     /// # Errors
     /// If the file is not in COCO's format, if none of its images can be used, if it has classes
@@ -143,6 +144,7 @@ impl AnnotatedImages {
         file: &Path,
         folder: &Path,
         train: Option<&Self>,
+        resized: &ResizedImages,
         reporter: &Reporter,
     ) -> Result<Self> {
         let text = fs::read(file).map_err(Error::io(file))?;
@@ -172,7 +174,7 @@ impl AnnotatedImages {
             listed.push((image, of_image));
         }
         found.left_out.without_image = by_image.values().map(Vec::len).sum();
-        found.check_images(file, folder, listed, reporter)?;
+        found.check_images(file, folder, listed, resized, reporter)?;
         Ok(found)
     }
 
@@ -199,6 +201,7 @@ impl AnnotatedImages {
         file: &Path,
         folder: &Path,
         listed: Vec<(ListedImage, Vec<Annotation>)>,
+        resized: &ResizedImages,
         reporter: &Reporter,
     ) -> Result<()> {
         reporter.begin("images", listed.len() as u64, 0);
@@ -208,8 +211,9 @@ impl AnnotatedImages {
                 .par_iter()
                 .map(|(image, annotations)| {
                     let mut left_out = LeftOut::default();
+                    let of_image = (image, &annotations[..]);
                     let checked =
-                        self.check_image(file, folder, image, annotations, &mut left_out)?;
+                        self.check_image(file, folder, of_image, resized, &mut left_out)?;
                     Ok((checked, left_out, annotations.len()))
                 })
                 .collect::<Result<_>>()?;
@@ -259,8 +263,8 @@ impl AnnotatedImages {
         &self,
         file: &Path,
         folder: &Path,
-        image: &ListedImage,
-        annotations: &[Annotation],
+        (image, annotations): (&ListedImage, &[Annotation]),
+        resized: &ResizedImages,
         left_out: &mut LeftOut,
     ) -> Result<Checked> {
         if annotations.is_empty() {
@@ -271,10 +275,11 @@ impl AnnotatedImages {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Checked::Missing(format!("{}: {error}", path.display()))),
         };
-        let size = match decode_as_stored(&bytes) {
-            Ok(decoded) => decoded.size,
+        let decoded = match decode_as_stored(&bytes) {
+            Ok(decoded) => decoded,
             Err(reason) => return Ok(Checked::Unreadable(format!("{}: {reason}", path.display()))),
         };
+        let size = decoded.size;
         let listed = (image.width.unwrap_or(size.width), image.height.unwrap_or(size.height));
         if listed != (size.width, size.height) {
             let reason = format!(
@@ -299,6 +304,7 @@ impl AnnotatedImages {
         if boxes.is_empty() {
             return Ok(Checked::WithoutBoxes);
         }
+        resized.keep(&path, &decoded);
         Ok(Checked::Usable(AnnotatedImage { path, bytes: bytes.len() as u64, size, boxes }))
     }
 }
@@ -335,7 +341,7 @@ mod tests {
     fn read(text: &str, folder: &Path, train: Option<&AnnotatedImages>) -> Result<AnnotatedImages> {
         let file = folder.join("list.json");
         fs::write(&file, text).unwrap();
-        AnnotatedImages::read(&file, folder, train, &Reporter::silent())
+        AnnotatedImages::read(&file, folder, train, &ResizedImages::new(8), &Reporter::silent())
     }
 
     fn folder() -> tempfile::TempDir {

@@ -39,6 +39,7 @@ impl ClassImages {
     /// # Errors
     /// If there are no images, fewer than two classes, or a class that `classes` lacks.
     pub fn find(path: &Path, classes: Option<&[String]>, reporter: &Reporter) -> Result<Self> {
+        reporter.say(format_args!("{}: decoding every image once", path.display()));
         let sources = Sources::find(path, Exif::Ignore, Examine::Pixels)?;
         let mut found = Vec::new();
         for image_id in 0..sources.len() {

@@ -1,13 +1,35 @@
-//! Images as inputs of a backbone: decoded, resized, cropped, flipped, batched.
+//! Images as inputs of a backbone: decoded, resized, cropped, flipped, batched, ahead of the
+//! backbone.
 
-use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::{fs, thread};
+
+use crossbeam_channel::bounded;
 use rayon::prelude::*;
 use scrl_preprocess::images::{ImageSize, RgbImage, Unreadable, decode};
 use scrl_preprocess::views::render::Renderer;
 use scrl_schemas::Exif;
 
-use crate::ops::normalize_pixels;
 use crate::{Error, Result};
+
+/// Bytes of resized images that are kept, so that each is decoded once.
+const KEPT_BYTES: usize = 1 << 30;
+
+/// Batches that are decoded side by side, so that no thread waits for the last image of one.
+const BATCHES_AT_ONCE: usize = 2;
+
+/// Decoded batches of each of these that may wait.
+const BATCHES_AHEAD: usize = 1;
+
+/// A batch of inputs.
+pub(super) struct Inputs {
+    /// `[N, size, size, 3]`.
+    pub pixels: Vec<u8>,
+    /// Their side.
+    pub size: usize,
+}
 
 /// Decodes an image without turning it upright: COCO's boxes are in the coordinates of the stored
 /// image.
@@ -15,9 +37,50 @@ pub(super) fn decode_as_stored(bytes: &[u8]) -> std::result::Result<RgbImage, Un
     decode(bytes, Exif::Ignore)
 }
 
-/// The image resized to `size` × `size` pixels, whatever its aspect ratio.
-pub(super) fn resize(image: &RgbImage, size: u32) -> RgbImage {
-    Renderer::default().resize(image, ImageSize { width: size as i32, height: size as i32 })
+/// Images of files, resized to `size` × `size` pixels whatever their aspect ratio. The first ones
+/// are kept in memory.
+pub(super) struct ResizedImages {
+    size: u32,
+    kept: Mutex<HashMap<PathBuf, RgbImage>>,
+}
+
+impl ResizedImages {
+    /// None yet.
+    pub fn new(size: u32) -> Self {
+        Self { size, kept: Mutex::default() }
+    }
+
+    /// Keeps an image that was just decoded, if there is room.
+    pub fn keep(&self, path: &Path, decoded: &RgbImage) {
+        let has_room = |kept: &HashMap<_, _>| {
+            (kept.len() + 1) * self.size as usize * self.size as usize * 3 <= KEPT_BYTES
+        };
+        if has_room(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let resized = self.resize(decoded);
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(path.to_owned(), resized);
+        }
+    }
+
+    /// The image in a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read or decoded.
+    pub fn get(&self, path: &Path) -> Result<RgbImage> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let decoded =
+            decode_as_stored(&bytes).map_err(|reason| Error::dataset(path, reason.to_string()))?;
+        Ok(self.resize(&decoded))
+    }
+
+    fn resize(&self, image: &RgbImage) -> RgbImage {
+        let side = self.size as i32;
+        Renderer::default().resize(image, ImageSize { width: side, height: side })
+    }
 }
 
 /// The center `size` × `size` pixels of the image, resized so that its shorter side is `shorter`:
@@ -49,17 +112,70 @@ pub(super) fn flip(image: &mut RgbImage) {
     }
 }
 
-/// A batch `[N, size, size, 3]`, normalized, of what `input` makes of each item, on all threads.
-pub(super) fn batch<T: Sync>(
+/// What `input` makes of each item, on all threads; with `mirrored`, the flipped inputs after all
+/// others.
+pub(super) fn inputs<T: Sync>(
     items: &[T],
     size: u32,
-    input: impl Fn(&T) -> Result<RgbImage> + Send + Sync,
-) -> Result<Tensor> {
-    let inputs = items.par_iter().map(input).collect::<Result<Vec<RgbImage>>>()?;
-    let side = size as usize;
-    let pixels: Vec<u8> = inputs.into_iter().flat_map(|input| input.pixels).collect();
-    let bytes = Tensor::from_vec(pixels, (items.len(), side, side, 3), &Device::Cpu)?;
-    normalize_pixels(&bytes, DType::F32).map_err(Error::from)
+    mirrored: bool,
+    input: impl Fn(&T) -> Result<RgbImage> + Sync,
+) -> Result<Inputs> {
+    let size = size as usize;
+    let (bytes, sides) = (size * size * 3, 1 + usize::from(mirrored));
+    let mut pixels = vec![0; items.len() * bytes * sides];
+    let (upright, flipped) = pixels.split_at_mut(items.len() * bytes);
+    let upright = upright.par_chunks_exact_mut(bytes).zip(items);
+    let fill = |(to, item): (&mut [u8], &T)| {
+        let image = input(item)?;
+        to.copy_from_slice(&image.pixels);
+        Ok::<RgbImage, Error>(image)
+    };
+    if mirrored {
+        upright.zip(flipped.par_chunks_exact_mut(bytes)).try_for_each(|(upright, flipped)| {
+            let mut image = fill(upright)?;
+            flip(&mut image);
+            flipped.copy_from_slice(&image.pixels);
+            Ok::<(), Error>(())
+        })?;
+    } else {
+        upright.try_for_each(|upright| fill(upright).map(drop))?;
+    }
+    Ok(Inputs { pixels, size })
+}
+
+/// Calls `consume` with each of `batches` and what `decode` makes of it, in their order, while the
+/// next ones are decoded.
+pub(super) fn decode_ahead<B: Sync>(
+    batches: &[B],
+    decode: impl Fn(&B) -> Result<Inputs> + Sync,
+    mut consume: impl FnMut(&B, Inputs) -> Result<()>,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let mut decoders = Vec::new();
+        for first in 0..BATCHES_AT_ONCE {
+            let (sender, decoded) = bounded(BATCHES_AHEAD);
+            let decode = &decode;
+            let work = move || {
+                for batch in batches.iter().skip(first).step_by(BATCHES_AT_ONCE) {
+                    // Nobody receives it after an error.
+                    if sender.send(decode(batch)).is_err() {
+                        return;
+                    }
+                }
+            };
+            thread::Builder::new()
+                .name(format!("decode-{first}"))
+                .spawn_scoped(scope, work)
+                .map_err(|error| Error::Threads(error.to_string()))?;
+            decoders.push(decoded);
+        }
+        for (batch, decoded) in batches.iter().zip((0..BATCHES_AT_ONCE).cycle()) {
+            // A decoder sends all of its batches, or its panic is passed on by the scope.
+            let Ok(inputs) = decoders[decoded].recv() else { break };
+            consume(batch, inputs?)?;
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -88,5 +204,57 @@ mod tests {
         assert_eq!(flipped.pixels[..3], image(5, 2).pixels[12..15]);
         flip(&mut flipped);
         assert_eq!(flipped, image(5, 2));
+    }
+
+    #[test]
+    fn batches_arrive_in_order_and_mirrored_inputs_follow_the_others() {
+        let batches: Vec<Vec<i32>> = (0..7).map(|first| vec![first, first + 1]).collect();
+        let input = |width: &i32| Ok(ResizedImages::new(4).resize(&image(width + 2, 3)));
+        let mut seen = Vec::new();
+        let decode = |batch: &Vec<i32>| inputs(batch, 4, true, input);
+        decode_ahead(&batches, decode, |batch, Inputs { pixels, size }| {
+            let mut expected: Vec<RgbImage> =
+                batch.iter().map(|width| input(width).unwrap()).collect();
+            let upright: Vec<u8> = expected.iter().flat_map(|image| image.pixels.clone()).collect();
+            expected.iter_mut().for_each(flip);
+            let flipped = expected.into_iter().flat_map(|image| image.pixels);
+            assert_eq!((pixels, size), (upright.into_iter().chain(flipped).collect(), 4));
+            seen.push(batch.clone());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, batches);
+    }
+
+    #[test]
+    fn kept_images_are_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let decoded = image(7, 4);
+        let images = ResizedImages::new(5);
+        assert!(images.get(&path).is_err());
+        images.keep(&path, &decoded);
+        assert_eq!(images.get(&path).unwrap(), images.resize(&decoded));
+        image::save_buffer(&path, &decoded.pixels, 7, 4, image::ColorType::Rgb8).unwrap();
+        assert_eq!(ResizedImages::new(5).get(&path).unwrap(), images.resize(&decoded));
+    }
+
+    #[test]
+    fn an_error_of_either_side_ends_the_work() {
+        let batches: Vec<usize> = (0..20).collect();
+        let fail = |number: usize| Error::Threads(number.to_string());
+        let nothing = |_: &usize| Ok(Inputs { pixels: Vec::new(), size: 0 });
+        let of_consumer = decode_ahead(&batches, nothing, |batch, _| match batch {
+            3 => Err(fail(3)),
+            _ => Ok(()),
+        });
+        assert!(of_consumer.unwrap_err().to_string().ends_with(": 3"));
+        let mut seen = 0;
+        let decode = |batch: &usize| if *batch < 5 { nothing(batch) } else { Err(fail(*batch)) };
+        let of_decoder = decode_ahead(&batches, decode, |_, _| {
+            seen += 1;
+            Ok(())
+        });
+        assert!(of_decoder.unwrap_err().to_string().ends_with(": 5") && seen == 5);
     }
 }

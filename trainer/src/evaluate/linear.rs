@@ -4,7 +4,7 @@
 //! layer learns from a random crop of each image, flipped at random, a new one in every epoch; it
 //! is validated on center crops.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use scrl_cli::Reporter;
 use scrl_preprocess::images::{ImageSize, RgbImage};
 use scrl_preprocess::views::method::FLIP_PROBABILITY;
@@ -13,15 +13,17 @@ use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::{BlurKind, ViewParams};
 
-use super::cache::{Cache, FeaturesFile, features_file, join_features};
+use super::cache::{Cache, Part};
 use super::class_images::{ClassImage, ClassImages};
+use super::features::{
+    compute_features, compute_statistics, explain_out_of_memory, images_per_batch,
+};
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
-use super::inputs::{batch, center_crop};
-use super::linear_layer::{LinearLayer, TrainingSet};
+use super::inputs::{Inputs, center_crop, decode_ahead, inputs};
+use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, LinearConfig};
 use super::results::{Examples, Results};
 use crate::collective::Ranks;
-use crate::model::Classifier;
 use crate::{Error, Result};
 
 /// Area of a training crop as a fraction of the image's, as in torchvision's `RandomResizedCrop`.
@@ -44,8 +46,12 @@ pub fn evaluate_images(
     ranks: &Ranks,
     reporter: &Reporter,
 ) -> Result<Option<Results>> {
+    evaluate(config, ranks, reporter).map_err(explain_out_of_memory)
+}
+
+fn evaluate(config: &LinearConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
-    let backbone = FrozenBackbone::new(&common.source)?;
+    let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
     let images = ClassImages::find(&config.images, None, reporter)?;
     let given = config.val.as_ref();
     let given = given.map(|path| ClassImages::find(path, Some(&images.classes), reporter));
@@ -67,7 +73,7 @@ pub fn evaluate_images(
         return Err(Error::dataset(&config.images, reason));
     }
     let key = key(config, &backbone, [&images, val_images])?;
-    let cache = Cache::new(&common.out.join("features"), &key)?;
+    let cache = Cache::of_ranks(&common.out.join("features"), &key, ranks)?;
     let extractor = Extractor { config, backbone: &backbone, cache: &cache, ranks };
     if matches!(common.source, BackboneSource::Random(..)) {
         extractor.compute_statistics(&images, &train, reporter)?;
@@ -84,8 +90,8 @@ pub fn evaluate_images(
     let checkpoints = checkpoints.transpose()?;
     let layer = LinearLayer::train(
         &common.linear_layer,
-        backbone.arch().channels(),
-        images.classes.len(),
+        [backbone.arch().channels(), images.classes.len()],
+        backbone.device(),
         &mut crops,
         checkpoints.as_ref(),
         reporter,
@@ -106,12 +112,13 @@ fn key(
     let EvalConfig { size, images_per_batch, linear_layer, .. } = &config.common;
     Ok(format!(
         "linear weights {:08x} size {size} images-per-batch {images_per_batch} seed {} \
-         split {} images {:08x} {:08x}",
+         split {} images {:08x} {:08x}{}",
         backbone.checksum()?,
         linear_layer.seed,
         config.val.is_none(),
         splits[0].checksum(),
-        splits[1].checksum()
+        splits[1].checksum(),
+        config.common.on_gpu()
     ))
 }
 
@@ -132,66 +139,9 @@ impl Extractor<'_> {
         reporter: &Reporter,
     ) -> Result<()> {
         let size = self.config.common.images_per_batch.min(train.len());
-        reporter.begin("batches", (train.len() / size) as u64, 0);
-        reporter.set_status("statistics of the batch norms");
-        for (number, of_batch) in train.chunks_exact(size).enumerate() {
-            let inputs = self.inputs(images, of_batch, None)?;
-            self.backbone.update_statistics(&inputs, number)?;
-            reporter.step(1)?;
-        }
-        reporter.log();
-        Ok(())
-    }
-
-    /// A batch of inputs: random crops of some epoch, or center crops.
-    fn inputs(
-        &self,
-        images: &ClassImages,
-        of_batch: &[ClassImage],
-        epoch: Option<u32>,
-    ) -> Result<Tensor> {
-        let size = self.config.common.size;
-        batch(of_batch, size, |image| {
-            let decoded = images.decode(image.image_id)?;
-            Ok(match epoch {
-                Some(epoch) => self.random_crop(&decoded, image.image_id, epoch),
-                None => {
-                    let shorter = f64::from(size * SHORTER_FOR_224) / 224.0;
-                    center_crop(&decoded, shorter.round() as u32, size)
-                }
-            })
-        })
-    }
-
-    fn random_crop(&self, image: &RgbImage, image_id: u32, epoch: u32) -> RgbImage {
-        let EvalConfig { size, linear_layer, .. } = &self.config.common;
-        let random = &mut Stream::new(linear_layer.seed, epoch, image_id.into(), Purpose::View1);
-        let params = ViewParams {
-            crop: draw_crop(random, image.size, CROP_SCALE),
-            flip: random.chance(FLIP_PROBABILITY),
-            jitter: None,
-            grayscale: false,
-            blur: None,
-            solarize: false,
-        };
-        let mut pixels = vec![[0; 3]; *size as usize * *size as usize];
-        let options = RenderOptions { size: *size, blur: BlurKind::None };
-        Renderer::default().render(image, &params, options, &mut pixels);
-        let side = *size as i32;
-        RgbImage { size: ImageSize { width: side, height: side }, pixels: pixels.into_flattened() }
-    }
-
-    /// Features `[n, C]` of some images, batch by batch.
-    fn batches<'b>(
-        &'b self,
-        images: &'b ClassImages,
-        which: &'b [ClassImage],
-        epoch: Option<u32>,
-    ) -> impl Iterator<Item = Result<Tensor>> + 'b {
-        which.chunks(self.config.common.images_per_batch).map(move |of_batch| {
-            let map = self.backbone.forward(&self.inputs(images, of_batch, epoch)?)?;
-            Ok(Classifier::features(&map)?)
-        })
+        let batches: Vec<&[ClassImage]> = train.chunks_exact(size).collect();
+        let decode = |of_batch: &[ClassImage]| decode_crops(self.config, images, of_batch, None);
+        compute_statistics(self.backbone, &batches, self.config.common.size, decode, reporter)
     }
 
     /// Features `[N, C]` of all images, stored in files. On the first rank; the others compute their
@@ -205,22 +155,74 @@ impl Extractor<'_> {
         reporter: &Reporter,
     ) -> Result<Option<Tensor>> {
         let chunks: Vec<&[ClassImage]> = which.chunks(IMAGES_PER_FILE).collect();
-        let file = |(number, chunk): (usize, &&[ClassImage])| FeaturesFile {
-            name: format!("{prefix}-{number:05}"),
+        let part = |(number, chunk): (usize, &&[ClassImage])| Part {
+            files: vec![format!("{prefix}-{number:05}")],
             images: chunk.len(),
         };
-        let files: Vec<FeaturesFile> = chunks.iter().enumerate().map(file).collect();
-        let found = self.cache.divide(&files, status, (self.ranks, reporter), |place| {
-            let mut batches = Vec::new();
-            for features in self.batches(images, chunks[place], epoch) {
-                let features = features?;
-                reporter.step(features.dim(0)? as u64)?;
-                batches.push(features);
-            }
-            features_file(&batches)
-        })?;
-        found.map(|files| join_features(&files)).transpose()
+        let parts: Vec<Part> = chunks.iter().enumerate().map(part).collect();
+        let found =
+            self.cache.divide(&parts, status, (self.ranks, reporter), |missing, store| {
+                let chunks: Vec<&[ClassImage]> =
+                    missing.iter().map(|&number| chunks[number]).collect();
+                compute_features(
+                    self.backbone,
+                    &chunks,
+                    (self.images_per_batch(), 1),
+                    |of_batch| decode_crops(self.config, images, of_batch, epoch),
+                    |_| None,
+                    reporter,
+                    |number, features| store(missing[number], features),
+                )
+            })?;
+        Ok(found.and_then(|mut files| files.pop()))
     }
+
+    /// Images of a batch whose features are computed.
+    fn images_per_batch(&self) -> usize {
+        let EvalConfig { images_per_batch: given, size, .. } = self.config.common;
+        images_per_batch(given, size, 1)
+    }
+}
+
+/// A batch of inputs: random crops of some epoch, or center crops.
+fn decode_crops(
+    config: &LinearConfig,
+    images: &ClassImages,
+    of_batch: &[ClassImage],
+    epoch: Option<u32>,
+) -> Result<Inputs> {
+    let EvalConfig { size, linear_layer, .. } = &config.common;
+    inputs(of_batch, *size, false, |image| {
+        let decoded = images.decode(image.image_id)?;
+        Ok(match epoch {
+            Some(epoch) => {
+                let id = image.image_id.into();
+                let random = Stream::new(linear_layer.seed, epoch, id, Purpose::View1);
+                random_crop(&decoded, *size, random)
+            }
+            None => {
+                let shorter = f64::from(size * SHORTER_FOR_224) / 224.0;
+                center_crop(&decoded, shorter.round() as u32, *size)
+            }
+        })
+    })
+}
+
+/// A crop drawn from `random`.
+fn random_crop(image: &RgbImage, size: u32, mut random: Stream) -> RgbImage {
+    let params = ViewParams {
+        crop: draw_crop(&mut random, image.size, CROP_SCALE),
+        flip: random.chance(FLIP_PROBABILITY),
+        jitter: None,
+        grayscale: false,
+        blur: None,
+        solarize: false,
+    };
+    let mut pixels = vec![[0; 3]; size as usize * size as usize];
+    let options = RenderOptions { size, blur: BlurKind::None };
+    Renderer::default().render(image, &params, options, &mut pixels);
+    let side = size as i32;
+    RgbImage { size: ImageSize { width: side, height: side }, pixels: pixels.into_flattened() }
 }
 
 /// Random crops of the training images.
@@ -266,14 +268,41 @@ impl TrainingSet for TrainingCrops<'_> {
         &self.classes
     }
 
-    fn features(&mut self, epoch: u32, indices: &[usize]) -> Result<Tensor> {
-        if self.stored.is_empty() {
-            let which: Vec<ClassImage> = indices.iter().map(|&index| self.train[index]).collect();
-            let batches = self.extractor.batches(self.images, &which, Some(epoch));
-            return Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?);
+    fn unit(&self) -> &'static str {
+        "images"
+    }
+
+    fn visit(&mut self, epoch: u32, batches: &[&[usize]], step: &mut TrainingStep) -> Result<()> {
+        if !self.stored.is_empty() {
+            let crop = epoch as usize % self.stored.len();
+            return batches.iter().try_for_each(|indices| {
+                let rows = indices.iter().map(|&index| (crop, index));
+                step(indices, select_rows(&self.stored, rows)?)
+            });
         }
-        let rows: Vec<u32> = indices.iter().map(|&index| index as u32).collect();
-        let features = &self.stored[epoch as usize % self.stored.len()];
-        Ok(features.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+        let Self { extractor, images, train, .. } = self;
+        let Extractor { config, backbone, .. } = **extractor;
+        let which: Vec<Vec<ClassImage>> =
+            batches.iter().map(|indices| indices.iter().map(|&i| train[i]).collect()).collect();
+        let per_batch = extractor.images_per_batch();
+        // The batches of the backbone, the last ones of a step with its indices.
+        let mut of_backbone: Vec<(Option<&[usize]>, &[ClassImage])> = Vec::new();
+        for (indices, which) in batches.iter().zip(&which) {
+            of_backbone.extend(which.chunks(per_batch).map(|images| (None, images)));
+            if let Some((step, _)) = of_backbone.last_mut() {
+                *step = Some(*indices);
+            }
+        }
+        let mut features = Vec::new();
+        let decode = |&(_, of_batch): &(_, &[ClassImage])| {
+            decode_crops(config, images, of_batch, Some(epoch))
+        };
+        decode_ahead(&of_backbone, decode, |(indices, _), inputs| {
+            features.push(backbone.features(&inputs, None)?);
+            match indices {
+                Some(indices) => step(indices, Tensor::cat(&std::mem::take(&mut features), 0)?),
+                None => Ok(()),
+            }
+        })
     }
 }

@@ -9,6 +9,8 @@ use super::cache::{Cache, Tensors};
 use super::confusion::Confusion;
 use crate::Result;
 use crate::model::{Classifier, Parameter, Parameters};
+use crate::ops::cpu::f32s;
+use crate::ops::gpu::{Fetch, Transfers};
 use crate::ops::{CrossEntropy, Tape, count_correct};
 use crate::optim::{Schedule, ScheduleConfig, Sgd, SgdConfig};
 
@@ -41,14 +43,38 @@ pub(super) trait TrainingSet {
     /// The class of each example.
     fn classes(&self) -> &[usize];
 
-    /// The features `[n, C]` of the examples with these indices, as augmented in an epoch.
-    fn features(&mut self, epoch: u32, indices: &[usize]) -> Result<Tensor>;
+    /// What the examples are, such as `images`.
+    fn unit(&self) -> &'static str;
+
+    /// Calls `step` with each of `batches`, indices of examples, and the features `[n, C]` of these,
+    /// as augmented in an epoch.
+    fn visit(&mut self, epoch: u32, batches: &[&[usize]], step: &mut TrainingStep) -> Result<()>;
+}
+
+/// Takes a step with the examples of these indices, whose features lie on the CPU or on the layer's
+/// device.
+pub(super) type TrainingStep<'a> = dyn FnMut(&[usize], Tensor) -> Result<()> + 'a;
+
+/// Rows of matrices `[_, C]`, each given by the number of a matrix and a row of it.
+pub(super) fn select_rows(
+    matrices: &[Tensor],
+    rows: impl ExactSizeIterator<Item = (usize, usize)>,
+) -> Result<Tensor> {
+    let channels = matrices[0].dim(1)?;
+    let matrices: Vec<_> = matrices.iter().map(f32s).collect::<candle_core::Result<_>>()?;
+    let count = rows.len();
+    let mut selected = Vec::with_capacity(count * channels);
+    for (matrix, row) in rows {
+        selected.extend_from_slice(&matrices[matrix][row * channels..][..channels]);
+    }
+    Ok(Tensor::from_vec(selected, (count, channels), &Device::Cpu)?)
 }
 
 /// A trained layer.
 pub(super) struct LinearLayer {
     classifier: Classifier,
     classes: usize,
+    device: Device,
     /// Mean cross-entropy of the last epoch.
     pub loss: f64,
     /// Accuracy in the last epoch, from 0 to 1; each example is counted before its step.
@@ -56,31 +82,35 @@ pub(super) struct LinearLayer {
 }
 
 impl LinearLayer {
-    /// Trains a layer from `channels` features to `classes` logits. With `checkpoints`, the state
-    /// after each epoch is stored there, and a stopped training resumes from it.
+    /// Trains a layer from `channels` features to `classes` logits on `device`. With `checkpoints`,
+    /// the state after each epoch is stored there, and a stopped training resumes from it.
     pub fn train(
         config: &LinearLayerConfig,
-        channels: usize,
-        classes: usize,
+        [channels, classes]: [usize; 2],
+        device: &Device,
         examples: &mut dyn TrainingSet,
         checkpoints: Option<&Cache>,
         reporter: &Reporter,
     ) -> Result<Self> {
-        let (classifier, parameters) =
-            Classifier::new(channels, classes, config.seed, &Device::Cpu)?;
-        let mut training = Training::new(config, &parameters, examples.classes().len())?;
-        let mut layer = Self { classifier, classes, loss: f64::NAN, accuracy: f64::NAN };
+        let (classifier, parameters) = Classifier::new(channels, classes, config.seed, device)?;
+        let count = examples.classes().len();
+        let mut training = Training::new(config, &parameters, count, device)?;
+        let device = device.clone();
+        let mut layer = Self { classifier, classes, device, loss: f64::NAN, accuracy: f64::NAN };
         let first = match checkpoints.and_then(|cache| cache.find(CHECKPOINT)) {
             Some(checkpoint) => layer.resume(&training, &checkpoint)?,
             None => 0,
         };
-        reporter.begin("epochs", config.epochs.into(), first.into());
+        let after = |epochs: u32| u64::from(epochs) * count as u64;
+        reporter.begin(examples.unit(), after(config.epochs), after(first));
         reporter.set_status("linear layer");
         for epoch in first..config.epochs {
             training.epoch(epoch, &mut layer, examples, reporter)?;
             let (loss, percent) = (layer.loss, 100.0 * layer.accuracy);
-            reporter.set_status(format_args!("linear layer: loss {loss:.3}, top-1 {percent:.1} %"));
-            reporter.advance(1);
+            let epochs = format!("epoch {} of {}", epoch + 1, config.epochs);
+            reporter.set_status(format_args!(
+                "linear layer: {epochs}, loss {loss:.3}, top-1 {percent:.1} %"
+            ));
             if let Some(cache) = checkpoints {
                 cache.store(CHECKPOINT, &layer.checkpoint(&training, epoch)?)?;
             }
@@ -91,8 +121,10 @@ impl LinearLayer {
 
     /// The state after an epoch.
     fn checkpoint(&self, training: &Training, epoch: u32) -> Result<Tensors> {
-        let named = |parameter: &Parameter| (parameter.name.clone(), parameter.tensor().clone());
-        let mut checkpoint: Tensors = training.sgd.state().map(named).collect();
+        let named = |parameter: &Parameter| {
+            Ok((parameter.name.clone(), parameter.tensor().to_device(&Device::Cpu)?))
+        };
+        let mut checkpoint: Tensors = training.sgd.state().map(named).collect::<Result<_>>()?;
         let done = [epoch as f32 + 1.0, self.loss as f32, self.accuracy as f32];
         checkpoint.insert("done".to_owned(), Tensor::new(&done, &Device::Cpu)?);
         Ok(checkpoint)
@@ -112,8 +144,9 @@ impl LinearLayer {
     /// by true class.
     pub fn validate(&self, features: &Tensor, classes: &[usize]) -> Result<Confusion> {
         let mut confusion = Confusion::new(self.classes);
+        let features = features.to_device(&self.device)?;
         let logits =
-            self.classifier.forward(&mut Tape::forward_only(), features)?.to_vec2::<f32>()?;
+            self.classifier.forward(&mut Tape::forward_only(), &features)?.to_vec2::<f32>()?;
         for (logits, class) in logits.iter().zip(classes) {
             // The first of equal logits, as PyTorch's argmax.
             let predicted = (1..logits.len())
@@ -130,6 +163,29 @@ struct Training<'a> {
     schedule: Schedule,
     step: u64,
     steps_per_epoch: u64,
+    transfers: Transfers,
+}
+
+/// Sums over the examples of an epoch.
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    correct: f64,
+}
+
+/// A step whose loss and correct predictions are on their way to the host.
+struct Pending {
+    numbers: Fetch,
+    examples: usize,
+}
+
+impl Sums {
+    fn add(&mut self, Pending { numbers, examples }: Pending) -> Result<()> {
+        let numbers = numbers.wait()?;
+        self.loss += f64::from(numbers[0]) * examples as f64;
+        self.correct += f64::from(numbers[1]);
+        Ok(())
+    }
 }
 
 impl<'a> Training<'a> {
@@ -137,6 +193,7 @@ impl<'a> Training<'a> {
         config: &'a LinearLayerConfig,
         parameters: &Parameters,
         examples: usize,
+        device: &Device,
     ) -> Result<Self> {
         let steps_per_epoch = examples.div_ceil(config.batch_size) as u64;
         let schedule = Schedule(ScheduleConfig {
@@ -146,7 +203,8 @@ impl<'a> Training<'a> {
             warmup_steps: steps_per_epoch * u64::from(config.warmup_epochs.min(config.epochs)),
         });
         let sgd = Sgd::new(OPTIMIZER, parameters.optimized().cloned().collect())?;
-        Ok(Self { config, sgd, schedule, step: 0, steps_per_epoch })
+        let transfers = Transfers::new(device)?;
+        Ok(Self { config, sgd, schedule, step: 0, steps_per_epoch, transfers })
     }
 
     fn epoch(
@@ -156,40 +214,48 @@ impl<'a> Training<'a> {
         examples: &mut dyn TrainingSet,
         reporter: &Reporter,
     ) -> Result<()> {
-        let mut shuffle: Vec<usize> = (0..examples.classes().len()).collect();
+        let classes: Vec<i64> = examples.classes().iter().map(|&class| class as i64).collect();
+        let mut shuffle: Vec<usize> = (0..classes.len()).collect();
         Stream::new(self.config.seed, epoch, u64::MAX, Purpose::Evaluation).shuffle(&mut shuffle);
         self.step = u64::from(epoch) * self.steps_per_epoch;
-        let (mut loss, mut correct) = (0.0, 0.0);
-        for indices in shuffle.chunks(self.config.batch_size) {
-            let features = examples.features(epoch, indices)?;
-            let classes: Vec<i64> = indices.iter().map(|&i| examples.classes()[i] as i64).collect();
-            let classes = Tensor::new(classes, &Device::Cpu)?;
-            self.step += 1;
-            let (batch_loss, batch_correct) = self.step(layer, &features, &classes)?;
-            loss += batch_loss * indices.len() as f64;
-            correct += batch_correct;
+        let batches: Vec<&[usize]> = shuffle.chunks(self.config.batch_size).collect();
+        let mut sums = Sums::default();
+        // A GPU receives the next step while it still works on this one.
+        let mut pending: Option<Pending> = None;
+        examples.visit(epoch, &batches, &mut |indices, features| {
             reporter.check_stop()?;
-        }
-        layer.loss = loss / shuffle.len() as f64;
-        layer.accuracy = correct / shuffle.len() as f64;
+            let features = features.to_device(&layer.device)?;
+            let classes: Vec<i64> = indices.iter().map(|&index| classes[index]).collect();
+            let classes = Tensor::new(classes, &layer.device)?;
+            self.step += 1;
+            let step = self.step(layer, &features, &classes)?;
+            pending.replace(step).map_or(Ok(()), |before| sums.add(before))?;
+            reporter.advance(indices.len() as u64);
+            Ok(())
+        })?;
+        pending.map_or(Ok(()), |last| sums.add(last))?;
+        layer.loss = sums.loss / shuffle.len() as f64;
+        layer.accuracy = sums.correct / shuffle.len() as f64;
         Ok(())
     }
 
-    /// One step; returns the batch's mean loss and the count of correct predictions before it.
+    /// One step: the batch's mean loss and the count of correct predictions before it.
     fn step(
         &mut self,
         layer: &LinearLayer,
         features: &Tensor,
         classes: &Tensor,
-    ) -> Result<(f64, f64)> {
+    ) -> Result<Pending> {
+        let examples = classes.dim(0)?;
         let mut tape = Tape::recording();
         let logits = layer.classifier.forward(&mut tape, features)?;
         let correct = count_correct(&logits, classes)?;
-        let loss = tape.apply(CrossEntropy::new(classes.dim(0)?), [&logits, classes])?;
-        let one = Tensor::ones((), DType::F32, &Device::Cpu)?;
+        let loss = tape.apply(CrossEntropy::new(examples), [&logits, classes])?;
+        let one = Tensor::ones((), DType::F32, &layer.device)?;
         let gradients = tape.backward(&loss, one)?;
         self.sgd.step(&gradients, &loss, self.schedule.lr(self.step))?;
-        Ok((loss.to_scalar::<f32>()?.into(), correct.to_scalar::<f32>()?.into()))
+        let numbers = self.transfers.fetch(&Tensor::stack(&[loss, correct], 0)?)?;
+        Ok(Pending { numbers, examples })
     }
 }
 
@@ -219,9 +285,16 @@ mod tests {
             &self.classes
         }
 
-        fn features(&mut self, _: u32, indices: &[usize]) -> Result<Tensor> {
-            let rows: Vec<[f32; 2]> = indices.iter().map(|&i| self.features[i]).collect();
-            Ok(Tensor::from_vec(rows.concat(), (indices.len(), 2), &Device::Cpu)?)
+        fn unit(&self) -> &'static str {
+            "pairs"
+        }
+
+        fn visit(&mut self, _: u32, batches: &[&[usize]], step: &mut TrainingStep) -> Result<()> {
+            batches.iter().try_for_each(|indices| {
+                let rows: Vec<[f32; 2]> = indices.iter().map(|&i| self.features[i]).collect();
+                let features = Tensor::from_vec(rows.concat(), (rows.len(), 2), &Device::Cpu)?;
+                step(indices, features)
+            })
         }
     }
 
@@ -233,11 +306,18 @@ mod tests {
         let stop = Stop::default();
         let flag = stop.clone();
         let reporter = Reporter::observed(stop, move |event| {
-            if stop_after.is_some_and(|epochs| event == Event::Done(epochs.into())) {
+            if stop_after.is_some_and(|epochs| event == Event::Done(u64::from(epochs) * 200)) {
                 flag.set();
             }
         });
-        LinearLayer::train(&config(epochs), 2, 2, &mut Pairs::new(), cache, &reporter)
+        LinearLayer::train(
+            &config(epochs),
+            [2, 2],
+            &Device::Cpu,
+            &mut Pairs::new(),
+            cache,
+            &reporter,
+        )
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Evaluation of a backbone by linear layers on its frozen features (`scrl-eval`).
 //!
 //! ```text
-//! options ─ annotations (boxes in COCO's format) ─┐            ┌─ frozen_backbone ─┐
-//!           class_images (images in folders) ─────┴─ inputs ───┴─── cache ─────────┴─ linear_layer
-//!                                                                                         │
-//!                                                             results.json ─ results ─ confusion
-//!                                                             confusion.png ─ drawing ────┘
+//! options ─ annotations (boxes in COCO's format) ─┐          ┌─ frozen_backbone ─┐
+//!           class_images (images in folders) ─────┴─ inputs ─┴─ features ─ cache ┴─ linear_layer
+//!                                                                                        │
+//!                                                            results.json ─ results ─ confusion
+//!                                                            confusion.png ─ drawing ────┘
 //! ```
 //!
 //! [`evaluate_boxes`] is the protocol of section 4.2.5 of the paper: classify the boxes of objects
@@ -17,6 +17,7 @@ mod cache;
 mod class_images;
 mod confusion;
 mod drawing;
+mod features;
 mod frozen_backbone;
 mod inputs;
 mod linear;

@@ -8,7 +8,8 @@ use scrl_cli::choices;
 use super::frozen_backbone::BackboneSource;
 use super::linear_layer::LinearLayerConfig;
 use crate::model::Arch;
-use crate::train::check_out;
+use crate::ops::MOST_CELLS;
+use crate::train::{DeviceConfig, DeviceOptions, check_out, is_gpu};
 use crate::weights::Branch;
 use crate::{Error, Result};
 
@@ -38,10 +39,15 @@ pub struct EvalOptions {
     #[arg(long, value_name = "PIXELS", value_parser = value_parser!(u32).range(32..=4096))]
     pub size: Option<u32>,
 
-    /// Images in a batch of the backbone
+    /// Images in a batch of the backbone whose statistics its batch norms track; features are
+    /// computed of at least as many at a time
     #[arg(long, value_name = "N", default_value_t = 8,
         value_parser = value_parser!(u32).range(1..))]
     pub images_per_batch: u32,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: DeviceOptions,
 
     /// Epochs of the linear layer
     #[arg(long, value_name = "N", default_value_t = 80,
@@ -130,6 +136,8 @@ pub struct EvalConfig {
     pub size: u32,
     /// Images in a batch of the backbone; tracked statistics of batch norms depend on it.
     pub images_per_batch: usize,
+    /// What computes.
+    pub device: DeviceConfig,
     /// The linear layer's training.
     pub linear_layer: LinearLayerConfig,
 }
@@ -165,17 +173,37 @@ pub struct LinearConfig {
     pub crops: u32,
 }
 
+impl EvalConfig {
+    /// What features on a GPU differ by from the CPU's, as a part of a cache's key.
+    pub(super) fn on_gpu(&self) -> String {
+        let DeviceConfig { name, precision, .. } = &self.device;
+        if is_gpu(name) { format!(" on a GPU in {precision}") } else { String::new() }
+    }
+}
+
 /// Defaults that depend on the protocol.
 struct Defaults {
     size: u32,
     batch_size: u32,
     /// The learning rate for a batch size.
     lr: fn(u32) -> f64,
+    /// Cells of the last map, one way, that a GPU takes.
+    most_cells: usize,
 }
 
-const ROI: Defaults = Defaults { size: 800, batch_size: 512, lr: |_| 0.1 };
-const LINEAR: Defaults =
-    Defaults { size: 224, batch_size: 256, lr: |batch_size| 0.2 * f64::from(batch_size) / 256.0 };
+const ROI: Defaults = Defaults { size: 800, batch_size: 512, lr: |_| 0.1, most_cells: MOST_CELLS };
+const LINEAR: Defaults = Defaults {
+    size: 224,
+    batch_size: 256,
+    lr: |batch_size| 0.2 * f64::from(batch_size) / 256.0,
+    most_cells: usize::MAX,
+};
+
+/// Pixels of an input, one way, for a cell of the last map.
+const STRIDE: usize = 32;
+
+/// Elements of the backbone's largest map for each pixel of its input: 64 channels at half its size.
+const ELEMENTS_PER_PIXEL: u64 = 16;
 
 impl EvalOptions {
     fn resolve(self, defaults: &Defaults) -> Result<EvalConfig> {
@@ -187,14 +215,20 @@ impl EvalOptions {
             }
             path => BackboneSource::File(path.into(), self.network),
         };
+        let device = self.compute.resolve(false)?;
+        let (size, images) = (self.size.unwrap_or(defaults.size), self.images_per_batch);
+        if is_gpu(&device.name) {
+            check_for_gpu(size, images, defaults.most_cells)?;
+        }
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size);
         let out = self.out.unwrap_or_else(scrl_cli::default_out);
         check_out(&out)?;
         Ok(EvalConfig {
             source,
             out,
-            size: self.size.unwrap_or(defaults.size),
-            images_per_batch: self.images_per_batch as usize,
+            size,
+            images_per_batch: images as usize,
+            device,
             linear_layer: LinearLayerConfig {
                 epochs: self.epochs,
                 warmup_epochs: self.warmup_epochs,
@@ -206,11 +240,29 @@ impl EvalOptions {
     }
 }
 
+/// The limits of the CUDA kernels and of cuDNN.
+fn check_for_gpu(size: u32, images: u32, most_cells: usize) -> Result<()> {
+    let refuse = |option, reason| Err(Error::Option { option, reason });
+    if (size as usize).div_ceil(STRIDE) > most_cells {
+        let most = most_cells * STRIDE;
+        return refuse(
+            "size",
+            format!("RoIAlign on a GPU takes at most {most}; or use --device cpu"),
+        );
+    }
+    let most = i32::MAX as u64 / (ELEMENTS_PER_PIXEL * u64::from(size) * u64::from(size));
+    if u64::from(images) > most {
+        return refuse("images-per-batch", format!("a GPU takes at most {most} of this --size"));
+    }
+    Ok(())
+}
+
 impl RoiOptions {
     /// Fills in the defaults.
     ///
     /// # Errors
-    /// [`Error::Option`] for an architecture beside a checkpoint, and for an `out` in an object store.
+    /// [`Error::Option`] for an architecture beside a checkpoint, for a device that cannot be used
+    /// or takes less, and for an `out` in an object store.
     pub fn resolve(self) -> Result<RoiConfig> {
         Ok(RoiConfig {
             common: self.common.resolve(&ROI)?,
@@ -227,10 +279,31 @@ impl LinearOptions {
     /// Fills in the defaults.
     ///
     /// # Errors
-    /// [`Error::Option`] for an architecture beside a checkpoint, and for an `out` in an object store.
+    /// [`Error::Option`] for an architecture beside a checkpoint, for a device that cannot be used
+    /// or takes less, and for an `out` in an object store.
     pub fn resolve(self) -> Result<LinearConfig> {
         let common = self.common.resolve(&LINEAR)?;
         let crops = self.crops.unwrap_or(common.linear_layer.epochs);
         Ok(LinearConfig { common, images: self.images, val: self.val, crops })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gpu_cannot_take_is_refused() {
+        let refused = |size, images, most_cells| {
+            check_for_gpu(size, images, most_cells).unwrap_err().to_string()
+        };
+        check_for_gpu(2048, 31, MOST_CELLS).unwrap();
+        check_for_gpu(4096, 7, usize::MAX).unwrap();
+        assert!(
+            refused(2049, 8, MOST_CELLS).starts_with("--size: RoIAlign on a GPU takes at most")
+        );
+        assert!(
+            refused(2048, 32, MOST_CELLS).starts_with("--images-per-batch: a GPU takes at most 31")
+        );
     }
 }

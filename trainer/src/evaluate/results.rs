@@ -11,6 +11,7 @@ use super::drawing::confusion_png;
 use super::linear_layer::{LinearLayer, LinearLayerConfig};
 use super::options::EvalConfig;
 use crate::model::Arch;
+use crate::train::Precision;
 use crate::{Error, Result};
 
 /// The content of `results.json`. Accuracies are from 0 to 1.
@@ -38,6 +39,10 @@ pub struct Results {
     pub size: u32,
     /// Images in a batch of the backbone.
     pub images_per_batch: usize,
+    /// What computed: `cpu` or `cuda:N`.
+    pub device: String,
+    /// The number format of the feature maps.
+    pub precision: Precision,
     /// The linear layer's training.
     #[serde(rename = "probe")]
     pub linear_layer: LinearLayerConfig,
@@ -106,6 +111,8 @@ impl Results {
             val_examples: val.classes.len(),
             size: config.size,
             images_per_batch: config.images_per_batch,
+            device: config.device.name.clone(),
+            precision: config.device.precision,
             linear_layer: config.linear_layer.clone(),
             train_left_out: train.left_out,
             val_left_out: val.left_out,

@@ -6,23 +6,22 @@
 //! learns the classes. Flips are the only augmentation, so each box has just two feature vectors,
 //! which are computed once.
 
-use std::fs;
-
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use scrl_cli::Reporter;
-use scrl_preprocess::images::RgbImage;
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::annotations::{AnnotatedImage, AnnotatedImages};
-use super::cache::{Cache, FeaturesFile, Tensors, features_file, join_features};
+use super::cache::{Cache, Part};
+use super::features::{
+    compute_features, compute_statistics, explain_out_of_memory, images_per_batch,
+};
 use super::frozen_backbone::FrozenBackbone;
-use super::inputs::{batch, decode_as_stored, flip, resize};
-use super::linear_layer::{LinearLayer, TrainingSet};
+use super::inputs::{ResizedImages, flip, inputs};
+use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, RoiConfig};
 use super::results::{Examples, Results};
+use crate::Result;
 use crate::collective::Ranks;
-use crate::ops::{Op, RoiAlign};
-use crate::{Error, Result};
 
 /// The running statistics are means over at most this many batches, evenly spread over the images.
 const STATISTICS_BATCHES: usize = 200;
@@ -38,25 +37,33 @@ const IMAGES_PER_FILE: usize = 64;
 /// alone has the results.
 ///
 /// # Errors
-/// If a file cannot be read or written, or an annotation file is unusable; [`Error::Stopped`] if
-/// the program is asked to stop.
+/// If a file cannot be read or written, or an annotation file is unusable;
+/// [`Error::Stopped`](crate::Error::Stopped) if the program is asked to stop.
 pub fn evaluate_boxes(
     config: &RoiConfig,
     ranks: &Ranks,
     reporter: &Reporter,
 ) -> Result<Option<Results>> {
+    evaluate(config, ranks, reporter).map_err(explain_out_of_memory)
+}
+
+fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
-    let backbone = FrozenBackbone::new(&common.source)?;
-    let train = AnnotatedImages::read(&config.train_boxes, &config.train_images, None, reporter)?;
-    let val = AnnotatedImages::read(&config.val_boxes, &config.val_images, Some(&train), reporter)?;
+    let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
+    let resized = ResizedImages::new(common.size);
+    let read =
+        |boxes, images, train| AnnotatedImages::read(boxes, images, train, &resized, reporter);
+    let train = read(&config.train_boxes, &config.train_images, None)?;
+    let val = read(&config.val_boxes, &config.val_images, Some(&train))?;
     for (file, images) in [(&config.train_boxes, &train), (&config.val_boxes, &val)] {
         if let Some(left_out) = images.left_out.describe() {
             reporter.say(format_args!("left out of {}: {left_out}", file.display()));
         }
     }
     let key = key(common, &backbone, [&train, &val])?;
-    let cache = Cache::new(&common.out.join("features"), &key)?;
-    let extractor = Extractor { config: common, backbone: &backbone, cache: &cache, ranks };
+    let cache = Cache::of_ranks(&common.out.join("features"), &key, ranks)?;
+    let extractor =
+        Extractor { config: common, backbone: &backbone, resized: &resized, cache: &cache, ranks };
     // The others find those of the first rank in the cache.
     if !ranks.is_first() {
         ranks.wait_for_all();
@@ -72,8 +79,7 @@ pub fn evaluate_boxes(
     let all_classes = classes_of(&train.images);
     let rows = choose(&all_classes, config.boxes_per_class, seed);
     let mut boxes = TrainingBoxes {
-        features: Tensor::cat(&features, 0)?,
-        all: all_classes.len(),
+        features,
         classes: rows.iter().map(|&row| all_classes[row]).collect(),
         rows,
         images: (0..)
@@ -82,9 +88,14 @@ pub fn evaluate_boxes(
             .collect(),
         seed,
     };
-    let (channels, classes) = (backbone.arch().channels(), train.classes.len());
-    let layer =
-        LinearLayer::train(&common.linear_layer, channels, classes, &mut boxes, None, reporter)?;
+    let layer = LinearLayer::train(
+        &common.linear_layer,
+        [backbone.arch().channels(), train.classes.len()],
+        backbone.device(),
+        &mut boxes,
+        None,
+        reporter,
+    )?;
     let val_classes = classes_of(&val.images);
     let confusion = layer.validate(&validation[0], &val_classes)?;
     let examples = [
@@ -112,12 +123,13 @@ fn key(
             .fold(0, |sum, image| crc32c::crc32c_append(sum, format!("{image:?}").as_bytes()))
     });
     Ok(format!(
-        "roi weights {:08x} size {} images-per-batch {} images {:08x} {:08x}",
+        "roi weights {:08x} size {} images-per-batch {} images {:08x} {:08x}{}",
         backbone.checksum()?,
         config.size,
         config.images_per_batch,
         images[0],
-        images[1]
+        images[1],
+        config.on_gpu()
     ))
 }
 
@@ -131,6 +143,7 @@ enum Split {
 struct Extractor<'a> {
     config: &'a EvalConfig,
     backbone: &'a FrozenBackbone,
+    resized: &'a ResizedImages,
     cache: &'a Cache,
     ranks: &'a Ranks,
 }
@@ -149,17 +162,18 @@ impl Extractor<'_> {
         // A shorter last batch would count as much as the others, so it is left out.
         let batches: Vec<_> = numbered.chunks_exact(size).collect();
         let interval = batches.len().div_ceil(STATISTICS_BATCHES);
-        reporter.begin("batches", batches.len().div_ceil(interval) as u64, 0);
-        reporter.set_status("statistics of the batch norms");
-        for (number, images) in batches.into_iter().step_by(interval).enumerate() {
-            let inputs = batch(images, self.config.size, |(index, image)| {
-                self.input(image, index % 2 == 1)
-            })?;
-            self.backbone.update_statistics(&inputs, number)?;
-            reporter.step(1)?;
-        }
-        reporter.log();
-        self.cache.store(NAME, &self.backbone.statistics())
+        let batches: Vec<_> = batches.into_iter().step_by(interval).collect();
+        let decode = |images: &[(usize, &AnnotatedImage)]| {
+            inputs(images, self.config.size, false, |(index, image)| {
+                let mut input = self.resized.get(&image.path)?;
+                if index % 2 == 1 {
+                    flip(&mut input);
+                }
+                Ok(input)
+            })
+        };
+        compute_statistics(self.backbone, &batches, self.config.size, decode, reporter)?;
+        self.cache.store(NAME, &self.backbone.statistics()?)
     }
 
     /// The features `[boxes, C]` of all boxes: for training of the images and of the flipped
@@ -170,67 +184,44 @@ impl Extractor<'_> {
         images: &[AnnotatedImage],
         reporter: &Reporter,
     ) -> Result<Option<Vec<Tensor>>> {
-        let (prefix, status, flips): (_, _, &[bool]) = match split {
-            Split::Training => ("train", "features of the training boxes", &[false, true]),
-            Split::Validation => ("val", "features of the validation boxes", &[false]),
+        let (prefix, status, sides): (_, _, &[&str]) = match split {
+            Split::Training => {
+                ("train", "features of the training boxes", &["upright", "mirrored"])
+            }
+            Split::Validation => ("val", "features of the validation boxes", &["upright"]),
         };
         let chunks: Vec<&[AnnotatedImage]> = images.chunks(IMAGES_PER_FILE).collect();
-        let parts: Vec<(usize, bool)> = (0..chunks.len())
-            .flat_map(|number| flips.iter().map(move |&flipped| (number, flipped)))
-            .collect();
-        let file = |&(number, flipped): &(usize, bool)| {
-            let side = if flipped { "mirrored" } else { "upright" };
-            let name = format!("{prefix}-{side}-{number:05}");
-            FeaturesFile { name, images: chunks[number].len() }
+        let part = |(number, chunk): (usize, &&[AnnotatedImage])| Part {
+            files: sides.iter().map(|side| format!("{prefix}-{side}-{number:05}")).collect(),
+            images: chunk.len(),
         };
-        let files: Vec<FeaturesFile> = parts.iter().map(file).collect();
-        let found = self.cache.divide(&files, status, (self.ranks, reporter), |place| {
-            let (number, flipped) = parts[place];
-            self.compute(chunks[number], flipped, reporter)
-        })?;
-        let Some(found) = found else { return Ok(None) };
-        let of_side = |&flipped: &bool| {
-            let found = found.iter().zip(&parts).filter(|(_, part)| part.1 == flipped);
-            join_features(found.map(|(file, _)| file))
-        };
-        flips.iter().map(of_side).collect::<Result<_>>().map(Some)
-    }
-
-    /// The features of one file.
-    fn compute(
-        &self,
-        images: &[AnnotatedImage],
-        flipped: bool,
-        reporter: &Reporter,
-    ) -> Result<Tensors> {
-        let mut batches = Vec::new();
-        for images in images.chunks(self.config.images_per_batch) {
-            let inputs = batch(images, self.config.size, |image| self.input(image, flipped))?;
-            let map = self.backbone.forward(&inputs)?;
-            batches.push(RoiAlign.forward([&map, &rois(images, self.config.size, flipped)?])?);
-            reporter.step(images.len() as u64)?;
-        }
-        features_file(&batches)
-    }
-
-    fn input(&self, image: &AnnotatedImage, flipped: bool) -> Result<RgbImage> {
-        let bytes = fs::read(&image.path).map_err(Error::io(&image.path))?;
-        let decoded = decode_as_stored(&bytes)
-            .map_err(|reason| Error::dataset(&image.path, reason.to_string()))?;
-        let mut input = resize(&decoded, self.config.size);
-        if flipped {
-            flip(&mut input);
-        }
-        Ok(input)
+        let parts: Vec<Part> = chunks.iter().enumerate().map(part).collect();
+        let EvalConfig { size, images_per_batch: given, .. } = *self.config;
+        let (resized, mirrored) = (self.resized, sides.len() > 1);
+        self.cache.divide(&parts, status, (self.ranks, reporter), |missing, store| {
+            let chunks: Vec<&[AnnotatedImage]> =
+                missing.iter().map(|&number| chunks[number]).collect();
+            compute_features(
+                self.backbone,
+                &chunks,
+                (images_per_batch(given, size, sides.len()), sides.len()),
+                |images| inputs(images, size, mirrored, |image| resized.get(&image.path)),
+                |images| Some(rois(images, size, mirrored)),
+                reporter,
+                |number, features| store(missing[number], features),
+            )
+        })
     }
 }
 
-/// The boxes of a batch as RoIs `[R, 5]`: the index of the image, and x0, y0, x1, y1 in pixels of
-/// the input.
-fn rois(images: &[AnnotatedImage], size: u32, flipped: bool) -> Result<Tensor> {
+/// The boxes of a batch as RoIs, five numbers each: the index of the input, and x0, y0, x1, y1 in
+/// pixels of the input. With `mirrored`, those in the flipped inputs after all others.
+fn rois(images: &[AnnotatedImage], size: u32, mirrored: bool) -> Vec<f32> {
     let size = f64::from(size);
-    let mut rows = Vec::new();
-    for (number, image) in images.iter().enumerate() {
+    let mut rois = Vec::new();
+    let sides = [false, true].into_iter().take(1 + usize::from(mirrored));
+    let inputs = sides.flat_map(|flipped| images.iter().map(move |image| (flipped, image)));
+    for (number, (flipped, image)) in inputs.enumerate() {
         let scale = [size / f64::from(image.size.width), size / f64::from(image.size.height)];
         for labeled in &image.boxes {
             let [x0, y0, x1, y1] = labeled.corners;
@@ -239,11 +230,10 @@ fn rois(images: &[AnnotatedImage], size: u32, flipped: bool) -> Result<Tensor> {
             if flipped {
                 (x0, x1) = (size - x1, size - x0);
             }
-            rows.extend([number as f32, x0 as f32, y0 as f32, x1 as f32, y1 as f32]);
+            rois.extend([number as f32, x0 as f32, y0 as f32, x1 as f32, y1 as f32]);
         }
     }
-    let count = rows.len() / 5;
-    Ok(Tensor::from_vec(rows, (count, 5), &Device::Cpu)?)
+    rois
 }
 
 /// The indices of the boxes to train on: all, or `most` of each class drawn at random, in ascending
@@ -263,10 +253,8 @@ fn choose(classes: &[usize], most: Option<usize>, seed: u64) -> Vec<usize> {
 
 /// The training boxes, each image flipped at random in each epoch.
 struct TrainingBoxes {
-    /// `[2R, C]`: all boxes in the images, then all boxes in the flipped images.
-    features: Tensor,
-    /// R.
-    all: usize,
+    /// `[R, C]` each: all boxes in the images, and all boxes in the flipped images.
+    features: Vec<Tensor>,
     /// The boxes to train on, as rows of the features.
     rows: Vec<usize>,
     /// The class of each of these.
@@ -281,14 +269,19 @@ impl TrainingSet for TrainingBoxes {
         &self.classes
     }
 
-    fn features(&mut self, epoch: u32, indices: &[usize]) -> Result<Tensor> {
+    fn unit(&self) -> &'static str {
+        "boxes"
+    }
+
+    fn visit(&mut self, epoch: u32, batches: &[&[usize]], step: &mut TrainingStep) -> Result<()> {
         let row = |&index: &usize| {
             let row = self.rows[index];
             let mut random = Stream::new(self.seed, epoch, self.images[row], Purpose::Evaluation);
-            (row + if random.chance(0.5) { self.all } else { 0 }) as u32
+            (usize::from(random.chance(0.5)), row)
         };
-        let rows: Vec<u32> = indices.iter().map(row).collect();
-        Ok(self.features.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+        batches.iter().try_for_each(|indices| {
+            step(indices, select_rows(&self.features, indices.iter().map(row))?)
+        })
     }
 }
 
@@ -314,11 +307,14 @@ mod tests {
         let boxes = vec![LabeledBox { corners: [10.0, 5.0, 30.0, 50.0], class: 0 }];
         let size = ImageSize { width: 100, height: 50 };
         let image = AnnotatedImage { path: "a".into(), bytes: 1, size, boxes };
-        let rois = |flipped| {
-            let rois = rois(std::slice::from_ref(&image), 200, flipped).unwrap();
-            rois.to_vec2::<f32>().unwrap()
-        };
-        assert_eq!(rois(false), [[0.0, 20.0, 20.0, 60.0, 200.0]]);
-        assert_eq!(rois(true), [[0.0, 140.0, 20.0, 180.0, 200.0]]);
+        let images = [image.clone(), image];
+        assert_eq!(rois(&images[..1], 200, false), [0.0, 20.0, 20.0, 60.0, 200.0]);
+        let expected = [
+            [0.0, 20.0, 20.0, 60.0, 200.0],
+            [1.0, 20.0, 20.0, 60.0, 200.0],
+            [2.0, 140.0, 20.0, 180.0, 200.0],
+            [3.0, 140.0, 20.0, 180.0, 200.0],
+        ];
+        assert_eq!(rois(&images, 200, true), expected.as_flattened());
     }
 }

@@ -90,13 +90,18 @@ impl Backbone {
 
     /// `[N, S, S, 3]`, normalized, → `[N, S/32, S/32, C]`.
     pub fn forward(&self, tape: &mut Tape, views: &Tensor) -> Result<Tensor> {
-        let x = self.stem.convolve(tape, views, false)?;
-        let x = self.stem.bn.forward(tape, &x, true)?;
-        let mut x = tape.apply(pool(), [&x])?;
+        let mut x = self.stem(tape, views)?;
         for block in &self.blocks {
             x = block.forward(tape, &x)?;
         }
         Ok(x)
+    }
+
+    /// The first convolution and the pooling. The large maps in between end with this function.
+    fn stem(&self, tape: &mut Tape, views: &Tensor) -> Result<Tensor> {
+        let x = self.stem.convolve(tape, views, false)?;
+        let x = self.stem.bn.forward(tape, &x, true)?;
+        tape.apply(pool(), [&x])
     }
 
     /// The convolutions that [`Self::forward`] applies to `views` views of `size` by `size` pixels,

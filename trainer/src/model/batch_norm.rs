@@ -28,8 +28,11 @@ impl BatchNormLayer {
 
     /// Normalizes a map `[…, C]`, then applies ReLU if `relu`.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor, relu: bool) -> Result<Tensor> {
-        let op = self.op(tape, x, relu)?;
-        tape.apply(op, [x, &self.weight, &self.bias])
+        self.in_batches(tape, x, |tape, rows, momentum| {
+            let x = rows.of(x)?;
+            let op = self.op(tape, &x, momentum, relu)?;
+            tape.apply(op, [&x, &self.weight, &self.bias])
+        })
     }
 
     /// Normalizes a map `[…, C]`, adds the shortcut, and applies ReLU.
@@ -39,25 +42,64 @@ impl BatchNormLayer {
         x: &Tensor,
         shortcut: &Tensor,
     ) -> Result<Tensor> {
-        let op = self.op(tape, x, true)?;
-        tape.apply(op, [x, &self.weight, &self.bias, shortcut])
+        self.in_batches(tape, x, |tape, rows, momentum| {
+            let (x, shortcut) = (rows.of(x)?, rows.of(shortcut)?);
+            let op = self.op(tape, &x, momentum, true)?;
+            tape.apply(op, [&x, &self.weight, &self.bias, &shortcut])
+        })
     }
 
-    /// The op with the statistics to normalize with; those of the batch, on all ranks, update the
-    /// running ones.
-    fn op(&self, tape: &Tape, x: &Tensor, relu: bool) -> Result<BatchNorm> {
-        let ranks = tape.ranks().clone();
-        let momentum = match tape.normalization() {
-            Normalization::Running => {
-                let rows = (self.running_mean.ones_like()? * f64::INFINITY)?;
-                let running = [self.running_mean.detach(), self.running_var.detach(), rows];
-                return Ok(BatchNorm::new(Tensor::stack(&running, 0)?, ranks, relu));
+    /// Calls `normalize` for each batch in `x`, with the momentum of its statistics, or `None` where
+    /// it is to be normalized with the running ones.
+    fn in_batches(
+        &self,
+        tape: &mut Tape,
+        x: &Tensor,
+        normalize: impl Fn(&mut Tape, Images, Option<f32>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        match tape.normalization() {
+            Normalization::Running => normalize(tape, Images::All, None),
+            Normalization::Batch { momentum } => normalize(tape, Images::All, Some(momentum)),
+            Normalization::Batches { images, before } => {
+                let mut normalized = Vec::new();
+                for number in 0..x.dim(0)? / images {
+                    let momentum = 1.0 / ((before + number) as f32 + 1.0);
+                    let images = Images::Some { first: number * images, count: images };
+                    normalized.push(normalize(tape, images, Some(momentum))?);
+                }
+                Tensor::cat(&normalized, 0)
             }
-            Normalization::Batch { momentum } => momentum,
+        }
+    }
+
+    /// The op with the statistics to normalize with: those of the batch, on all ranks, which update
+    /// the running ones with this momentum, or the running ones.
+    fn op(&self, tape: &Tape, x: &Tensor, momentum: Option<f32>, relu: bool) -> Result<BatchNorm> {
+        let ranks = tape.ranks().clone();
+        let Some(momentum) = momentum else {
+            let rows = (self.running_mean.ones_like()? * f64::INFINITY)?;
+            let running = [self.running_mean.detach(), self.running_var.detach(), rows];
+            return Ok(BatchNorm::new(Tensor::stack(&running, 0)?, ranks, relu));
         };
         let compute = || batch_statistics(x, &ranks);
         let statistics = profile::of("batch_statistics", x.device(), compute)?;
         update_running([&self.running_mean, &self.running_var], &statistics, momentum)?;
         Ok(BatchNorm::new(statistics, ranks, relu))
+    }
+}
+
+/// Images of a map.
+#[derive(Clone, Copy)]
+enum Images {
+    All,
+    Some { first: usize, count: usize },
+}
+
+impl Images {
+    fn of(self, map: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::All => Ok(map.clone()),
+            Self::Some { first, count } => map.narrow(0, first, count),
+        }
     }
 }

@@ -87,6 +87,13 @@ pub enum Normalization {
         /// From 0, the running ones stay, to 1, the batch's take their place.
         momentum: f32,
     },
+    /// Those of each batch in the pass; the running ones become the mean of all batches'.
+    Batches {
+        /// Images of a batch. Those that are left over are dropped.
+        images: usize,
+        /// Batches of earlier passes.
+        before: usize,
+    },
     /// The running ones, which stay as they are.
     Running,
 }

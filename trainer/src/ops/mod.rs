@@ -45,4 +45,5 @@ pub use geometry::{Geometry, Pass};
 pub use linear::Linear;
 pub use max_pool::MaxPool;
 pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, normalize_pixels};
+pub(crate) use roi_align::MOST_CELLS;
 pub use roi_align::{MOST_ROIS, RoiAlign};

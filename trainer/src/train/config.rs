@@ -2,18 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-use scrl_cli::LocalWorld;
 use scrl_schemas::store;
 use serde::Serialize;
 
-use super::options::{
-    DeviceChoice, Method, OnlineEval, Optimizer, Options, Precision, Preset, TargetInit,
-};
+use super::device::{DeviceConfig, Precision, is_gpu};
+use super::options::{Method, OnlineEval, Optimizer, Options, Preset, TargetInit};
 use crate::collective::{Ranks, threads_of_rank};
 use crate::data::Dataset;
 use crate::model::Arch;
-use crate::ops::{MOST_ROIS, gpu};
+use crate::ops::MOST_ROIS;
 use crate::{Error, Result};
 
 /// The values that a preset sets.
@@ -71,12 +68,6 @@ const LEAST_CLASSES: u64 = 2;
 
 /// The largest integer that TOML can hold.
 const LARGEST: u64 = i64::MAX as u64;
-
-/// The resolved name of the CPU.
-const CPU: &str = "cpu";
-
-/// The start of a resolved GPU's name.
-const CUDA: &str = "cuda:";
 
 /// The options that decide what the steps compute. A checkpoint records them, and a run resumes
 /// only from a checkpoint with the same ones.
@@ -191,12 +182,8 @@ impl TrainConfig {
         let manifest = dataset.manifest();
         let preset = given.preset.unwrap_or(Preset::Paper);
         let values = preset.values();
-        let (device, why_cpu) = resolve_device(given.device.unwrap_or(DeviceChoice::Auto), ranks)?;
-        let usual = if device == CPU { Precision::F32 } else { Precision::Bf16 };
-        let precision = given.precision.unwrap_or(usual);
-        if precision == Precision::Bf16 && device == CPU {
-            return refuse("precision", "bf16 needs a GPU; on the CPU it is f32");
-        }
+        let DeviceConfig { name: device, why_cpu, precision } =
+            given.compute.resolve(!ranks.is_alone())?;
         let batch_size = given.batch_size.unwrap_or(256);
         let accumulate = given.accumulate.unwrap_or(1);
         let steps_per_epoch = steps_per_epoch(dataset, batch_size, accumulate)?;
@@ -250,7 +237,7 @@ impl TrainConfig {
             threads: given.threads.map_or_else(threads_of_rank, usize::from),
         };
         config.check()?;
-        if config.device != CPU {
+        if is_gpu(&config.device) {
             config.check_for_gpu(manifest.options.boxes as usize)?;
         }
         Ok(config)
@@ -267,14 +254,6 @@ impl TrainConfig {
         let pairs = self.hyperparameters.pairs_per_step() as u64;
         let most = self.max_steps.map_or(u64::MAX, |steps| steps.saturating_mul(pairs));
         self.scheduled_pairs(dataset).min(most)
-    }
-
-    /// Opens the device to compute on.
-    pub(crate) fn open_device(&self) -> Result<Device> {
-        match self.device.strip_prefix(CUDA).and_then(|number| number.parse().ok()) {
-            Some(number) => gpu::open(number).map_err(|error| Error::Device(error.to_string())),
-            None => Ok(Device::Cpu),
-        }
     }
 
     /// The text of `config.toml`.
@@ -345,34 +324,6 @@ fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T> {
     Err(Error::Option { option, reason: reason.into() })
 }
 
-/// The device's name, and where that is the CPU because no GPU can be used, the reason.
-fn resolve_device(choice: DeviceChoice, ranks: &Ranks) -> Result<(String, Option<String>)> {
-    let number = match choice {
-        DeviceChoice::Cpu => return Ok((CPU.to_owned(), None)),
-        DeviceChoice::Auto | DeviceChoice::Cuda(None) => {
-            own_gpu(LocalWorld::detect(), gpu::count())
-        }
-        DeviceChoice::Cuda(Some(number)) => number,
-    };
-    let reason = match gpu::why_not(number) {
-        None if ranks.is_alone() || cfg!(feature = "nccl") => {
-            return Ok((format!("{CUDA}{number}"), None));
-        }
-        None => "GPUs of several processes need a build with --features nccl".to_owned(),
-        Some(reason) => reason,
-    };
-    match choice {
-        DeviceChoice::Auto => Ok((CPU.to_owned(), Some(reason))),
-        _ => refuse("device", format!("{reason}; or use --device cpu")),
-    }
-}
-
-/// The number of a process's GPU among the `count` that it sees: that of the process on this
-/// machine. Launchers may let each process see a GPU of its own alone.
-fn own_gpu(local: LocalWorld, count: usize) -> usize {
-    if count == 1 { 0 } else { local.rank as usize }
-}
-
 /// Refuses an object store as the place of a run's files, some of which grow.
 pub(crate) fn check_out(out: &Path) -> Result<()> {
     if store::is_url(out) {
@@ -424,19 +375,5 @@ fn resolve_online_eval(given: OnlineEval, dataset: &Dataset) -> Result<OnlineEva
         OnlineEval::Auto if classes < LEAST_CLASSES => Ok(OnlineEval::Off),
         OnlineEval::Auto => Ok(OnlineEval::On),
         given => Ok(given),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_process_of_a_machine_has_a_gpu() {
-        for (rank, size, count, expected) in
-            [(0, 1, 4, 0), (3, 4, 4, 3), (3, 4, 1, 0), (2, 4, 0, 2)]
-        {
-            assert_eq!(own_gpu(LocalWorld { rank, size }, count), expected);
-        }
     }
 }

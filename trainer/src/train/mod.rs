@@ -4,6 +4,7 @@
 mod agreement;
 mod checkpoint;
 mod config;
+mod device;
 mod drawing;
 mod guard;
 mod initialize;
@@ -19,11 +20,11 @@ mod trainer;
 pub use checkpoint::{Checkpoint, CheckpointInfo};
 pub(crate) use config::check_out;
 pub use config::{Hyperparameters, TrainConfig};
+pub use device::{DeviceChoice, DeviceConfig, DeviceOptions, Precision};
+pub(crate) use device::{is_gpu, open_device};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};
 pub use memory::StepMemory;
 pub use metrics::Metrics;
-pub use options::{
-    DeviceChoice, Method, OnlineEval, Optimizer, Options, Precision, Preset, Resume, TargetInit,
-};
+pub use options::{Method, OnlineEval, Optimizer, Options, Preset, Resume, TargetInit};
 pub use output::Output;
 pub use trainer::{Summary, train};

@@ -6,6 +6,7 @@ use clap::Args;
 use scrl_cli::choices;
 use scrl_schemas::named_choice;
 
+use super::device::DeviceOptions;
 use crate::model::Arch;
 
 named_choice! {
@@ -55,16 +56,6 @@ named_choice! {
 }
 
 named_choice! {
-    /// The number format of the feature maps.
-    pub enum Precision {
-        /// bfloat16 with float32 master weights.
-        Bf16 = "bf16",
-        /// float32 throughout.
-        F32 = "f32",
-    }
-}
-
-named_choice! {
     /// Whether a linear classifier learns beside the backbone, to show how good its features are.
     pub enum OnlineEval {
         /// If the shards have labels.
@@ -73,35 +64,6 @@ named_choice! {
         On = "on",
         /// No.
         Off = "off",
-    }
-}
-
-/// The device to compute on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// A GPU if this program can use one and there is one, otherwise the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU of this number; without one, of several processes on a machine each its own.
-    Cuda(Option<usize>),
-}
-
-impl std::str::FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(None)),
-            _ => {
-                let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-                number
-                    .map(|number| Self::Cuda(Some(number)))
-                    .ok_or_else(|| format!("{text:?} is none of auto, cpu, cuda, cuda:N"))
-            }
-        }
     }
 }
 
@@ -206,13 +168,9 @@ pub struct Options {
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
 
-    /// auto, cpu, cuda or cuda:N [default: auto]
-    #[arg(long, value_name = "NAME")]
-    pub device: Option<DeviceChoice>,
-
-    /// Number format of the feature maps [default: bf16 on CUDA, f32 on the CPU]
-    #[arg(long, value_name = "NAME", value_parser = choices!(Precision))]
-    pub precision: Option<Precision>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: DeviceOptions,
 
     /// Where recipe shards find their source images [default: the recorded folder]
     #[arg(long, value_name = "DIR")]

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
 use scrl_cli::{Reporter, Stopped};
 use scrl_schemas::{Consumed, Epoch, ViewEncoding, store};
 
 use super::agreement;
 use super::checkpoint::{Checkpoint, CheckpointInfo};
 use super::config::{Hyperparameters, TrainConfig};
+use super::device::open_device;
 use super::drawing;
 use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
 use super::learner::{Learner, LearnerConfig};
 use super::memory::{StepMemory, explain_out_of_memory};
 use super::metrics::{Interval, Metrics, MetricsLog};
-use super::options::{Method, OnlineEval, Precision, Resume, TargetInit};
+use super::options::{Method, OnlineEval, Resume, TargetInit};
 use super::output::Output;
 use super::pipeline::{EmbeddingStd, Pipeline, Step, StepResult};
 use super::tensorboard::EventFile;
@@ -136,7 +136,7 @@ fn train_into(
     let Hyperparameters { method, online_eval, .. } = config.hyperparameters;
     let classes = (online_eval == OnlineEval::On).then(|| Classes::read(dataset)).transpose()?;
     let learner_config = learner_config(&config.hyperparameters, classes.as_ref());
-    let device = config.open_device()?;
+    let device = open_device(&config.device, reporter)?;
     let ranks = &ranks.on(&device)?;
     let learner = Learner::new(&learner_config, &device)?.among(ranks);
     match (&resumed, &config.init) {
@@ -216,10 +216,7 @@ fn learner_config(options: &Hyperparameters, classes: Option<&Classes>) -> Learn
         sizes: HeadSizes { hidden: options.hidden, projection: options.projection },
         seed: options.seed,
         copy_online: options.target_init == TargetInit::Online,
-        dtype: match options.precision {
-            Precision::Bf16 => DType::BF16,
-            Precision::F32 => DType::F32,
-        },
+        dtype: options.precision.dtype(),
         optimizer: SgdConfig {
             momentum: MOMENTUM,
             nesterov: false,

@@ -48,8 +48,19 @@ static inline unsigned __float_as_uint(float value) {
 
 static inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
 
+// The state of a generator of noise; 0 is none. Tests measure with it how far results of correct
+// arithmetic scatter: another order of additions changes a float by as much as this noise does.
+static unsigned noise = 0;
+extern "C" void set_noise(unsigned seed) { noise = seed; }
+
 // The bits of a float rounded to bfloat16, to nearest, ties to even.
 static inline unsigned emulated_bf16(float value) {
+    if (noise != 0) {
+        noise ^= noise << 13;
+        noise ^= noise >> 17;
+        noise ^= noise << 5;
+        value *= 1.0f + 2.4e-7f * (float)((int)noise * 0x1p-31);
+    }
     const unsigned bits = __float_as_uint(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
     return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;

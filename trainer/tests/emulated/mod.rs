@@ -23,6 +23,16 @@ impl CompiledKernels {
         let compiled = COMPILED.get_or_init(compiled).as_ref()?;
         Some(Rc::new(Self(compiled.each_ref().map(|library| load(library)))))
     }
+
+    /// Perturbs what the kernels round to bfloat16 from now on: see `emulator.h`.
+    #[allow(dead_code)]
+    pub fn set_noise(&self, seed: u32) {
+        // SAFETY: `set_noise` of emulator.h has this type.
+        unsafe {
+            let set: Symbol<unsafe extern "C" fn(u32)> = self.0[1].get(b"set_noise").unwrap();
+            set(seed);
+        }
+    }
 }
 
 fn load(library: &[u8]) -> Library {

@@ -73,7 +73,10 @@ pub(super) fn filter_gradient(
     channels: usize,
     before: Option<Tensor>,
 ) -> Result<Tensor> {
-    if is_product(g, Pass::Filter) && channels == g.i && FILTERS_ARE_PRODUCTS.load(Ordering::Relaxed) {
+    if is_product(g, Pass::Filter)
+        && channels == g.i
+        && FILTERS_ARE_PRODUCTS.load(Ordering::Relaxed)
+    {
         let (rows, x) = (grad.reshape((g.pixels(), g.o))?, x.reshape((g.pixels(), g.i))?);
         let gradient = gpu.product(&rows.t()?, &x, DType::F32, before)?;
         return gradient.reshape((g.o, g.kh, g.kw, g.i));

@@ -2,6 +2,7 @@
 
 use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 use cudarc::driver::DevicePtr;
+use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::cudnn::Convolutions;
 use super::operation::{Order, Work};
@@ -60,12 +61,17 @@ impl Engines {
         let plans = self.convolutions.plans(work)?;
         let engines: Vec<Engine> = plans.iter().map(|plan| plan.engine.clone()).collect();
         let device = Device::Cuda(self.device.clone());
-        let tensor = |shape: (usize, usize, usize, usize)| {
-            Tensor::randn(0f32, 1.0, shape, &device)?.to_dtype(dtype)
+        let mut stream = Stream::new(0, 0, 0, Purpose::View1);
+        let mut random = |shape: (usize, usize, usize, usize)| {
+            let count = shape.0 * shape.1 * shape.2 * shape.3;
+            let numbers = (0..count).map(|_| stream.uniform(-1.0, 1.0) as f32).collect();
+            Tensor::from_vec(numbers, shape, &device)?.to_dtype(dtype)
         };
-        let x = tensor((g.n, g.h, g.w, g.i))?;
-        let filter = tensor((g.o, g.kh, g.kw, g.i))?;
-        let y = tensor((g.n, g.out_h, g.out_w, g.o))?;
+        let filter = random((g.o, g.kh, g.kw, g.i))?;
+        // The same view again and again, as the numbers come from the CPU.
+        let mut views = |h, w, c| random((1, h, w, c))?.broadcast_as((g.n, h, w, c))?.contiguous();
+        let x = views(g.h, g.w, g.i)?;
+        let y = views(g.out_h, g.out_w, g.o)?;
         let addresses = [address(&x)?, address(&filter)?, address(&y)?];
         for (index, engine) in engines.iter().enumerate() {
             // SAFETY: cuDNN writes before it reads.

@@ -18,7 +18,7 @@ use crate::ops::gpu::transfer::room;
 /// Bytes that a thread copies at a time.
 const COPY_BYTES: usize = 1 << 20;
 
-/// Bytes for the results of a step.
+/// The least bytes of page-locked memory for numbers that come back.
 const FETCHED_BYTES: usize = 256;
 
 /// Of events that the host waits for: asleep, not spinning on a core that could decode images.
@@ -144,10 +144,14 @@ impl CudaTransfers {
     pub fn fetch(&mut self, tensor: &Tensor) -> Result<CudaFetch> {
         let stream = self.device.cuda_stream();
         let count = tensor.elem_count();
-        let free = self.fetched.borrow_mut().pop();
-        let mut host = match free {
+        let mut free = self.fetched.borrow_mut();
+        let fitting = free.iter().position(|host| host.bytes >= 4 * count);
+        let mut host = match fitting.map(|index| free.swap_remove(index)) {
             Some(host) => host,
-            None => Pinned::new(stream.context(), FETCHED_BYTES)?,
+            None => {
+                let room = (4 * count).next_power_of_two().max(FETCHED_BYTES);
+                Pinned::new(stream.context(), room)?
+            }
         };
         let to = &mut host.slice_mut()[..4 * count];
         // SAFETY: both sides hold these bytes; the host's are not touched until `done`.
