@@ -18,7 +18,8 @@
 # SCRL_SIM_DRY=1               compute nothing, but check and count: copies to the host give zeros
 # SCRL_SIM_REPORT=FILE         write peak bytes, counts of calls and broken rules as JSON
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+script=$(realpath "${BASH_SOURCE[0]}")
+root=$(dirname "$(dirname "$script")")
 sources=$root/trainer/tests/simulated
 kernels=$root/trainer/src/ops/kernels
 emulator=$root/trainer/tests/emulated/emulator.h
@@ -29,7 +30,10 @@ compiler=${CXX:-c++}
 
 toolkit=${CUDA_HOME:-}
 if [ -z "$toolkit" ]; then
-    nvcc=$(command -v nvcc) || { echo "simulate_gpu.sh: no CUDA toolkit: set CUDA_HOME" >&2; exit 2; }
+    if ! nvcc=$(command -v nvcc); then
+        echo "simulate_gpu.sh: no CUDA toolkit: set CUDA_HOME" >&2
+        exit 2
+    fi
     toolkit=$(dirname "$(dirname "$nvcc")")
 fi
 
@@ -53,8 +57,8 @@ named() {
 build() {
     rm -f "$folder/built"
     cd "$sources"
-    compile libcuda.so.1 -O3 -Wl,-soname,libcuda.so.1 driver.cpp memory.cpp streams.cpp modules.cpp \
-        candle_kernels.cpp products.cpp rules.cpp -ldl
+    compile libcuda.so.1 -O3 -Wl,-soname,libcuda.so.1 driver.cpp memory.cpp streams.cpp \
+        modules.cpp candle_kernels.cpp products.cpp rules.cpp -ldl
     named libcublas.so.13 cublas.cpp
     named libcurand.so.10 curand.cpp
     named libcudnn.so.9 cudnn.cpp convolution.cpp
@@ -71,7 +75,7 @@ mkdir -p "$folder"
 exec {lock}>"$folder/lock"
 flock "$lock"
 if [ ! -e "$folder/built" ] ||
-    [ -n "$(find "$sources" "$kernels" "$emulator" "${BASH_SOURCE[0]}" -newer "$folder/built")" ]; then
+    [ -n "$(find "$sources" "$kernels" "$emulator" "$script" -newer "$folder/built")" ]; then
     build
 fi
 exec {lock}>&-

@@ -65,7 +65,8 @@ static void cast(const Arguments &arguments) {
     const Layout layout(arguments, 1);
     const Elements<From> from(arguments, 3);
     const Elements<To> to(arguments, 4);
-    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i) to[i] = static_cast<To>(from[layout(i)]);
+    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i)
+        to[i] = static_cast<To>(from[layout(i)]);
 }
 
 template <class T>
@@ -117,7 +118,8 @@ template <class T, class Function>
 static void unary(const Arguments &arguments, Function function) {
     const Layout layout(arguments, 1);
     const Elements<T> from(arguments, 3), to(arguments, 4);
-    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i) to[i] = function(from[layout(i)]);
+    for (uint64_t i = 0, count = arguments.number(0); i < count; ++i)
+        to[i] = function(from[layout(i)]);
 }
 
 template <class T, class Function>

@@ -194,8 +194,11 @@ static cublasStatus_t product_of(cublasHandle_t handle, cublasOperation_t transp
                                  cublasOperation_t transpose_b, int m, int n, int k,
                                  const void *alpha, Matrix a, Matrix b, const void *beta, Matrix c,
                                  cublasComputeType_t compute) {
-    for (cublasOperation_t transpose : {transpose_a, transpose_b})
-        if (transpose != CUBLAS_OP_N && transpose != CUBLAS_OP_T) return CUBLAS_STATUS_INVALID_VALUE;
+    const bool is_transposed_a = transpose_a == CUBLAS_OP_T;
+    const bool is_transposed_b = transpose_b == CUBLAS_OP_T;
+    if ((!is_transposed_a && transpose_a != CUBLAS_OP_N) ||
+        (!is_transposed_b && transpose_b != CUBLAS_OP_N))
+        return CUBLAS_STATUS_INVALID_VALUE;
     if (m < 0 || n < 0 || k < 0) return CUBLAS_STATUS_INVALID_VALUE;
     if (alpha == nullptr || beta == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
     if (compute != CUBLAS_COMPUTE_32F && compute != CUBLAS_COMPUTE_32F_PEDANTIC)
@@ -206,7 +209,6 @@ static cublasStatus_t product_of(cublasHandle_t handle, cublasOperation_t transp
         violation("cuBLAS: alpha and beta must lie in the host's memory");
     if (m == 0 || n == 0) return CUBLAS_STATUS_SUCCESS;
     if (k == 0) violation("cuBLAS: a product without inner dimension");
-    const bool is_transposed_a = transpose_a == CUBLAS_OP_T, is_transposed_b = transpose_b == CUBLAS_OP_T;
     a.rows = is_transposed_a ? k : m;
     a.columns = is_transposed_a ? m : k;
     b.rows = is_transposed_b ? n : k;

@@ -379,7 +379,8 @@ cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, Name
         return attribute.of == changed.kind && attribute.name == name;
     };
     const auto found = std::find_if(std::begin(ATTRIBUTES), std::end(ATTRIBUTES), is_it);
-    if (found == std::end(ATTRIBUTES)) violation(what + " is of another descriptor, or not simulated");
+    if (found == std::end(ATTRIBUTES))
+        violation(what + " is of another descriptor, or not simulated");
     if (changed.is_finalized) violation(what + " is set after the descriptor was finalized");
     if (found->type != type) violation(what + " is of another type");
     if (found->count != count) violation(what + " has another number of elements");

@@ -123,8 +123,8 @@ static void check_unwritten(Address begin, uint64_t bytes, const char *what) {
 }
 
 static void check_guard(Address begin, const Block &block) {
-    const uint64_t bytes = block.capacity + GUARD_BYTES - block.bytes;
-    check_unwritten(begin + block.bytes, bytes, "bytes beyond the end of an allocation are written");
+    check_unwritten(begin + block.bytes, block.capacity + GUARD_BYTES - block.bytes,
+                    "bytes beyond the end of an allocation are written");
 }
 
 void check_guards() {

@@ -156,7 +156,8 @@ CUresult cuModuleLoadData(CUmodule *loaded, const void *image) {
     // Our two modules have the same names; only in one of them do batch norms round to bfloat16.
     const size_t norm_at = ptx.find(entry + "batch_norm(");
     if (norm_at == std::string::npos) return CUDA_SUCCESS;
-    const Launch launch = own_kernels(ptx.find("cvt.rn.bf16x2", norm_at) < ptx.find("\n}", norm_at));
+    const bool is_bf16 = ptx.find("cvt.rn.bf16x2", norm_at) < ptx.find("\n}", norm_at);
+    const Launch launch = own_kernels(is_bf16);
     for (auto &[name, kernel] : (*loaded)->kernels) {
         if (!is_known(launch, name)) violation(name + " is not among the compiled kernels");
         kernel.launch = launch;

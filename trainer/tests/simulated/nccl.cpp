@@ -1,5 +1,5 @@
-// NCCL between the processes of one machine. Each exchange has a number, and of each rank a file with
-// what it gives, in a folder that the communicator's id names.
+// NCCL between the processes of one machine. Each exchange has a number, and of each rank a file
+// with what it gives, in a folder that the communicator's id names.
 
 #include <nccl.h>
 #include <unistd.h>

@@ -97,7 +97,7 @@ void violation(const std::string &what) {
 Call::Call(const char *name) : lock(calls), name(name) {
     if (!begun) {
         begun = true;
-        fprintf(stderr, "simulated GPU: results are those of a CPU, and no time is that of a GPU\n");
+        fputs("simulated GPU: results are those of a CPU, and no time is that of a GPU\n", stderr);
         failing_allocation = options().failing_allocation;
     }
     ++called;
