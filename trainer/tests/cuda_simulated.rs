@@ -417,7 +417,7 @@ fn evaluation_is_that_of_the_cpu() {
     assert_close(&cuda, &cpu, F32_TOLERANCE, "loss of the linear layer");
 }
 
-/// Of two processes, each with a GPU, NCCL changes nothing but the rounding of gradients.
+/// Of two processes, each with a GPU, NCCL changes nothing but roundings.
 #[cfg(feature = "nccl")]
 #[test]
 fn two_processes_train_as_one() {
@@ -447,12 +447,12 @@ fn two_processes_train_as_one() {
         first
     };
     let found = two("two");
-    assert_close(&found.losses()[..1], &expected[..1], 1e-6, "first loss");
-    assert_close(&found.losses(), &expected, 1e-3, "losses");
+    // Kernels of batch norm add up float32, in another order for another number of rows.
+    assert_close(&found.losses(), &expected, F32_TOLERANCE, "losses");
     assert!(two("again").bits() == found.bits());
 }
 
-/// The whole test program of a GPU, or without `SCRL_SIM_ALL` what is short of it.
+/// The whole test program of a GPU, or without `SCRL_SIM_ALL` its ops and what is short.
 #[test]
 fn tests_of_a_gpu_pass() {
     if compiler().is_none() {
@@ -473,7 +473,7 @@ fn tests_of_a_gpu_pass() {
     let mut command = simulated(&program);
     command.env("SCRL_REQUIRE_GPU", "1").arg("--test-threads=1");
     if std::env::var_os("SCRL_SIM_ALL").is_none() {
-        command.args(["--skip", "resnet50", "--skip", "same_bits_twice"]);
+        command.args(["--skip", "steps_", "--skip", "same_bits_twice"]);
     }
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -127,6 +127,17 @@ ncclResult_t ncclCommDestroy(ncclComm_t communicator) {
     return ncclSuccess;
 }
 
+// What was exchanged stays behind: the other ranks may still read it.
+ncclResult_t ncclCommAbort(ncclComm_t) {
+    Call call(__func__);
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGetVersion(int *version) {
+    *version = NCCL_VERSION_CODE;
+    return ncclSuccess;
+}
+
 ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t *error) {
     *error = is_lost() ? ncclUnhandledCudaError : ncclSuccess;
     return ncclSuccess;
