@@ -103,6 +103,8 @@ impl Bench {
             ("--device", "cuda"),
             ("--precision", "f32"),
             ("--arch", "resnet18"),
+            // The barriers of LARS's kernels take more time here than the rest of a step.
+            ("--optimizer", "sgd"),
             ("--hidden", "16"),
             ("--projection", "8"),
             ("--batch-size", "2"),
@@ -244,6 +246,7 @@ fn ten_steps(method: &str) {
         bench
             .run(out, 10)
             .option("--method", method)
+            .option("--optimizer", "lars")
             .option("--batch-size", "4")
             .option("--lr", "0.01")
     };
@@ -276,8 +279,7 @@ fn every_order_of_the_streams_gives_the_same_bits() {
     let kinds = [("scrl", "f32"), ("scrl", "bf16"), ("byol", "f32"), ("byol", "bf16")];
     for (number, (method, precision)) in kinds.into_iter().enumerate() {
         let run = |out: String| {
-            let run = bench.run(&out, 2).option("--method", method);
-            run.option("--precision", precision).option("--optimizer", "sgd")
+            bench.run(&out, 2).option("--method", method).option("--precision", precision)
         };
         let expected = run(format!("{method}-{precision}")).train().bits();
         let all = std::env::var_os("SCRL_SIM_ALL").is_some();
@@ -473,7 +475,7 @@ fn tests_of_a_gpu_pass() {
     let mut command = simulated(&program);
     command.env("SCRL_REQUIRE_GPU", "1").arg("--test-threads=1");
     if std::env::var_os("SCRL_SIM_ALL").is_none() {
-        command.args(["--skip", "steps_", "--skip", "same_bits_twice"]);
+        command.args(["--skip", "steps_", "--skip", "same_bits_twice", "--skip", "ranks_"]);
     }
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
