@@ -269,6 +269,9 @@ for name in $known; do
             for pairs in "$PAIRS" "$FEW"; do
                 ours "scrl_bf16_$pairs" --batch-size "$pairs" --precision bf16 --steps "$TIMED"
             done
+            # The other way of computing the gradients of 1x1 filters.
+            ours "cudnn_filters_$PAIRS" --batch-size "$PAIRS" --precision bf16 --steps "$TIMED" \
+                --filters-by-cudnn
             ;;
         profile) ours profile --batch-size "$PAIRS" --precision bf16 --steps 5 --profile ;;
         plans | shards | sanitizer) $name ;;

@@ -68,5 +68,5 @@ check ok shards_prepare
 
 SCRL_SIM_DRY=1 scripts/simulate_gpu.sh "$work/pack/gpu_report.sh" --minutes 5 \
     --only speed,profile,shards,eval "$work/out"
-check ok scrl_bf16_4 scrl_bf16_1 profile shards_prepare shards_train
+check ok scrl_bf16_4 scrl_bf16_1 cudnn_filters_4 profile shards_prepare shards_train
 check ok eval

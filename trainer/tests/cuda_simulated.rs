@@ -21,9 +21,9 @@ use libloading::{Library, Symbol};
 use prepared::{Prepared, metrics};
 use scrl_schemas::ViewEncoding;
 use scrl_trainer::model::{Arch, HeadSizes, Regions};
-use scrl_trainer::ops::gpu::{Array, Transfers, open};
+use scrl_trainer::ops::gpu::{Array, Transfers, open, peak_memory};
 use scrl_trainer::optim::SgdConfig;
-use scrl_trainer::train::{Learner, LearnerConfig, MicroBatch};
+use scrl_trainer::train::{Learner, LearnerConfig, MicroBatch, StepMemory};
 use serde_json::Value;
 
 /// The exit code after a broken rule, `VIOLATION` of `simulator.h`.
@@ -484,21 +484,82 @@ fn tests_of_a_gpu_pass() {
     assert!(text.contains("test ops_f32 ... ok"));
 }
 
-/// Takes one step, of which nothing is computed; its sizes are all that count.
-fn dry_step(learner: &mut Learner, transfers: &mut Transfers) -> candle_core::Result<()> {
-    let (pixels, rois) = (vec![0; 4 * 32 * 32 * 3], [[0.0, 4.0, 4.0, 20.0, 20.0]; 4].concat());
-    let arrays = [(Array::U8(&pixels), (4, 32, 32, 3).into()), (Array::F32(&rois), (4, 5).into())];
+/// Takes one step of views with a box each, of which nothing is computed; its sizes are all that
+/// count.
+fn dry_step(
+    learner: &mut Learner,
+    transfers: &mut Transfers,
+    views: usize,
+    side: usize,
+) -> candle_core::Result<()> {
+    let pixels = vec![0; views * side * side * 3];
+    let rois = vec![[0.0, 4.0, 4.0, 20.0, 20.0]; views].concat();
+    let arrays = [
+        (Array::U8(&pixels), (views, side, side, 3).into()),
+        (Array::F32(&rois), (views, 5).into()),
+    ];
     let [pixels, rois] = transfers.upload(&arrays)?.try_into().unwrap();
     let batch = MicroBatch { pixels, regions: Regions::Boxes(rois), labels: None };
-    let computed = learner.compute(&batch, 2, None, true)?;
+    let computed = learner.compute(&batch, views / 2, None, true)?;
     learner.apply(&computed, 0.01, 0.97)?;
     transfers.fetch(&computed.loss)?.wait()?;
     Ok(())
 }
 
+fn dry_config(arch: Arch, dtype: DType) -> LearnerConfig {
+    LearnerConfig {
+        arch,
+        sizes: HeadSizes { hidden: 24, projection: 16 },
+        seed: 7,
+        copy_online: false,
+        dtype,
+        optimizer: SgdConfig { trust: Some(1e-3), ..SgdConfig::default() },
+        classes: None,
+    }
+}
+
+/// In the simulated GPU's process: what is allocated at once in a step is what was computed.
+#[test]
+#[ignore = "runs in `what_runs_in_the_process_of_the_gpu`"]
+fn the_computed_memory_in_process() {
+    let device: Device = open(0).unwrap();
+    let mut before = 0;
+    // The pool's peak is of all steps so far, so each needs more than the ones before.
+    for (arch, dtype, side, views) in [
+        (Arch::Resnet18, DType::BF16, 96, 64),
+        (Arch::Resnet18, DType::F32, 64, 256),
+        (Arch::Resnet50, DType::BF16, 224, 64),
+        (Arch::Resnet50, DType::F32, 96, 256),
+        (Arch::Resnet101, DType::BF16, 224, 128),
+    ] {
+        let config = dry_config(arch, dtype);
+        let mut learner = Learner::new(&config, &device).unwrap();
+        let mut transfers = Transfers::new(&device).unwrap();
+        for _ in 0..2 {
+            dry_step(&mut learner, &mut transfers, views, side).unwrap();
+        }
+        let of_learner: usize =
+            learner.state().map(|parameter| 4 * parameter.tensor().elem_count()).sum();
+        let step = StepMemory {
+            arch,
+            sizes: config.sizes,
+            dtype,
+            side,
+            boxes: Some(1),
+            accumulates: false,
+        };
+        let computed = (of_learner + step.bytes(views / 2)) as f64;
+        let counted = peak_memory(&device).unwrap().unwrap().used;
+        println!("{arch} {dtype:?}: {computed:.3e} bytes computed, {counted:.3e} counted");
+        assert!(counted > before, "{arch} {dtype:?}");
+        assert!((computed / counted as f64 - 1.0).abs() < 0.05, "{arch} {dtype:?}");
+        before = counted;
+    }
+}
+
 /// In the simulated GPU's process: any allocation of a step fails, and the next step is as ever.
 #[test]
-#[ignore = "runs in `every_allocation_of_a_step`"]
+#[ignore = "runs in `what_runs_in_the_process_of_the_gpu`"]
 fn every_allocation_of_a_step_in_process() {
     // SAFETY: this is the simulated driver, which the process has loaded already.
     let driver = unsafe { Library::new("libcuda.so.1") }.unwrap();
@@ -507,15 +568,7 @@ fn every_allocation_of_a_step_in_process() {
         unsafe { driver.get(b"scrl_sim_fail_allocation") }.unwrap();
     let device: Device = open(0).unwrap();
     for dtype in [DType::F32, DType::BF16] {
-        let config = LearnerConfig {
-            arch: Arch::Resnet18,
-            sizes: HeadSizes { hidden: 24, projection: 16 },
-            seed: 7,
-            copy_online: false,
-            dtype,
-            optimizer: SgdConfig { trust: Some(1e-3), ..SgdConfig::default() },
-            classes: None,
-        };
+        let config = dry_config(Arch::Resnet18, dtype);
         let mut learner = Learner::new(&config, &device).unwrap();
         let mut failed = 0;
         for n in 1.. {
@@ -523,7 +576,7 @@ fn every_allocation_of_a_step_in_process() {
             let mut transfers = Transfers::new(&device).unwrap();
             // SAFETY: it sets a number.
             unsafe { fail(n) };
-            match dry_step(&mut learner, &mut transfers) {
+            match dry_step(&mut learner, &mut transfers, 4, 32) {
                 Ok(()) => break,
                 Err(error) => {
                     let text = error.to_string();
@@ -540,16 +593,18 @@ fn every_allocation_of_a_step_in_process() {
 }
 
 #[test]
-fn every_allocation_of_a_step() {
+fn what_runs_in_the_process_of_the_gpu() {
     if compiler().is_none() {
         return;
     }
-    let mut command = simulated(&std::env::current_exe().unwrap());
-    command.env("SCRL_SIM_DRY", "1").args(["--exact", "every_allocation_of_a_step_in_process"]);
-    let output = command.args(["--ignored", "--nocapture"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && text.contains("1 passed"));
+    for test in ["every_allocation_of_a_step_in_process", "the_computed_memory_in_process"] {
+        let mut command = simulated(&std::env::current_exe().unwrap());
+        command.env("SCRL_SIM_DRY", "1").args(["--exact", test, "--ignored", "--nocapture"]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && text.contains("1 passed"), "{test}");
+    }
 }
 
 /// The simulator finds what it is there to find.

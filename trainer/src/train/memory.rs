@@ -1,7 +1,8 @@
 //! The memory of a GPU that a step needs, computed from the shapes of its tensors.
 //!
-//! A step has most in memory when the way back begins: every map that the way back reads, see
-//! [`Op::reads_input`](crate::ops::Op::reads_input), and the gradients of the last block.
+//! In memory are the maps that the way back reads, see
+//! [`Op::reads_input`](crate::ops::Op::reads_input), of large batches most when it begins; and the
+//! gradients of the weights, of which there are more with each block that it has passed.
 
 use candle_core::DType;
 
@@ -62,65 +63,55 @@ impl StepMemory {
         let rows = self.boxes.map_or(views, |boxes| views * boxes);
         let HeadSizes { hidden, projection } = self.sizes;
         let inputs = self.arch.channels();
-        // Of each row: the features, the projection and the prediction of the online network, both
-        // layers of its heads before and after batch norm, and the target.
-        let of_row = inputs + 4 * hidden + 3 * projection;
         let head = |inputs: usize| hidden * (inputs + projection);
-        let gradients = match self.accumulates {
-            true => self.backbone_parameters(),
-            false => 0,
-        } + head(inputs)
-            + head(projection);
+        let (projector, predictor) = (head(inputs), head(projection));
         // Weights as bfloat16, of both networks.
         let copies = match self.dtype {
-            DType::BF16 => 2 * (self.backbone_parameters() + head(inputs)) + head(projection),
+            DType::BF16 => 2 * (self.backbone_parameters() + projector) + predictor,
             _ => 0,
         };
         let upload = 2 * (room(3 * self.side * self.side * views) + room(20 * rows));
-        views * self.bytes_of_view() + element * (rows * of_row + copies) + 4 * gradients + upload
+
+        let mut kept = self.bytes_before_blocks();
+        let blocks: Vec<(Block, Maps)> = self.blocks().collect();
+        kept += blocks.iter().map(|(_, maps)| maps.bytes(element)).sum::<usize>();
+        // Of each row the features, both layers of the online network's heads before and after
+        // batch norm, the projection and the prediction, and the target.
+        let of_row = inputs + 4 * hidden + 3 * projection;
+        let mut gradients = projector + predictor;
+        if self.accumulates {
+            gradients += self.backbone_parameters();
+        }
+        let mut most = views * kept + element * rows * of_row + 4 * gradients;
+        for (block, maps) in blocks.into_iter().rev() {
+            if !self.accumulates {
+                gradients += block.parameters();
+            }
+            let of_block = LAST_GRADIENTS * element * maps.output;
+            let embeddings = element * rows * 2 * projection;
+            most = most.max(views * (kept + of_block) + embeddings + 4 * gradients);
+            kept -= maps.bytes(element);
+        }
+        most + element * copies + upload
     }
 
-    /// Bytes of the maps of a view that are kept, and of the gradients of the last one.
-    fn bytes_of_view(&self) -> usize {
-        let element = self.dtype.size_in_bytes();
-        let halved = |side: usize| side.div_ceil(2);
+    /// Bytes of a view that are kept of the input, the stem and the pooling.
+    fn bytes_before_blocks(&self) -> usize {
         let (stem, pooled) = (halved(self.side), halved(halved(self.side)));
-        let map = |side: usize, channels: usize| side * side * channels;
-        let winners = map(pooled, STEM_CHANNELS);
-        let input = map(self.side, PACK / element);
-        let mut kept = input + map(stem, STEM_CHANNELS) + map(pooled, STEM_CHANNELS);
-        // Of each block a byte a pack, a bit a value: where its ReLU passed it.
-        let mut packs = 0;
-        let (mut side, mut last) = (pooled, 0);
-        for block in self.blocks() {
-            let Block { width, outputs, stride, bottleneck, downsample, .. } = block;
-            let before = side;
-            side = if stride == 2 { halved(side) } else { side };
-            last = map(side, outputs);
-            // Of each layer the map before batch norm and the one after it; of the shortcut's the
-            // one before.
-            if bottleneck {
-                kept += 2 * map(before, width);
-            }
-            kept += 2 * map(side, width) + 2 * last + if downsample { last } else { 0 };
-            packs += last / (PACK / element);
-        }
-        element * (kept + LAST_GRADIENTS * last) + winners + packs
+        let (stem, pooled) = (stem * stem * STEM_CHANNELS, pooled * pooled * STEM_CHANNELS);
+        // Of each pooled value a byte says which pixel won.
+        PACK * self.side * self.side + self.dtype.size_in_bytes() * (stem + pooled) + pooled
     }
 
     fn backbone_parameters(&self) -> usize {
-        let of_block = |Block { inputs, width, outputs, bottleneck, downsample, .. }: Block| {
-            let layers = match bottleneck {
-                true => width * (inputs + 9 * width + outputs),
-                false => 9 * width * (inputs + outputs),
-            };
-            layers + if downsample { inputs * outputs } else { 0 }
-        };
-        3 * 49 * STEM_CHANNELS + self.blocks().map(of_block).sum::<usize>()
+        let blocks = self.blocks().map(|(block, _)| block.parameters());
+        3 * 49 * STEM_CHANNELS + blocks.sum::<usize>()
     }
 
-    fn blocks(&self) -> impl Iterator<Item = Block> {
+    /// The blocks of the backbone, and the maps that each keeps of a view.
+    fn blocks(&self) -> impl Iterator<Item = (Block, Maps)> {
         let (expansion, mut inputs) = (self.arch.expansion(), STEM_CHANNELS);
+        let mut side = halved(halved(self.side));
         let counts = self.arch.blocks().into_iter().enumerate();
         let places = counts.flat_map(|(stage, count)| (0..count).map(move |block| (stage, block)));
         places.map(move |(stage, block)| {
@@ -128,10 +119,11 @@ impl StepMemory {
             let outputs = width * expansion;
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let downsample = stride != 1 || inputs != outputs;
-            let block =
-                Block { inputs, width, outputs, stride, bottleneck: expansion > 1, downsample };
+            let block = Block { inputs, width, outputs, bottleneck: expansion > 1, downsample };
+            let before = side;
+            side = if stride == 2 { halved(side) } else { side };
             inputs = outputs;
-            block
+            (block, block.maps(before, side))
         })
     }
 
@@ -202,15 +194,54 @@ fn advice(config: &TrainConfig, ranks: usize, fits: impl Fn(usize) -> bool) -> S
     }
 }
 
+/// The side of a map after a stride of 2.
+fn halved(side: usize) -> usize {
+    side.div_ceil(2)
+}
+
 /// A block of a backbone.
+#[derive(Clone, Copy)]
 struct Block {
     inputs: usize,
     /// Channels of its 3×3 convolutions.
     width: usize,
     outputs: usize,
-    stride: usize,
     bottleneck: bool,
     downsample: bool,
+}
+
+/// Values of a view that a block keeps.
+struct Maps {
+    /// Of all maps.
+    all: usize,
+    /// Of its result, where for each pack of 16 bytes a byte says which values ReLU passed.
+    output: usize,
+}
+
+impl Block {
+    fn parameters(self) -> usize {
+        let Self { inputs, width, outputs, bottleneck, downsample } = self;
+        let layers = match bottleneck {
+            true => width * (inputs + 9 * width + outputs),
+            false => 9 * width * (inputs + outputs),
+        };
+        layers + if downsample { inputs * outputs } else { 0 }
+    }
+
+    /// The maps on an input of `before` by `before` pixels and a result of `side` by `side`: of each
+    /// layer the one before batch norm and the one after it, of the shortcut's the one before.
+    fn maps(self, before: usize, side: usize) -> Maps {
+        let output = side * side * self.outputs;
+        let first = if self.bottleneck { 2 * before * before * self.width } else { 0 };
+        let shortcut = if self.downsample { output } else { 0 };
+        Maps { all: first + 2 * side * side * self.width + 2 * output + shortcut, output }
+    }
+}
+
+impl Maps {
+    fn bytes(&self, element: usize) -> usize {
+        element * self.all + element * self.output / PACK
+    }
 }
 
 #[cfg(test)]
@@ -255,11 +286,11 @@ mod tests {
                 .map(|arch| memory(arch).most_pairs((mebibytes << 20) - OTHER).min(MOST))
         });
         let expected = [
-            [758, 179, 120],
-            [1163, 278, 187],
-            [MOST, 476, 321],
-            [MOST, 968, 654],
-            [MOST, MOST, 1162],
+            [765, 181, 120],
+            [1175, 280, 188],
+            [MOST, 480, 323],
+            [MOST, 977, 657],
+            [MOST, MOST, 1169],
         ];
         assert_eq!(most, expected);
     }
