@@ -160,10 +160,17 @@ pub fn place(device: &Device) -> Result<String> {
     Ok(format!("GPU {id} of {}", host.trim()))
 }
 
-/// Bytes of the GPU's memory that no program uses; `None` on the CPU.
+/// Bytes of the GPU's memory that no program uses, and those that the pool keeps for this one;
+/// `None` on the CPU.
 pub fn free_memory(device: &Device) -> Result<Option<usize>> {
     let Device::Cuda(device) = device else { return Ok(None) };
-    device.cuda_stream().context().mem_get_info().map(|(free, _)| Some(free)).map_err(Error::wrap)
+    let (free, _) = device.cuda_stream().context().mem_get_info().map_err(Error::wrap)?;
+    let kept = match memory_pool(device).map_err(Error::wrap)? {
+        Some(pool) => bytes_of_pool(pool, PoolAttribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?
+            .saturating_sub(bytes_of_pool(pool, PoolAttribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?),
+        None => 0,
+    };
+    Ok(Some(free + kept as usize))
 }
 
 /// The most memory of a GPU that tensors and workspaces have taken so far; `None` on the CPU, and
@@ -171,17 +178,19 @@ pub fn free_memory(device: &Device) -> Result<Option<usize>> {
 pub fn peak_memory(device: &Device) -> Result<Option<PeakMemory>> {
     let Device::Cuda(device) = device else { return Ok(None) };
     let Some(pool) = memory_pool(device).map_err(Error::wrap)? else { return Ok(None) };
-    let value = |attribute| {
-        let mut bytes = 0u64;
-        // SAFETY: the pool is a device's own, and the attribute is a 64-bit number.
-        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }
-            .map(|()| bytes)
-            .map_err(Error::wrap)
-    };
     Ok(Some(PeakMemory {
-        used: value(PoolAttribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?,
-        reserved: value(PoolAttribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)?,
+        used: bytes_of_pool(pool, PoolAttribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?,
+        reserved: bytes_of_pool(pool, PoolAttribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)?,
     }))
+}
+
+/// One of the sizes of a device's own pool.
+fn bytes_of_pool(pool: sys::CUmemoryPool, attribute: PoolAttribute) -> Result<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: the pool lives as long as the device, and its sizes are 64-bit numbers.
+    unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }
+        .map(|()| bytes)
+        .map_err(Error::wrap)
 }
 
 /// The pool that the device's memory comes from. Some virtual GPUs have none.
