@@ -4,6 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+
+/// The signals that end a run cleanly: Ctrl-C, a closed terminal, and what schedulers send before
+/// the time of a job is over (Slurm's `--signal`, which PyTorch Lightning made SIGUSR1).
+const STOP_SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
 
 /// A flag on which work ends soon and cleanly. Clones share the flag.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +20,7 @@ pub struct Stop(Arc<AtomicBool>);
 pub struct Stopped;
 
 impl Stop {
-    /// A flag that Ctrl-C sets from now on.
+    /// A flag that Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 set from now on.
     ///
     /// # Errors
     /// Where the system refuses.
@@ -25,14 +30,16 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Makes Ctrl-C set the flag from now on.
+    /// Makes these signals set the flag from now on.
     ///
     /// # Errors
     /// Where the system refuses.
     pub fn set_on_ctrl_c(&self) -> anyhow::Result<()> {
-        let flag = self.clone();
-        ctrlc::set_handler(move || flag.set())
-            .map_err(|error| anyhow!("cannot handle Ctrl-C: {error}"))
+        for signal in STOP_SIGNALS {
+            signal_hook::flag::register(signal, self.0.clone())
+                .map_err(|error| anyhow!("cannot handle signal {signal}: {error}"))?;
+        }
+        Ok(())
     }
 
     /// Sets the flag.
