@@ -35,7 +35,8 @@ pub use batches::{Batches, ParquetFile, Wanted};
 pub use consumed::Consumed;
 pub use error::{Error, Result};
 pub use manifest::{
-    BlurKind, BoxSampler, Counts, Exif, IouFallback, Manifest, PrepOptions, Preset, ViewEncoding,
+    BlurKind, BoxSampler, ClassSource, Counts, Exif, IouFallback, Manifest, PrepOptions, Preset,
+    SourceOptions, ViewEncoding,
 };
 pub use paths::{Epoch, Shard, ShardPaths};
 pub use row::{

@@ -73,11 +73,51 @@ pub struct PrepOptions {
     /// Whether images with broken data are kept as far as they decode.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lenient: bool,
+    /// Which columns and classes of the images are taken.
+    #[serde(flatten)]
+    pub sources: SourceOptions,
     /// Images of a shard, unreadable ones included.
     pub rows_per_shard: u32,
     /// Consecutive epochs made in one pass over the sources, each image decoded once. The same
     /// images are in a shard together in all of them, but shards and rows are permuted anew.
     pub epochs_per_pass: u32,
+}
+
+/// What is taken of that which was given as images. Written only where it is not the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SourceOptions {
+    /// The column of a table that holds the images; found by its type if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_column: Option<String>,
+    /// The column of a table that holds the classes, or `none`; found by its name if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
+    /// Where the classes of images in folders come from.
+    #[serde(default, skip_serializing_if = "ClassSource::is_default")]
+    pub classes: ClassSource,
+}
+
+impl ClassSource {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for ClassSource {
+    fn default() -> Self {
+        Self::Folder
+    }
+}
+
+named_choice! {
+    /// Where the classes of images come from.
+    pub enum ClassSource {
+        /// The first folder of an image's path, or what its archive, table or list says.
+        Folder = "folder",
+        /// No image has a class.
+        None = "none",
+    }
 }
 
 named_choice! {
@@ -262,6 +302,7 @@ mod tests {
                 box_sampler: BoxSampler::Uniform,
                 exif: Exif::Ignore,
                 lenient: false,
+                sources: SourceOptions::default(),
                 rows_per_shard: 512,
                 epochs_per_pass: 4,
             },

@@ -10,7 +10,7 @@ use std::thread;
 
 use prepared::{Lines, Prepared, metrics, run, run_and_report};
 use scrl_cli::{Event, Reporter, Stop};
-use scrl_schemas::{Consumed, Epoch, ShardPaths, ViewEncoding};
+use scrl_schemas::{Consumed, Epoch, ShardPaths, SourceOptions, ViewEncoding};
 use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::{Dataset, Loader, LoaderConfig, SourceImages, Start};
 use scrl_trainer::train::{Checkpoint, CheckpointInfo, Options, Output, Resume, train};
@@ -41,7 +41,7 @@ fn plain(options: &mut Options) {
 
 /// Two batches of four in each of two epochs.
 fn loader_config(follow: bool) -> LoaderConfig {
-    let sources = Arc::new(SourceImages::new(PathBuf::new()));
+    let sources = Arc::new(SourceImages::new(PathBuf::new(), SourceOptions::default()));
     LoaderConfig {
         batch_size: 4,
         own: 0..4,

@@ -3,15 +3,19 @@
 mod prepared;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prepared::{Prepared, rows};
 use scrl_cli::Reporter;
-use scrl_schemas::{Row, ViewEncoding};
+use scrl_schemas::{Row, SourceOptions, ViewEncoding};
 use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig, SourceImages};
 
 const SIZE: usize = 64;
+
+fn source_images(images: PathBuf) -> SourceImages {
+    SourceImages::new(images, SourceOptions::default())
+}
 
 fn load(
     shards: &Path,
@@ -24,7 +28,7 @@ fn load(
         batches_per_epoch: dataset.rows_per_epoch() / 4,
         epochs: dataset.manifest().epochs,
         skip: 0,
-        sources: Arc::new(SourceImages::new(dataset.manifest().images.clone().into())),
+        sources: Arc::new(source_images(dataset.manifest().images.clone().into())),
         threads: 2,
         follow: false,
     };
@@ -108,7 +112,7 @@ fn what_is_missing_is_named() {
     let prepared = Prepared::images(8);
     let recipe = prepared.prepare("recipe", 1, ViewEncoding::Recipe);
     let message =
-        load(&recipe, |config| config.sources = Arc::new(SourceImages::new("/nowhere".into())))
+        load(&recipe, |config| config.sources = Arc::new(source_images("/nowhere".into())))
             .unwrap_err()
             .to_string();
     assert!(message.starts_with("/nowhere/") && message.contains("--images"), "{message}");

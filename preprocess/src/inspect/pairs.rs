@@ -57,7 +57,7 @@ pub fn choose(
     seed: u64,
     reporter: &Reporter,
 ) -> Result<Vec<Pair>> {
-    let source_reader = match SourceReader::open(images) {
+    let source_reader = match SourceReader::open(images, &shards.manifest.options.sources) {
         Ok(source_reader) => Some(source_reader),
         Err(error) if shards.are_recipes() => {
             let reason = format!(

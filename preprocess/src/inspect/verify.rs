@@ -121,7 +121,7 @@ impl<'a> Check<'a> {
         let mut found = Verdict::default();
         let source_reader = match pixels {
             Pixels::Skip => None,
-            Pixels::From(images) => SourceReader::open(images)
+            Pixels::From(images) => SourceReader::open(images, &shards.manifest.options.sources)
                 .map_err(|error| {
                     let reason = match store::is_url(images) || images.exists() {
                         true => error.to_string(),

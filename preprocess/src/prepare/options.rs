@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use scrl_cli::{World, WorldOptions, choices};
-use scrl_schemas::{BlurKind, BoxSampler, Exif, IouFallback, PrepOptions, Preset, ViewEncoding};
+use scrl_schemas::{
+    BlurKind, BoxSampler, ClassSource, Exif, IouFallback, PrepOptions, Preset, SourceOptions,
+    ViewEncoding,
+};
 
 use crate::views::method;
 use crate::{Error, Result};
@@ -77,6 +80,18 @@ pub struct Options {
     /// Keep what the decoder makes of images that break off or are corrupt
     #[arg(long)]
     pub lenient: bool,
+
+    /// Column of Parquet files that holds the images [default: the first of images]
+    #[arg(long, value_name = "COLUMN")]
+    pub image_column: Option<String>,
+
+    /// Column with the classes, or none [default: label, labels, fine_label, class or cls]
+    #[arg(long, value_name = "COLUMN")]
+    pub label_column: Option<String>,
+
+    /// Whether the first folder below IMAGES is an image's class [default: folder]
+    #[arg(long, value_name = "FROM", value_parser = choices!(ClassSource))]
+    pub classes: Option<ClassSource>,
 
     /// Images of a shard [default: 512; 16384 for recipes]
     #[arg(long, value_name = "N")]
@@ -219,6 +234,11 @@ impl Options {
             box_sampler: self.box_sampler.unwrap_or(box_sampler),
             exif: self.exif.unwrap_or(Exif::Ignore),
             lenient: self.lenient,
+            sources: SourceOptions {
+                image_column: self.image_column.clone(),
+                label_column: self.label_column.clone(),
+                classes: self.classes.unwrap_or_default(),
+            },
             rows_per_shard: self.rows_per_shard.unwrap_or(rows_per_shard),
             epochs_per_pass: method::EPOCHS_PER_PASS,
         };

@@ -48,7 +48,7 @@ impl ShardCounts {
 }
 
 /// What a job will do.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outline {
     /// Images found.
     pub images: u64,
@@ -58,6 +58,8 @@ pub struct Outline {
     pub unreadable: u64,
     /// Files that are no images by their name.
     pub ignored: u64,
+    /// What the user should know of the images, a line each.
+    pub notices: Vec<String>,
     /// Epochs to write or complete.
     pub epochs: u32,
     /// Shards of each epoch.
@@ -155,6 +157,7 @@ impl Job {
             classes: self.sources.classes(),
             unreadable,
             ignored: self.sources.ignored(),
+            notices: self.sources.notices().to_vec(),
             epochs: self.config.only.len() as u32,
             shards_per_epoch: self.shuffle.shards_per_epoch(),
             shards_finished: self.shards.finished,
@@ -197,13 +200,14 @@ pub(super) fn pool(threads: usize, name: &'static str) -> Result<ThreadPool> {
 fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
     let known = paths.sources();
     if !config.overwrite && store::has_file(&known)? {
-        return Sources::find_again(&config.images, paths.root(), SourcesReader::open(&known)?);
+        let known = SourcesReader::open(&known)?;
+        return Sources::find_again(&config.images, &config.options.sources, paths.root(), known);
     }
     let depth = match config.options.views {
         ViewEncoding::Recipe => Examine::Pixels,
         ViewEncoding::Webp | ViewEncoding::Jpeg => Examine::Header,
     };
-    Sources::find(&config.images, &config.options, depth)
+    Sources::find(&config.images, &config.options.sources, &config.options, depth)
 }
 
 /// Counts the shards that exist and those to write, on all threads of the current pool.

@@ -11,7 +11,8 @@ use scrl_schemas::store::{self, StoredFile};
 use tar::{Archive, EntryType};
 
 use super::format::{
-    BatchSink, Batcher, Class, FoundImage, SourceFormat, first_folder, is_image_name, name_prefix,
+    BatchSink, Batcher, Class, FoundImage, Listing, SourceFormat, first_folder, is_image_name,
+    name_prefix,
 };
 use super::index::Location;
 use crate::{Error, Result};
@@ -100,14 +101,14 @@ impl TarArchives {
 }
 
 impl SourceFormat for TarArchives {
-    fn list(&self, _contents: bool, sink: BatchSink) -> Result<u64> {
+    fn list(&self, _contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
-        let mut ignored = 0;
+        let mut listing = Listing::default();
         for container in 0..self.files.len() as u32 {
-            ignored += self.list_archive(container, &mut batcher)?;
+            listing.ignored += self.list_archive(container, &mut batcher)?;
         }
         batcher.flush()?;
-        Ok(ignored)
+        Ok(listing)
     }
 
     fn reads_by_path(&self) -> bool {

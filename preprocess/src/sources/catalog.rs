@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rayon::prelude::*;
-use scrl_schemas::{Source, SourcesReader, SourcesWriter, store};
+use scrl_schemas::{ClassSource, Source, SourceOptions, SourcesReader, SourcesWriter, store};
 
 use super::classes::Classes;
 use super::examine::{Examine, Examined, examine};
-use super::format::{FoundImage, IMAGE_ENDINGS, SourceFormat};
+use super::format::{FoundImage, IMAGE_ENDINGS, Listing, SourceFormat};
 use super::index::{Index, Record};
 use super::open::open;
 use super::read_ahead::{ReadAhead, Request};
@@ -28,7 +28,7 @@ pub struct Sources {
     ahead: Option<ReadAhead>,
     index: Index,
     classes: Classes,
-    ignored: u64,
+    listing: Listing,
     /// Why an image cannot be read, by its number; some are only found while the run decodes them.
     errors: RwLock<BTreeMap<u32, String>>,
 }
@@ -38,9 +38,14 @@ impl Sources {
     ///
     /// # Errors
     /// [`Error::Images`] where `images` is nothing that holds images, or holds none.
-    pub fn find(images: &Path, how: impl Into<Decoding>, depth: Examine) -> Result<Self> {
+    pub fn find(
+        images: &Path,
+        options: &SourceOptions,
+        how: impl Into<Decoding>,
+        depth: Examine,
+    ) -> Result<Self> {
         let how = how.into();
-        Self::list(images, true, |format, batch| {
+        Self::list(images, options, true, |format, batch| {
             let each = |found| examine(images, format, found, how, depth);
             batch.into_par_iter().map(each).collect()
         })
@@ -53,6 +58,7 @@ impl Sources {
     /// As [`Sources::find`], and [`Error::Folder`] where names or sizes have changed.
     pub(crate) fn find_again(
         images: &Path,
+        options: &SourceOptions,
         shards: &Path,
         mut known: SourcesReader,
     ) -> Result<Self> {
@@ -64,7 +70,7 @@ impl Sources {
             Error::Folder { path: shards.to_owned(), reason }
         };
         let total = known.total();
-        let sources = Self::list(images, false, |format, batch| {
+        let sources = Self::list(images, options, false, |format, batch| {
             let sizes: Vec<Option<u64>> = batch
                 .par_iter()
                 .map(|found| found.bytes.or_else(|| format.size(&found.path).unwrap_or(Some(0))))
@@ -108,16 +114,18 @@ impl Sources {
     /// Lists the images and indexes what `examine` returns for each batch.
     fn list(
         images: &Path,
+        options: &SourceOptions,
         contents: bool,
         mut examine: impl FnMut(&dyn SourceFormat, Vec<FoundImage>) -> Result<Vec<Examined>>,
     ) -> Result<Self> {
-        let format = open(images)?;
+        let format = open(images, options)?;
         let mut index = Index::default();
         let mut classes = Classes::default();
         let mut errors = BTreeMap::new();
         let refuse = |reason: String| Error::Images { path: images.to_owned(), reason };
-        let ignored = format.list(contents, &mut |batch| {
+        let listing = format.list(contents, &mut |batch| {
             for Examined { mut record, class, error } in examine(&*format, batch)? {
+                let class = class.filter(|_| options.classes != ClassSource::None);
                 record.class = class.map(|class| classes.add(class));
                 let number = u32::try_from(index.len())
                     .ok()
@@ -139,7 +147,7 @@ impl Sources {
         }
         let errors = RwLock::new(errors);
         let ahead = store::is_url(images).then(|| ReadAhead::new(format.clone()));
-        Ok(Self { images: images.to_owned(), format, ahead, index, classes, ignored, errors })
+        Ok(Self { images: images.to_owned(), format, ahead, index, classes, listing, errors })
     }
 
     /// How many images there are, readable or not.
@@ -155,7 +163,12 @@ impl Sources {
 
     /// How many files there are that are no images by their name.
     pub(crate) fn ignored(&self) -> u64 {
-        self.ignored
+        self.listing.ignored
+    }
+
+    /// What the user should know of the images, a line each.
+    pub fn notices(&self) -> &[String] {
+        &self.listing.notices
     }
 
     /// How many images cannot be read, as far as is known.

@@ -9,7 +9,7 @@ use scrl_schemas::store::{self, Entry};
 use walkdir::WalkDir;
 
 use super::format::{
-    BatchSink, Batcher, FoundImage, SourceFormat, first_folder, is_image_name, read_file,
+    BatchSink, Batcher, FoundImage, Listing, SourceFormat, first_folder, is_image_name, read_file,
 };
 use super::index::Location;
 use crate::{Error, Result};
@@ -171,19 +171,19 @@ impl FolderTree {
 }
 
 impl SourceFormat for FolderTree {
-    fn list(&self, _contents: bool, sink: BatchSink) -> Result<u64> {
+    fn list(&self, _contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
-        let mut ignored = 0;
+        let mut listing = Listing::default();
         for file in walk(&self.root) {
             // A broken one is listed if it is named like an image: examining it gives the reason.
             let WalkedFile { path, bytes, .. } = file?;
             match path.strip_prefix(&self.root) {
                 Ok(below) if is_image_name(below) => batcher.push(found(below, bytes))?,
-                _ => ignored += 1,
+                _ => listing.ignored += 1,
             }
         }
         batcher.flush()?;
-        Ok(ignored)
+        Ok(listing)
     }
 
     fn reads_by_path(&self) -> bool {

@@ -41,14 +41,23 @@ pub(super) enum Class {
     Number(i32, String),
 }
 
+/// What listing met besides images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// Files that are no images by their name.
+    pub ignored: u64,
+    /// What the user should know, a line each.
+    pub notices: Vec<String>,
+}
+
 /// Receives the listed images, batch by batch.
 pub(super) type BatchSink<'a> = &'a mut dyn FnMut(Vec<FoundImage>) -> Result<()>;
 
 /// A kind of source: a folder tree, tar archives, Parquet files or a list of paths.
 pub(super) trait SourceFormat: Debug + Send + Sync {
     /// Lists all images in their order, in batches of at most [`BATCH`]; with their content, if
-    /// `contents` is set and reading it costs nothing extra. Returns how many other files it met.
-    fn list(&self, contents: bool, sink: BatchSink) -> Result<u64>;
+    /// `contents` is set and reading it costs nothing extra. Returns what else it met.
+    fn list(&self, contents: bool, sink: BatchSink) -> Result<Listing>;
 
     /// Whether an image's path alone locates it.
     fn reads_by_path(&self) -> bool;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use scrl_schemas::store;
+use scrl_schemas::{SourceOptions, store};
 
 use super::archive::{self, TarArchives};
 use super::folder::{self, Contents, FolderTree};
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Images`] for anything else.
-pub(super) fn open(images: &Path) -> Result<Arc<dyn SourceFormat>> {
+pub(super) fn open(images: &Path, _options: &SourceOptions) -> Result<Arc<dyn SourceFormat>> {
     if store::has_folder(images)? {
         return Ok(match folder::contents_of(images)? {
             Contents::Images => Arc::new(FolderTree::new(images)),

@@ -19,7 +19,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use scrl_schemas::{ParquetFile, Wanted};
 
-use super::format::{BatchSink, Batcher, Class, FoundImage, SourceFormat, name_prefix};
+use super::format::{BatchSink, Batcher, Class, FoundImage, Listing, SourceFormat, name_prefix};
 use super::index::Location;
 use crate::{Error, Result};
 
@@ -217,13 +217,13 @@ impl ParquetFiles {
 }
 
 impl SourceFormat for ParquetFiles {
-    fn list(&self, contents: bool, sink: BatchSink) -> Result<u64> {
+    fn list(&self, contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
         for container in 0..self.files.len() as u32 {
             self.list_file(container, contents, &mut batcher)?;
         }
         batcher.flush()?;
-        Ok(0)
+        Ok(Listing::default())
     }
 
     fn reads_by_path(&self) -> bool {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use scrl_schemas::store::{self, StoredFile};
 
-use super::format::{BatchSink, Batcher, Class, FoundImage, SourceFormat, read_file};
+use super::format::{BatchSink, Batcher, Class, FoundImage, Listing, SourceFormat, read_file};
 use super::index::Location;
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ impl PathList {
 }
 
 impl SourceFormat for PathList {
-    fn list(&self, _contents: bool, sink: BatchSink) -> Result<u64> {
+    fn list(&self, _contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut lines =
             BufReader::new(StoredFile::open(&self.file).map_err(Error::io(&self.file))?);
         let mut batcher = Batcher::new(sink);
@@ -51,7 +51,7 @@ impl SourceFormat for PathList {
             }
         }
         batcher.flush()?;
-        Ok(0)
+        Ok(Listing::default())
     }
 
     fn reads_by_path(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use scrl_schemas::store;
+use scrl_schemas::{SourceOptions, store};
 
 use super::format::SourceFormat;
 use super::index::{Index, Location, Record};
@@ -23,13 +23,13 @@ pub struct SourceReader {
 }
 
 impl SourceReader {
-    /// Opens what was given to scrl-prep as images, or a copy of it. Archives and Parquet files are
+    /// Opens what was given to scrl-prep as images with these options, or a copy of it. Archives and Parquet files are
     /// listed, their images are not read.
     ///
     /// # Errors
     /// [`Error::Images`](crate::Error::Images) where `images` is nothing that holds images.
-    pub fn open(images: &Path) -> Result<Self> {
-        let format = open(images)?;
+    pub fn open(images: &Path, options: &SourceOptions) -> Result<Self> {
+        let format = open(images, options)?;
         let ahead = store::is_url(images).then(|| ReadAhead::new(format.clone()));
         if format.reads_by_path() {
             return Ok(Self { format, ahead, index: None });

@@ -3,7 +3,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use scrl_schemas::{Exif, Source, SourcesReader};
+use scrl_schemas::{Exif, Source, SourceOptions, SourcesReader};
 
 use super::{Examine, SourceReader, Sources};
 use crate::Result;
@@ -14,7 +14,7 @@ fn write_image(path: &Path) {
 }
 
 fn find(images: &Path) -> Result<Sources> {
-    Sources::find(images, Exif::Ignore, Examine::Header)
+    Sources::find(images, &SourceOptions::default(), Exif::Ignore, Examine::Header)
 }
 
 fn all(sources: &Sources) -> Vec<Source> {
@@ -46,7 +46,7 @@ fn folders_are_classes_and_images_are_sorted_by_name() {
     assert_eq!((sources.ignored(), sources.unreadable(), sources.classes()), (1, 1, 2));
     assert_eq!((list[0].width, list[0].height), (5, 4));
     assert!(sources.read(3).unwrap().0.error.is_some());
-    let reader = SourceReader::open(folder.path()).unwrap();
+    let reader = SourceReader::open(folder.path(), &SourceOptions::default()).unwrap();
     assert_eq!(reader.read(1, "b/1.PNG").unwrap(), sources.read(1).unwrap().1);
     assert!(reader.read(9, "b/9.png").is_err());
     assert_eq!(sources.read(1).unwrap().1.len() as i64, list[1].bytes);
@@ -100,7 +100,9 @@ fn known_images_are_not_examined_again() {
     assert!(sources.note_unreadable(2, "found later"));
     assert!(!sources.note_unreadable(2, "again"));
     sources.write(&list).unwrap();
-    let again = || Sources::find_again(&images, folder.path(), SourcesReader::open(&list).unwrap());
+    let options = SourceOptions::default();
+    let known = || SourcesReader::open(&list).unwrap();
+    let again = || Sources::find_again(&images, &options, folder.path(), known());
     assert_eq!(all(&again().unwrap()), all(&sources));
     assert_eq!(again().unwrap().unreadable(), 2);
 
@@ -177,7 +179,7 @@ fn archives_are_read_without_unpacking() {
     assert_eq!((found[0].width, found[1].error.is_some(), sources.ignored()), (6, true, 1));
     assert_eq!(sources.read(3).unwrap().1, png);
 
-    let reader = SourceReader::open(&path).unwrap();
+    let reader = SourceReader::open(&path, &SourceOptions::default()).unwrap();
     assert_eq!(reader.read(2, "n01/3.png").unwrap(), png);
     assert!(reader.read(0, "n01/3.png").unwrap_err().contains("0001.jpg stands in its place"));
     assert!(reader.read(4, "n01/3.png").is_err() && reader.read(-1, "n01/3.png").is_err());
@@ -250,12 +252,14 @@ fn parquet_files_give_images_paths_and_classes() {
     sources.write(&list).unwrap();
     let again = Sources::find_again(
         &folder.path().join("a.parquet"),
+        &SourceOptions::default(),
         folder.path(),
         SourcesReader::open(&list).unwrap(),
     );
     assert_eq!(all(&again.unwrap()), found);
     fs::remove_file(list).unwrap();
-    let reader = SourceReader::open(&folder.path().join("a.parquet")).unwrap();
+    let reader =
+        SourceReader::open(&folder.path().join("a.parquet"), &SourceOptions::default()).unwrap();
     assert_eq!(reader.read(39, &found[39].path).unwrap(), png);
 
     // A folder of files, the other with a plain column.

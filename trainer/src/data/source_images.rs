@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use scrl_preprocess::sources::SourceReader;
-use scrl_schemas::{Row, SourcesReader, store};
+use scrl_schemas::{Row, SourceOptions, SourcesReader, store};
 
 use crate::{Error, Result};
 
@@ -23,6 +23,7 @@ const ADVICE: &str = "recipe shards need their source images: give their folder 
 #[derive(Debug)]
 pub struct SourceImages {
     images: PathBuf,
+    options: SourceOptions,
     reader: OnceLock<std::result::Result<SourceReader, String>>,
 }
 
@@ -34,9 +35,9 @@ struct Missing {
 }
 
 impl SourceImages {
-    /// The images given to scrl-prep, or a copy of them.
-    pub fn new(images: PathBuf) -> Self {
-        Self { images, reader: OnceLock::new() }
+    /// The images given to scrl-prep with these options, or a copy of them.
+    pub fn new(images: PathBuf, options: SourceOptions) -> Self {
+        Self { images, options, reader: OnceLock::new() }
     }
 
     /// An image's path for messages.
@@ -45,7 +46,8 @@ impl SourceImages {
     }
 
     fn reader(&self) -> std::result::Result<&SourceReader, String> {
-        let open = || SourceReader::open(&self.images).map_err(|error| error.to_string());
+        let open =
+            || SourceReader::open(&self.images, &self.options).map_err(|error| error.to_string());
         self.reader.get_or_init(open).as_ref().map_err(String::clone)
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use scrl_cli::Reporter;
 use scrl_preprocess::images::RgbImage;
 use scrl_preprocess::sources::{Examine, Sources};
-use scrl_schemas::Exif;
+use scrl_schemas::{Exif, SourceOptions};
 
 use super::inputs::decode_as_stored;
 use crate::{Error, Result};
@@ -40,7 +40,8 @@ impl ClassImages {
     /// If there are no images, fewer than two classes, or a class that `classes` lacks.
     pub fn find(path: &Path, classes: Option<&[String]>, reporter: &Reporter) -> Result<Self> {
         reporter.say(format_args!("{}: decoding every image once", path.display()));
-        let sources = Sources::find(path, Exif::Ignore, Examine::Pixels)?;
+        let sources =
+            Sources::find(path, &SourceOptions::default(), Exif::Ignore, Examine::Pixels)?;
         let mut found = Vec::new();
         for image_id in 0..sources.len() {
             reporter.check_stop()?;

@@ -127,7 +127,10 @@ fn train_into(
         // Before anything is written.
         dataset.success(Epoch(steps.epochs_done(steps.done)))?;
     }
-    let sources = Arc::new(SourceImages::new(config.images.clone()));
+    let sources = Arc::new(SourceImages::new(
+        config.images.clone(),
+        dataset.manifest().options.sources.clone(),
+    ));
     let list = dataset.paths().sources();
     let is_recipe = dataset.manifest().options.views == ViewEncoding::Recipe;
     if is_recipe && steps.are_left() && store::has_file(&list)? {

@@ -25,6 +25,9 @@ pub fn outline(reporter: &Reporter, outline: &Outline, views: ViewEncoding) {
     }
     let odd = if odd.is_empty() { String::new() } else { format!(" ({})", odd.join(", ")) };
     reporter.say(format_args!("{images}{classes}{odd}"));
+    for notice in &outline.notices {
+        reporter.say(format_args!("{notice}"));
+    }
     let finished = match outline.shards_finished {
         0 => String::new(),
         count => format!(", {count} of them finished"),
