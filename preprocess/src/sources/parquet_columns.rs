@@ -51,8 +51,11 @@ impl ImageKind {
         };
         match kind {
             DataType::Struct(inner) => {
-                inner.find("bytes").filter(|(_, bytes)| is_bytes(bytes.data_type()))?;
-                Some(Self { is_list, is_struct: true, has_path: inner.find("path").is_some() })
+                let has_path = inner.find("path").is_some();
+                // Where all images are paths, pyarrow takes the type of the bytes for null.
+                let holds = |kind: &DataType| is_bytes(kind) || (has_path && kind.is_null());
+                inner.find("bytes").filter(|(_, bytes)| holds(bytes.data_type()))?;
+                Some(Self { is_list, is_struct: true, has_path })
             }
             kind => is_bytes(kind).then_some(Self { is_list, is_struct: false, has_path: false }),
         }
@@ -285,7 +288,8 @@ impl Batch {
         let content = match bytes.data_type() {
             DataType::Binary => bytes.as_binary::<i32>().value(image),
             DataType::LargeBinary => bytes.as_binary::<i64>().value(image),
-            _ => bytes.as_binary_view().value(image),
+            DataType::BinaryView => bytes.as_binary_view().value(image),
+            _ => return None,
         };
         Some(content.to_vec())
     }

@@ -218,17 +218,18 @@ impl Met {
             1 => "; 1 line with # left out".to_owned(),
             count => format!("; {count} lines with # left out"),
         };
-        let mut notices = vec![match layout.notice() {
-            Some(notice) => format!("{file}: {notice}"),
-            None => format!(
-                "{file}: read as a list of paths, {} of {} with a class{comments}",
-                self.labels.classified, self.images
-            ),
-        }];
+        let read = match (layout.notice(), self.labels.classified) {
+            (Some(table), _) => table,
+            (None, 0) => format!("read as a list of {} paths, without classes", self.images),
+            (None, count) => {
+                format!("read as a list of paths, {count} of {} with a class", self.images)
+            }
+        };
+        let mut notices = vec![format!("{file}: {read}{comments}")];
         if self.repeated > 0 {
             notices.push(format!(
-                "{file}: paths that repeat the one before, whose images come as often: {}",
-                self.repeated
+                "{file}: {} of {} paths repeat the one before, each as an image of its own",
+                self.repeated, self.images
             ));
         }
         notices.extend(self.labels.notices().map(|notice| format!("{file}: {notice}")));

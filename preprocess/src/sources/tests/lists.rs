@@ -144,13 +144,13 @@ fn a_list_with_classes_is_read() {
         said,
         [
             "read as a list of paths, 1 of 3 with a class",
-            "paths that repeat the one before, whose images come as often: 1",
+            "1 of 3 paths repeat the one before, each as an image of its own",
             "1 image has several labels and so no class",
             "1 image has a fraction as label and so no class",
         ]
     );
     let (found, said) = read("a.png 3", &columns(None, Some("none")));
-    assert_eq!((found[0].1.clone(), said[0].contains("0 of 1")), (None, true));
+    assert_eq!((found[0].1.clone(), said[0].contains("1 paths, without classes")), (None, true));
 }
 
 #[test]

@@ -398,6 +398,21 @@ fn an_image_of_which_a_row_has_the_path_alone_is_read_from_there() {
 }
 
 #[test]
+fn paths_beside_bytes_of_no_type_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    write_image(&folder.path().join("a.png"));
+    let paths: ArrayRef = Arc::new(StringArray::from(vec!["a.png"]));
+    let field = |name: &str, kind: DataType| Arc::new(Field::new(name, kind, true));
+    let rows = StructArray::from(vec![
+        (field("bytes", DataType::Null), Arc::new(NullArray::new(1)) as ArrayRef),
+        (field("path", DataType::Utf8), paths),
+    ]);
+    let sources = find(&table(folder.path(), &[("image", Arc::new(rows))])).unwrap();
+    assert_eq!(widths(&sources), [5]);
+    assert!(!sources.read(0).unwrap().1.is_empty());
+}
+
+#[test]
 fn files_of_other_columns_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let labels: ArrayRef = Arc::new(Int64Array::from(vec![3]));
