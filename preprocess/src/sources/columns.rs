@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use scrl_schemas::{ClassSource, SourceOptions};
+
 /// Columns with the class, by name, the first that a table has.
 pub(super) const LABEL_COLUMNS: [&str; 5] = ["label", "labels", "fine_label", "class", "cls"];
 
@@ -35,18 +37,18 @@ impl Choice {
         Self { column, name: columns[column].to_owned(), also }
     }
 
-    /// The column of classes: that which the option names, else the first of the `known` names;
+    /// The column of classes: that which an option names, else the first of the `known` names;
     /// `is_candidate` says which others might have been meant. Without one, its candidates.
     ///
     /// # Errors
     /// The reason, if there is none of the option's name.
     pub fn of_classes(
-        option: Option<&str>,
+        options: &SourceOptions,
         columns: &[&str],
         known: &[&str],
         is_candidate: impl Fn(usize) -> bool,
     ) -> Result<Result<Self, Vec<String>>, String> {
-        match option {
+        match label_option(options) {
             Some("none") => return Ok(Err(Vec::new())),
             Some(name) => return Self::named("label-column", name, columns).map(Ok),
             None => {}
@@ -67,6 +69,14 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:?}", self.name)?;
         if self.also.is_empty() { Ok(()) } else { write!(f, " (also: {})", quoted(&self.also)) }
+    }
+}
+
+/// The column of classes that the options name, or `none`.
+pub(super) fn label_option(options: &SourceOptions) -> Option<&str> {
+    match options.classes {
+        ClassSource::None => Some("none"),
+        ClassSource::Folder => options.label_column.as_deref(),
     }
 }
 

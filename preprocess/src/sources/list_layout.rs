@@ -11,7 +11,7 @@ use csv::{ReaderBuilder, StringRecord, Trim};
 use scrl_schemas::SourceOptions;
 
 use super::classes::Label;
-use super::columns::{Choice, LABEL_COLUMNS, quoted, same_name};
+use super::columns::{Choice, LABEL_COLUMNS, label_option, quoted, same_name};
 use super::format::is_image_name;
 
 /// What may separate the columns of a table, by preference.
@@ -105,9 +105,8 @@ impl Layout {
         };
         let known: Vec<&str> = LABEL_COLUMNS.into_iter().chain(MORE_LABEL_COLUMNS).collect();
         let is_candidate = |column: usize| names[column].to_lowercase().ends_with("label");
-        let option = options.label_column.as_deref();
-        let mut label = Choice::of_classes(option, &names, &known, is_candidate)?;
-        if label.is_err() && option.is_none() {
+        let mut label = Choice::of_classes(options, &names, &known, is_candidate)?;
+        if label.is_err() && label_option(options).is_none() {
             let others = (0..names.len()).filter(|&column| column != path.column);
             label = Err(others.map(|column| names[column].to_owned()).collect());
         }
@@ -117,7 +116,7 @@ impl Layout {
     /// # Errors
     /// If an option names a column.
     fn without_header(first: &str, options: &SourceOptions) -> Result<Self, String> {
-        let label = options.label_column.as_deref().filter(|&name| name != "none");
+        let label = label_option(options).filter(|&name| name != "none");
         let image = options.image_column.as_deref().map(|name| ("image-column", name));
         match image.or(label.map(|name| ("label-column", name))) {
             Some((option, name)) => Err(format!(

@@ -47,7 +47,10 @@ pub(super) fn open(images: &Path, options: &SourceOptions) -> Result<Arc<dyn Sou
     } else if head.starts_with(b"\xFF\xFE") || head.starts_with(b"\xFE\xFF") {
         fail("is text in UTF-16; save it as UTF-8")
     } else if is_json(&head) {
-        fail("is JSON; give a CSV of the images' paths and labels, as pandas' to_csv writes it")
+        fail(
+            "is JSON; give the folder of its images, or a CSV of their paths and labels, as by \
+             pandas.read_json(FILE, lines=True).to_csv(OUT, index=False)",
+        )
     } else if head.contains(&0) {
         fail("is neither a folder, a tar archive, a Parquet file nor a text file of paths")
     } else {

@@ -346,3 +346,15 @@ fn unreadable(path: &Path, error: scrl_schemas::Error) -> Error {
         error => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_holds_a_row_and_an_image_of_it() {
+        assert_eq!(position(7, 0), Some(7));
+        assert_eq!(position((1 << 40) - 1, (1 << 24) - 1), Some(u64::MAX));
+        assert_eq!((position(1 << 40, 0), position(0, 1 << 24)), (None, None));
+    }
+}

@@ -117,12 +117,11 @@ impl Columns {
             is_label(column)
                 && (name.ends_with("label") || class_names(&features[names[column]]).is_some())
         };
-        let option = options.label_column.as_deref();
-        let mut label = Choice::of_classes(option, &names, &LABEL_COLUMNS, is_candidate)?;
+        let mut label = Choice::of_classes(options, &names, &LABEL_COLUMNS, is_candidate)?;
         if let Ok(choice) = &label
             && !is_label(choice.column)
         {
-            if option.is_some() {
+            if options.label_column.is_some() {
                 return Err(format!(
                     "the column {:?} holds no classes (numbers, text, or lists of them) but {}; \
                      choose another --label-column, or none",

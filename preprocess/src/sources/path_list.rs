@@ -10,6 +10,7 @@ use scrl_schemas::SourceOptions;
 use scrl_schemas::store::{self, StoredFile};
 
 use super::classes::{Label, Labels};
+use super::columns::label_option;
 use super::format::{BatchSink, Batcher, FoundImage, Listing, SourceFormat, read_file};
 use super::index::Location;
 use super::list_layout::{Layout, Line};
@@ -167,7 +168,7 @@ impl PathList {
         if met.first.is_none() && refused.is_none() {
             met.first = Some(path.clone());
         }
-        let label = match self.options.label_column.as_deref() {
+        let label = match label_option(&self.options) {
             Some("none") => Label::Missing,
             _ => label,
         };

@@ -1,5 +1,7 @@
 //! Text files that list images.
 
+use scrl_schemas::ClassSource;
+
 use super::*;
 use crate::sources::list_layout::{Layout, Line};
 
@@ -149,6 +151,9 @@ fn a_list_with_classes_is_read() {
             "1 image has a fraction as label and so no class",
         ]
     );
+    let no_classes = SourceOptions { classes: ClassSource::None, ..SourceOptions::default() };
+    let (_, said) = read("path,label\na.png,3", &no_classes);
+    assert_eq!(said, [r#"read as CSV: paths from "path", no classes"#]);
     let (found, said) = read("a.png 3", &columns(None, Some("none")));
     assert_eq!((found[0].1.clone(), said[0].contains("1 paths, without classes")), (None, true));
 }
