@@ -107,7 +107,8 @@ impl Layout {
         let is_candidate = |column: usize| names[column].to_lowercase().ends_with("label");
         let mut label = Choice::of_classes(options, &names, &known, is_candidate)?;
         if label.is_err() && label_option(options).is_none() {
-            let others = (0..names.len()).filter(|&column| column != path.column);
+            let is_other = |&column: &usize| column != path.column && !names[column].is_empty();
+            let others = (0..names.len()).filter(is_other);
             label = Err(others.map(|column| names[column].to_owned()).collect());
         }
         Ok(Self::Table { delimiter: *delimiter, path, label })
@@ -197,15 +198,17 @@ impl<'a> Line<'a> {
                 _ => new(first, Label::of_text(rest)),
             };
         }
-        if !is_image(line)
-            && let Some((at, _)) = line
-                .rmatch_indices(|c: char| is_separator(c))
-                .find(|&(at, _)| is_image(&line[..at]))
-        {
-            return new(&line[..at], label_behind(&line[at..]));
+        match image_within(line).filter(|_| !is_image(line)) {
+            Some(path) => new(path, label_behind(&line[path.len()..])),
+            None => new(line, Label::Missing),
         }
-        new(line, Label::Missing)
     }
+}
+
+/// The longest part before a space, comma or semicolon that is named like an image.
+pub(super) fn image_within(line: &str) -> Option<&str> {
+    let separators = line.rmatch_indices(is_separator);
+    separators.map(|(at, _)| &line[..at]).find(|before| is_image(before))
 }
 
 fn is_separator(c: char) -> bool {

@@ -13,7 +13,7 @@ use super::classes::{Label, Labels};
 use super::columns::label_option;
 use super::format::{BatchSink, Batcher, FoundImage, Listing, SourceFormat, read_file};
 use super::index::Location;
-use super::list_layout::{Layout, Line};
+use super::list_layout::{Layout, Line, image_within};
 use crate::{Error, Result};
 
 /// Longest line in bytes, and longest row of a table; a file with a longer one is no list of paths.
@@ -199,9 +199,12 @@ impl PathList {
             true => self.folder.clone(),
             false => std::path::absolute(self.folder.join(".")).unwrap_or(self.folder.clone()),
         };
-        let advice = match first.contains("://") && !store::is_url(Path::new(first)) {
-            true => "download the images of its URLs first",
-            false => "paths start at the folder of the list",
+        let advice = if first.contains("://") && !store::is_url(Path::new(first)) {
+            "download the images of its URLs first"
+        } else if image_within(first).is_some() {
+            "leave one path in each line"
+        } else {
+            "paths start at the folder of the list"
         };
         self.fail(format!(
             "none of {count} leads to a file: {first:?} was looked for in {}; {advice}",

@@ -180,7 +180,7 @@ fn a_csv_is_read_by_its_header() {
     let (found, _) = read("x\tpath\ty\na.png\tnone\tdog", &columns(Some("x"), Some("y")));
     assert_eq!(found, [("a.png".into(), class(0, "dog"))]);
 
-    let (found, said) = read("file_name,text\na.png,a cat\n,x\n", &columns(None, None));
+    let (found, said) = read(",file_name,text\n0,a.png,a cat\n1,,x\n", &columns(None, None));
     assert_eq!(found[0], ("a.png".into(), None));
     assert_eq!(
         said,
@@ -228,6 +228,9 @@ fn a_list_that_leads_nowhere_names_the_first_path_and_the_folder() {
     for words in ["none of its 2 paths", r#""images/x.png""#, &folder] {
         assert!(message.contains(words), "{message}");
     }
+    let (_folder, path) = list("images/1.jpg masks/1.png\n");
+    let message = find(&path).unwrap_err().to_string();
+    assert!(message.contains("leave one path in each line"), "{message}");
     let (_folder, path) = list("https://host/x.png\n");
     let message = find(&path).unwrap_err().to_string();
     assert!(message.contains("download the images"), "{message}");
