@@ -7,13 +7,13 @@
 //! no bytes is read from there.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection, RowSelector};
-use scrl_schemas::{ParquetFile, SourceOptions, Wanted};
+use scrl_schemas::{ParquetFile, SourceOptions, Wanted, store};
 
 use super::classes::Labels;
 use super::format::{
@@ -144,7 +144,7 @@ impl ParquetFiles {
                         ..FoundImage::default()
                     };
                     if contents {
-                        self.fill(&mut found, batch.content(image), batch.path(image), met);
+                        self.fill(&mut found, batch.content(image), batch.path(image), met)?;
                     }
                     met.images += 1;
                     batcher.push(found)?;
@@ -162,31 +162,39 @@ impl ParquetFiles {
     }
 
     /// Adds an image's bytes, or why there are none.
+    ///
+    /// # Errors
+    /// Where an object store fails: what cannot be read now may be there.
     fn fill(
         &self,
         found: &mut FoundImage,
         bytes: Option<Vec<u8>>,
         path: Option<&str>,
         met: &mut Met,
-    ) {
-        let content = match (bytes, path) {
-            (Some(bytes), _) => Ok(bytes),
-            (None, Some(path)) => {
-                let read = self.read_by_path(found.location.container, path, MAX_SOURCE_BYTES + 1);
-                met.by_path += u64::from(read.is_ok());
-                read.map_err(|error| format!("no image in this row, only its path: {error}"))
-            }
-            (None, None) => Err("no image in this row".to_owned()),
-        };
-        match content {
-            Ok(content) => found.content = Some(content),
-            Err(reason) => {
-                found.bytes = Some(0);
-                met.missing += 1;
-                met.reason.get_or_insert_with(|| format!("{}: {reason}", found.path));
-                found.refused = Some(reason);
+    ) -> Result<()> {
+        if bytes.is_some() {
+            found.content = bytes;
+            return Ok(());
+        }
+        let mut reason = "no image in this row".to_owned();
+        if let Some(path) = path {
+            match self.read_by_path(found.location.container, path, MAX_SOURCE_BYTES + 1) {
+                Ok(content) => {
+                    met.by_path += 1;
+                    found.content = Some(content);
+                    return Ok(());
+                }
+                Err(error) if store::is_url(&self.root) && error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io(Path::new(path))(error));
+                }
+                Err(error) => reason = format!("{reason}, only its path: {error}"),
             }
         }
+        found.bytes = Some(0);
+        met.missing += 1;
+        met.reason.get_or_insert_with(|| format!("{}: {reason}", found.path));
+        found.refused = Some(reason);
+        Ok(())
     }
 
     /// The first bytes of an image whose path, from the folder of its Parquet file, a row holds.
