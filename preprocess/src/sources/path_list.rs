@@ -193,8 +193,6 @@ impl PathList {
 
     /// The error of a list that leads to no image at all.
     fn nothing_there(&self, images: u64, first: &str) -> Error {
-        let count =
-            if images == 1 { "its only path".into() } else { format!("its {images} paths") };
         let folder = match store::is_url(&self.folder) {
             true => self.folder.clone(),
             false => std::path::absolute(self.folder.join(".")).unwrap_or(self.folder.clone()),
@@ -207,7 +205,7 @@ impl PathList {
             "paths start at the folder of the list"
         };
         self.fail(format!(
-            "none of {count} leads to a file: {first:?} was looked for in {}; {advice}",
+            "none of its paths ({images}) leads to a file: {first:?} was looked for in {}; {advice}",
             folder.display()
         ))
     }

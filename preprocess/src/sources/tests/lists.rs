@@ -225,7 +225,7 @@ fn a_list_that_leads_nowhere_names_the_first_path_and_the_folder() {
     let (folder, path) = list("images/x.png 1\nimages/y.png 2\n");
     let message = find(&path).unwrap_err().to_string();
     let folder = folder.path().display().to_string();
-    for words in ["none of its 2 paths", r#""images/x.png""#, &folder] {
+    for words in ["none of its paths (2)", r#""images/x.png""#, &folder] {
         assert!(message.contains(words), "{message}");
     }
     let (_folder, path) = list("images/1.jpg masks/1.png\n");
