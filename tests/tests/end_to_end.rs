@@ -17,6 +17,18 @@ fn prepared() -> Dir {
     dir
 }
 
+#[test]
+fn points_train_as_boxes_do() {
+    let dir = Dir::new().images(16);
+    for (shards, options) in [("points", ""), ("unmatched", "--box-jitter inf --preset aerial")] {
+        let prep = "--size 64 --epochs 2 --box-sampler point";
+        dir.prep(&format!("{prep} {options} images {shards}")).succeeds();
+        dir.train(&format!("{TRAIN} --out {shards}-run {shards}")).succeeds();
+        let losses = losses(&dir, &format!("{shards}-run"));
+        assert!(losses.len() == 3 && losses.iter().all(|loss| *loss > 0.0), "{losses:?}");
+    }
+}
+
 fn metrics(dir: &Dir, run: &str) -> Vec<Value> {
     let text = dir.text(&format!("{run}/metrics.jsonl"));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -55,6 +55,45 @@ fn the_manifest_records_the_options() {
 }
 
 #[test]
+fn steps_are_recorded_where_they_are_not_the_papers() {
+    let dir = Dir::new().images(3);
+    let manifest = |line: &str| {
+        dir.prep(&format!("{SMALL} --overwrite {line} images shards")).succeeds();
+        dir.text("shards/dataset.toml")
+    };
+    let paper = manifest("");
+    let added = |line: &str| {
+        let manifest = manifest(line);
+        let new = manifest.lines().filter(|line| !paper.lines().any(|other| other == *line));
+        new.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(added("--flip 0.5 --jitter 0.8,0.4,0.4,0.2,0.1 --solarize 0,0.2"), "");
+    let aerial = "preset = \"aerial\", vertical-flip = 0.5, quarter-turns = 0.75";
+    assert_eq!(added("--preset aerial"), aerial);
+    let gray = "preset = \"gray\", jitter = [0.8, 0.4, 0.4, 0.0, 0.0], grayscale = 0.0";
+    assert_eq!(added("--preset gray"), gray);
+    assert_eq!(added("--box-jitter inf --flip 0.3"), "box-jitter = inf, flip = 0.3");
+    // The same folder with another turn: the difference is named.
+    dir.prep(&format!("{SMALL} --quarter-turns 0.3 --flip 0.3 --box-jitter inf images shards"))
+        .fails(1)
+        .says(&["quarter-turns: not set → 0.3"]);
+}
+
+#[test]
+fn invalid_steps_name_their_option() {
+    let dir = Dir::new().images(1);
+    for (line, says) in [
+        ("--vertical-flip 1.5", "--vertical-flip: give a probability from 0 to 1"),
+        ("--jitter 0.8,0.4,0.4,0.2,0.6", "--jitter: give P, B, C and S from 0 to 1"),
+        ("--jitter 0.8,0.4", "give 5 numbers"),
+        ("--box-jitter nan", "--box-jitter"),
+        ("--box-sampler point --box-jitter 0.1", "--box-jitter: a point has no size"),
+    ] {
+        dir.prep(&format!("{line} images shards")).fails(2).says(&[says]);
+    }
+}
+
+#[test]
 fn every_epoch_is_another_permutation_of_all_images() {
     let dir = prepared();
     let paths = ShardPaths::new(dir.path("shards"));
