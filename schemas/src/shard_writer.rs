@@ -120,6 +120,7 @@ fn properties() -> WriterProperties {
         for side in ["x", "y", "width", "height"] {
             builder = integer(builder, &format!("{view}.crop.{side}"));
         }
+        builder = integer(builder, &format!("{view}.turns"));
         for number in
             ["jitter.brightness", "jitter.contrast", "jitter.saturation", "jitter.hue", "blur"]
         {

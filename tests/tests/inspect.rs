@@ -86,7 +86,9 @@ fn points_and_unmatched_boxes_are_reported_and_drawn() {
     let page = dir.text("page.html");
     assert!(page.contains("<path class=\"over\" d=\"M"), "no points");
     assert!(!page.contains("Box size, view 1") && page.contains("Boxes per pair"));
-    assert!(!page.contains("NaN"));
+    // In the charts; images in base64 may have any three letters.
+    let (charts, _) = page.split_once("<article").unwrap();
+    assert!(!charts.contains("NaN"), "{charts}");
 }
 
 #[test]
