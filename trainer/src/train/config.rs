@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::defaults::{Choice, Recorded, scheduled_pairs};
 use super::device::{DeviceConfig, Precision, is_gpu};
 use super::options::{Method, OnlineEval, Optimizer, Options, Preset, TargetInit};
+use crate::Result;
 use crate::collective::{Ranks, threads_of_rank};
 use crate::data::Dataset;
 use crate::error::refuse;
 use crate::model::Arch;
 use crate::ops::MOST_ROIS;
-use crate::{Error, Result};
 
 /// LARS's trust coefficient in the paper.
 const TRUST: f64 = 0.001;
@@ -140,7 +140,8 @@ impl TrainConfig {
     /// what is `recorded` of it.
     ///
     /// # Errors
-    /// [`Error::Option`] for the first invalid value; [`Error::Dataset`] for shards without rows.
+    /// [`Error::Option`](crate::Error::Option) for the first invalid value;
+    /// [`Error::Dataset`](crate::Error::Dataset) for shards without rows.
     pub fn resolve(
         given: Options,
         dataset: &Dataset,
