@@ -20,6 +20,7 @@ mod confusion;
 mod drawing;
 mod features;
 mod frozen_backbone;
+mod image_folder;
 mod inputs;
 mod linear;
 mod linear_layer;
