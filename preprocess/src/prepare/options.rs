@@ -18,7 +18,8 @@ use crate::views::method;
 /// Every option of a run. What is missing is filled in by [`Options::resolve`].
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Planned epochs: the length of the trainer's schedule [default: 1]
+    /// Planned epochs: the length of the trainer's schedule; more than before adds to a folder
+    /// [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99_999))]
     pub epochs: Option<u32>,
 

@@ -24,6 +24,8 @@ pub struct Job {
     pub(super) shuffle: Shuffle,
     pub(super) paths: ShardPaths,
     pub(super) manifest: Manifest,
+    /// Planned epochs of the folder so far.
+    planned: Option<u32>,
     shards: ShardCounts,
     estimate: Estimate,
 }
@@ -62,6 +64,8 @@ pub struct Outline {
     pub notices: Vec<String>,
     /// Epochs to write or complete.
     pub epochs: u32,
+    /// The planned epochs before and from now on, where they become more.
+    pub more_planned: Option<[u32; 2]>,
     /// Shards of each epoch.
     pub shards_per_epoch: u32,
     /// Shards that exist already, of all processes.
@@ -105,9 +109,10 @@ impl Job {
             options: config.options.clone(),
             counts: Counts { images: 0, classes: 0, shards_per_epoch: 0 },
         };
-        if !config.overwrite {
-            resume::check_existing(&paths, &manifest)?;
-        }
+        let planned = match config.overwrite {
+            true => None,
+            false => resume::check_existing(&paths, &manifest)?,
+        };
         let sources = install(&threads, &config.images, || find_sources(&config, &paths))?;
         let options = &config.options;
         let shuffle = Shuffle::new(
@@ -125,7 +130,7 @@ impl Job {
         let shards = install(&threads, &config.shards, count)?;
         let estimate = threads
             .install(|| estimate(&sources, config.seed, shuffle.shards_per_epoch(), options))?;
-        Ok(Self { config, threads, sources, shuffle, paths, manifest, shards, estimate })
+        Ok(Self { config, threads, sources, shuffle, paths, manifest, planned, shards, estimate })
     }
 
     /// Pairs of views for this process to write.
@@ -159,6 +164,10 @@ impl Job {
             ignored: self.sources.ignored(),
             notices: self.sources.notices().to_vec(),
             epochs: self.config.only.len() as u32,
+            more_planned: self
+                .planned
+                .filter(|&planned| planned < self.config.epochs)
+                .map(|planned| [planned, self.config.epochs]),
             shards_per_epoch: self.shuffle.shards_per_epoch(),
             shards_finished: self.shards.finished,
             shards_to_write: to_write,

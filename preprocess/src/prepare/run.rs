@@ -114,9 +114,7 @@ impl Job {
             resume::remove_shards(&self.paths)?;
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
-        if !store::has_file(&self.paths.manifest())? {
-            self.manifest.write(&self.paths.manifest())?;
-        }
+        resume::write_manifest(&self.paths, &self.manifest)?;
         if !store::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }

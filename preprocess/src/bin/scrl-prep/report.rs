@@ -28,6 +28,9 @@ pub fn outline(reporter: &Reporter, outline: &Outline, views: ViewEncoding) {
     for notice in &outline.notices {
         reporter.say(format_args!("{notice}"));
     }
+    if let Some([before, now]) = outline.more_planned {
+        reporter.say(format_args!("planned epochs: {before} until now, {now} from now on"));
+    }
     let finished = match outline.shards_finished {
         0 => String::new(),
         count => format!(", {count} of them finished"),
