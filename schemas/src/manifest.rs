@@ -108,16 +108,12 @@ impl ClassSource {
     }
 }
 
-impl Default for ClassSource {
-    fn default() -> Self {
-        Self::Folder
-    }
-}
-
 named_choice! {
     /// Where the classes of images come from.
+    #[derive(Default)]
     pub enum ClassSource {
         /// The first folder of an image's path, or what its archive, table or list says.
+        #[default]
         Folder = "folder",
         /// No image has a class.
         None = "none",

@@ -226,7 +226,29 @@ fn inputs_that_hold_no_images_are_refused() {
         .file("list.txt", "images/1.jpg\n");
     dir.prep("video.mp4 shards").fails(1).says(&["video.mp4", "is neither a folder"]);
     dir.prep("images.tar.gz shards").fails(1).says(&["images.tar.gz", "unpack"]);
-    dir.prep("list.txt shards").fails(1).says(&["1 of 1", "sources.parquet"]);
+    dir.prep("list.txt shards").fails(1).says(&["list.txt", "images/1.jpg", "was looked for in"]);
+    dir.prep("--label-column label list.txt shards").fails(1).says(&["list.txt", "images/1.jpg"]);
+    assert!(!dir.path("shards").exists());
+}
+
+#[test]
+fn a_csv_gives_paths_and_classes_and_is_found_again() {
+    let dir = Dir::new().images(3).file(
+        "list.csv",
+        "file_name;species;age\nimages/class0/000.jpg;cat;1\nimages/class1/001.png;dog;2\n\
+         images\\class2\\002.jpg;cat;3\n",
+    );
+    let line = format!("{SMALL} --views recipe --label-column species list.csv shards");
+    dir.prep(&line).succeeds().says(&["list.csv", "\"file_name\"", "classes from \"species\""]);
+    let sources = SourcesReader::open(&dir.path("shards/sources.parquet")).unwrap();
+    let classes: Vec<String> =
+        sources.map(|source| source.unwrap().class.unwrap().1.to_string()).collect();
+    assert_eq!(classes, ["cat", "dog", "cat"]);
+    let manifest = dir.text("shards/dataset.toml");
+    assert!(manifest.contains("label-column = \"species\"") && !manifest.contains("image-column"));
+    dir.prep(&line).succeeds().says(&["1 of them finished"]);
+    dir.inspect("--verify shards").succeeds();
+    dir.prep(&line.replace("species", "age")).fails(1).says(&["label-column"]);
 }
 
 #[test]

@@ -90,11 +90,11 @@ pub struct Options {
     #[arg(long)]
     pub lenient: bool,
 
-    /// Column of Parquet files that holds the images [default: the first of images]
+    /// Column of Parquet files with the images, of a CSV with their paths [default: the first such]
     #[arg(long, value_name = "COLUMN")]
     pub image_column: Option<String>,
 
-    /// Column with the classes, or none [default: label, labels, fine_label, class or cls]
+    /// Column of them with the classes, or none [default: label, labels, fine_label, class or cls]
     #[arg(long, value_name = "COLUMN")]
     pub label_column: Option<String>,
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! format (the trait) ← folder, archive, parquet, path_list ← open ← catalog, reader
+//! columns, classes   ← parquet_columns ← parquet; list_layout ← path_list
 //! ```
 //!
 //! Every image is examined once, when the shards folder is begun; later runs over the same folder
@@ -10,12 +11,15 @@
 mod archive;
 mod catalog;
 mod classes;
+mod columns;
 mod examine;
 mod folder;
 mod format;
 mod index;
+mod list_layout;
 mod open;
 mod parquet;
+mod parquet_columns;
 mod path_list;
 mod read_ahead;
 mod reader;

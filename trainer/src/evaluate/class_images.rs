@@ -43,6 +43,7 @@ impl ClassImages {
         let sources =
             Sources::find(path, &SourceOptions::default(), Exif::Ignore, Examine::Pixels)?;
         let mut found = Vec::new();
+        sources.notices().iter().for_each(|notice| reporter.say(format_args!("{notice}")));
         for image_id in 0..sources.len() {
             reporter.check_stop()?;
             let source = sources.source(image_id);
