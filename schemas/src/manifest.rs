@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, FORMAT, Result, named_choice, store};
+use crate::{Error, FORMAT, Levels, Result, named_choice, store};
 
 /// The content of `dataset.toml`. It is written before the first shard and compared on every later
 /// start, so that shards of different options never mix in one folder.
@@ -73,6 +73,16 @@ pub struct PrepOptions {
     /// Whether images with broken data are kept as far as they decode.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lenient: bool,
+    /// How samples of more than 8 bits become levels.
+    #[serde(default, skip_serializing_if = "Levels::is_full")]
+    pub levels: Levels,
+    /// The window of [`Levels::Auto`]; `None` for other levels, and where no image has more than 8
+    /// bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<[f64; 2]>,
+    /// The most pixels of an image; `None` for the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<u64>,
     /// Which columns and classes of the images are taken.
     #[serde(flatten)]
     pub sources: SourceOptions,
@@ -302,6 +312,9 @@ mod tests {
                 box_sampler: BoxSampler::Uniform,
                 exif: Exif::Ignore,
                 lenient: false,
+                levels: Levels::Full,
+                window: None,
+                max_pixels: None,
                 sources: SourceOptions::default(),
                 rows_per_shard: 512,
                 epochs_per_pass: 4,
@@ -314,9 +327,11 @@ mod tests {
     fn round_trip_with_and_without_an_iou_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dataset.toml");
-        for iou in [Some(0.5), None] {
+        for (iou, levels) in [(Some(0.5), Levels::Full), (None, Levels::Auto)] {
             let mut written = manifest();
             written.options.iou = iou;
+            written.options.levels = levels;
+            written.options.window = (levels == Levels::Auto).then_some([-0.1, 1.0 / 3.0]);
             written.write(&path).unwrap();
             assert_eq!(Manifest::read(&path).unwrap(), written);
         }
@@ -343,5 +358,14 @@ mod tests {
         let mut lenient = manifest();
         lenient.options.lenient = true;
         assert_eq!(manifest().differences(&lenient), ["lenient: not set → true"]);
+        let mut windowed = manifest();
+        windowed.options.levels = Levels::Window([0.0, 4095.0]);
+        let differences = windowed.differences(&manifest());
+        assert_eq!(differences, ["levels: \"0..4095\" → not set"]);
+        assert!(
+            ["levels", "window", "max-pixels"]
+                .iter()
+                .all(|key| !manifest().to_toml().contains(key))
+        );
     }
 }

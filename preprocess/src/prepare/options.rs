@@ -10,6 +10,7 @@ use scrl_schemas::{
     ViewEncoding,
 };
 
+use crate::images::PixelOptions;
 use crate::views::method;
 use crate::{Error, Result};
 
@@ -80,6 +81,10 @@ pub struct Options {
     /// Keep what the decoder makes of images that break off or are corrupt
     #[arg(long)]
     pub lenient: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub pixels: PixelOptions,
 
     /// Column of Parquet files that holds the images [default: the first of images]
     #[arg(long, value_name = "COLUMN")]
@@ -234,6 +239,9 @@ impl Options {
             box_sampler: self.box_sampler.unwrap_or(box_sampler),
             exif: self.exif.unwrap_or(Exif::Ignore),
             lenient: self.lenient,
+            levels: self.pixels.levels(),
+            window: None,
+            max_pixels: self.pixels.max_pixels(),
             sources: SourceOptions {
                 image_column: self.image_column.clone(),
                 label_column: self.label_column.clone(),

@@ -114,10 +114,11 @@ impl Job {
             resume::remove_shards(&self.paths)?;
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
-        if !store::has_file(&self.paths.manifest())? {
+        let is_new = !store::has_file(&self.paths.manifest())?;
+        if is_new {
             self.manifest.write(&self.paths.manifest())?;
         }
-        if !store::has_file(&self.paths.sources())? {
+        if is_new || !store::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }
         Ok(lock)

@@ -14,6 +14,7 @@ mod examine;
 mod folder;
 mod format;
 mod index;
+mod levels;
 mod open;
 mod parquet;
 mod path_list;

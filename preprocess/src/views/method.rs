@@ -83,7 +83,8 @@ pub(crate) const MAX_BAD: f64 = 0.01;
 #[cfg(test)]
 pub(crate) fn test_options() -> scrl_schemas::PrepOptions {
     use scrl_schemas::{
-        BlurKind, BoxSampler, Exif, IouFallback, PrepOptions, Preset, SourceOptions, ViewEncoding,
+        BlurKind, BoxSampler, Exif, IouFallback, Levels, PrepOptions, Preset, SourceOptions,
+        ViewEncoding,
     };
     PrepOptions {
         preset: Preset::Paper,
@@ -100,6 +101,9 @@ pub(crate) fn test_options() -> scrl_schemas::PrepOptions {
         box_sampler: BoxSampler::Uniform,
         exif: Exif::Ignore,
         lenient: false,
+        levels: Levels::Full,
+        window: None,
+        max_pixels: None,
         sources: SourceOptions::default(),
         rows_per_shard: ROWS_PER_SHARD,
         epochs_per_pass: EPOCHS_PER_PASS,

@@ -9,7 +9,7 @@ use scrl_cli::Reporter;
 use scrl_preprocess::images::ImageSize;
 use serde::{Deserialize, Serialize};
 
-use super::inputs::{ResizedImages, decode_as_stored};
+use super::inputs::ResizedImages;
 use crate::{Error, Result};
 
 /// The shortest side of a box that is used, in pixels of the image. COCO has boxes of no width.
@@ -275,7 +275,7 @@ impl AnnotatedImages {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Checked::Missing(format!("{}: {error}", path.display()))),
         };
-        let decoded = match decode_as_stored(&bytes) {
+        let decoded = match resized.decode(&bytes) {
             Ok(decoded) => decoded,
             Err(reason) => return Ok(Checked::Unreadable(format!("{}: {reason}", path.display()))),
         };
@@ -336,12 +336,21 @@ impl Annotation {
 
 #[cfg(test)]
 mod tests {
+    use scrl_preprocess::images::PixelOptions;
+
+    use super::super::inputs::decoding;
     use super::*;
 
     fn read(text: &str, folder: &Path, train: Option<&AnnotatedImages>) -> Result<AnnotatedImages> {
         let file = folder.join("list.json");
         fs::write(&file, text).unwrap();
-        AnnotatedImages::read(&file, folder, train, &ResizedImages::new(8), &Reporter::silent())
+        AnnotatedImages::read(
+            &file,
+            folder,
+            train,
+            &ResizedImages::new(8, decoding(PixelOptions::default())),
+            &Reporter::silent(),
+        )
     }
 
     fn folder() -> tempfile::TempDir {
