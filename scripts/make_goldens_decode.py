@@ -577,6 +577,8 @@ def more_tiffs():
     planes = np.moveaxis(rgb, -1, 0)
     yield "planar-tiles.tif", written(planes, planarconfig="separate", tile=(16, 16), **zlib_,
                                       **options), None
+    yield "zstd.tif", written(rgb, compression="zstd", predictor=2, rowsperstrip=5,
+                              **options), Image.fromarray(rgb)
     yield "packbits.tif", written(rgb, compression="packbits", **options), None
     inks = np.concatenate([255 - rgb, indices(8)[..., None].astype(np.uint8) // 2], -1)
     yield "cmyk-planar.tif", written(np.moveaxis(inks, -1, 0), photometric="separated",
@@ -641,8 +643,8 @@ def refused():
     gray = rgb[..., 0]
     yield "float.tif", written(gray.astype(np.float32)), "float32 samples need --levels MIN..MAX"
     yield "signed.tif", written(gray.astype(np.int16)), "int16 samples need --levels MIN..MAX"
-    yield "lerc.tif", written(gray, compression="lerc"), "LERC compression is not supported"
-    yield "lzma.tif", written(gray, compression="lzma"), "LZMA compression is not supported"
+    yield "lerc.tif", tiff(tags(8, 1, 1, compression=[34887]), [gray.tobytes()]), "LERC compression is not supported"
+    yield "lzma.tif", tiff(tags(8, 1, 1, compression=[34925]), [gray.tobytes()]), "LZMA compression is not supported"
     yield "complex.tif", written(gray.astype(np.complex64)), "a complex number is not supported"
     yield "lab.tif", written(rgb, photometric="cielab"), "CIE Lab is not supported"
     fax = Image.fromarray(rgb).convert("1")

@@ -93,6 +93,17 @@ pub struct PrepOptions {
     pub epochs_per_pass: u32,
 }
 
+impl PrepOptions {
+    /// The levels and their window in words, where they are not the default.
+    pub fn levels_in_words(&self) -> Option<String> {
+        match (self.levels, self.window) {
+            (Levels::Full, _) => None,
+            (Levels::Auto, Some(window)) => Some(format!("auto, {}", Levels::Window(window))),
+            (levels, _) => Some(levels.to_string()),
+        }
+    }
+}
+
 /// What is taken of that which was given as images. Written only where it is not the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -37,7 +37,7 @@ pub(super) struct Chunk<'a> {
     pub bytes: Cow<'a, [u8]>,
     /// Bytes of a row.
     pub stride: usize,
-    /// What broke off the rest, which is zero.
+    /// What broke off the rest, which is zero; of a broken JPEG there are no bytes.
     pub fault: Option<Unreadable>,
 }
 
@@ -119,7 +119,17 @@ impl<'a> Chunks<'a> {
             }
             // The width in pixels is part of this code.
             Compression::Fax => fill(&packed, [self.layout.chunk[0], rows], [4, 1], &mut bytes),
-            Compression::Packed(packing) => fill(&packed, [stride, rows], [packing, 8], &mut bytes),
+            Compression::Packed(packing) => {
+                fill(&packed, [stride, rows], [packing as u16, 8], &mut bytes)
+            }
+            Compression::Zstandard => {
+                // At once, without a window of a size that the data name: so it needs room for all.
+                bytes.resize(stride * self.shape(self.layout.chunk[1])[1], 0);
+                match zstd::bulk::decompress_to_buffer(&packed[..], &mut bytes[..]) {
+                    Ok(found) => (found < length).then(cut),
+                    Err(error) => Some(Unreadable::because(error)),
+                }
+            }
             Compression::Jpeg => None,
         };
         for row in bytes.chunks_exact_mut(stride) {
@@ -167,9 +177,7 @@ impl<'a> Chunks<'a> {
         let stride = chunk[0] * samples;
         Ok(match jpeg::decode_part(&part) {
             Ok(bytes) => Chunk { bytes: Cow::Owned(bytes), stride, fault: None },
-            Err(fault) => {
-                Chunk { bytes: Cow::Owned(vec![0; stride * rows]), stride, fault: Some(fault) }
-            }
+            Err(fault) => Chunk { bytes: Cow::Borrowed(&[]), stride, fault: Some(fault) },
         })
     }
 }

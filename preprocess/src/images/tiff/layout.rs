@@ -29,6 +29,9 @@ const SAMPLE_FORMAT: u16 = 339;
 const SUBSAMPLING: u16 = 530;
 const GDAL_NO_DATA: u16 = 42113;
 
+/// The number of a compression that takes no predictor.
+const PACK_BITS: u64 = 32_773;
+
 /// Bytes of the decoded image for each pixel.
 const BYTES_PER_PIXEL: u64 = 3;
 
@@ -37,7 +40,8 @@ const BYTES_PER_PIXEL: u64 = 3;
 pub(super) enum Compression {
     None,
     /// What the `tiff` crate unpacks, by its number.
-    Packed(u16),
+    Packed(u64),
+    Zstandard,
     /// CCITT group 4.
     Fax,
     Jpeg,
@@ -106,11 +110,12 @@ impl<'a> Layout<'a> {
         };
         let [width, height] = [number(WIDTH, 0)?, number(HEIGHT, 0)?];
         let size = check_size(width, height, how.max_pixels)?;
-        let compression = match number(COMPRESSION, 1)? {
+        let compression = match directory.number(COMPRESSION)?.unwrap_or(1) {
             1 => Compression::None,
             4 => Compression::Fax,
             7 => Compression::Jpeg,
-            packed @ (5 | 8 | 32_773 | 32_946) => Compression::Packed(packed as u16),
+            50_000 => Compression::Zstandard,
+            packed @ (5 | 8 | PACK_BITS | 32_946) => Compression::Packed(packed),
             other => return Err(unsupported(&compression_name(other))),
         };
         let samples = number(SAMPLES, 1)? as usize;
@@ -137,7 +142,7 @@ impl<'a> Layout<'a> {
             (0 | 1, _) if has_opacity => Colors::Gray { inverted: photometric == 0 },
             // Of bands without a meaning the first three.
             (0..=2, 3..) => Colors::Rgb,
-            (3, _) => Colors::Palette(palette(&directory, bits)?),
+            (3, _) if kind == Number::Unsigned => Colors::Palette(palette(&directory, bits)?),
             (5, 4..) => Colors::Cmyk,
             (6, 3..) => Colors::YCbCr,
             (8..=10, _) => return Err(unsupported("CIE Lab")),
@@ -163,7 +168,8 @@ impl<'a> Layout<'a> {
             return Err(unsupported("this subsampling of chroma"));
         }
         let predictor = match compression {
-            Compression::Packed(packed) if packed != 32_773 => number(PREDICTOR, 1)?,
+            Compression::Zstandard => number(PREDICTOR, 1)?,
+            Compression::Packed(packed) if packed != PACK_BITS => number(PREDICTOR, 1)?,
             _ => 1,
         };
         let fits = match predictor {
@@ -306,7 +312,6 @@ fn compression_name(number: u64) -> String {
         34_712 | 33_003 | 33_005 => "JPEG 2000",
         34_887 => "LERC",
         34_925 => "LZMA",
-        50_000 => "Zstandard",
         50_001 => "WebP",
         50_002 | 52_546 => "JPEG XL",
         _ => return format!("compression {number}"),

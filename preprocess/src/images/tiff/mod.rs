@@ -23,7 +23,8 @@ pub(super) fn header(bytes: &[u8], how: Decoding) -> Result<Header, Unreadable> 
 
 pub(super) fn decode(bytes: &[u8], how: Decoding) -> Result<(Header, Vec<u8>), Unreadable> {
     let layout = Layout::open(bytes, how)?;
-    let mut pixels = vec![[0; 3]; area(layout.size())];
+    // Made once there is something to fill in.
+    let mut pixels = Vec::new();
     let columns = layout.size().width as usize;
     let color = color(&layout);
     let level = level(&layout, how);
@@ -39,6 +40,9 @@ pub(super) fn decode(bytes: &[u8], how: Decoding) -> Result<(Header, Vec<u8>), U
                 levels.extend(bytes.iter().map(|&byte| (u32::from(byte) * 255 / most) as u8));
             }
             Samples::Values(values) => levels.extend(values.iter().map(|&value| level(value))),
+        }
+        if pixels.is_empty() {
+            pixels = vec![[0; 3]; area(layout.size())];
         }
         let row = &mut pixels[y * columns + left..];
         for (pixel, levels) in row.iter_mut().zip(levels.chunks_exact(layout.used())) {

@@ -50,7 +50,7 @@ pub(super) fn for_each(
                 {
                     return Err(fault);
                 }
-                planes.extend(chunk);
+                planes.extend(chunk.filter(|chunk| !chunk.bytes.is_empty()));
             }
             if planes.is_empty() || (layout.is_planar && planes.len() < used) {
                 continue;
