@@ -21,6 +21,7 @@ mod columns;
 mod consumed;
 mod error;
 mod huggingface;
+mod levels;
 mod manifest;
 mod named_choice;
 mod paths;
@@ -35,6 +36,7 @@ mod success;
 pub use batches::{Batches, ParquetFile, Wanted};
 pub use consumed::Consumed;
 pub use error::{Error, Result};
+pub use levels::Levels;
 pub use manifest::{
     BlurKind, BoxSampler, ClassSource, Counts, Exif, IouFallback, Manifest, PrepOptions, Preset,
     SourceOptions, ViewEncoding,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, FORMAT, Result, StepOptions, named_choice, store};
+use crate::{Error, FORMAT, Levels, Result, StepOptions, named_choice, store};
 
 /// The content of `dataset.toml`. It is written before the first shard and compared on every later
 /// start, so that shards of different options never mix in one folder.
@@ -77,6 +77,16 @@ pub struct PrepOptions {
     /// Whether images with broken data are kept as far as they decode.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lenient: bool,
+    /// How samples of more than 8 bits become levels.
+    #[serde(default, skip_serializing_if = "Levels::is_full")]
+    pub levels: Levels,
+    /// The window of [`Levels::Auto`]; `None` for other levels, and where no image has more than 8
+    /// bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<[f64; 2]>,
+    /// The most pixels of an image; `None` for the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<u64>,
     /// Which columns and classes of the images are taken.
     #[serde(flatten)]
     pub sources: SourceOptions,
@@ -85,6 +95,17 @@ pub struct PrepOptions {
     /// Consecutive epochs made in one pass over the sources, each image decoded once. The same
     /// images are in a shard together in all of them, but shards and rows are permuted anew.
     pub epochs_per_pass: u32,
+}
+
+impl PrepOptions {
+    /// The levels and their window in words, where they are not the default.
+    pub fn levels_in_words(&self) -> Option<String> {
+        match (self.levels, self.window) {
+            (Levels::Full, _) => None,
+            (Levels::Auto, Some(window)) => Some(format!("auto, {}", Levels::Window(window))),
+            (levels, _) => Some(levels.to_string()),
+        }
+    }
 }
 
 /// What is taken of that which was given as images. Written only where it is not the default.
@@ -310,6 +331,9 @@ mod tests {
                 steps: StepOptions::PAPER,
                 exif: Exif::Ignore,
                 lenient: false,
+                levels: Levels::Full,
+                window: None,
+                max_pixels: None,
                 sources: SourceOptions::default(),
                 rows_per_shard: 512,
                 epochs_per_pass: 4,
@@ -322,9 +346,13 @@ mod tests {
     fn round_trip_with_and_without_an_iou_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dataset.toml");
-        for (iou, box_jitter) in [(Some(0.5), 0.0), (None, f32::INFINITY)] {
+        for (iou, box_jitter, levels) in
+            [(Some(0.5), 0.0, Levels::Full), (None, f32::INFINITY, Levels::Auto)]
+        {
             let mut written = manifest();
             (written.options.iou, written.options.box_jitter) = (iou, box_jitter);
+            written.options.levels = levels;
+            written.options.window = (levels == Levels::Auto).then_some([-0.1, 1.0 / 3.0]);
             written.write(&path).unwrap();
             assert_eq!(Manifest::read(&path).unwrap(), written);
         }
@@ -362,6 +390,15 @@ mod tests {
                 "crop-scale: [0.2, 1.0] → [0.3, 1.0]",
                 "quarter-turns: not set → 0.7"
             ]
+        );
+        let mut windowed = manifest();
+        windowed.options.levels = Levels::Window([0.0, 4095.0]);
+        let differences = windowed.differences(&manifest());
+        assert_eq!(differences, ["levels: \"0..4095\" → not set"]);
+        assert!(
+            ["levels", "window", "max-pixels"]
+                .iter()
+                .all(|key| !manifest().to_toml().contains(key))
         );
     }
 }

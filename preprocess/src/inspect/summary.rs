@@ -42,7 +42,7 @@ fn head(shards: &Shards, found: &Distributions) -> String {
         }
     };
     let per_pair = shards.bytes() / found.rows.max(1);
-    let lines = vec![
+    let mut lines = vec![
         (
             "views",
             format!(
@@ -57,6 +57,9 @@ fn head(shards: &Shards, found: &Distributions) -> String {
         ("pairs", HumanCount(found.rows).to_string()),
         ("bytes", format!("{}, {} per pair", HumanBytes(shards.bytes()), HumanCount(per_pair))),
     ];
+    if let Some(levels) = options.levels_in_words() {
+        lines.insert(1, ("levels", levels));
+    }
     let mut out = format!("{}\n", shards.paths.root().display());
     for (name, value) in lines {
         let _ = writeln!(out, "  {name:<8} {value}");

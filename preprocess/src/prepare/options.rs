@@ -13,6 +13,7 @@ use scrl_schemas::{
 use super::step_options::StepArguments;
 use super::values::{numbers, require};
 use crate::Result;
+use crate::images::PixelOptions;
 use crate::views::method;
 
 /// Every option of a run. What is missing is filled in by [`Options::resolve`].
@@ -89,6 +90,10 @@ pub struct Options {
     /// Keep what the decoder makes of images that break off or are corrupt
     #[arg(long)]
     pub lenient: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub pixels: PixelOptions,
 
     /// Column of Parquet files with the images, of a CSV with their paths [default: the first such]
     #[arg(long, value_name = "COLUMN")]
@@ -240,6 +245,9 @@ impl Options {
             steps: self.steps.resolve(preset)?,
             exif: self.exif.unwrap_or(Exif::Ignore),
             lenient: self.lenient,
+            levels: self.pixels.levels(),
+            window: None,
+            max_pixels: self.pixels.max_pixels(),
             sources: SourceOptions {
                 image_column: self.image_column.clone(),
                 label_column: self.label_column.clone(),

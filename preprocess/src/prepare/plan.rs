@@ -6,13 +6,15 @@ use std::time::Duration;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use scrl_schemas::{
-    Consumed, Counts, Epoch, FORMAT, Manifest, ShardPaths, SourcesReader, ViewEncoding, store,
+    Consumed, Counts, Epoch, FORMAT, Levels, Manifest, PrepOptions, ShardPaths, SourcesReader,
+    ViewEncoding, store,
 };
 
 use super::estimate::{Estimate, estimate};
 use super::options::Config;
 use super::resume;
 use super::shuffle::Shuffle;
+use crate::images::Decoding;
 use crate::sources::{Examine, REQUESTS, Sources};
 use crate::{Error, Result};
 
@@ -28,6 +30,8 @@ pub struct Job {
     planned: Option<u32>,
     shards: ShardCounts,
     estimate: Estimate,
+    /// What the user should know of the images' samples, a line each.
+    notices: Vec<String>,
 }
 
 /// How many shards of the requested epochs there are.
@@ -93,7 +97,7 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Images`], [`Error::Folder`], or the error of reading them.
-    pub fn plan(config: Config) -> Result<Self> {
+    pub fn plan(mut config: Config) -> Result<Self> {
         let threads = pool(config.threads, "render")?;
         let paths = ShardPaths::new(&config.shards);
         let absolute = match store::is_url(&config.images) {
@@ -109,11 +113,28 @@ impl Job {
             options: config.options.clone(),
             counts: Counts { images: 0, classes: 0, shards_per_epoch: 0 },
         };
-        let planned = match config.overwrite {
-            true => None,
-            false => resume::check_existing(&paths, &manifest)?,
-        };
-        let sources = install(&threads, &config.images, || find_sources(&config, &paths))?;
+        let (mut is_new, mut planned) = (true, None);
+        if !config.overwrite {
+            let recorded = resume::recorded_window(&paths)?;
+            is_new = recorded.is_none();
+            if config.options.levels == Levels::Auto {
+                config.options.window = recorded.flatten();
+                manifest.options.window = config.options.window;
+            }
+            planned = resume::check_existing(&paths, &manifest)?;
+        }
+        let find = || find_sources(&config, &paths, is_new);
+        let sources = install(&threads, &config.images, find)?;
+        let mut notices = Vec::new();
+        if is_new {
+            notices = sources.notices_of_samples();
+            let PrepOptions { levels, .. } = config.options;
+            let how = Decoding::from(&config.options);
+            let choose = || sources.choose_window(levels, config.seed, how);
+            let (window, notice) = install(&threads, &config.images, choose)?;
+            notices.extend(notice);
+            (config.options.window, manifest.options.window) = (window, window);
+        }
         let options = &config.options;
         let shuffle = Shuffle::new(
             config.seed,
@@ -130,7 +151,18 @@ impl Job {
         let shards = install(&threads, &config.shards, count)?;
         let estimate = threads
             .install(|| estimate(&sources, config.seed, shuffle.shards_per_epoch(), options))?;
-        Ok(Self { config, threads, sources, shuffle, paths, manifest, planned, shards, estimate })
+        Ok(Self {
+            config,
+            threads,
+            sources,
+            shuffle,
+            paths,
+            manifest,
+            planned,
+            shards,
+            estimate,
+            notices,
+        })
     }
 
     /// Pairs of views for this process to write.
@@ -162,7 +194,7 @@ impl Job {
             classes: self.sources.classes(),
             unreadable,
             ignored: self.sources.ignored(),
-            notices: self.sources.notices().to_vec(),
+            notices: [self.sources.notices(), &self.notices].concat(),
             epochs: self.config.only.len() as u32,
             more_planned: self
                 .planned
@@ -205,10 +237,10 @@ pub(super) fn pool(threads: usize, name: &'static str) -> Result<ThreadPool> {
         .map_err(|error| Error::Threads(error.to_string()))
 }
 
-/// Finds the images; if the folder has a list of them already, they must be the same.
-fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
+/// Finds the images; if the folder has been begun and has a list of them, they must be the same.
+fn find_sources(config: &Config, paths: &ShardPaths, is_new: bool) -> Result<Sources> {
     let known = paths.sources();
-    if !config.overwrite && store::has_file(&known)? {
+    if !is_new && store::has_file(&known)? {
         let known = SourcesReader::open(&known)?;
         return Sources::find_again(&config.images, &config.options.sources, paths.root(), known);
     }

@@ -67,6 +67,17 @@ pub(crate) fn write_manifest(paths: &ShardPaths, manifest: &Manifest) -> Result<
     Ok(())
 }
 
+/// The window that an earlier run recorded, if one has begun the folder.
+///
+/// # Errors
+/// Where the manifest cannot be read.
+pub(crate) fn recorded_window(paths: &ShardPaths) -> Result<Option<Option<[f64; 2]>>> {
+    match store::has_file(&paths.manifest())? {
+        true => Ok(Some(Manifest::read(&paths.manifest())?.options.window)),
+        false => Ok(None),
+    }
+}
+
 /// Removes what scrl-prep writes, and nothing else.
 ///
 /// # Errors

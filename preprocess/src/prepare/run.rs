@@ -114,8 +114,9 @@ impl Job {
             resume::remove_shards(&self.paths)?;
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
+        let is_new = !store::has_file(&self.paths.manifest())?;
         resume::write_manifest(&self.paths, &self.manifest)?;
-        if !store::has_file(&self.paths.sources())? {
+        if is_new || !store::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }
         Ok(lock)

@@ -13,7 +13,7 @@ use super::format::{FoundImage, IMAGE_ENDINGS, Listing, SourceFormat};
 use super::index::{Index, Record};
 use super::open::open;
 use super::read_ahead::{ReadAhead, Request};
-use crate::images::Decoding;
+use crate::images::{Decoding, Header};
 use crate::{Error, Result};
 
 /// The images of a run, and access to their bytes.
@@ -31,6 +31,12 @@ pub struct Sources {
     listing: Listing,
     /// Why an image cannot be read, by its number; some are only found while the run decodes them.
     errors: RwLock<BTreeMap<u32, String>>,
+    /// Images whose samples have more than 8 bits, in ascending order; known of images that were
+    /// examined just now.
+    deep: Vec<u32>,
+    /// The first image of which only three of more bands are shown, with their number; and how many
+    /// such images there are.
+    banded: Option<(u32, u16, u64)>,
 }
 
 impl Sources {
@@ -101,7 +107,8 @@ impl Sources {
                         bytes: size,
                         location: found.location,
                     };
-                    Ok(Examined { record, class: found.class, error: before.error })
+                    let (class, error) = (found.class, before.error);
+                    Ok(Examined { record, class, error, header: None })
                 })
                 .collect()
         })?;
@@ -122,9 +129,10 @@ impl Sources {
         let mut index = Index::default();
         let mut classes = Classes::default();
         let mut errors = BTreeMap::new();
+        let (mut deep, mut banded) = (Vec::new(), None);
         let refuse = |reason: String| Error::Images { path: images.to_owned(), reason };
         let listing = format.list(contents, &mut |batch| {
-            for Examined { mut record, class, error } in examine(&*format, batch)? {
+            for Examined { mut record, class, error, header } in examine(&*format, batch)? {
                 let class = class.filter(|_| options.classes != ClassSource::None);
                 record.class = class.map(|class| classes.add(class));
                 let number = u32::try_from(index.len())
@@ -134,6 +142,12 @@ impl Sources {
                         refuse(format!("holds more than {} images; split it", u32::MAX))
                     })?;
                 errors.extend(error.map(|error| (number, error)));
+                if let Some(Header { is_deep, bands, .. }) = header {
+                    deep.extend(is_deep.then_some(number));
+                    if bands > 0 {
+                        banded.get_or_insert((number, bands, 0)).2 += 1;
+                    }
+                }
                 index.push(&record);
             }
             Ok(())
@@ -147,7 +161,8 @@ impl Sources {
         }
         let errors = RwLock::new(errors);
         let ahead = store::is_url(images).then(|| ReadAhead::new(format.clone()));
-        Ok(Self { images: images.to_owned(), format, ahead, index, classes, listing, errors })
+        let images = images.to_owned();
+        Ok(Self { images, format, ahead, index, classes, listing, errors, deep, banded })
     }
 
     /// How many images there are, readable or not.
@@ -169,6 +184,33 @@ impl Sources {
     /// What the user should know of the images, a line each.
     pub fn notices(&self) -> &[String] {
         &self.listing.notices
+    }
+
+    /// Images whose samples have more than 8 bits, as far as they were examined just now.
+    pub(crate) fn deep(&self) -> &[u32] {
+        &self.deep
+    }
+
+    /// What the user should know of the images' samples, a line each.
+    pub(crate) fn notices_of_samples(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if let Some((first, bands, count)) = self.banded {
+            notices.push(format!(
+                "{count} images have more than 3 bands ({} has {bands}): the first three become \
+                 red, green and blue; gdal_translate -b chooses others",
+                self.source(first).path
+            ));
+        }
+        let errors = self.errors();
+        let mut of_options = errors.iter().filter(|(_, reason)| reason.contains(" --"));
+        if let Some((&first, reason)) = of_options.next() {
+            let others = match of_options.count() {
+                0 => String::new(),
+                count => format!(" ({count} others as well)"),
+            };
+            notices.push(format!("not read: {}: {reason}{others}", self.source(first).path));
+        }
+        notices
     }
 
     /// How many images cannot be read, as far as is known.

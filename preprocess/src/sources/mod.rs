@@ -16,6 +16,7 @@ mod examine;
 mod folder;
 mod format;
 mod index;
+mod levels;
 mod list_layout;
 mod open;
 mod parquet;

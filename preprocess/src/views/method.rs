@@ -70,8 +70,8 @@ pub(crate) const MAX_BAD: f64 = 0.01;
 #[cfg(test)]
 pub(crate) fn test_options() -> scrl_schemas::PrepOptions {
     use scrl_schemas::{
-        BlurKind, BoxSampler, Exif, IouFallback, PrepOptions, Preset, SourceOptions, StepOptions,
-        ViewEncoding,
+        BlurKind, BoxSampler, Exif, IouFallback, Levels, PrepOptions, Preset, SourceOptions,
+        StepOptions, ViewEncoding,
     };
     PrepOptions {
         preset: Preset::Paper,
@@ -89,6 +89,9 @@ pub(crate) fn test_options() -> scrl_schemas::PrepOptions {
         steps: StepOptions::PAPER,
         exif: Exif::Ignore,
         lenient: false,
+        levels: Levels::Full,
+        window: None,
+        max_pixels: None,
         sources: SourceOptions::default(),
         rows_per_shard: ROWS_PER_SHARD,
         epochs_per_pass: EPOCHS_PER_PASS,

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::coco::{Annotation, AnnotationFile, Category, Id, ListedImage};
 use super::image_folder::{Found, ImageFolder};
-use super::inputs::{ResizedImages, decode_as_stored};
+use super::inputs::ResizedImages;
 use crate::{Error, Result};
 
 /// The shortest side of a box that is used, in pixels of the image. COCO has boxes of no width.
@@ -309,7 +309,7 @@ impl AnnotatedImages {
             Ok(found) => found,
             Err(reason) => return Ok(Checked::Missing(reason)),
         };
-        let decoded = match decode_as_stored(&bytes) {
+        let decoded = match resized.decode(&bytes) {
             Ok(decoded) => decoded,
             Err(reason) => return Ok(Checked::Unreadable(format!("{}: {reason}", path.display()))),
         };

@@ -2,12 +2,21 @@
 
 use std::fs;
 
+use scrl_preprocess::images::PixelOptions;
+
+use super::super::inputs::decoding;
 use super::*;
 
 fn read(text: &str, folder: &Path, train: Option<&AnnotatedImages>) -> Result<AnnotatedImages> {
     let file = folder.join("list.json");
     fs::write(&file, text).unwrap();
-    AnnotatedImages::read(&file, folder, train, &ResizedImages::new(8), &Reporter::silent())
+    AnnotatedImages::read(
+        &file,
+        folder,
+        train,
+        &ResizedImages::new(8, decoding(PixelOptions::default())),
+        &Reporter::silent(),
+    )
 }
 
 fn folder() -> tempfile::TempDir {
@@ -146,7 +155,7 @@ fn images_are_found_by_the_last_part_of_paths_from_elsewhere() {
                 seen.lock().unwrap().push(line);
             }
         });
-        let resized = ResizedImages::new(8);
+        let resized = ResizedImages::new(8, decoding(PixelOptions::default()));
         let read = AnnotatedImages::read(&file, folder.path(), None, &resized, &reporter).unwrap();
         let lines = lines.lock().unwrap().join("\n");
         (read.images[0].path.clone(), lines.contains("are not where it says"), lines)
@@ -188,7 +197,7 @@ fn boxes_and_classes_are_those_of_pycocotools() {
     for name in ["a.png", "b.png", "c.png"] {
         image::RgbImage::new(40, 30).save(folder.path().join(name)).unwrap();
     }
-    let resized = ResizedImages::new(8);
+    let resized = ResizedImages::new(8, decoding(PixelOptions::default()));
     let file = goldens.join("odd.json");
     let silent = Reporter::silent();
     let read = AnnotatedImages::read(&file, folder.path(), None, &resized, &silent).unwrap();
