@@ -6,7 +6,7 @@
 //! a few times its own length.
 //!
 //! One module a family of formats: `jpeg`, `raster` for PNG and PNM, `bmp`, `webp`, `tiff`, `gif`;
-//! `guard` stands around them.
+//! `guard` stands around them. `unsupported` names the kinds that are not read.
 
 mod bmp;
 mod decode;
@@ -16,8 +16,10 @@ mod jpeg;
 mod raster;
 mod rgb_image;
 mod tiff;
+pub(crate) mod unsupported;
 mod webp;
 
+pub(crate) use decode::recognize;
 pub use decode::{Decoding, decode, decode_view, read_size};
 pub use rgb_image::{
     ImageSize, MAX_BYTES_PER_PIXEL, MAX_SOURCE_BYTES, MAX_SOURCE_PIXELS, RgbImage, SPARE_BYTES,
