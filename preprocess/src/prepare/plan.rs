@@ -58,6 +58,8 @@ pub struct Outline {
     pub unreadable: u64,
     /// Files that are no images by their name.
     pub ignored: u64,
+    /// The endings of most of these files.
+    pub ignored_endings: String,
     /// What the user should know of the images, a line each.
     pub notices: Vec<String>,
     /// Epochs to write or complete.
@@ -157,6 +159,7 @@ impl Job {
             classes: self.sources.classes(),
             unreadable,
             ignored: self.sources.ignored(),
+            ignored_endings: self.sources.ignored_endings(),
             notices: self.sources.notices().to_vec(),
             epochs: self.config.only.len() as u32,
             shards_per_epoch: self.shuffle.shards_per_epoch(),

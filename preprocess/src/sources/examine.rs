@@ -68,7 +68,10 @@ pub(super) fn examine(
     let error = match examine_content(format, found, how, depth, &mut record) {
         Ok(()) => None,
         Err(Fault::Image(reason)) => Some(reason.0),
-        Err(Fault::Store(error)) if is_remote && error.kind() != ErrorKind::NotFound => {
+        Err(Fault::Store(error))
+            if is_remote
+                && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) =>
+        {
             return Err(Error::io(&images.join(&record.path))(error));
         }
         Err(Fault::Store(error)) => Some(error.to_string()),

@@ -1,7 +1,7 @@
 //! The source images: which there are, and their bytes. An image's position is its `image_id`.
 //!
 //! ```text
-//! format (the trait) ← folder, archive, parquet, path_list ← open ← catalog, reader
+//! passed_over ← format (the trait) ← folder, archive, zip, parquet, path_list ← open ← catalog, reader
 //! ```
 //!
 //! Every image is examined once, when the shards folder is begun; later runs over the same folder
@@ -10,15 +10,20 @@
 mod archive;
 mod catalog;
 mod classes;
+mod compressed;
+mod difference;
 mod examine;
 mod folder;
 mod format;
 mod index;
 mod open;
 mod parquet;
+mod passed_over;
 mod path_list;
 mod read_ahead;
 mod reader;
+mod splits;
+mod zip;
 
 #[cfg(test)]
 mod tests;

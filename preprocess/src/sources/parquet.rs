@@ -226,6 +226,10 @@ impl SourceFormat for ParquetFiles {
         Ok(Listing::default())
     }
 
+    fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     fn reads_by_path(&self) -> bool {
         false
     }
