@@ -25,14 +25,19 @@ pub(super) const HEADER_BYTES: u64 = 512;
 /// Largest `.cls` member that is read, in bytes; a longer one is no class.
 const MAX_CLASS_BYTES: u64 = 32;
 
-/// Whether a file begins as a tar archive does: with a header whose checksum is right.
+/// Whether a file begins as a tar archive does: with the mark of POSIX or GNU, or as an old one with
+/// a header whose checksum is right.
 pub(super) fn is_tar(head: &[u8]) -> bool {
-    let Some(block) = head.get(..HEADER_BYTES as usize) else { return false };
-    let header = Header::from_byte_slice(block);
-    let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+    head.get(257..262) == Some(b"ustar") || is_header(head)
+}
+
+/// Whether bytes begin with a header whose checksum is right.
+fn is_header(bytes: &[u8]) -> bool {
+    let Some(block) = bytes.get(..HEADER_BYTES as usize) else { return false };
+    let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
     // The checksum counts its own field as spaces.
-    let own: u32 = block[148..156].iter().map(|&byte| u32::from(byte)).sum();
-    header.cksum().is_ok_and(|expected| expected == sum - own + 8 * u32::from(b' '))
+    let expected = sum(block) - sum(&block[148..156]) + 8 * u32::from(b' ');
+    Header::from_byte_slice(block).cksum().is_ok_and(|found| found == expected)
 }
 
 /// One or more tar archives.
@@ -117,6 +122,10 @@ impl TarArchives {
             let is_cut = !is_sparse && position.saturating_add(size) > end;
             if is_below_hidden(&name) {
                 passed_over.hidden(&name);
+                if is_cut {
+                    ending = End::Cut { within: name };
+                    break;
+                }
                 continue;
             }
             let key = sample_key(&name);
@@ -183,7 +192,7 @@ fn end_at(file: &StoredFile, mut position: u64) -> io::Result<End> {
         if (block.len() as u64) < HEADER_BYTES {
             return cut();
         }
-        let header = is_tar(&block).then(|| Header::from_byte_slice(&block));
+        let header = is_header(&block).then(|| Header::from_byte_slice(&block));
         let Some((header, size)) = header.and_then(|it| Some((it, it.entry_size().ok()?))) else {
             return Ok(End::Whole);
         };

@@ -9,7 +9,7 @@ use super::passed_over::is_below_hidden;
 
 /// Images of one list that wait for their like in the other, at most: in another order that can
 /// be all of them.
-const MOST_WAITING: usize = 4 << 20;
+const MOST_WAITING: usize = 1 << 20;
 
 /// Compares two lists of images, a pair at a time.
 ///
@@ -192,5 +192,17 @@ mod tests {
             assert!(difference.missing.len() <= 2 && difference.unknown.len() <= 1, "{row}");
         }
         assert_eq!(difference.describe().unwrap(), "0500 is gone");
+    }
+
+    #[test]
+    fn lists_with_little_in_common_are_not_compared_to_the_end() {
+        let mut difference = Difference::default();
+        difference.compare(Some(("same", 1)), Some(("same", Some(1))));
+        for number in 0..=MOST_WAITING {
+            assert!(!difference.is_cut());
+            difference.compare(Some((&number.to_string(), 1)), None);
+        }
+        assert!(difference.is_cut());
+        assert_eq!(difference.describe().unwrap(), "after the first 1 nearly all images differ");
     }
 }

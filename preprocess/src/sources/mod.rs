@@ -1,7 +1,8 @@
 //! The source images: which there are, and their bytes. An image's position is its `image_id`.
 //!
 //! ```text
-//! passed_over ← format (the trait) ← folder, archive, zip, parquet, path_list ← open ← catalog, reader
+//! passed_over ← format (the trait) ← folder, archive, zip, parquet, path_list ← open
+//!     ← catalog (and difference, splits), reader
 //! ```
 //!
 //! Every image is examined once, when the shards folder is begun; later runs over the same folder

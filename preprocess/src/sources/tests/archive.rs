@@ -125,6 +125,8 @@ fn what_follows_an_archive_or_is_cut_off_it_is_said() {
     assert!(images == 1 && notice.contains("a.tar breaks off within notes.txt: what"), "{notice}");
     let (images, notice) = end(&[&a, &b[..530]]);
     assert!(images == 2 && notice.contains("a.tar breaks off within b.png: what"), "{notice}");
+    let (images, notice) = end(&[&a, &member("._b.png", &[b'x'; 600])[..600]]);
+    assert!(images == 1 && notice.contains("breaks off within ._b.png"), "{notice}");
     for cut in [&b[..200], &long[..300], &long[..514], &long[..1024], &long[..1100]] {
         let (images, notice) = end(&[&a, cut]);
         assert!(images == 1, "{images}");
@@ -216,6 +218,10 @@ fn an_archive_without_the_mark_of_posix_is_detected() {
     bytes[0] ^= 1;
     fs::write(&path, &bytes).unwrap();
     assert!(refusal(&path).contains("is neither a folder, a tar or zip archive"));
+    // With the mark it is one, but damaged.
+    bytes[257..262].copy_from_slice(b"ustar");
+    fs::write(&path, &bytes).unwrap();
+    assert!(refusal(&path).contains("damaged after 0 members"));
 }
 
 #[test]
