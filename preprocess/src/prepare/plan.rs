@@ -64,6 +64,8 @@ pub struct Outline {
     pub unreadable: u64,
     /// Files that are no images by their name.
     pub ignored: u64,
+    /// The endings of most of these files.
+    pub ignored_endings: String,
     /// What the user should know of the images, a line each.
     pub notices: Vec<String>,
     /// Epochs to write or complete.
@@ -194,6 +196,7 @@ impl Job {
             classes: self.sources.classes(),
             unreadable,
             ignored: self.sources.ignored(),
+            ignored_endings: self.sources.ignored_endings(),
             notices: [self.sources.notices(), &self.notices].concat(),
             epochs: self.config.only.len() as u32,
             more_planned: self

@@ -13,6 +13,7 @@ Examples:
   scrl-prep --epochs 200 --only 0..8 images/ shards/ the first eight of them
   scrl-prep --epochs 1000 --keep 3 images/ shards/   three at a time, for scrl-train --consume
   scrl-prep --views recipe --epochs 1000 images/ s/  no pixels: the trainer renders the same ones
+  scrl-prep train.zip shards/                        an archive, without unpacking it
   scrl-prep --views jpeg --dry-run images.tar s/     how many bytes would it write?
   srun -n 16 scrl-prep --epochs 200 images/ shards/  sixteen processes share the work
   scrl-prep s3://bucket/images/ s3://bucket/shards/  in an object store, with the feature cloud";
@@ -23,9 +24,9 @@ Examples:
 #[derive(Parser)]
 #[command(name = "scrl-prep", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Arguments {
-    /// Folder of images (folders directly below it are classes), tar archive (WebDataset), Parquet
-    /// file, a folder of such archives or files, or a text file of paths; with the feature cloud also
-    /// an s3://, gs:// or az:// URL of one
+    /// Folder of images (folders directly below it are classes), tar archive (WebDataset), zip
+    /// archive, Parquet file, a folder of such archives or files, or a text file of paths; with the
+    /// feature cloud also an s3://, gs:// or az:// URL of one
     pub images: PathBuf,
 
     /// Folder to write, created if missing, or such a URL
