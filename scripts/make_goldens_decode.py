@@ -5,9 +5,11 @@ usage: make_goldens_decode.py [OUT]      (default: preprocess/tests/goldens/deco
 
 Writes the files, expected.rgb (the pixels of all of them, one after the other, equal ones once) and
 index.json: for each file where its pixels begin, their size, whether its kind loses by compression,
-and whether the EXIF orientation was applied; or, for a kind that scrl-prep does not read, what its
-reason says. Kinds that Pillow reads but cannot write are written here, byte by byte. Needs Pillow,
-numpy and OpenCV (for JPEG's rarer samplings). The same versions give the same files. One long
+whether the EXIF orientation was applied, and the --levels if they are not full; or, for a kind that
+scrl-prep does not read, what its reason says. Kinds that Pillow reads but cannot write are written
+here, byte by byte. Samples of more than 8 bits are read by tifffile or OpenCV, and become levels by
+the formula of docs/inputs.md. Needs Pillow, numpy, tifffile, imagecodecs and OpenCV (also for JPEG's
+rarer samplings). The same versions give the same files. One long
 list of cases, a function for each format.
 """
 import io
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image, ImageOps
 
 WIDTH, HEIGHT = 21, 14
@@ -397,8 +400,6 @@ def tiffs():
     yield "tiles.tif", tiff({**tiled, 322: (3, [16]), 323: (3, [16])}, tiles)
     pages = [image, Image.fromarray(picture(seed=1))]
     yield "pages.tif", saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    gray = np.array(image.convert("L")).astype(np.float32)
-    yield "float.tif", saved(Image.fromarray(gray), "TIFF")
 
 
 # GIF
@@ -459,6 +460,171 @@ def pnms():
     yield "bits-plain.pbm", b"P1" + size + words(bits)
 
 
+# Samples of more than 8 bits, and the kinds of TIFF that GeoTIFFs, microscopes and scanners write
+
+def levels(samples, window):
+    """Levels of values, of which those of a window become 0 to 255; NaN is 0."""
+    low, high = window
+    with np.errstate(invalid="ignore"):
+        scaled = np.floor((samples.astype(np.float64) - low) * 255 / (high - low) + 0.5)
+    return np.nan_to_num(scaled.clip(0, 255), nan=0).astype(np.uint8)
+
+
+def as_rgb(samples):
+    """[height, width, 3] of gray, gray with opacity, RGB, or more bands."""
+    samples = samples[..., None] if samples.ndim == 2 else samples
+    return samples[..., :3] if samples.shape[2] >= 3 else samples[..., :1].repeat(3, 2)
+
+
+def written(samples, **options):
+    out = io.BytesIO()
+    tifffile.imwrite(out, samples, **{"photometric": "minisblack", "metadata": None, **options})
+    return out.getvalue()
+
+
+def deep_images():
+    """Name, file, window or None for the whole range, and the pixels."""
+    full, thermal = (0, 65535), (51241, 52181)
+    for name, data in pngs():
+        if "16" in name:
+            samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            if samples.ndim == 3:
+                samples = samples[..., [2, 1, 0]] if samples.shape[2] > 2 else samples
+            # What a file says of opacity shows in the number of channels that OpenCV reads.
+            yield name, data, None, levels(as_rgb(samples), full)
+    warm = (indices(8) * 4 + 51200).astype(np.uint16)
+    yield "thermal.png", png(warm[..., None].astype(np.uint32), 16, 0), thermal, levels(
+        as_rgb(warm), thermal)
+    colors = picture().astype(np.uint16) * 3 + 1000
+    yield "window-rgb16.png", png(colors.astype(np.uint32), 16, 2), (1100, 1700), levels(
+        colors, (1100, 1700))
+    size = b" %d\n%d " % (WIDTH, HEIGHT)
+    gray16 = indices(8) * 200 + 3
+    data = b"P5" + size + b"65535\n" + gray16.astype(">u2").tobytes()
+    yield "gray16.pgm", data, None, levels(as_rgb(gray16), full)
+    twelve = (indices(8) * 16 + 9) % 4096
+    data = b"P5" + size + b"4095\n" + twelve.astype(">u2").tobytes()
+    yield "gray16-of-4095.pgm", data, None, levels(as_rgb(twelve), (0, 4095))
+    yield "window-of-4095.pgm", data, (400, 3000), levels(as_rgb(twelve), (400, 3000))
+    for order, name in [("<", "little"), (">", "big")]:
+        gray16 = (indices(8) * 256 + 255 - indices(8)).astype(order + "u2")
+        yield f"gray16-{name}.tif", tiff(tags(16, 1, 1), [gray16.tobytes()], order), None, levels(
+            as_rgb(gray16), full)
+        rgb16 = (picture().astype(np.uint32) * 256 + 255 - picture()).astype(order + "u2")
+        yield f"rgb16-{name}.tif", tiff(tags(16, 2, 3), [rgb16.tobytes()], order), None, levels(
+            rgb16, full)
+    rgba16 = np.concatenate([rgb16, gray16[..., None]], -1).astype(">u2")
+    yield "rgba16.tif", tiff(tags(16, 2, 4, extra=[2]), [rgba16.tobytes()], ">"), None, levels(
+        rgb16, full)
+    yield "gray16-inverted.tif", tiff(tags(16, 0, 1), [gray16.tobytes()], ">"), None, \
+        255 - levels(as_rgb(gray16), full)
+    for bits in (10, 12, 14):
+        samples = indices(bits) * 5 % (1 << bits)
+        data = tiff(tags(bits, 1, 1), [b"".join(packed(samples, bits))])
+        yield f"gray{bits}.tif", data, None, levels(as_rgb(samples), (0, (1 << bits) - 1))
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
+    heights = np.sin(x / 3) * 900 + y * 20 - 100
+    heights[2, 3], heights[4, 5], heights[6, 7] = np.nan, np.inf, -np.inf
+    whole = np.nan_to_num(heights, nan=0, posinf=900, neginf=-900)
+    window = (-800, 900.5)
+    stripes = dict(rowsperstrip=5)
+    tiles = dict(tile=(16, 16))
+    zlib_ = dict(compression="zlib")
+    for name, samples, options in [
+        ("float16", heights.astype(np.float16), {}),
+        ("float32", heights.astype(np.float32), stripes),
+        ("float32-big", heights.astype(np.float32), dict(byteorder=">", **zlib_)),
+        ("float32-lzw", heights.astype(np.float32), dict(compression="lzw", **stripes)),
+        ("float32-predicted", heights.astype(np.float32), dict(predictor=3, **zlib_, **tiles)),
+        ("float16-predicted", heights.astype(np.float16), dict(predictor=3, **zlib_)),
+        ("float64-predicted", heights, dict(predictor=3, byteorder=">", **zlib_, **stripes)),
+        ("float64", heights, dict(bigtiff=True)),
+        ("int8", (whole / 10).astype(np.int8), {}),
+        ("int16", whole.astype(np.int16), dict(predictor=2, **zlib_)),
+        ("int16-big", whole.astype(np.int16), dict(byteorder=">", compression="packbits")),
+        ("int32", whole.astype(np.int32) * 1, dict(predictor=2, byteorder=">", **zlib_)),
+        ("uint32", (whole + 1000).astype(np.uint32), dict(predictor=2, compression="lzw")),
+        ("uint64", (whole + 1000).astype(np.uint64), dict(predictor=2, **zlib_, **tiles)),
+        ("uint16-predicted", (whole + 1000).astype(np.uint16),
+         dict(predictor=2, byteorder=">", **zlib_, **tiles)),
+        ("bands", np.stack([whole + 10 * band for band in range(5)], -1).astype(np.int16),
+         dict(planarconfig="contig", predictor=2, **zlib_)),
+        ("bands-planar", np.stack([whole + 10 * band for band in range(5)]).astype(np.float32),
+         dict(planarconfig="separate", **stripes)),
+    ]:
+        data = written(samples, **options)
+        # Read back, so that two programs agree on what the file holds.
+        read = tifffile.imread(io.BytesIO(data))
+        read = np.moveaxis(read, 0, -1) if read.ndim == 3 and read.shape[0] == 5 else read
+        yield f"{name}.tif", data, window, levels(as_rgb(read), window)
+    none = whole.astype(np.float32)
+    none[3, 4:9] = -9999
+    data = written(none, extratags=[(42113, "s", 0, "-9999", True)])
+    yield "no-data.tif", data, (-20000, 900), levels(
+        as_rgb(np.where(none == -9999, np.nan, none)), (-20000, 900))
+
+
+def more_tiffs():
+    """Kinds of 8 bits that other programs write; with the pixels where Pillow does not read them."""
+    rgb = picture()
+    options = dict(photometric="rgb")
+    zlib_ = dict(compression="zlib", predictor=2)
+    yield "big.tif", written(rgb, bigtiff=True, **zlib_, **options), None
+    # Pillow knows no such file.
+    yield "big-endian-big.tif", written(rgb, bigtiff=True, byteorder=">", rowsperstrip=3,
+                                        **options), Image.fromarray(rgb)
+    yield "big-tiles.tif", written(rgb, bigtiff=True, tile=(16, 16), **zlib_, **options), None
+    planes = np.moveaxis(rgb, -1, 0)
+    yield "planar-tiles.tif", written(planes, planarconfig="separate", tile=(16, 16), **zlib_,
+                                      **options), None
+    yield "zstd.tif", written(rgb, compression="zstd", predictor=2, rowsperstrip=5,
+                              **options), Image.fromarray(rgb)
+    yield "packbits.tif", written(rgb, compression="packbits", **options), None
+    inks = np.concatenate([255 - rgb, indices(8)[..., None].astype(np.uint8) // 2], -1)
+    yield "cmyk-planar.tif", written(np.moveaxis(inks, -1, 0), photometric="separated",
+                                     planarconfig="separate", **zlib_), Image.frombytes(
+        "CMYK", (WIDTH, HEIGHT), inks.tobytes()).convert("RGB")
+    cmyk16 = inks.astype(np.uint16) * 257
+    yield "cmyk16.tif", written(cmyk16, photometric="separated"), None
+    gray = rgb[..., 0]
+    gray_alpha = np.stack([gray, indices(8).astype(np.uint8)], -1)
+    yield "gray8-lzw.tif", written(gray, compression="lzw", predictor=2), None
+    yield "gray8-alpha-tiles.tif", written(gray_alpha, extrasamples=["unassalpha"],
+                                           planarconfig="contig", tile=(16, 16), **zlib_), None
+    yield "rgbx-predicted.tif", written(
+        np.concatenate([rgb, rgb[..., :2]], -1), extrasamples=["unspecified"] * 2, **zlib_,
+        **options), None
+    data = tiff(tags(1, 1, 1, fill=[2]), [b"".join(
+        bytes(int(f"{byte:08b}"[::-1], 2) for byte in row) for row in packed(indices(1), 1))])
+    yield "gray1-reversed.tif", data, None
+    palette = [PALETTE[i][c] * 257 for c in range(3) for i in range(256)]
+    yield "palette-tiles.tif", written(indices(8).astype(np.uint8), photometric="palette",
+                                       colormap=np.array(palette, np.uint16).reshape(3, 256),
+                                       tile=(16, 16), **zlib_), None
+    ycc = np.array(Image.fromarray(rgb).convert("YCbCr"))
+    data = tiff({**tags(8, 6, 3), 530: (3, [1, 1])}, [ycc.tobytes()])
+    yield "ycc-lossy.tif", data, Image.fromarray(ycc, "YCbCr").convert("RGB")
+    # Units of 2×2 pixels: four of luma, then the chroma that they share.
+    padded = np.pad(ycc, ((0, 0), (0, 1), (0, 0)), "edge")
+    units = np.concatenate([padded[::2, ::2, :1], padded[::2, 1::2, :1], padded[1::2, ::2, :1],
+                            padded[1::2, 1::2, :1], padded[::2, ::2, 1:]], -1)
+    shared = padded.copy()
+    shared[..., 1:] = padded[::2, ::2, 1:].repeat(2, 0).repeat(2, 1)
+    yield "ycc-sampled-lossy.tif", tiff({**tags(8, 6, 3), 530: (3, [2, 2])}, [units.tobytes()]), \
+        Image.fromarray(shared[:, :WIDTH].copy(), "YCbCr").convert("RGB")
+    wide = picture(37, 29)
+    def jpeg():
+        # A new one for each: tifffile adds to it.
+        return dict(compression="jpeg", compressionargs=dict(level=90))
+
+    yield "jpeg-rgb-lossy.tif", written(wide, compression="jpeg", compressionargs=dict(
+        level=90, outcolorspace="rgb"), **options), None
+    yield "jpeg-ycc-lossy.tif", written(wide, photometric="ycbcr", rowsperstrip=16, **jpeg()), None
+    yield "jpeg-tiles-lossy.tif", written(wide, photometric="ycbcr", tile=(16, 16), **jpeg()), None
+    yield "jpeg-gray-lossy.tif", written(wide[..., 0], **jpeg()), None
+    yield "jpeg-tables-lossy.tif", saved(Image.fromarray(wide), "TIFF", compression="jpeg"), None
+
+
 def turned():
     image = Image.fromarray(picture(11, 6))
     for orientation in range(1, 9):
@@ -471,16 +637,18 @@ def turned():
         yield f"exif{orientation}.tif", data
 
 
-# Parts of the reasons with which scrl-prep refuses what Pillow reads.
-REFUSED = {
-    "palette": ["palette8.tif", "palette8-lzw.tif", "palette4.tif"],
-    "CMYK": ["cmyk.tif"],
-    "JPEG compression": ["jpeg-inside.tif"],
-    "1 samples of 2 bits": ["gray2.tif", "gray2-inverted.tif"],
-    "1 samples of 4 bits": ["gray4.tif", "gray4-inverted.tif"],
-    "2 samples of 8 bits": ["gray8-alpha.tif"],
-    "1 samples of 32 bits": ["float.tif"],
-}
+def refused():
+    """Name, file, and a part of the reason with which scrl-prep refuses it."""
+    rgb = picture()
+    gray = rgb[..., 0]
+    yield "float.tif", written(gray.astype(np.float32)), "float32 samples need --levels MIN..MAX"
+    yield "signed.tif", written(gray.astype(np.int16)), "int16 samples need --levels MIN..MAX"
+    yield "lerc.tif", tiff(tags(8, 1, 1, compression=[34887]), [gray.tobytes()]), "LERC compression is not supported"
+    yield "lzma.tif", tiff(tags(8, 1, 1, compression=[34925]), [gray.tobytes()]), "LZMA compression is not supported"
+    yield "complex.tif", written(gray.astype(np.complex64)), "a complex number is not supported"
+    yield "lab.tif", written(rgb, photometric="cielab"), "CIE Lab is not supported"
+    fax = Image.fromarray(rgb).convert("1")
+    yield "fax3.tif", saved(fax, "TIFF", compression="group3"), "group 3 compression"
 
 
 def main():
@@ -490,18 +658,16 @@ def main():
     for old in out.iterdir():
         old.unlink()
     expected, places, index = b"", {}, []
+    deep = {name: case for name, *case in deep_images()}
 
-    def add(name, data, exif):
+    def add(name, data, exif=False, image=None, window=None):
         nonlocal expected
         (out / name).write_bytes(data)
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        reason = next((reason for reason, names in REFUSED.items() if name in names), None)
-        if reason:
-            index.append(dict(file=name, refused=reason))
-            return
-        image = ImageOps.exif_transpose(image) if exif else image
-        image = image.convert("RGB")
+        if image is None:
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            image = ImageOps.exif_transpose(image) if exif else image
+            image = image.convert("RGB")
         pixels = image.tobytes()
         if pixels not in places:
             places[pixels] = len(expected)
@@ -509,7 +675,7 @@ def main():
         # 16-bit BMP: from five bits to eight Pillow rounds down, others to the nearest.
         # PNM of another range: Pillow rounds halves to even, others up.
         rounded = name.startswith(("lossy", "rgb555", "rgb565")) or "-to-" in name
-        lossy = name.endswith(".jpg") or rounded
+        lossy = name.endswith(".jpg") or "-lossy" in name or "jpeg-inside" in name or rounded
         index.append(
     dict(
         file=name,
@@ -517,13 +683,23 @@ def main():
         width=image.width,
         height=image.height,
         lossy=lossy,
-         exif=exif))
+         exif=exif,
+        **({"levels": f"{window[0]}..{window[1]}"} if window else {})))
 
     for kind in (pngs, jpegs, webps, bmps, tiffs, gifs, pnms):
         for name, data in kind():
-            add(name, data, False)
+            # Those of more than 8 bits follow, with levels of their own.
+            if name not in deep:
+                add(name, data)
+    for name, (data, window, pixels) in deep.items():
+        add(name, data, image=Image.fromarray(np.ascontiguousarray(pixels)), window=window)
+    for name, data, image in more_tiffs():
+        add(name, data, image=image)
     for name, data in turned():
         add(name, data, True)
+    for name, data, reason in refused():
+        (out / name).write_bytes(data)
+        index.append(dict(file=name, refused=reason))
     (out / "expected.rgb").write_bytes(expected)
     lines = ",\n".join("  " + json.dumps(entry) for entry in index)
     (out / "index.json").write_text(f"[\n{lines}\n]\n")

@@ -2,7 +2,7 @@
 //!
 //! usage: cargo run --example fuzz_decode -- [--seconds N] [--seed S] [--strict] FILES…
 //!
-//! Each input goes through `read_size`, `decode` and, with each encoding by turns,
+//! Each input goes through `read_size`, `decode`, `sample_values` and, with each encoding by turns,
 //! `RowMaker::make`. A finding is a panic, a hang, more memory than `decode` promises, or two
 //! answers that disagree; the input is written to `fuzz-finding.bin` and the program ends with 1.
 //! Panics that `decode` caught inside a third-party decoder are counted and listed; with `--strict`
@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use scrl_preprocess::images::{MAX_BYTES_PER_PIXEL, SPARE_BYTES, decode, read_size};
+use scrl_preprocess::images::{
+    Decoding, MAX_BYTES_PER_PIXEL, SPARE_BYTES, decode, read_size, sample_values,
+};
 use scrl_preprocess::prepare::Options;
 use scrl_preprocess::prepare::rows::RowMaker;
 use scrl_schemas::{Epoch, Exif, PrepOptions, Source, ViewEncoding};
@@ -198,9 +200,14 @@ fn check(
     let (before, start) = (IN_USE.load(Ordering::Relaxed), Instant::now());
     PEAK.store(before, Ordering::Relaxed);
     let exif = if counts.inputs.is_multiple_of(2) { Exif::Ignore } else { Exif::Apply };
-    let size = read_size(bytes, exif);
-    let image = decode(bytes, exif);
-    let beginning = read_size(&bytes[..bytes.len() / 2], exif);
+    // A window reads kinds that have no other levels.
+    let window = (!counts.inputs.is_multiple_of(5)).then_some([-1.0, 1000.0]);
+    let lenient = counts.inputs.is_multiple_of(7);
+    let how = Decoding { window, lenient, ..Decoding::from(exif) };
+    let size = read_size(bytes, how);
+    let image = decode(bytes, how);
+    let beginning = read_size(&bytes[..bytes.len() / 2], how);
+    let values = sample_values(bytes, how);
     let peak = PEAK.load(Ordering::Relaxed) - before;
     let pixels = size.as_ref().map_or(0, |size| size.width as u64 * size.height as u64);
     let allowed = pixels * MAX_BYTES_PER_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
@@ -209,7 +216,9 @@ fn check(
     }
     counts.inputs += 1;
     counts.largest = counts.largest.max(peak);
-    for reason in [size.as_ref().err(), image.as_ref().err()].into_iter().flatten() {
+    for reason in
+        [size.as_ref().err(), image.as_ref().err(), values.as_ref().err()].into_iter().flatten()
+    {
         if let Some(panic) = reason.0.strip_prefix("the decoder failed: ") {
             *counts.caught.entry(panic.to_owned()).or_default() += 1;
             if counts.strict {

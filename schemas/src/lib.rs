@@ -21,6 +21,7 @@ mod columns;
 mod consumed;
 mod error;
 mod huggingface;
+mod levels;
 mod manifest;
 mod named_choice;
 mod paths;
@@ -28,23 +29,27 @@ mod row;
 mod shard_reader;
 mod shard_writer;
 mod sources;
+mod steps;
 pub mod store;
 mod success;
 
 pub use batches::{Batches, ParquetFile, Wanted};
 pub use consumed::Consumed;
 pub use error::{Error, Result};
+pub use levels::Levels;
 pub use manifest::{
     BlurKind, BoxSampler, ClassSource, Counts, Exif, IouFallback, Manifest, PrepOptions, Preset,
     SourceOptions, ViewEncoding,
 };
 pub use paths::{Epoch, Shard, ShardPaths};
 pub use row::{
-    Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Row, View, ViewParams,
+    Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Orientation, Row, View,
+    ViewParams,
 };
 pub use shard_reader::ShardReader;
 pub use shard_writer::{FinishedShard, ShardWriter, Skipped};
 pub use sources::{Source, SourcesReader, SourcesWriter, read_labels};
+pub use steps::StepOptions;
 pub use success::{ShardRecord, Success};
 
 /// The version of the folder's files and columns. A reader refuses any other.

@@ -46,6 +46,7 @@ fn config(out: PathBuf, precision: Precision) -> EvalConfig {
         out,
         size: 64,
         images_per_batch: 4,
+        pixels: Default::default(),
         device: DeviceConfig { name: "cpu".to_owned(), why_cpu: None, precision },
         linear_layer: LinearLayerConfig {
             epochs: 6,

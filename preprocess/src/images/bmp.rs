@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::io::Cursor;
 
 use image::codecs::bmp::BmpDecoder;
+use image::metadata::Orientation;
 
+use super::decode::Decoding;
 use super::raster::{header_of, image, pixels};
 use super::rgb_image::{Header, Unreadable, area, check_size};
 
@@ -14,20 +16,20 @@ const HEADER: usize = 14;
 const HEADER_BYTES: [usize; 6] = [40, 52, 56, 64, 108, 124];
 const OS2_HEADER_BYTES: usize = 64;
 
-pub(super) fn header(bytes: &[u8]) -> Result<Header, Unreadable> {
-    match Runs::of(bytes)? {
+pub(super) fn header(bytes: &[u8], how: Decoding) -> Result<Header, Unreadable> {
+    match Runs::of(bytes, how.max_pixels)? {
         Some(runs) => Ok(runs.header),
-        None => header_of(&mut open(&with_plain_header(bytes))?),
+        None => header_of(&mut open(&with_plain_header(bytes))?, how),
     }
 }
 
-pub(super) fn decode(bytes: &[u8], lenient: bool) -> Result<(Header, Vec<u8>), Unreadable> {
-    if let Some(runs) = Runs::of(bytes)? {
-        return Ok((runs.header, runs.decode(lenient)?));
+pub(super) fn decode(bytes: &[u8], how: Decoding) -> Result<(Header, Vec<u8>), Unreadable> {
+    if let Some(runs) = Runs::of(bytes, how.max_pixels)? {
+        return Ok((runs.header, runs.decode(how.lenient)?));
     }
     let bytes = with_plain_header(bytes);
     let mut decoder = open(&bytes)?;
-    Ok((header_of(&mut decoder)?, pixels(image(decoder, lenient)?, false)?))
+    Ok((header_of(&mut decoder, how)?, pixels(image(decoder, how.lenient)?)?))
 }
 
 fn open(bytes: &[u8]) -> Result<BmpDecoder<Cursor<&[u8]>>, Unreadable> {
@@ -73,7 +75,7 @@ struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     /// None where the image is not in runs.
-    fn of(bytes: &'a [u8]) -> Result<Option<Self>, Unreadable> {
+    fn of(bytes: &'a [u8], max_pixels: u64) -> Result<Option<Self>, Unreadable> {
         let field = |at: usize| long(bytes, HEADER + at);
         let size = field(0).unwrap_or(0) as usize;
         let (half_bytes, bits) = match field(16) {
@@ -88,7 +90,8 @@ impl<'a> Runs<'a> {
         let cut = || Unreadable::because("BMP: the file ends too soon");
         let [width, height, colors] = [4, 8, 32].map(field);
         let height = height.ok_or_else(cut)?.cast_signed();
-        let size_of_image = check_size(width.map_or(0, u64::from), height.unsigned_abs().into())?;
+        let [columns, rows] = [width.map_or(0, u64::from), height.unsigned_abs().into()];
+        let size_of_image = check_size(columns, rows, max_pixels)?;
         let colors = match colors.ok_or_else(cut)? as usize {
             0 => 1 << bits,
             colors => colors,
@@ -101,10 +104,7 @@ impl<'a> Runs<'a> {
             offset => offset,
         };
         Ok(Some(Self {
-            header: Header {
-                size: size_of_image,
-                orientation: image::metadata::Orientation::NoTransforms,
-            },
+            header: Header::of_bytes(size_of_image, Orientation::NoTransforms),
             top_down: height < 0,
             half_bytes,
             palette,

@@ -2,74 +2,126 @@
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageFormat};
-use scrl_schemas::{Exif, PrepOptions};
+use scrl_schemas::{Exif, Levels, PrepOptions};
 
-use super::rgb_image::{Header, ImageSize, RgbImage, Unreadable};
-use super::{bmp, gif, guard, jpeg, raster, tiff, webp};
+use super::levels::SampledValues;
+use super::rgb_image::{Header, ImageSize, MAX_SOURCE_PIXELS, RgbImage, Unreadable};
+use super::{bmp, gif, guard, jpeg, raster, tiff, unsupported, webp};
 
 /// How images are decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Decoding {
     /// Whether EXIF orientation turns the image.
     pub exif: Exif,
     /// Whether what a decoder makes of broken data is an image.
     pub lenient: bool,
+    /// The values that become the levels 0 and 255, of samples with more than 8 bits; `None` for
+    /// their whole range, which floats and numbers with a sign do not have.
+    pub window: Option<[f64; 2]>,
+    /// The most pixels of an image.
+    pub max_pixels: u64,
+}
+
+/// Stands for a window of [`Levels::Auto`] that is not known yet: which images can be read does not
+/// depend on it.
+const ANY_WINDOW: [f64; 2] = [0.0, 65_535.0];
+
+impl Decoding {
+    /// Of images as they are stored, with these levels and the window of [`Levels::Auto`].
+    pub fn new(levels: Levels, window: Option<[f64; 2]>, max_pixels: Option<u64>) -> Self {
+        let window = match levels {
+            Levels::Full => None,
+            Levels::Window(window) => Some(window),
+            Levels::Auto => Some(window.unwrap_or(ANY_WINDOW)),
+        };
+        let max_pixels = max_pixels.unwrap_or(MAX_SOURCE_PIXELS);
+        Self { exif: Exif::Ignore, lenient: false, window, max_pixels }
+    }
 }
 
 impl From<Exif> for Decoding {
     fn from(exif: Exif) -> Self {
-        Self { exif, lenient: false }
+        Self { exif, ..Self::new(Levels::Full, None, None) }
     }
 }
 
 impl From<&PrepOptions> for Decoding {
     fn from(options: &PrepOptions) -> Self {
-        Self { exif: options.exif, lenient: options.lenient }
+        let PrepOptions { exif, lenient, levels, window, max_pixels, .. } = *options;
+        Self { exif, lenient, ..Self::new(levels, window, max_pixels) }
     }
 }
 
-/// Reads width and height from a file's first bytes or all of them, and refuses what [`decode`]
-/// would refuse for its size. With [`Exif::Apply`], the size is that after turning.
+/// Reads the header from a file's first bytes or all of them, and refuses what [`decode`] would
+/// refuse for its size or kind. With [`Exif::Apply`], the size is that after turning.
 ///
 /// # Errors
 /// [`Unreadable`] where the header is damaged, unknown or promises too many pixels.
-pub fn read_size(bytes: &[u8], exif: Exif) -> Result<ImageSize, Unreadable> {
+pub fn read_header(bytes: &[u8], how: impl Into<Decoding>) -> Result<Header, Unreadable> {
+    let how = how.into();
     let format = recognize(bytes)?;
-    let Header { size, orientation } = guard::quietly(|| match format {
-        ImageFormat::Jpeg => jpeg::header(bytes),
-        ImageFormat::WebP => webp::header(bytes),
-        ImageFormat::Tiff => tiff::header(bytes),
-        ImageFormat::Gif => gif::header(bytes),
-        ImageFormat::Bmp => bmp::header(bytes),
-        format => raster::header(bytes, format),
+    let mut header = guard::quietly(|| match format {
+        ImageFormat::Jpeg => jpeg::header(bytes, how),
+        ImageFormat::WebP => webp::header(bytes, how),
+        ImageFormat::Tiff => tiff::header(bytes, how),
+        ImageFormat::Gif => gif::header(bytes, how),
+        ImageFormat::Bmp => bmp::header(bytes, how),
+        format => raster::header(bytes, format, how),
     })
     .map_err(|reason| reason.of(format))?;
-    let sideways = exif == Exif::Apply && orientation.to_exif() >= 5;
-    Ok(if sideways { ImageSize { width: size.height, height: size.width } } else { size })
+    if how.exif == Exif::Apply && header.orientation.to_exif() >= 5 {
+        let ImageSize { width, height } = header.size;
+        header.size = ImageSize { width: height, height: width };
+    }
+    Ok(header)
+}
+
+/// The size in the header; see [`read_header`].
+///
+/// # Errors
+/// As [`read_header`].
+pub fn read_size(bytes: &[u8], how: impl Into<Decoding>) -> Result<ImageSize, Unreadable> {
+    read_header(bytes, how).map(|header| header.size)
 }
 
 /// Decodes an image whole.
 ///
 /// # Errors
 /// [`Unreadable`] with the reason where the file is damaged, cut short, of an unknown kind or too
-/// large.
+/// large, or where its samples need a window.
 pub fn decode(bytes: &[u8], how: impl Into<Decoding>) -> Result<RgbImage, Unreadable> {
-    let Decoding { exif, lenient } = how.into();
+    let how = how.into();
     let format = recognize(bytes)?;
     let (header, pixels) = guard::quietly(|| match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, lenient),
-        ImageFormat::WebP => webp::decode(bytes, lenient),
-        ImageFormat::Tiff => tiff::decode(bytes, lenient),
-        ImageFormat::Gif => gif::decode(bytes, lenient),
-        ImageFormat::Bmp => bmp::decode(bytes, lenient),
-        format => raster::decode(bytes, format, lenient),
+        ImageFormat::Jpeg => jpeg::decode(bytes, how),
+        ImageFormat::WebP => webp::decode(bytes, how),
+        ImageFormat::Tiff => tiff::decode(bytes, how),
+        ImageFormat::Gif => gif::decode(bytes, how),
+        ImageFormat::Bmp => bmp::decode(bytes, how),
+        format => raster::decode(bytes, format, how),
     })
     .map_err(|reason| reason.of(format))?;
     let image = RgbImage { size: header.size, pixels };
-    match exif {
+    match how.exif {
         Exif::Ignore => Ok(image),
         Exif::Apply => turn_upright(image, header.orientation),
     }
+}
+
+/// Values of an image whose samples have more than 8 bits, to choose a window from; none of other
+/// images.
+///
+/// # Errors
+/// As [`decode`], but for samples that need a window.
+pub fn sample_values(bytes: &[u8], how: impl Into<Decoding>) -> Result<SampledValues, Unreadable> {
+    let how = Decoding { window: Some(ANY_WINDOW), ..how.into() };
+    let format = recognize(bytes)?;
+    guard::quietly(|| match format {
+        ImageFormat::Tiff => tiff::sample_values(bytes, how),
+        ImageFormat::Png | ImageFormat::Pnm => raster::sample_values(bytes, format, how),
+        _ => Ok(SampledValues::default()),
+    })
+    .map_err(|reason| reason.of(format))
 }
 
 /// Decodes a view of a shard, WebP or JPEG, into `view`, `[size, size, 3]`: the same pixels as from
@@ -92,12 +144,20 @@ pub fn decode_view(bytes: &[u8], size: usize, view: &mut [u8]) -> Result<(), Unr
     Ok(())
 }
 
-fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
+/// The format of an image by its first bytes.
+///
+/// # Errors
+/// [`Unreadable`] for any that is not read, with what to do where the kind is known.
+pub(crate) fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable::because("empty file"));
     }
+    if tiff::is_big(bytes) {
+        return Ok(ImageFormat::Tiff);
+    }
+    let unknown = |reason: String| Unreadable(unsupported::reason(bytes).unwrap_or(reason));
     let format = image::guess_format(bytes)
-        .map_err(|_| Unreadable::because("not an image of a known kind"))?;
+        .map_err(|_| unknown("not an image of a known kind".to_owned()))?;
     match format {
         ImageFormat::Jpeg
         | ImageFormat::Png
@@ -107,7 +167,7 @@ fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
         | ImageFormat::Gif => Ok(format),
         // Not the seventh kind, PAM.
         ImageFormat::Pnm if bytes[1] <= b'6' => Ok(format),
-        other => Err(Unreadable::because(format!("{other:?} images are not supported"))),
+        other => Err(unknown(format!("{other:?} images are not supported"))),
     }
 }
 
@@ -176,7 +236,7 @@ mod tests {
 
     #[test]
     fn lenient_keeps_what_a_decoder_makes_of_an_image_that_breaks_off() {
-        let lenient = Decoding { exif: Exif::Ignore, lenient: true };
+        let lenient = Decoding { lenient: true, ..Decoding::from(Exif::Ignore) };
         // The first rows of a file: in a BMP those at the bottom.
         for (format, y) in [(ImageFormat::Jpeg, 0), (ImageFormat::Png, 0), (ImageFormat::Bmp, 22)] {
             let whole = encoded(format);
@@ -194,7 +254,7 @@ mod tests {
 
     #[test]
     fn lenient_reads_no_image_without_a_header() {
-        let lenient = Decoding { exif: Exif::Ignore, lenient: true };
+        let lenient = Decoding { lenient: true, ..Decoding::from(Exif::Ignore) };
         for bytes in [&b"GIF89a"[..], &encoded(ImageFormat::Jpeg)[..20], b"P6 2 x"] {
             assert!(decode(bytes, lenient).is_err());
         }

@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use gif::{ColorOutput, DecodeOptions, Decoder, MemoryLimit};
 use image::metadata::Orientation;
 
+use super::decode::Decoding;
 use super::rgb_image::{Header, Unreadable, area, check_size};
 
 type Gif = Decoder<Cursor<Vec<u8>>>;
@@ -19,15 +20,15 @@ struct First {
     transparent: Option<u8>,
 }
 
-pub(super) fn header(bytes: &[u8]) -> Result<Header, Unreadable> {
-    Ok(open(bytes)?.1)
+pub(super) fn header(bytes: &[u8], how: Decoding) -> Result<Header, Unreadable> {
+    Ok(open(bytes, how)?.1)
 }
 
-pub(super) fn decode(bytes: &[u8], lenient: bool) -> Result<(Header, Vec<u8>), Unreadable> {
-    let (mut decoder, header, first) = open(bytes)?;
+pub(super) fn decode(bytes: &[u8], how: Decoding) -> Result<(Header, Vec<u8>), Unreadable> {
+    let (mut decoder, header, first) = open(bytes, how)?;
     let mut indices = vec![0; first.width * first.height];
     match decoder.read_into_buffer(&mut indices) {
-        Err(error) if !lenient => return Err(refused(error)),
+        Err(error) if !how.lenient => return Err(refused(error)),
         _ => {}
     }
     let palette = decoder.palette().map_err(refused)?;
@@ -55,7 +56,7 @@ pub(super) fn decode(bytes: &[u8], lenient: bool) -> Result<(Header, Vec<u8>), U
 }
 
 /// The canvas grows where the first frame leaves it, as Pillow's does.
-fn open(bytes: &[u8]) -> Result<(Gif, Header, First), Unreadable> {
+fn open(bytes: &[u8], how: Decoding) -> Result<(Gif, Header, First), Unreadable> {
     let rewritten = first_frame(bytes).ok_or_else(|| Unreadable::because("GIF: no image in it"))?;
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
@@ -72,9 +73,9 @@ fn open(bytes: &[u8]) -> Result<(Gif, Header, First), Unreadable> {
         return Err(Unreadable::because("GIF: its first frame is empty"));
     }
     let first = First { left, top, width, height, transparent: frame.transparent };
-    let size =
-        check_size(canvas[0].max((left + width) as u64), canvas[1].max((top + height) as u64))?;
-    Ok((decoder, Header { size, orientation: Orientation::NoTransforms }, first))
+    let canvas = [canvas[0].max((left + width) as u64), canvas[1].max((top + height) as u64)];
+    let size = check_size(canvas[0], canvas[1], how.max_pixels)?;
+    Ok((decoder, Header::of_bytes(size, Orientation::NoTransforms), first))
 }
 
 /// The file from its first frame on, behind what that needs of the blocks before it. As in Pillow,

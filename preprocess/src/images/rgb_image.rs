@@ -5,8 +5,8 @@ use std::fmt;
 use image::ImageFormat;
 use image::metadata::Orientation;
 
-/// More pixels than this are refused as a decompression bomb: twice Pillow's `MAX_IMAGE_PIXELS`,
-/// where it raises.
+/// More pixels than this are refused as a decompression bomb, by default: twice Pillow's
+/// `MAX_IMAGE_PIXELS`, where it raises.
 pub const MAX_SOURCE_PIXELS: u64 = 2 * (1024 * 1024 * 1024 / 4 / 3);
 
 /// Larger files are refused before they are read, in bytes.
@@ -75,23 +75,40 @@ pub struct RgbImage {
 }
 
 /// The content of a header.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Width and height in pixels, as stored or turned upright.
     pub size: ImageSize,
-    pub orientation: Orientation,
+    pub(super) orientation: Orientation,
+    /// Whether the samples have more than 8 bits.
+    pub is_deep: bool,
+    /// Samples of a pixel of which only the first three are shown, as nothing says what they are;
+    /// 0 for other images.
+    pub bands: u16,
 }
 
-pub(super) fn check_size(width: u64, height: u64) -> Result<ImageSize, Unreadable> {
+impl Header {
+    /// Of an image of 8 bits a sample.
+    pub(super) fn of_bytes(size: ImageSize, orientation: Orientation) -> Self {
+        Self { size, orientation, is_deep: false, bands: 0 }
+    }
+}
+
+/// Refuses an image without pixels, or with more than `most`.
+pub(super) fn check_size(width: u64, height: u64, most: u64) -> Result<ImageSize, Unreadable> {
     if width == 0 || height == 0 {
         return Err(Unreadable::because("no pixels"));
     }
-    if width.saturating_mul(height) > MAX_SOURCE_PIXELS {
-        let limit = MAX_SOURCE_PIXELS / 1_000_000;
+    if width.saturating_mul(height) > most {
+        let limit = match most / 1_000_000 {
+            0 => most.to_string(),
+            millions => format!("{millions} million"),
+        };
         return Err(Unreadable::because(format!(
-            "{width}×{height} pixels: more than {limit} million"
+            "{width}×{height} pixels: more than {limit}; see --max-pixels"
         )));
     }
-    // Both fit: neither is above the number of pixels.
+    // Both fit: neither is above the number of pixels, which an option keeps below 2³¹.
     Ok(ImageSize { width: width as i32, height: height as i32 })
 }
 

@@ -5,19 +5,20 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image_webp::WebPDecoder;
 
-use super::rgb_image::{Header, ImageSize, Unreadable, area, check_size};
+use super::decode::Decoding;
+use super::rgb_image::{Header, ImageSize, MAX_SOURCE_PIXELS, Unreadable, area, check_size};
 
 type Decoder<'a> = WebPDecoder<Cursor<&'a [u8]>>;
 
-pub(super) fn header(bytes: &[u8]) -> Result<Header, Unreadable> {
-    Ok(open(bytes)?.1)
+pub(super) fn header(bytes: &[u8], how: Decoding) -> Result<Header, Unreadable> {
+    Ok(open(bytes, how.max_pixels)?.1)
 }
 
-pub(super) fn decode(bytes: &[u8], lenient: bool) -> Result<(Header, Vec<u8>), Unreadable> {
-    let (decoder, header) = open(bytes)?;
+pub(super) fn decode(bytes: &[u8], how: Decoding) -> Result<(Header, Vec<u8>), Unreadable> {
+    let (decoder, header) = open(bytes, how.max_pixels)?;
     let length =
         bytes.get(4..).and_then(|rest| rest.first_chunk()).copied().map(u32::from_le_bytes);
-    if !lenient && length.is_some_and(|length| length as usize + 8 > bytes.len()) {
+    if !how.lenient && length.is_some_and(|length| length as usize + 8 > bytes.len()) {
         return Err(Unreadable::because("WebP: the file ends too soon"));
     }
     let mut pixels = vec![0; area(header.size) * 3];
@@ -32,7 +33,7 @@ pub(super) fn decode_view(
     size: ImageSize,
     pixels: &mut [u8],
 ) -> Result<ImageSize, Unreadable> {
-    let (decoder, header) = open(bytes)?;
+    let (decoder, header) = open(bytes, MAX_SOURCE_PIXELS)?;
     if header.size == size {
         read(decoder, pixels)?;
     }
@@ -54,12 +55,12 @@ fn read(mut decoder: Decoder<'_>, pixels: &mut [u8]) -> Result<(), Unreadable> {
     Ok(())
 }
 
-fn open(bytes: &[u8]) -> Result<(Decoder<'_>, Header), Unreadable> {
+fn open(bytes: &[u8], max_pixels: u64) -> Result<(Decoder<'_>, Header), Unreadable> {
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(refused)?;
     // No chunk is longer than the file, whatever it says of itself.
     decoder.set_memory_limit(bytes.len());
     let (width, height) = decoder.dimensions();
-    let size = check_size(u64::from(width), u64::from(height))?;
+    let size = check_size(u64::from(width), u64::from(height), max_pixels)?;
     // The decoder would unpack a frame before it compares.
     if largest_frame(bytes.get(12..).unwrap_or_default(), true) > area(size) {
         return Err(Unreadable::because("WebP: a frame larger than its canvas"));
@@ -72,7 +73,7 @@ fn open(bytes: &[u8]) -> Result<(Decoder<'_>, Header), Unreadable> {
             Orientation::from_exif_chunk(chunk.strip_prefix(b"Exif\0\0").unwrap_or(&chunk))
         })
         .unwrap_or(Orientation::NoTransforms);
-    Ok((decoder, Header { size, orientation }))
+    Ok((decoder, Header::of_bytes(size, orientation)))
 }
 
 fn announces_exif(bytes: &[u8]) -> bool {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use scrl_schemas::{
-    Consumed, Counts, Epoch, FORMAT, Manifest, ShardPaths, SourcesReader, ViewEncoding, store,
+    Consumed, Counts, Epoch, FORMAT, Levels, Manifest, PrepOptions, ShardPaths, SourcesReader,
+    ViewEncoding, store,
 };
 
 use super::estimate::{Estimate, estimate};
 use super::options::Config;
 use super::resume;
 use super::shuffle::Shuffle;
+use crate::images::Decoding;
 use crate::sources::{Examine, REQUESTS, Sources};
 use crate::{Error, Result};
 
@@ -24,8 +26,12 @@ pub struct Job {
     pub(super) shuffle: Shuffle,
     pub(super) paths: ShardPaths,
     pub(super) manifest: Manifest,
+    /// Planned epochs of the folder so far.
+    planned: Option<u32>,
     shards: ShardCounts,
     estimate: Estimate,
+    /// What the user should know of the images' samples, a line each.
+    notices: Vec<String>,
 }
 
 /// How many shards of the requested epochs there are.
@@ -58,10 +64,14 @@ pub struct Outline {
     pub unreadable: u64,
     /// Files that are no images by their name.
     pub ignored: u64,
+    /// The endings of most of these files.
+    pub ignored_endings: String,
     /// What the user should know of the images, a line each.
     pub notices: Vec<String>,
     /// Epochs to write or complete.
     pub epochs: u32,
+    /// The planned epochs before and from now on, where they become more.
+    pub more_planned: Option<[u32; 2]>,
     /// Shards of each epoch.
     pub shards_per_epoch: u32,
     /// Shards that exist already, of all processes.
@@ -89,7 +99,7 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Images`], [`Error::Folder`], or the error of reading them.
-    pub fn plan(config: Config) -> Result<Self> {
+    pub fn plan(mut config: Config) -> Result<Self> {
         let threads = pool(config.threads, "render")?;
         let paths = ShardPaths::new(&config.shards);
         let absolute = match store::is_url(&config.images) {
@@ -105,10 +115,28 @@ impl Job {
             options: config.options.clone(),
             counts: Counts { images: 0, classes: 0, shards_per_epoch: 0 },
         };
+        let (mut is_new, mut planned) = (true, None);
         if !config.overwrite {
-            resume::check_existing(&paths, &manifest)?;
+            let recorded = resume::recorded_window(&paths)?;
+            is_new = recorded.is_none();
+            if config.options.levels == Levels::Auto {
+                config.options.window = recorded.flatten();
+                manifest.options.window = config.options.window;
+            }
+            planned = resume::check_existing(&paths, &manifest)?;
         }
-        let sources = install(&threads, &config.images, || find_sources(&config, &paths))?;
+        let find = || find_sources(&config, &paths, is_new);
+        let sources = install(&threads, &config.images, find)?;
+        let mut notices = Vec::new();
+        if is_new {
+            notices = sources.notices_of_samples();
+            let PrepOptions { levels, .. } = config.options;
+            let how = Decoding::from(&config.options);
+            let choose = || sources.choose_window(levels, config.seed, how);
+            let (window, notice) = install(&threads, &config.images, choose)?;
+            notices.extend(notice);
+            (config.options.window, manifest.options.window) = (window, window);
+        }
         let options = &config.options;
         let shuffle = Shuffle::new(
             config.seed,
@@ -125,7 +153,18 @@ impl Job {
         let shards = install(&threads, &config.shards, count)?;
         let estimate = threads
             .install(|| estimate(&sources, config.seed, shuffle.shards_per_epoch(), options))?;
-        Ok(Self { config, threads, sources, shuffle, paths, manifest, shards, estimate })
+        Ok(Self {
+            config,
+            threads,
+            sources,
+            shuffle,
+            paths,
+            manifest,
+            planned,
+            shards,
+            estimate,
+            notices,
+        })
     }
 
     /// Pairs of views for this process to write.
@@ -157,8 +196,13 @@ impl Job {
             classes: self.sources.classes(),
             unreadable,
             ignored: self.sources.ignored(),
-            notices: self.sources.notices().to_vec(),
+            ignored_endings: self.sources.ignored_endings(),
+            notices: [self.sources.notices(), &self.notices].concat(),
             epochs: self.config.only.len() as u32,
+            more_planned: self
+                .planned
+                .filter(|&planned| planned < self.config.epochs)
+                .map(|planned| [planned, self.config.epochs]),
             shards_per_epoch: self.shuffle.shards_per_epoch(),
             shards_finished: self.shards.finished,
             shards_to_write: to_write,
@@ -196,10 +240,10 @@ pub(super) fn pool(threads: usize, name: &'static str) -> Result<ThreadPool> {
         .map_err(|error| Error::Threads(error.to_string()))
 }
 
-/// Finds the images; if the folder has a list of them already, they must be the same.
-fn find_sources(config: &Config, paths: &ShardPaths) -> Result<Sources> {
+/// Finds the images; if the folder has been begun and has a list of them, they must be the same.
+fn find_sources(config: &Config, paths: &ShardPaths, is_new: bool) -> Result<Sources> {
     let known = paths.sources();
-    if !config.overwrite && store::has_file(&known)? {
+    if !is_new && store::has_file(&known)? {
         let known = SourcesReader::open(&known)?;
         return Sources::find_again(&config.images, &config.options.sources, paths.root(), known);
     }

@@ -114,10 +114,9 @@ impl Job {
             resume::remove_shards(&self.paths)?;
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
-        if !store::has_file(&self.paths.manifest())? {
-            self.manifest.write(&self.paths.manifest())?;
-        }
-        if !store::has_file(&self.paths.sources())? {
+        let is_new = !store::has_file(&self.paths.manifest())?;
+        resume::write_manifest(&self.paths, &self.manifest)?;
+        if is_new || !store::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }
         Ok(lock)

@@ -49,6 +49,11 @@ impl Classes {
         self.names.len()
     }
 
+    /// The names, in the order in which they were added.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+
     /// The label and the name of a class by its number.
     pub fn get(&self, class: u32) -> (i32, Arc<str>) {
         let class = class as usize;

@@ -7,7 +7,7 @@ use scrl_schemas::store;
 
 use super::format::{Class, FoundImage, SourceFormat};
 use super::index::Record;
-use crate::images::{Decoding, MAX_SOURCE_BYTES, Unreadable, decode, read_size};
+use crate::images::{Decoding, Header, MAX_SOURCE_BYTES, Unreadable, decode, read_header};
 use crate::{Error, Result};
 
 /// Bytes read to find an image's size; the whole file follows where they do not suffice.
@@ -30,6 +30,8 @@ pub(super) struct Examined {
     pub class: Option<Class>,
     /// Why it cannot be read.
     pub error: Option<String>,
+    /// What its header says, if it could be read just now.
+    pub header: Option<Header>,
 }
 
 /// Why an examination failed.
@@ -65,15 +67,22 @@ pub(super) fn examine(
         ..Record::default()
     };
     let is_remote = store::is_url(images);
+    let mut header = None;
     let error = match examine_content(format, found, how, depth, &mut record) {
-        Ok(()) => None,
+        Ok(read) => {
+            header = Some(read);
+            None
+        }
         Err(Fault::Image(reason)) => Some(reason.0),
-        Err(Fault::Store(error)) if is_remote && error.kind() != ErrorKind::NotFound => {
+        Err(Fault::Store(error))
+            if is_remote
+                && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) =>
+        {
             return Err(Error::io(&images.join(&record.path))(error));
         }
         Err(Fault::Store(error)) => Some(error.to_string()),
     };
-    Ok(Examined { record, class, error })
+    Ok(Examined { record, class, error, header })
 }
 
 fn examine_content(
@@ -82,7 +91,7 @@ fn examine_content(
     how: Decoding,
     depth: Examine,
     record: &mut Record,
-) -> std::result::Result<(), Fault> {
+) -> std::result::Result<Header, Fault> {
     if found.bytes.is_none() {
         record.bytes = match &found.content {
             Some(content) => content.len() as u64,
@@ -105,15 +114,15 @@ fn examine_content(
         (None, Examine::Header) => read(HEADER_BYTES)?,
         (None, Examine::Pixels) => read(record.bytes)?,
     };
-    let mut size = read_size(&bytes, how.exif);
-    if size.is_err() && (bytes.len() as u64) < record.bytes {
+    let mut header = read_header(&bytes, how);
+    if header.is_err() && (bytes.len() as u64) < record.bytes {
         bytes = read(record.bytes)?;
-        size = read_size(&bytes, how.exif);
+        header = read_header(&bytes, how);
     }
-    let size = size?;
-    (record.width, record.height) = (size.width, size.height);
-    match depth {
-        Examine::Header => Ok(()),
-        Examine::Pixels => Ok(decode(&bytes, how).map(drop)?),
+    let header = header?;
+    (record.width, record.height) = (header.size.width, header.size.height);
+    if depth == Examine::Pixels {
+        decode(&bytes, how)?;
     }
+    Ok(header)
 }

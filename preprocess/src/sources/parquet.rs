@@ -313,6 +313,10 @@ impl SourceFormat for ParquetFiles {
         Ok(Listing { notices: met.notices(), ..Listing::default() })
     }
 
+    fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     fn reads_by_path(&self) -> bool {
         false
     }

@@ -58,6 +58,8 @@ pub enum Purpose {
     Evaluation = 9,
     /// The pairs that scrl-inspect shows.
     PairsToShow = 10,
+    /// The images from which the window of `--levels auto` is computed.
+    LevelsSample = 11,
 }
 
 /// A sequence of random numbers for one purpose.

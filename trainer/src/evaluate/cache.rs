@@ -14,7 +14,7 @@ use crate::weights::{checksum, write_safetensors};
 use crate::{Error, Result};
 
 /// The version of the files' contents.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// Tensors by name: the content of a file.
 pub(super) type Tensors = BTreeMap<String, Tensor>;

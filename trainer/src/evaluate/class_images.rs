@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use scrl_cli::Reporter;
-use scrl_preprocess::images::RgbImage;
+use scrl_preprocess::images::{Decoding, PixelOptions, RgbImage, decode};
 use scrl_preprocess::sources::{Examine, Sources};
-use scrl_schemas::{Exif, SourceOptions};
+use scrl_schemas::SourceOptions;
 
-use super::inputs::decode_as_stored;
+use super::inputs::{decoding, with_window};
 use crate::{Error, Result};
 
 /// Without validation images, one image in this many of each class becomes the validation split.
@@ -27,6 +27,8 @@ pub struct ClassImage {
 pub struct ClassImages {
     path: PathBuf,
     sources: Sources,
+    /// How they are decoded.
+    pub decoding: Decoding,
     /// The classes' names, in ascending order.
     pub classes: Vec<String>,
     /// The readable images, in the order of the source.
@@ -34,14 +36,24 @@ pub struct ClassImages {
 }
 
 impl ClassImages {
-    /// Finds the images and decodes each once. For validation, `classes` are those of training.
+    /// Finds the images and decodes each once. For validation, `training` are those of training,
+    /// with their classes and levels.
     ///
     /// # Errors
-    /// If there are no images, fewer than two classes, or a class that `classes` lacks.
-    pub fn find(path: &Path, classes: Option<&[String]>, reporter: &Reporter) -> Result<Self> {
+    /// If there are no images, fewer than two classes, or a class that `training` lacks.
+    pub fn find(
+        path: &Path,
+        training: Option<&Self>,
+        (pixels, seed): (PixelOptions, u64),
+        reporter: &Reporter,
+    ) -> Result<Self> {
         reporter.say(format_args!("{}: decoding every image once", path.display()));
-        let sources =
-            Sources::find(path, &SourceOptions::default(), Exif::Ignore, Examine::Pixels)?;
+        let how = training.map_or_else(|| decoding(pixels), |training| training.decoding);
+        let sources = Sources::find(path, &SourceOptions::default(), how, Examine::Pixels)?;
+        let decoding = match training {
+            Some(training) => training.decoding,
+            None => with_window(&sources, pixels, seed, reporter)?,
+        };
         let mut found = Vec::new();
         sources.notices().iter().for_each(|notice| reporter.say(format_args!("{notice}")));
         for image_id in 0..sources.len() {
@@ -55,8 +67,8 @@ impl ClassImages {
             }
         }
         let mut indices: BTreeMap<String, usize> = BTreeMap::new();
-        match classes {
-            Some(classes) => indices.extend(classes.iter().cloned().zip(0..)),
+        match training {
+            Some(training) => indices.extend(training.classes.iter().cloned().zip(0..)),
             None => {
                 indices.extend(found.iter().map(|(_, class)| (class.to_string(), 0)));
                 indices.values_mut().zip(0..).for_each(|(index, position)| *index = position);
@@ -74,7 +86,8 @@ impl ClassImages {
             }
         });
         let images = images.collect::<Result<_>>()?;
-        Ok(Self { path: path.to_owned(), sources, classes: indices.into_keys().collect(), images })
+        let classes = indices.into_keys().collect();
+        Ok(Self { path: path.to_owned(), sources, decoding, classes, images })
     }
 
     /// The training and the validation split: every fifth image of each class is for validation.
@@ -93,7 +106,7 @@ impl ClassImages {
     /// If it has become unreadable.
     pub(super) fn decode(&self, image_id: u32) -> Result<RgbImage> {
         let (source, bytes) = self.sources.read(image_id)?;
-        decode_as_stored(&bytes)
+        decode(&bytes, self.decoding)
             .map_err(|reason| Error::dataset(&self.path.join(&source.path), reason.to_string()))
     }
 

@@ -8,9 +8,10 @@ use std::{fs, thread};
 
 use crossbeam_channel::bounded;
 use rayon::prelude::*;
-use scrl_preprocess::images::{ImageSize, RgbImage, Unreadable, decode};
+use scrl_cli::Reporter;
+use scrl_preprocess::images::{Decoding, ImageSize, PixelOptions, RgbImage, Unreadable, decode};
+use scrl_preprocess::sources::Sources;
 use scrl_preprocess::views::render::Renderer;
-use scrl_schemas::Exif;
 
 use crate::{Error, Result};
 
@@ -31,23 +32,51 @@ pub(super) struct Inputs {
     pub size: usize,
 }
 
-/// Decodes an image without turning it upright: COCO's boxes are in the coordinates of the stored
-/// image.
-pub(super) fn decode_as_stored(bytes: &[u8]) -> std::result::Result<RgbImage, Unreadable> {
-    decode(bytes, Exif::Ignore)
+/// How images are decoded before a window is chosen. None is turned upright: COCO's boxes are in the
+/// coordinates of the stored image.
+pub(super) fn decoding(pixels: PixelOptions) -> Decoding {
+    Decoding::new(pixels.levels(), None, pixels.max_pixels())
+}
+
+/// How images are decoded, with the window that `--levels auto` takes from the training images.
+pub(super) fn with_window(
+    training: &Sources,
+    pixels: PixelOptions,
+    seed: u64,
+    reporter: &Reporter,
+) -> Result<Decoding> {
+    let (window, notice) = training.choose_window(pixels.levels(), seed, decoding(pixels))?;
+    if let Some(notice) = notice {
+        reporter.say(notice);
+    }
+    Ok(Decoding::new(pixels.levels(), window, pixels.max_pixels()))
+}
+
+/// What features depend on besides the images' bytes, as a part of a cache's key.
+pub(super) fn key_of(decoding: Decoding) -> String {
+    decoding.window.map_or(String::new(), |[low, high]| format!(" levels {low}..{high}"))
 }
 
 /// Images of files, resized to `size` × `size` pixels whatever their aspect ratio. The first ones
 /// are kept in memory.
 pub(super) struct ResizedImages {
     size: u32,
+    decoding: Decoding,
     kept: Mutex<HashMap<PathBuf, RgbImage>>,
 }
 
 impl ResizedImages {
     /// None yet.
-    pub fn new(size: u32) -> Self {
-        Self { size, kept: Mutex::default() }
+    pub fn new(size: u32, decoding: Decoding) -> Self {
+        Self { size, decoding, kept: Mutex::default() }
+    }
+
+    /// Decodes an image.
+    ///
+    /// # Errors
+    /// Those of [`decode`].
+    pub fn decode(&self, bytes: &[u8]) -> std::result::Result<RgbImage, Unreadable> {
+        decode(bytes, self.decoding)
     }
 
     /// Keeps an image that was just decoded, if there is room.
@@ -73,7 +102,7 @@ impl ResizedImages {
         }
         let bytes = fs::read(path).map_err(Error::io(path))?;
         let decoded =
-            decode_as_stored(&bytes).map_err(|reason| Error::dataset(path, reason.to_string()))?;
+            self.decode(&bytes).map_err(|reason| Error::dataset(path, reason.to_string()))?;
         Ok(self.resize(&decoded))
     }
 
@@ -209,7 +238,10 @@ mod tests {
     #[test]
     fn batches_arrive_in_order_and_mirrored_inputs_follow_the_others() {
         let batches: Vec<Vec<i32>> = (0..7).map(|first| vec![first, first + 1]).collect();
-        let input = |width: &i32| Ok(ResizedImages::new(4).resize(&image(width + 2, 3)));
+        let input = |width: &i32| {
+            Ok(ResizedImages::new(4, decoding(PixelOptions::default()))
+                .resize(&image(width + 2, 3)))
+        };
         let mut seen = Vec::new();
         let decode = |batch: &Vec<i32>| inputs(batch, 4, true, input);
         decode_ahead(&batches, decode, |batch, Inputs { pixels, size }| {
@@ -231,12 +263,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         let decoded = image(7, 4);
-        let images = ResizedImages::new(5);
+        let images = ResizedImages::new(5, decoding(PixelOptions::default()));
         assert!(images.get(&path).is_err());
         images.keep(&path, &decoded);
         assert_eq!(images.get(&path).unwrap(), images.resize(&decoded));
         image::save_buffer(&path, &decoded.pixels, 7, 4, image::ColorType::Rgb8).unwrap();
-        assert_eq!(ResizedImages::new(5).get(&path).unwrap(), images.resize(&decoded));
+        assert_eq!(
+            ResizedImages::new(5, decoding(PixelOptions::default())).get(&path).unwrap(),
+            images.resize(&decoded)
+        );
     }
 
     #[test]

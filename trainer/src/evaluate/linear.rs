@@ -19,7 +19,7 @@ use super::features::{
     compute_features, compute_statistics, explain_out_of_memory, images_per_batch,
 };
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
-use super::inputs::{Inputs, center_crop, decode_ahead, inputs};
+use super::inputs::{Inputs, center_crop, decode_ahead, inputs, key_of};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, LinearConfig};
 use super::results::{Examples, Results};
@@ -52,9 +52,10 @@ pub fn evaluate_images(
 fn evaluate(config: &LinearConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
-    let images = ClassImages::find(&config.images, None, reporter)?;
+    let pixels = (common.pixels, common.linear_layer.seed);
+    let images = ClassImages::find(&config.images, None, pixels, reporter)?;
     let given = config.val.as_ref();
-    let given = given.map(|path| ClassImages::find(path, Some(&images.classes), reporter));
+    let given = given.map(|path| ClassImages::find(path, Some(&images), pixels, reporter));
     let given = given.transpose()?;
     let (train, val_images, val) = match &given {
         Some(given) => (images.images.clone(), given, given.images.clone()),
@@ -112,12 +113,13 @@ fn key(
     let EvalConfig { size, images_per_batch, linear_layer, .. } = &config.common;
     Ok(format!(
         "linear weights {:08x} size {size} images-per-batch {images_per_batch} seed {} \
-         split {} images {:08x} {:08x}{}",
+         split {} images {:08x} {:08x}{}{}",
         backbone.checksum()?,
         linear_layer.seed,
         config.val.is_none(),
         splits[0].checksum(),
         splits[1].checksum(),
+        key_of(splits[0].decoding),
         config.common.on_gpu()
     ))
 }
@@ -210,14 +212,9 @@ fn decode_crops(
 
 /// A crop drawn from `random`.
 fn random_crop(image: &RgbImage, size: u32, mut random: Stream) -> RgbImage {
-    let params = ViewParams {
-        crop: draw_crop(&mut random, image.size, CROP_SCALE),
-        flip: random.chance(FLIP_PROBABILITY),
-        jitter: None,
-        grayscale: false,
-        blur: None,
-        solarize: false,
-    };
+    let crop = draw_crop(&mut random, image.size, CROP_SCALE);
+    let flip = random.chance(FLIP_PROBABILITY);
+    let params = ViewParams { flip, ..ViewParams::of_crop(crop) };
     let mut pixels = vec![[0; 3]; size as usize * size as usize];
     let options = RenderOptions { size, blur: BlurKind::None };
     Renderer::default().render(image, &params, options, &mut pixels);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, value_parser};
 use scrl_cli::choices;
+use scrl_preprocess::images::PixelOptions;
 
 use super::frozen_backbone::BackboneSource;
 use super::linear_layer::LinearLayerConfig;
@@ -44,6 +45,10 @@ pub struct EvalOptions {
     #[arg(long, value_name = "N", default_value_t = 8,
         value_parser = value_parser!(u32).range(1..))]
     pub images_per_batch: u32,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub pixels: PixelOptions,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -136,6 +141,8 @@ pub struct EvalConfig {
     pub size: u32,
     /// Images in a batch of the backbone; tracked statistics of batch norms depend on it.
     pub images_per_batch: usize,
+    /// How pixels are read.
+    pub pixels: PixelOptions,
     /// What computes.
     pub device: DeviceConfig,
     /// The linear layer's training.
@@ -228,6 +235,7 @@ impl EvalOptions {
             out,
             size,
             images_per_batch: images as usize,
+            pixels: self.pixels,
             device,
             linear_layer: LinearLayerConfig {
                 epochs: self.epochs,

@@ -8,7 +8,10 @@
 
 use candle_core::Tensor;
 use scrl_cli::Reporter;
+use scrl_preprocess::images::Decoding;
+use scrl_preprocess::sources::{Examine, Sources};
 use scrl_preprocess::views::rng::{Purpose, Stream};
+use scrl_schemas::{Levels, SourceOptions};
 
 use super::annotations::{AnnotatedImage, AnnotatedImages};
 use super::cache::{Cache, Part};
@@ -16,7 +19,7 @@ use super::features::{
     compute_features, compute_statistics, explain_out_of_memory, images_per_batch,
 };
 use super::frozen_backbone::FrozenBackbone;
-use super::inputs::{ResizedImages, flip, inputs};
+use super::inputs::{ResizedImages, decoding, flip, inputs, key_of, with_window};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, RoiConfig};
 use super::results::{Examples, Results};
@@ -50,7 +53,8 @@ pub fn evaluate_boxes(
 fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
-    let resized = ResizedImages::new(common.size);
+    let decoding = choose_levels(config, reporter)?;
+    let resized = ResizedImages::new(common.size, decoding);
     let read =
         |boxes, images, train| AnnotatedImages::read(boxes, images, train, &resized, reporter);
     let train = read(&config.train_boxes, &config.train_images, None)?;
@@ -60,7 +64,7 @@ fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
             reporter.say(format_args!("left out of {}: {left_out}", file.display()));
         }
     }
-    let key = key(common, &backbone, [&train, &val])?;
+    let key = key(common, &backbone, [&train, &val])? + &key_of(decoding);
     let cache = Cache::of_ranks(&common.out.join("features"), &key, ranks)?;
     let extractor =
         Extractor { config: common, backbone: &backbone, resized: &resized, cache: &cache, ranks };
@@ -104,6 +108,18 @@ fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
     ];
     let backbone = (common, backbone.arch());
     Ok(Some(Results::new("roi", backbone, &train.classes, examples, &layer, confusion)))
+}
+
+/// How images are decoded. For `--levels auto` the folder of the training images is listed.
+fn choose_levels(config: &RoiConfig, reporter: &Reporter) -> Result<Decoding> {
+    let EvalConfig { pixels, ref linear_layer, .. } = config.common;
+    let how = decoding(pixels);
+    if pixels.levels() != Levels::Auto {
+        return Ok(how);
+    }
+    let options = SourceOptions::default();
+    let training = Sources::find(&config.train_images, &options, how, Examine::Header)?;
+    with_window(&training, pixels, linear_layer.seed, reporter)
 }
 
 fn classes_of(images: &[AnnotatedImage]) -> Vec<usize> {

@@ -84,6 +84,8 @@ fn facts(shards: &Shards, found: &Distributions) -> String {
     let rows = found.rows.max(1) as f64;
     let full = found.rows_by_boxes.len() as u32 - 1;
     let plural = if shards.epochs.len() == 1 { "" } else { "s" };
+    let levels = options.levels_in_words().map(|levels| format!(", levels {levels}"));
+    let levels = levels.unwrap_or_default();
     let facts = [
         (
             "pairs",
@@ -108,7 +110,10 @@ fn facts(shards: &Shards, found: &Distributions) -> String {
         (
             "views",
             format!("{}\u{202F}px", options.size),
-            format!("{}, preset {}, seed {}", options.views, options.preset, shards.manifest.seed),
+            format!(
+                "{}, preset {}, seed {}{levels}",
+                options.views, options.preset, shards.manifest.seed
+            ),
         ),
     ];
     let mut out = String::from("<dl class=\"facts\">\n");
