@@ -43,7 +43,8 @@ type Read = (Vec<(String, Option<(i32, String)>)>, Vec<String>);
 fn read(text: impl AsRef<[u8]>, options: &SourceOptions) -> Read {
     let (_folder, path) = list(text);
     let sources = find_with(&path, options).unwrap();
-    let said = sources.notices().iter().map(|line| {
+    let notices = sources.notices().iter().filter(|line| !line.starts_with("unreadable"));
+    let said = notices.map(|line| {
         let (file, said) = line.split_once(": ").unwrap();
         assert!(file.ends_with("list.csv"), "{line}");
         said.to_owned()
