@@ -178,7 +178,7 @@ fn sigusr1_to_one_process_of_a_run_stops_all() {
 #[test]
 #[cfg(unix)]
 fn sigusr1_stops_the_preparation_and_the_evaluation() {
-    let dir = Dir::new().images(10);
+    let dir = Dir::new().images(30);
     let prep = "--size 64 --min-box 16 --epochs 3000 images shards";
     dir.prep(prep).stopped_by("USR1", || dir.path("shards/epoch=00000/_SUCCESS").exists());
     assert!(!dir.files("shards").keys().any(|name| name.contains(".tmp-")));

@@ -82,7 +82,7 @@ impl Preset {
 /// The pairs of a micro-batch where none are given: the largest power of two for each process that
 /// leaves eight steps in an epoch of `rows`, up to 256 for all of them.
 fn fitting_batch_size(rows: u64, accumulate: usize, processes: usize) -> usize {
-    let leaving = rows / (LEAST_STEPS * accumulate as u64);
+    let leaving = rows / LEAST_STEPS.saturating_mul(accumulate as u64);
     let of_process = leaving.min(LARGEST_BATCH) / processes as u64;
     let power = of_process.checked_ilog2().map_or(1, |exponent| 1 << exponent);
     (processes * power).max(SMALLEST_BATCH)
@@ -250,6 +250,7 @@ mod tests {
             (10, 1, 1, 2),
             (1, 1, 1, 2),
             (10, 1_000, 1, 2),
+            (10, usize::MAX, 1, 2),
             // The same batch for every power of two that has a pair for each process.
             (128, 1, 2, 16),
             (128, 1, 16, 16),
