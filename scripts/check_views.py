@@ -5,7 +5,7 @@
 
 Reads up to N rows (300) of each epoch with pyarrow, renders both views from the source in IMAGES as
 make_goldens_views.py does, and compares the pixels. Boxes are checked as well: whether source and
-views agree, the shortest side, the largest IoU. Prints the measurements; exit code 1 where one is
+views agree, the shortest side, the largest IoU; of points, whether they are points. Prints the measurements; exit code 1 where one is
 outside its tolerance. Needs torch, torchvision, Pillow, numpy and pyarrow.
 """
 import argparse
@@ -36,22 +36,34 @@ def check_pixels(view, image, options):
     return difference.mean(), np.percentile(difference, 99)
 
 
+def in_view(view, size, x, y):
+    """A place of the source in a view, one step after the other."""
+    crop = view["crop"]
+    x, y = (x - crop["x"]) * size / crop["width"], (y - crop["y"]) * size / crop["height"]
+    if view["flip"]:
+        x = size - x
+    if view["vertical_flip"]:
+        y = size - y
+    for _ in range(view["turns"]):
+        x, y = y, size - x
+    return x, y
+
+
 def check_boxes(row, options, measured):
     size, boxes = options["size"], row["boxes"]
+    are_points = options["box-sampler"] == "point"
     for box in boxes:
         for name in ("view1", "view2"):
             x0, y0, x1, y1 = box[name]
             if name == "view1" or options["box-jitter"] == 0:
                 measured["side"].append(min(x1 - x0, y1 - y0))
-                crop, (u0, v0, u1, v1) = row[name]["crop"], box["source"]
-                x = [(u - crop["x"]) * size / crop["width"] for u in (u0, u1)]
-                y = [(v - crop["y"]) * size / crop["height"] for v in (v0, v1)]
-                if row[name]["flip"]:
-                    x = [size - x[1], size - x[0]]
-                mapped = np.array([x[0], y[0], x[1], y[1]])
+                (u0, v0, u1, v1) = box["source"]
+                corners = np.array([in_view(row[name], size, *at) for at in ((u0, v0), (u1, v1))])
+                mapped = np.concatenate([corners.min(0), corners.max(0)])
                 measured["mapping"].append(np.abs(mapped - box[name]).max())
+            assert not are_points or (x0, y0) == (x1, y1), row["path"]
             measured["outside"].append(max(0, -x0, -y0, x1 - size, y1 - size))
-    for i, a in enumerate(boxes):
+    for i, a in enumerate(() if are_points else boxes):
         measured["iou"] += [iou(a["source"], b["source"]) for b in boxes[:i]]
 
 

@@ -46,7 +46,7 @@ done
 : "${SCENE_SIZE:=160x120}" "${VIEW:=64}" "${MIN_BOX:=16}"
 # The learning rate is for 256 pairs: at its peak 4 · 32/256 = 0.5, for BYOL and SCRL alike.
 train="--arch resnet18 --batch-size 32 --hidden 512 --projection 128"
-[ $what = photos ] || train+=" --lr 4 --warmup-epochs 1"
+[ $what = photos ] || train+=" --preset paper --lr 4 --warmup-epochs 1"
 [ $what != photos ] || train+=" --preset small"
 : "${TRAIN:=$train}"
 # For photos: pairs of a pretraining, what is pretrained, and what of the ablations is, after the
@@ -65,7 +65,8 @@ linear="--size 64 --crops 4"
 if [ $smoke = yes ]; then
     rm -rf "$out"
     SCENES=16 EPOCHS=2 SEEDS="0 1" EVAL_SCENES=8 EVAL_VAL=8 SINGLE_SCENES=48 SINGLE_VAL=24
-    TRAIN="--arch resnet18 --batch-size 8 --hidden 32 --projection 16 --lr 4 --warmup-epochs 1"
+    TRAIN="--preset paper --arch resnet18 --batch-size 8 --hidden 32 --projection 16 --lr 4"
+    TRAIN+=" --warmup-epochs 1"
     ROI="--size 64 --epochs 4" LINEAR="--size 64 --crops 1 --epochs 4"
     PAIRS=16
     ROI_FEW="--size 64 --boxes-per-class 2 --epochs 4"

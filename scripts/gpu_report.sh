@@ -213,7 +213,7 @@ PYTHON
     "$work/bin/scrl-prep" --epochs "$epochs" --size "$SIZE" "$work/images" "$work/shards"
 }
 train() {
-    "$work/bin/scrl-train" --device cuda --arch "$ARCH" --batch-size "$PAIRS" \
+    "$work/bin/scrl-train" --device cuda --preset paper --arch "$ARCH" --batch-size "$PAIRS" \
         --max-steps "$STEPS" --warmup-epochs "$(cat "$work/warmup")" --log-every "$TIMED" \
         --out "$work/run" "$work/shards" || return
     if ! grep -qE "\"step\": ?$STEPS\b" "$work/run/metrics.jsonl"; then

@@ -122,6 +122,7 @@ from scrl_torch import (
     ema_tau,
     learning_rate,
     normalize,
+    roi_align,
     sgd_update,
     without_gradient,
 )
@@ -174,7 +175,7 @@ def roi_align_goldens(out):
             (1, 10.0, 300.0, 60.0, 390.0),  # outside below
             (0, -33.0, -33.0, 5.0, 5.0),  # one cell beyond the border
             (0, 158.0, 94.0, 161.0, 97.0),  # astride the far corner
-            (1, 50.0, 50.0, 50.0, 50.0),  # no area
+            (1, 50.0, 50.0, 50.0, 50.0),  # a point
             (1, 90.0, 70.0, 60.0, 40.0),  # inverted
             (0, -500.0, -500.0, 700.0, 700.0),
         ]),
@@ -188,13 +189,21 @@ def roi_align_goldens(out):
     side = torch.rand(24, 2, generator=generator) ** 2 * 250
     image = torch.randint(0, 4, (24, 1), generator=generator).float()
     cases.append(((4, 7, 7, 19), torch.cat([image, corner, corner + side], 1).tolist()))
+    # Points: on a cell's center, between cells, on the border and in the corners, outside.
+    places = [
+        (48, 80), (64, 64), (100.25, 31.5), (0, 112), (224, 3), (0, 0), (224, 224), (16, 208),
+        (-40, 50), (300, 50), (-10, 230),
+    ]
+    points = [(n % 2, *map(float, place + place)) for n, place in enumerate(places)]
+    line = (0, 50.0, 20.0, 50.0, 60.0)  # no width, but no point
+    cases.append(((2, 7, 7, 6), [*points, line]))
 
     tensors = {}
     for number, (shape, rois) in enumerate(cases):
         features = torch.randn(shape, generator=generator)
         rois = torch.tensor(rois)
         x = nchw(features).requires_grad_()
-        y = torchvision.ops.roi_align(x, rois, (1, 1), 1 / 32, -1, aligned=False).flatten(1)
+        y = roi_align(x, rois)
         grad = torch.randn(y.shape, generator=generator)
         y.backward(grad)
         case = {"map": features, "rois": rois, "out": y, "grad_out": grad, "grad_map": nhwc(x.grad)}

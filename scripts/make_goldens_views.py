@@ -18,7 +18,10 @@ from PIL import Image
 
 import synthetic_images
 
-PLAIN = dict(crop=None, flip=False, jitter=None, grayscale=False, blur=None, solarize=False)
+PLAIN = dict(
+    crop=None, flip=False, vertical_flip=False, turns=0,
+    jitter=None, grayscale=False, blur=None, solarize=False,
+)
 
 
 def render(source, params, size, blur_kind):
@@ -27,7 +30,11 @@ def render(source, params, size, blur_kind):
     view = source.crop((x, y, x + w, y + h)).resize((size, size), Image.BICUBIC)
     if params["flip"]:
         view = view.transpose(Image.FLIP_LEFT_RIGHT)
-    tensor = torch.from_numpy(np.array(view)).permute(2, 0, 1).float() / 255
+    if params["vertical_flip"]:
+        view = view.transpose(Image.FLIP_TOP_BOTTOM)
+    # Counterclockwise, as Image.ROTATE_90.
+    view = np.rot90(np.array(view), params["turns"]).copy()
+    tensor = torch.from_numpy(view).permute(2, 0, 1).float() / 255
     if (jitter := params["jitter"]) is not None:
         steps = dict(
             b=lambda t: F.adjust_brightness(t, jitter["brightness"]),
@@ -65,6 +72,7 @@ def cases():
     """(source, size, blur kind, parameters) of every golden view."""
     small, whole = [20, 15, 90, 70], [0, 0, 160, 120]
     full = dict(brightness=0.7, contrast=1.35, saturation=0.85, hue=-0.08)
+    strong = dict(brightness=0.3, saturation=1.8)
     bright = dict(brightness=1.4, contrast=0.6, saturation=1.2, hue=0.1)
     single = [
         dict(crop=[70, 50, 90, 70]),
@@ -101,6 +109,13 @@ def cases():
     jittered = dict(crop=whole, blur=1.7, jitter=jitter("hcbs", **bright))
     yield "a.png", 224, "gaussian", {**PLAIN, **jittered}
     yield "c.jpg", 224, "resize", {**PLAIN, "crop": small, "blur": 1.2}
+    for turned in [
+        dict(vertical_flip=True),
+        dict(turns=1),
+        dict(flip=True, turns=2, jitter=jitter("sbch", contrast=1.4, **strong)),
+        dict(vertical_flip=True, turns=3, jitter=jitter("bhcs", hue=0.4, **strong), blur=1.3),
+    ]:
+        yield "b.png", 48, "gaussian", {**PLAIN, "crop": small, **turned}
 
 
 def main():

@@ -50,15 +50,17 @@ SELECT epoch, path, box, least(b.view1[3] - b.view1[1], b.view2[3] - b.view2[1])
 FROM boxes ORDER BY width * height, epoch, path, box LIMIT 20;
 
 -- 5. Is any augmentation over-represented? More than 4 standard deviations are not chance. The
--- requested frequencies are those of both presets.
+-- requested frequencies are those of the presets paper and reference; dataset.toml has others.
 -- columns: view, step, frequency, requested, deviations
--- rows: 10
+-- rows: 14
 WITH views AS (
     SELECT 1 AS view, view1 AS v FROM 'shards/epoch=*/*.parquet'
     UNION ALL SELECT 2, view2 FROM 'shards/epoch=*/*.parquet'
 ), counts AS (
     SELECT view, count(*) AS n, unnest([
         {step: 'flip', found: avg(v.flip::int), requested: 0.5},
+        {step: 'vertical_flip', found: avg(v.vertical_flip::int), requested: 0.0},
+        {step: 'turns', found: avg((v.turns != 0)::int), requested: 0.0},
         {step: 'jitter', found: avg((v.jitter IS NOT NULL)::int), requested: 0.8},
         {step: 'grayscale', found: avg(v.grayscale::int), requested: 0.2},
         {step: 'blur', found: avg((v.blur IS NOT NULL)::int), requested: if(view = 1, 1.0, 0.1)},

@@ -24,6 +24,18 @@ UNKNOWN = -1
 MicroBatch = collections.namedtuple("MicroBatch", "views rois classes", defaults=[None])
 
 
+def roi_align(features, rois):
+    """RoIAlign to one cell: [N, C, H, W] and rois [R, 5] give [R, C]. A box without size is a point,
+    which is read bilinearly where it is; with aligned=False it would be read a cell off."""
+    from torchvision.ops import roi_align
+
+    scale = 1.0 / FEATURE_STRIDE
+    boxes = roi_align(features, rois, (1, 1), scale, sampling_ratio=-1, aligned=False)
+    points = roi_align(features, rois, (1, 1), scale, sampling_ratio=1, aligned=True)
+    is_point = (rois[:, 1:3] == rois[:, 3:5]).all(1)
+    return torch.where(is_point[:, None], points.flatten(1), boxes.flatten(1))
+
+
 def head(inputs, hidden, outputs):
     """Projector and predictor: Linear, BatchNorm, ReLU, Linear without bias."""
     return nn.Sequential(
@@ -54,15 +66,12 @@ class Encoder(nn.Module):
     def forward(self, views, rois):
         """Projections of the boxes (of whole views without rois), and the detached global average
         of the feature map, which the classifier reads."""
-        from torchvision.ops import roi_align
-
         features = self.feature_map(views)
         average = features.mean(dim=(2, 3))
         if rois is None:
             pooled = average
         else:
-            rois = rois.to(features.dtype)
-            pooled = roi_align(features, rois, (1, 1), 1.0 / FEATURE_STRIDE, -1, False).flatten(1)
+            pooled = roi_align(features, rois.to(features.dtype))
         return self.projector(pooled), average.detach()
 
 

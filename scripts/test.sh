@@ -105,8 +105,8 @@ if [ -n "${SCRL_PYTHON:-}" ]; then
         "$work/shards"
     "$SCRL_PYTHON" scripts/check_views.py "$work/shards" "$work/scenes/train2017"
     for method in scrl byol; do
-        "$bin/scrl-train" --quiet --device cpu --method $method --arch resnet18 --hidden 128 \
-            --projection 64 --batch-size 8 --accumulate 2 --lr 1 --warmup-epochs 1 --max-steps 3 \
+        "$bin/scrl-train" --quiet --device cpu --preset paper --method $method --arch resnet18 \
+            --hidden 128 --projection 64 --batch-size 8 --accumulate 2 --lr 1 --warmup-epochs 1 --max-steps 3 \
             --log-every 1 --checkpoint-every 3 --out "$work/$method" "$work/shards"
         "$SCRL_PYTHON" scripts/replay_in_pytorch.py "$work/shards" "$work/$method"
     done

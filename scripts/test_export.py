@@ -101,7 +101,7 @@ class Programs:
         self.run("scrl-prep", "--size", 64, "--min-box", 16, "images", "shards")
 
     def train(self, out, *options, arch="resnet18", code=0):
-        small = ["--device", "cpu", "--arch", arch, "--batch-size", 4, "--max-steps", 1]
+        small = ["--device", "cpu", "--preset", "paper", "--arch", arch, "--batch-size", 4, "--max-steps", 1]
         small += ["--projection", 32, "--hidden", 64, "--online-eval", "off"]
         return self.run("scrl-train", *small, *options, "--out", out, "shards", code=code)
 

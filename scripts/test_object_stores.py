@@ -10,7 +10,7 @@ installed it. Needs the packages of readers_requirements.txt; readers_python.sh 
 has them.
 """
 import argparse, base64, concurrent.futures, contextlib, functools, hashlib, hmac, json, logging
-import os, random, re, shutil, socket, subprocess, sys, tarfile, tempfile, time, urllib.parse
+import os, random, re, shutil, socket, subprocess, sys, tarfile, tempfile, time, urllib.parse, zipfile
 import urllib.request
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -442,20 +442,24 @@ def inspect(local, store):
 
 def archives(local, store):
     tar, table = local.folder / "images.tar", local.folder / "images.parquet"
+    packed = local.folder / "images.zip"
     with tarfile.open(tar, "w") as archive:
         archive.add(local.images, "")
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files_of(local.images).items():
+            archive.writestr(name, content)
     rows = [{"bytes": content, "path": name} for name, content in files_of(local.images).items()]
     column = pa.array([row for row in rows if not row["path"].endswith(".txt")])
     pa.parquet.write_table(pa.table({"image": column}), table, row_group_size=7)
     with store.proxy(local) as (_, programs):
-        for number, file in enumerate((tar, table, local.images / "paths.txt")):
+        for number, file in enumerate((tar, packed, table, local.images / "paths.txt")):
             key = f"{'images' if file.suffix == '.txt' else 'archives'}/{file.name}"
             store.put(key, file.read_bytes())
             local.prep(file, local.folder / f"archive-{number}")
             programs.prep(store.url(key), store.url(f"archive-{number}"))
             found = store.files(f"archive-{number}")
             compare(found, files_of(local.folder / f"archive-{number}"), file.name)
-    return "a tar archive, a Parquet file and a list of paths: the same bytes"
+    return "a tar and a zip archive, a Parquet file and a list of paths: the same bytes"
 
 
 def requests(local, store):

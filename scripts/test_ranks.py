@@ -11,8 +11,8 @@ scrl-eval, and errors of one rank or of all.
 import argparse, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 
-TRAIN = ("--device cpu --arch resnet18 --hidden 64 --projection 32 --batch-size 12 --warmup-epochs 1 "
-         "--log-every 1 --checkpoint-every 2").split()
+TRAIN = ("--device cpu --preset paper --arch resnet18 --hidden 64 --projection 32 --batch-size 12 "
+         "--warmup-epochs 1 --log-every 1 --checkpoint-every 2").split()
 STEPS = 6
 # Of the first loss, and of those after it, whose weights differ already.
 FIRST, LATER = 1e-6, 1e-3

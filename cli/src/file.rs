@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -26,7 +27,10 @@ fn options_of(
         let message = format!("--config {}: {reason}", file.display());
         command.clone().error(ErrorKind::ValueValidation, message)
     };
-    let text = fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
+    let text = fs::read_to_string(file).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => fail("is not UTF-8; save it as UTF-8".to_owned()),
+        _ => fail(error.to_string()),
+    })?;
     let table: toml::Table =
         toml::from_str(&text).map_err(|error| fail(error.message().replace('\n', " ")))?;
     let mut line = Vec::new();

@@ -237,7 +237,8 @@ mod tests {
         let read: Plain = read_words(&format!("plain --config {config} images")).unwrap();
         assert_eq!(read.epochs, 5);
         assert_eq!(read.folder, PathBuf::from("images"));
-        fs::write(&file, "size = 7\n").unwrap();
+        // As Windows' Notepad writes it.
+        fs::write(&file, "\u{feff}size = 7\r\n").unwrap();
         let nested: Nested = read_words(&format!("nested one --config {config}")).unwrap();
         let Protocol::One { size, .. } = nested.protocol;
         assert_eq!(size, Some(7));
@@ -260,6 +261,10 @@ mod tests {
                 read_words::<Plain>(&format!("plain --config {} s", file.display())).err().unwrap();
             assert!(message.contains(expected), "{text}: {message}");
         }
+        fs::write(&file, b"\xff\xfeq\0").unwrap();
+        let message =
+            read_words::<Plain>(&format!("plain --config {} s", file.display())).err().unwrap();
+        assert!(message.contains("is not UTF-8; save it as UTF-8"), "{message}");
         assert!(
             read_words::<Plain>("plain --config /none.toml s")
                 .err()

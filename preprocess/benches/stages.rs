@@ -118,14 +118,8 @@ fn bench(
 fn plain(image: &RgbImage) -> ViewParams {
     let (width, height) = (image.size.width, image.size.height);
     let [w, h] = [width, height].map(|side| (side * 4 / 5).max(1));
-    ViewParams {
-        crop: Crop { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h },
-        flip: false,
-        jitter: None,
-        grayscale: false,
-        blur: None,
-        solarize: false,
-    }
+    let (x, y) = ((width - w) / 2, (height - h) / 2);
+    ViewParams::of_crop(Crop { x, y, width: w, height: h })
 }
 
 fn views(criterion: &mut Criterion, images: &[BenchImage]) {
@@ -138,9 +132,14 @@ fn views(criterion: &mut Criterion, images: &[BenchImage]) {
             ColorJitter { brightness: 1.2, contrast: 0.8, saturation: 1.1, hue: 0.05, order };
         ViewParams { jitter: Some(jitter), ..params }
     }
-    let changes: [(&str, RenderOptions, Change); 9] = [
+    let changes: [(&str, RenderOptions, Change); 11] = [
         ("crop and resize", GAUSSIAN, |params| params),
         ("crop and resize, flip", GAUSSIAN, |params| ViewParams { flip: true, ..params }),
+        ("crop and resize, vertical flip", GAUSSIAN, |params| ViewParams {
+            vertical_flip: true,
+            ..params
+        }),
+        ("crop and resize, quarter turn", GAUSSIAN, |params| ViewParams { turns: 1, ..params }),
         ("crop and resize, color jitter", GAUSSIAN, with_jitter),
         ("crop and resize, grayscale", GAUSSIAN, |params| ViewParams { grayscale: true, ..params }),
         ("crop and resize, blur σ 1", GAUSSIAN, |params| ViewParams { blur: Some(1.0), ..params }),

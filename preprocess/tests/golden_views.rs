@@ -39,6 +39,8 @@ fn params(value: &Value) -> ViewParams {
     ViewParams {
         crop: Crop { x: crop[0], y: crop[1], width: crop[2], height: crop[3] },
         flip: flag("flip"),
+        vertical_flip: flag("vertical_flip"),
+        turns: value["turns"].as_i64().unwrap() as i8,
         jitter,
         grayscale: flag("grayscale"),
         blur: value["blur"].as_f64().map(|blur| blur as f32),

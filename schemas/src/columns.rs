@@ -17,7 +17,8 @@
 //! |---|---|---|
 //! | `image` | struct{`bytes` binary, `path` string}, nullable | null in recipe shards |
 //! | `crop` | struct{`x`, `y`, `width`, `height`: int32} | pixels of the source |
-//! | `flip` | bool | |
+//! | `flip`, `vertical_flip` | bool | |
+//! | `turns` | int8 | quarter turns after the flips, 0 to 3 |
 //! | `jitter` | struct{`brightness` … `hue`: float32, `order`: string}, nullable | |
 //! | `grayscale` | bool | |
 //! | `blur` | float32, nullable | σ in pixels of the view, or the resize factor |
@@ -69,11 +70,17 @@ pub(crate) fn jitter_fields() -> Fields {
     fields.into()
 }
 
+/// The fields of a view in which earlier builds wrote shards without: nothing was flipped vertically
+/// or turned.
+pub(crate) const ADDED_FIELDS: [&str; 2] = ["vertical_flip", "turns"];
+
 pub(crate) fn view_fields() -> Fields {
     vec![
         nullable("image", DataType::Struct(image_fields())),
         nullable("crop", DataType::Struct(crop_fields())),
         nullable("flip", DataType::Boolean),
+        nullable("vertical_flip", DataType::Boolean),
+        nullable("turns", DataType::Int8),
         nullable("jitter", DataType::Struct(jitter_fields())),
         nullable("grayscale", DataType::Boolean),
         nullable("blur", DataType::Float32),
@@ -99,19 +106,28 @@ pub(crate) fn box_field() -> FieldRef {
 
 /// The schema of every shard. Its metadata describes the columns to Hugging Face `datasets`.
 pub(crate) fn shard_schema() -> SchemaRef {
-    let fields = vec![
+    // pyarrow, and with it `datasets`, reads the metadata of the Arrow schema, not of the file.
+    let metadata = HashMap::from([(huggingface::KEY.to_owned(), huggingface::features())]);
+    Arc::new(Schema::new_with_metadata(shard_fields(&view_fields()), metadata))
+}
+
+/// The columns of shards of earlier builds, without [`ADDED_FIELDS`].
+pub(crate) fn earlier_shard_fields() -> Vec<Field> {
+    let is_earlier = |field: &&FieldRef| !ADDED_FIELDS.contains(&field.name().as_str());
+    shard_fields(&view_fields().iter().filter(is_earlier).cloned().collect())
+}
+
+fn shard_fields(view: &Fields) -> Vec<Field> {
+    vec![
         required("image_id", DataType::Int64),
         required("path", DataType::Utf8),
         nullable("label", DataType::Int32),
         required("source_width", DataType::Int32),
         required("source_height", DataType::Int32),
-        nullable("view1", DataType::Struct(view_fields())),
-        nullable("view2", DataType::Struct(view_fields())),
+        nullable("view1", DataType::Struct(view.clone())),
+        nullable("view2", DataType::Struct(view.clone())),
         required("boxes", DataType::List(box_field())),
-    ];
-    // pyarrow, and with it `datasets`, reads the metadata of the Arrow schema, not of the file.
-    let metadata = HashMap::from([(huggingface::KEY.to_owned(), huggingface::features())]);
-    Arc::new(Schema::new_with_metadata(fields, metadata))
+    ]
 }
 
 /// The schema of `sources.parquet`.

@@ -30,6 +30,8 @@ fn view() -> String {
         ("image", object(&[("_type", text("Image"))])),
         ("crop", values(&["x", "y", "width", "height"], "int32")),
         ("flip", value("bool")),
+        ("vertical_flip", value("bool")),
+        ("turns", value("int8")),
         (
             "jitter",
             object(&[

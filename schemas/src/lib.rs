@@ -29,6 +29,7 @@ mod row;
 mod shard_reader;
 mod shard_writer;
 mod sources;
+mod steps;
 pub mod store;
 mod success;
 
@@ -42,11 +43,13 @@ pub use manifest::{
 };
 pub use paths::{Epoch, Shard, ShardPaths};
 pub use row::{
-    Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Row, View, ViewParams,
+    Box2, ColorJitter, ColorStep, Crop, EncodedImage, MatchedBox, Orientation, Row, View,
+    ViewParams,
 };
 pub use shard_reader::ShardReader;
 pub use shard_writer::{FinishedShard, ShardWriter, Skipped};
 pub use sources::{Source, SourcesReader, SourcesWriter, read_labels};
+pub use steps::StepOptions;
 pub use success::{ShardRecord, Success};
 
 /// The version of the folder's files and columns. A reader refuses any other.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, FORMAT, Levels, Result, named_choice, store};
+use crate::{Error, FORMAT, Levels, Result, StepOptions, named_choice, store};
 
 /// The content of `dataset.toml`. It is written before the first shard and compared on every later
 /// start, so that shards of different options never mix in one folder.
@@ -60,7 +60,8 @@ pub struct PrepOptions {
     pub iou: Option<f32>,
     /// What to do if every candidate exceeds the IoU limit.
     pub iou_fallback: IouFallback,
-    /// Box jitter of view 2: each side moves by up to this fraction of the box's own size.
+    /// Box jitter of view 2: each side moves by up to this fraction of the box's own size; where it
+    /// is infinite, the box lies anywhere in view 2.
     pub box_jitter: f32,
     /// Smallest and largest fraction of the image's area in a crop.
     pub crop_scale: [f32; 2],
@@ -68,6 +69,9 @@ pub struct PrepOptions {
     pub blur: BlurKind,
     /// The sampler of the boxes.
     pub box_sampler: BoxSampler,
+    /// The steps after the crop, where they are not the paper's.
+    #[serde(flatten)]
+    pub steps: StepOptions,
     /// Whether the EXIF orientation is applied.
     pub exif: Exif,
     /// Whether images with broken data are kept as far as they decode.
@@ -125,16 +129,12 @@ impl ClassSource {
     }
 }
 
-impl Default for ClassSource {
-    fn default() -> Self {
-        Self::Folder
-    }
-}
-
 named_choice! {
     /// Where the classes of images come from.
+    #[derive(Default)]
     pub enum ClassSource {
         /// The first folder of an image's path, or what its archive, table or list says.
+        #[default]
         Folder = "folder",
         /// No image has a class.
         None = "none",
@@ -142,12 +142,16 @@ named_choice! {
 }
 
 named_choice! {
-    /// The source of the choices that the paper's text and code make differently.
+    /// Which defaults other options have.
     pub enum Preset {
         /// The paper's text.
         Paper = "paper",
         /// The authors' code, where it differs.
         Reference = "reference",
+        /// Images without an up: views are flipped and turned in all directions.
+        Aerial = "aerial",
+        /// Images whose channels are no colors: nothing mixes them.
+        Gray = "gray",
     }
 }
 
@@ -182,6 +186,8 @@ named_choice! {
         Uniform = "uniform",
         /// Inside a cell of a random grid, as in the authors' code.
         Grid = "grid",
+        /// A point, without size (VADeR, section 2).
+        Point = "point",
     }
 }
 
@@ -268,8 +274,9 @@ impl Manifest {
     /// as no row depends on them.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let flat = |manifest: &Self| -> BTreeMap<String, String> {
-            let mut table =
-                toml::Table::try_from(manifest).expect("a manifest holds only plain values");
+            // By way of the text, in which a number of single precision is the decimal given.
+            let mut table: toml::Table =
+                toml::from_str(&manifest.to_toml()).expect("a manifest is valid TOML");
             table.remove("writer");
             table.remove("images");
             table
@@ -321,6 +328,7 @@ mod tests {
                 crop_scale: [0.2, 1.0],
                 blur: BlurKind::Gaussian,
                 box_sampler: BoxSampler::Uniform,
+                steps: StepOptions::PAPER,
                 exif: Exif::Ignore,
                 lenient: false,
                 levels: Levels::Full,
@@ -338,9 +346,11 @@ mod tests {
     fn round_trip_with_and_without_an_iou_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dataset.toml");
-        for (iou, levels) in [(Some(0.5), Levels::Full), (None, Levels::Auto)] {
+        for (iou, box_jitter, levels) in
+            [(Some(0.5), 0.0, Levels::Full), (None, f32::INFINITY, Levels::Auto)]
+        {
             let mut written = manifest();
-            written.options.iou = iou;
+            (written.options.iou, written.options.box_jitter) = (iou, box_jitter);
             written.options.levels = levels;
             written.options.window = (levels == Levels::Auto).then_some([-0.1, 1.0 / 3.0]);
             written.write(&path).unwrap();
@@ -369,6 +379,18 @@ mod tests {
         let mut lenient = manifest();
         lenient.options.lenient = true;
         assert_eq!(manifest().differences(&lenient), ["lenient: not set → true"]);
+        let mut turned = manifest();
+        turned.options.steps.quarter_turns = 0.7;
+        turned.options.crop_scale = [0.3, 1.0];
+        turned.options.box_jitter = f32::INFINITY;
+        assert_eq!(
+            manifest().differences(&turned),
+            [
+                "box-jitter: 0.0 → inf",
+                "crop-scale: [0.2, 1.0] → [0.3, 1.0]",
+                "quarter-turns: not set → 0.7"
+            ]
+        );
         let mut windowed = manifest();
         windowed.options.levels = Levels::Window([0.0, 4095.0]);
         let differences = windowed.differences(&manifest());

@@ -39,6 +39,11 @@ pub struct Box2 {
 }
 
 impl Box2 {
+    /// Whether it has no size: a place of which a map is read bilinearly.
+    pub fn is_point(self) -> bool {
+        self.x0 == self.x1 && self.y0 == self.y1
+    }
+
     /// The order of the `boxes` column: x0 y0 x1 y1.
     pub fn to_array(self) -> [f32; 4] {
         [self.x0, self.y0, self.x1, self.y1]
@@ -112,6 +117,10 @@ pub struct ViewParams {
     pub crop: Crop,
     /// Mirrored left to right after the crop.
     pub flip: bool,
+    /// Mirrored top to bottom after the crop.
+    pub vertical_flip: bool,
+    /// Quarter turns after the flips, 0 to 3, counterclockwise as `numpy.rot90`.
+    pub turns: i8,
     /// Color jitter; `None` if not applied.
     pub jitter: Option<ColorJitter>,
     /// Converted to grayscale.
@@ -121,6 +130,45 @@ pub struct ViewParams {
     pub blur: Option<f32>,
     /// Values of one half and above inverted.
     pub solarize: bool,
+}
+
+/// Where the pixels of a crop come to lie in its view: mirrored first, then transposed. Each of the
+/// sixteen combinations of flips and turns is one of these eight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Orientation {
+    /// Left and right are exchanged.
+    pub mirrors_x: bool,
+    /// Top and bottom are exchanged.
+    pub mirrors_y: bool,
+    /// After that, rows become columns.
+    pub transposes: bool,
+}
+
+impl ViewParams {
+    /// A view that is its crop, resized and nothing else.
+    pub fn of_crop(crop: Crop) -> Self {
+        Self {
+            crop,
+            flip: false,
+            vertical_flip: false,
+            turns: 0,
+            jitter: None,
+            grayscale: false,
+            blur: None,
+            solarize: false,
+        }
+    }
+
+    /// What its flips and turns come to.
+    pub fn orientation(&self) -> Orientation {
+        // A quarter turn mirrors left to right and transposes, two mirror both ways, three mirror
+        // top to bottom and transpose.
+        Orientation {
+            mirrors_x: self.flip ^ matches!(self.turns, 1 | 2),
+            mirrors_y: self.vertical_flip ^ matches!(self.turns, 2 | 3),
+            transposes: self.turns % 2 != 0,
+        }
+    }
 }
 
 /// An encoded image, with the fields that Hugging Face `datasets` uses.
@@ -182,6 +230,36 @@ pub struct Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The turns of `numpy.rot90` of [[a, b], [c, d]].
+    #[test]
+    fn orientations_are_those_of_flips_and_turns() {
+        let crop = Crop { x: 0, y: 0, width: 2, height: 2 };
+        let place = |params: &ViewParams| {
+            let Orientation { mirrors_x, mirrors_y, transposes } = params.orientation();
+            let mut out = [[' '; 2]; 2];
+            for (y, row) in ["ab", "cd"].iter().enumerate() {
+                for (x, letter) in row.chars().enumerate() {
+                    let x = if mirrors_x { 1 - x } else { x };
+                    let y = if mirrors_y { 1 - y } else { y };
+                    let (x, y) = if transposes { (y, x) } else { (x, y) };
+                    out[y][x] = letter;
+                }
+            }
+            out.map(|row| row.iter().collect::<String>()).join("/")
+        };
+        for (flip, vertical_flip, expected) in [
+            (false, false, ["ab/cd", "bd/ac", "dc/ba", "ca/db"]),
+            (true, false, ["ba/dc", "ac/bd", "cd/ab", "db/ca"]),
+            (false, true, ["cd/ab", "db/ca", "ba/dc", "ac/bd"]),
+            (true, true, ["dc/ba", "ca/db", "ab/cd", "bd/ac"]),
+        ] {
+            for (turns, expected) in (0..).zip(expected) {
+                let params = ViewParams { flip, vertical_flip, turns, ..ViewParams::of_crop(crop) };
+                assert_eq!(place(&params), expected, "{params:?}");
+            }
+        }
+    }
 
     #[test]
     fn order_round_trips_and_refuses_invalid_text() {

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
-use arrow::array::{Array, BooleanArray, Float32Array, RecordBatch, StructArray};
-use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use arrow::array::{Array, BooleanArray, Float32Array, Int8Array, RecordBatch, StructArray};
+use arrow::datatypes::{Fields, Float32Type, Int8Type, Int32Type, Int64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 
@@ -149,7 +149,8 @@ impl Footer {
         let metadata = reader.metadata().file_metadata();
         check_format(path, metadata.key_value_metadata())?;
         let expected = columns::shard_schema();
-        if reader.schema().fields() != expected.fields() {
+        let earlier = Fields::from(columns::earlier_shard_fields());
+        if ![expected.fields(), &earlier].contains(&reader.schema().fields()) {
             let odd = expected.fields().iter().find(|field| {
                 reader.schema().field_with_name(field.name()).ok() != Some(field.as_ref())
             });
@@ -291,12 +292,15 @@ fn from_record_batch(batch: &RecordBatch) -> std::result::Result<VecDeque<Row>, 
         .collect()
 }
 
-/// The columns of one view, in the order of [`columns::view_fields`]; the image may be missing.
+/// The columns of one view. The image may be missing, and in shards of earlier builds
+/// [`columns::ADDED_FIELDS`].
 struct ViewColumns<'a> {
     image: Option<&'a StructArray>,
     crop: &'a StructArray,
     jitter: &'a StructArray,
     flip: &'a BooleanArray,
+    vertical_flip: Option<&'a BooleanArray>,
+    turns: Option<&'a Int8Array>,
     grayscale: &'a BooleanArray,
     blur: &'a Float32Array,
     solarize: &'a BooleanArray,
@@ -304,16 +308,17 @@ struct ViewColumns<'a> {
 
 impl<'a> ViewColumns<'a> {
     fn new(all: &'a StructArray) -> Self {
-        let image = all.column_by_name("image").map(AsArray::as_struct);
-        let field = |index: usize| all.column(index + usize::from(image.is_some()));
+        let field = |name: &str| all.column_by_name(name).expect("the schema was compared");
         Self {
-            image,
-            crop: field(0).as_struct(),
-            flip: field(1).as_boolean(),
-            jitter: field(2).as_struct(),
-            grayscale: field(3).as_boolean(),
-            blur: field(4).as_primitive(),
-            solarize: field(5).as_boolean(),
+            image: all.column_by_name("image").map(AsArray::as_struct),
+            crop: field("crop").as_struct(),
+            flip: field("flip").as_boolean(),
+            vertical_flip: all.column_by_name("vertical_flip").map(AsArray::as_boolean),
+            turns: all.column_by_name("turns").map(AsArray::as_primitive::<Int8Type>),
+            jitter: field("jitter").as_struct(),
+            grayscale: field("grayscale").as_boolean(),
+            blur: field("blur").as_primitive(),
+            solarize: field("solarize").as_boolean(),
         }
     }
 
@@ -321,11 +326,17 @@ impl<'a> ViewColumns<'a> {
         let crop = |side: usize| self.crop.column(side).as_primitive::<Int32Type>().value(row);
         let image = self.image.and_then(|images| image_at(images, row));
         let jitter = if self.jitter.is_valid(row) { Some(self.jitter_at(row)?) } else { None };
+        let turns = self.turns.map_or(0, |turns| turns.value(row));
+        if !(0..4).contains(&turns) {
+            return Err(format!("{turns} quarter turns, where 0 to 3 are possible"));
+        }
         Ok(View {
             image,
             params: ViewParams {
                 crop: Crop { x: crop(0), y: crop(1), width: crop(2), height: crop(3) },
                 flip: self.flip.value(row),
+                vertical_flip: self.vertical_flip.is_some_and(|flips| flips.value(row)),
+                turns,
                 jitter,
                 grayscale: self.grayscale.value(row),
                 blur: self.blur.is_valid(row).then(|| self.blur.value(row)),

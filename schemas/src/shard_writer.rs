@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array,
-    ListArray, RecordBatch, StringArray, StructArray,
+    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int8Array, Int32Array,
+    Int64Array, ListArray, RecordBatch, StringArray, StructArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::error::ArrowError;
@@ -120,6 +120,7 @@ fn properties() -> WriterProperties {
         for side in ["x", "y", "width", "height"] {
             builder = integer(builder, &format!("{view}.crop.{side}"));
         }
+        builder = integer(builder, &format!("{view}.turns"));
         for number in
             ["jitter.brightness", "jitter.contrast", "jitter.saturation", "jitter.hue", "blur"]
         {
@@ -247,6 +248,8 @@ fn view_array<'a>(views: impl Iterator<Item = &'a View> + Clone) -> StructArray 
                 None,
             )),
             Arc::new(params.clone().map(|p| Some(p.flip)).collect::<BooleanArray>()),
+            Arc::new(params.clone().map(|p| Some(p.vertical_flip)).collect::<BooleanArray>()),
+            Arc::new(params.clone().map(|p| p.turns).collect::<Int8Array>()),
             Arc::new(jitter),
             Arc::new(params.clone().map(|p| Some(p.grayscale)).collect::<BooleanArray>()),
             Arc::new(params.clone().map(|p| p.blur).collect::<Float32Array>()),

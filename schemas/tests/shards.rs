@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnDescPtr;
 use scrl_schemas::{
     Box2, ColorJitter, ColorStep, Crop, EncodedImage, Error, MatchedBox, Row, ShardReader,
@@ -21,6 +25,8 @@ fn row(image_id: i64) -> Row {
         params: ViewParams {
             crop: Crop { x: 1, y: 2, width: 300 + image_id as i32, height: 200 },
             flip: index == 1,
+            vertical_flip: image_id % 7 == index,
+            turns: ((image_id + index) % 4) as i8,
             jitter: (image_id % 3 != 0).then_some(ColorJitter {
                 brightness: 0.7,
                 contrast: 1.3,
@@ -195,6 +201,83 @@ fn an_unfinished_shard_leaves_no_file() {
     writer.write(row(1)).unwrap();
     drop(writer);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Rewrites a shard with a change to each batch.
+fn rewrite(path: &Path, change: impl Fn(RecordBatch) -> RecordBatch) {
+    let file = fs::File::open(path).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let metadata = reader.metadata().file_metadata().key_value_metadata().cloned();
+    // The Arrow schema is stored by the writer itself.
+    let metadata = metadata.unwrap().into_iter().filter(|pair| pair.key != "ARROW:schema");
+    let properties =
+        WriterProperties::builder().set_key_value_metadata(Some(metadata.collect())).build();
+    let batches: Vec<_> = reader.build().unwrap().map(|batch| change(batch.unwrap())).collect();
+    let file = fs::File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).unwrap();
+    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    writer.close().unwrap();
+}
+
+/// A batch whose views have other fields.
+fn with_views(batch: &RecordBatch, change: impl Fn(&StructArray) -> StructArray) -> RecordBatch {
+    let schema = batch.schema();
+    let changed = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        if !field.name().starts_with("view") {
+            return (field.clone(), column.clone());
+        }
+        let view: ArrayRef = Arc::new(change(column.as_struct()));
+        (Arc::new(Field::new(field.name(), view.data_type().clone(), true)), view)
+    });
+    let (fields, columns): (Vec<_>, Vec<_>) = changed.unzip();
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    RecordBatch::try_new(Arc::new(schema), columns).unwrap()
+}
+
+#[test]
+fn shards_of_earlier_builds_have_neither_vertical_flips_nor_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    let rows: Vec<Row> = (0..70).map(row).collect();
+    let finished = write(&path, &rows);
+    rewrite(&path, |batch| {
+        with_views(&batch, |view| {
+            let is_earlier = |name: &String| !["vertical_flip", "turns"].contains(&name.as_str());
+            let fields = view.fields().iter().zip(view.columns());
+            let (fields, columns): (Vec<_>, Vec<_>) = fields
+                .filter(|(field, _)| is_earlier(field.name()))
+                .map(|(field, column)| (field.clone(), column.clone()))
+                .unzip();
+            StructArray::new(fields.into(), columns, view.nulls().cloned())
+        })
+    });
+    let expected = rows.into_iter().map(|mut row| {
+        for view in [&mut row.view1, &mut row.view2] {
+            (view.params.vertical_flip, view.params.turns) = (false, 0);
+        }
+        row
+    });
+    let expected: Vec<Row> = expected.collect();
+    let reader = ShardReader::open(&path).unwrap();
+    assert_eq!(reader.skipped(), finished.skipped);
+    assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), expected);
+    let some = ShardReader::open_with_pixels(&path, 0, |row| row % 2 == 1).unwrap();
+    let some: Vec<Row> = some.collect::<Result<_, _>>().unwrap();
+    assert_eq!(some[7].view2, expected[7].view2);
+}
+
+#[test]
+fn turns_beyond_three_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("part-00000.parquet");
+    for turns in [-1, 4] {
+        let mut wrong = row(1);
+        wrong.view2.params.turns = turns;
+        write(&path, &[row(2), wrong]);
+        let message = ShardReader::open(&path).unwrap().next().unwrap().unwrap_err().to_string();
+        let expected = format!("part-00000.parquet: {turns} quarter turns");
+        assert!(message.contains(&expected), "{message}");
+    }
 }
 
 #[test]

@@ -271,6 +271,13 @@ impl Command<'_> {
     #[cfg(unix)]
     #[track_caller]
     pub fn interrupted_once(self, ready: impl Fn() -> bool) -> Output {
+        self.stopped_by("INT", ready)
+    }
+
+    /// Runs the program until `ready` holds, sends it the signal, and expects exit code 130.
+    #[cfg(unix)]
+    #[track_caller]
+    pub fn stopped_by(self, signal: &str, ready: impl Fn() -> bool) -> Output {
         let mut child = self.start();
         let start = Instant::now();
         while !ready() {
@@ -282,8 +289,9 @@ impl Command<'_> {
             );
             thread::sleep(Duration::from_millis(5));
         }
-        let signal = process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-        assert!(signal.expect("the kill command").success());
+        let mut kill = process::Command::new("kill");
+        kill.args([format!("-{signal}"), child.id().to_string()]);
+        assert!(kill.status().expect("the kill command").success());
         self.end(child, 130)
     }
 

@@ -7,14 +7,29 @@ use scrl_tests::Dir;
 use serde_json::Value;
 
 /// The smallest run that goes through everything: maps of 2×2 cells, heads of 64 and 32.
-const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 \
-                     --max-steps 3 --log-every 1";
+const TRAIN: &str = "--device cpu --preset paper --arch resnet18 --batch-size 4 --hidden 64 \
+                     --projection 32 --max-steps 3 --log-every 1";
+
+/// The same with the preset and the batch that fit the shards.
+const AUTO: &str = "--device cpu --arch resnet18 --hidden 64 --projection 32 --log-every 1";
 
 /// Two epochs of sixteen images in `shards`.
 fn prepared() -> Dir {
     let dir = Dir::new().images(16);
     dir.prep("--size 64 --min-box 16 --epochs 2 images shards").succeeds();
     dir
+}
+
+#[test]
+fn points_train_as_boxes_do() {
+    let dir = Dir::new().images(16);
+    for (shards, options) in [("points", ""), ("unmatched", "--box-jitter inf --preset aerial")] {
+        let prep = "--size 64 --epochs 2 --box-sampler point";
+        dir.prep(&format!("{prep} {options} images {shards}")).succeeds();
+        dir.train(&format!("{TRAIN} --out {shards}-run {shards}")).succeeds();
+        let losses = losses(&dir, &format!("{shards}-run"));
+        assert!(losses.len() == 3 && losses.iter().all(|loss| *loss > 0.0), "{losses:?}");
+    }
 }
 
 fn metrics(dir: &Dir, run: &str) -> Vec<Value> {
@@ -107,7 +122,7 @@ fn a_run_writes_every_promised_file() {
     let dir = prepared();
     let output = dir.train(&format!("{TRAIN} --out run shards")).succeeds();
     output.says(&["16 pairs an epoch, 4 a step, 12 in all; "]);
-    output.says(&["note: ", "32 pairs", "--preset small"]);
+    assert!(!output.stderr.contains("preset"), "{}", output.stderr);
     every_file_is_there(&dir);
     every_step_is_logged_with_a_finite_loss(&dir);
     the_configuration_records_options_given_and_defaults(&dir);
@@ -199,12 +214,86 @@ fn the_backbone_is_the_last_checkpoints_online_one_under_torchvisions_names(dir:
 #[test]
 fn the_small_preset_trains_with_sgd() {
     let dir = prepared();
-    let output = dir.train(&format!("{TRAIN} --preset small --out run shards")).succeeds();
-    assert!(!output.stderr.contains("--preset"), "{}", output.stderr);
+    let small = TRAIN.replace("--preset paper", "--preset small");
+    dir.train(&format!("{small} --out run shards")).succeeds();
     let config = dir.text("run/config.toml");
     assert!(config.contains("optimizer = \"sgd\"") && !config.contains("trust"), "{config}");
     let refused = dir.train(&format!("{TRAIN} --optimizer sgd --trust 0.02 --out b shards"));
     refused.fails(2).says(&["--trust", "--optimizer lars"]);
+}
+
+#[test]
+fn preset_and_batch_fit_the_shards_and_are_reported_and_recorded() {
+    let dir = prepared();
+    let output = dir.train(&format!("{AUTO} --max-steps 1 --out run shards")).succeeds();
+    let lines: Vec<&str> = output.stderr.lines().take(2).collect();
+    let expected = [
+        "preset small: 32 pairs in the schedule, 2 a step",
+        "batch size 2: an epoch of 16 pairs has 8 steps",
+    ];
+    assert_eq!(lines, expected);
+    let config = dir.text("run/config.toml");
+    for line in ["preset = \"small\"", "batch-size = 2", "optimizer = \"sgd\"", "epochs = 2"] {
+        assert!(config.lines().any(|found| found == line), "{line} is not in\n{config}");
+    }
+    let given = "--preset small --batch-size 2 --epochs 2";
+    let line = format!("{AUTO} {given} --max-steps 1 --out given shards");
+    let output = dir.train(&line).succeeds();
+    assert!(!output.stderr.contains("preset"), "{}", output.stderr);
+    dir.assert_same("run/checkpoints", "given/checkpoints");
+    // A step that no epoch can make.
+    dir.train(&format!("{AUTO} --accumulate 9 --out none shards"))
+        .fails(2)
+        .says(&["18 pairs a step, but an epoch has only 16; ", "--accumulate"]);
+}
+
+#[test]
+fn a_resumed_run_keeps_preset_batch_and_schedule_when_the_shards_have_more_epochs() {
+    let dir = prepared();
+    let prep = "--size 64 --min-box 16 --epochs 6 images shards";
+    let line = |steps: u32, out: &str| format!("{AUTO} --max-steps {steps} --out {out} shards");
+    for out in ["paper", "begun"] {
+        let preset = if out == "paper" { "--preset paper --batch-size 4 " } else { "" };
+        dir.train(&format!("{preset}{}", line(2, out))).succeeds();
+    }
+    dir.train(&line(3, "before")).succeeds();
+    dir.prep(prep).succeeds();
+    let output = dir.train(&line(3, "begun")).succeeds();
+    output.says(&["preset small: the one with which the run began"]);
+    output.says(&["epochs 2: the schedule with which the run began; the shards have 6 planned"]);
+    let last = "checkpoints/step-00000003.safetensors";
+    assert!(dir.read(&format!("before/{last}")) == dir.read(&format!("begun/{last}")));
+    // What was given keeps as well, where it is given no more.
+    dir.train(&line(3, "paper")).succeeds().says(&["preset paper: the one with"]);
+    assert!(dir.text("paper/config.toml").contains("batch-size = 4"));
+    // A schedule cannot become longer on the way, but a new run has all epochs.
+    let longer = dir.train(&format!("--epochs 6 {}", line(3, "begun"))).fails(1);
+    longer.says(&["made with epochs = 2, this run has 6", "another --out"]);
+    dir.train(&line(1, "new")).succeeds().says(&["preset small: 96 pairs in the schedule"]);
+}
+
+#[test]
+fn a_running_training_keeps_its_schedule_while_the_shards_grow() {
+    let dir = Dir::new().images(9);
+    let prep = |options: &str, shards: &str| {
+        dir.prep(&format!("--size 64 --min-box 16 {options} images {shards}"))
+    };
+    prep("--epochs 2", "whole").succeeds();
+    dir.train(&format!("{AUTO} --batch-size 4 --out expected whole")).succeeds();
+    prep("--epochs 2 --only 0..1", "shards").succeeds();
+    let train = format!("{AUTO} --batch-size 4 --follow --consume --out run shards");
+    std::thread::scope(|scope| {
+        let training = scope.spawn(|| dir.train(&train).succeeds());
+        // It has begun; the second epoch is what it waits for.
+        while !training.is_finished() && !dir.path("shards/consumed.json").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        prep("--epochs 4", "shards").succeeds();
+        training.join().unwrap();
+    });
+    for file in ["checkpoints/step-00000004.safetensors", "backbone.safetensors"] {
+        assert!(dir.read(&format!("expected/{file}")) == dir.read(&format!("run/{file}")));
+    }
 }
 
 #[test]

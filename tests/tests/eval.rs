@@ -68,8 +68,8 @@ fn results_of_boxes_are_the_same_on_any_number_of_threads() {
 fn random_weights_are_those_of_step_0_and_features_are_never_used_for_other_weights() {
     let dir = scenes();
     dir.prep("--size 64 --min-box 16 scenes/train2017 shards").succeeds();
-    let train = "--arch resnet18 --batch-size 4 --hidden 32 --projection 16 --lr 16 \
-                 --warmup-epochs 1 --max-steps 2";
+    let train = "--preset paper --arch resnet18 --batch-size 4 --hidden 32 --projection 16 \
+                 --lr 16 --warmup-epochs 1 --max-steps 2";
     dir.train(&format!("{train} --seed 5 --out run shards")).succeeds();
     dir.eval(&format!("{ROI} {RANDOM} --seed 5 --out random")).succeeds();
     let first = "run/checkpoints/step-00000000.safetensors";

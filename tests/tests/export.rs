@@ -4,8 +4,8 @@ use safetensors::SafeTensors;
 use scrl_tests::Dir;
 
 /// A run of one step.
-const TRAIN: &str = "--device cpu --arch resnet18 --batch-size 4 --hidden 64 --projection 32 \
-                     --max-steps 1 --log-every 1";
+const TRAIN: &str = "--device cpu --preset paper --arch resnet18 --batch-size 4 --hidden 64 \
+                     --projection 32 --max-steps 1 --log-every 1";
 
 const FIRST: &str = "checkpoints/step-00000000.safetensors";
 const LAST: &str = "checkpoints/step-00000001.safetensors";

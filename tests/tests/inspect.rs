@@ -47,6 +47,51 @@ fn the_summary_shows_found_and_requested_frequencies() {
 }
 
 #[test]
+fn flips_and_turns_are_in_the_summary_where_they_were_requested() {
+    let steps = |options: &str| {
+        let text = prepared(options).inspect("shards").succeeds().stdout;
+        assert!(!text.contains("not as requested"), "{text}");
+        let names = ["flip", "vertical_flip", "turns", "jitter", "grayscale", "blur", "solarize"];
+        let line = |name: &str| {
+            let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            lines.find(|words| words.first() == Some(&name) && words.contains(&"%"))
+        };
+        let requested = |name: &str| {
+            let words = line(name)?;
+            Some(format!("{name} {} {}", words[3], words[7]))
+        };
+        names.into_iter().filter_map(requested).collect::<Vec<_>>().join(", ")
+    };
+    let paper = "flip 50 50, jitter 80 80, grayscale 20 20, blur 100 10, solarize 0 20";
+    assert_eq!(steps(""), paper);
+    let aerial = paper.replace("jitter", "vertical_flip 50 50, turns 75 75, jitter");
+    assert_eq!(steps("--preset aerial"), aerial);
+    let options = "--flip 0 --jitter 0,0,0,0,0 --grayscale 1 --blur-probability 0,1 --solarize 1,0";
+    let requested = "flip 0 0, jitter 0 0, grayscale 100 100, blur 0 100, solarize 100 0";
+    assert_eq!(steps(options), requested);
+}
+
+#[test]
+fn points_and_unmatched_boxes_are_reported_and_drawn() {
+    let dir = prepared("--box-sampler point --box-jitter inf");
+    let text = dir.inspect("shards").succeeds().stdout;
+    assert!(text.contains("points per pair: ") && !text.contains("box in view 1"), "{text}");
+    assert!(text.contains("points of view 2 lie anywhere in it, unmatched"), "{text}");
+    let json = dir.inspect("--json shards").succeeds().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["manifest"]["options"]["box-jitter"], "inf");
+    assert_eq!(json["manifest"]["options"]["box-sampler"], "point");
+    dir.inspect("--png sheet.png shards").succeeds();
+    dir.inspect("--html page.html shards").succeeds();
+    let page = dir.text("page.html");
+    assert!(page.contains("<path class=\"over\" d=\"M"), "no points");
+    assert!(!page.contains("Box size, view 1") && page.contains("Boxes per pair"));
+    // In the charts; images in base64 may have any three letters.
+    let (charts, _) = page.split_once("<article").unwrap();
+    assert!(!charts.contains("NaN"), "{charts}");
+}
+
+#[test]
 fn the_statistics_are_printed_as_json() {
     let dir = prepared("--views recipe");
     let text = dir.inspect("--json --epoch 1 shards").succeeds().stdout;
@@ -71,6 +116,9 @@ fn shards_of_every_encoding_are_verified() {
         ("", "the views of 20 rows"),
         ("--views jpeg --preset reference --box-jitter 0.1", "the views of 20 rows"),
         ("--views recipe", "10 source images decode"),
+        ("--preset aerial --jitter 1,1,1,1,0.5", "the views of 20 rows"),
+        ("--preset gray --box-jitter inf", "the views of 20 rows"),
+        ("--views recipe --box-sampler point --preset aerial", "10 source images decode"),
     ] {
         let output = prepared(options).inspect("--verify shards").succeeds();
         assert!(output.stdout.contains("20 rows are those of seed 0"), "{}", output.stdout);
@@ -109,7 +157,9 @@ fn a_missing_shard_or_one_of_another_size_is_named() {
 #[test]
 fn a_changed_row_is_found_under_a_right_checksum() {
     type Change = fn(&mut Vec<Row>);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 10] = [
+        ("view1.vertical_flip", |rows| rows[1].view1.params.vertical_flip ^= true),
+        ("view2.turns is 3, should be 0", |rows| rows[1].view2.params.turns = 3),
         ("view1.flip", |rows| rows[1].view1.params.flip ^= true),
         ("view2.crop", |rows| rows[1].view2.params.crop.x += 1),
         ("view1.blur", |rows| rows[1].view1.params.blur = None),

@@ -1,6 +1,9 @@
-//! `scrl-train` killed at random moments: the resumed run ends as one that was never disturbed.
+//! Programs that are killed at random moments, or stopped by the signal of a scheduler: a resumed run
+//! ends as one that was never disturbed.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use scrl_tests::Dir;
@@ -125,4 +128,63 @@ fn a_run_killed_at_random_moments_ends_as_one_that_was_not() {
     assert!(scalars[1].values().all(|values| values.len() == 1));
     dir.assert_same("alone/checkpoints", "killed/checkpoints");
     assert!(dir.read("alone/backbone.safetensors") == dir.read("killed/backbone.safetensors"));
+}
+
+/// Whether a run has logged a step.
+fn has_begun(dir: &Dir, run: &str) -> bool {
+    let metrics = dir.path(&format!("{run}/metrics.jsonl"));
+    metrics.exists() && !dir.read(&format!("{run}/metrics.jsonl")).is_empty()
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_stopped_by_sigusr1_has_a_checkpoint_and_ends_as_one_that_was_not() {
+    let dir = Dir::new().images(9);
+    dir.prep("--size 64 --min-box 16 --epochs 5 images shards").succeeds();
+    let line = TRAIN.replace("--checkpoint-every 2", "--checkpoint-every 1000");
+    dir.train(&format!("{line} --out alone shards")).succeeds();
+    let train = format!("{line} --out stopped shards");
+    let output = dir.train(&train).stopped_by("USR1", || has_begun(&dir, "stopped"));
+    output.says(&["stopped after step ", "stopped/checkpoints/step-"]);
+    assert!(!dir.path("stopped/backbone.safetensors").exists());
+    dir.train(&train).succeeds().says(&["resuming after step "]);
+    assert_eq!(metrics(&dir, "alone"), metrics(&dir, "stopped"));
+    for file in ["checkpoints/step-00000010.safetensors", "backbone.safetensors"] {
+        assert!(dir.read(&format!("alone/{file}")) == dir.read(&format!("stopped/{file}")));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn sigusr1_to_one_process_of_a_run_stops_all() {
+    let dir = Dir::new().images(9);
+    dir.prep("--size 64 --min-box 16 --epochs 500 images shards").succeeds();
+    let train = format!("{TRAIN} --threads 1 --out run shards");
+    // The first rank listens at the port after MASTER_PORT.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 1;
+    let rank = |rank: u32| {
+        let command = dir.train(&train).variable("RANK", rank).variable("WORLD_SIZE", 2);
+        command.variable("MASTER_ADDR", "127.0.0.1").variable("MASTER_PORT", port)
+    };
+    thread::scope(|scope| {
+        let first = scope.spawn(|| rank(0).fails(130));
+        rank(1).stopped_by("USR1", || has_begun(&dir, "run"));
+        first.join().unwrap().says(&["stopped after step ", "run/checkpoints/step-"]);
+    });
+    // On another number of processes as well.
+    dir.train(&format!("{train} --max-steps 1")).succeeds().says(&["resuming after step "]);
+}
+
+#[test]
+#[cfg(unix)]
+fn sigusr1_stops_the_preparation_and_the_evaluation() {
+    let dir = Dir::new().images(10);
+    let prep = "--size 64 --min-box 16 --epochs 3000 images shards";
+    dir.prep(prep).stopped_by("USR1", || dir.path("shards/epoch=00000/_SUCCESS").exists());
+    assert!(!dir.files("shards").keys().any(|name| name.contains(".tmp-")));
+    let eval = "linear --images images --size 64 --epochs 100 --checkpoint random \
+                --arch resnet18 --device cpu --out eval";
+    let is_training = || dir.path("eval/features/linear-layer.safetensors").exists();
+    dir.eval(eval).stopped_by("USR1", is_training);
+    assert!(!dir.path("eval/results.json").exists());
 }

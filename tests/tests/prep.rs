@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use scrl_schemas::{
-    Epoch, Manifest, Shard, ShardPaths, ShardReader, Source, SourcesReader, Success,
+    Consumed, Epoch, Manifest, Shard, ShardPaths, ShardReader, Source, SourcesReader, Success,
 };
 use scrl_tests::Dir;
 
@@ -52,6 +52,45 @@ fn the_manifest_records_the_options() {
         (manifest.counts.images, manifest.counts.classes, manifest.counts.shards_per_epoch),
         (10, 3, 3)
     );
+}
+
+#[test]
+fn steps_are_recorded_where_they_are_not_the_papers() {
+    let dir = Dir::new().images(3);
+    let manifest = |line: &str| {
+        dir.prep(&format!("{SMALL} --overwrite {line} images shards")).succeeds();
+        dir.text("shards/dataset.toml")
+    };
+    let paper = manifest("");
+    let added = |line: &str| {
+        let manifest = manifest(line);
+        let new = manifest.lines().filter(|line| !paper.lines().any(|other| other == *line));
+        new.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(added("--flip 0.5 --jitter 0.8,0.4,0.4,0.2,0.1 --solarize 0,0.2"), "");
+    let aerial = "preset = \"aerial\", vertical-flip = 0.5, quarter-turns = 0.75";
+    assert_eq!(added("--preset aerial"), aerial);
+    let gray = "preset = \"gray\", jitter = [0.8, 0.4, 0.4, 0.0, 0.0], grayscale = 0.0";
+    assert_eq!(added("--preset gray"), gray);
+    assert_eq!(added("--box-jitter inf --flip 0.3"), "box-jitter = inf, flip = 0.3");
+    // The same folder with another turn: the difference is named.
+    dir.prep(&format!("{SMALL} --quarter-turns 0.3 --flip 0.3 --box-jitter inf images shards"))
+        .fails(1)
+        .says(&["quarter-turns: not set → 0.3"]);
+}
+
+#[test]
+fn invalid_steps_name_their_option() {
+    let dir = Dir::new().images(1);
+    for (line, says) in [
+        ("--vertical-flip 1.5", "--vertical-flip: give a probability from 0 to 1"),
+        ("--jitter 0.8,0.4,0.4,0.2,0.6", "--jitter: give P, B, C and S from 0 to 1"),
+        ("--jitter 0.8,0.4", "give 5 numbers"),
+        ("--box-jitter nan", "--box-jitter"),
+        ("--box-sampler point --box-jitter 0.1", "--box-jitter: a point has no size"),
+    ] {
+        dir.prep(&format!("{line} images shards")).fails(2).says(&[says]);
+    }
 }
 
 #[test]
@@ -187,7 +226,29 @@ fn inputs_that_hold_no_images_are_refused() {
         .file("list.txt", "images/1.jpg\n");
     dir.prep("video.mp4 shards").fails(1).says(&["video.mp4", "is neither a folder"]);
     dir.prep("images.tar.gz shards").fails(1).says(&["images.tar.gz", "unpack"]);
-    dir.prep("list.txt shards").fails(1).says(&["1 of 1", "sources.parquet"]);
+    dir.prep("list.txt shards").fails(1).says(&["list.txt", "images/1.jpg", "was looked for in"]);
+    dir.prep("--label-column label list.txt shards").fails(1).says(&["list.txt", "images/1.jpg"]);
+    assert!(!dir.path("shards").exists());
+}
+
+#[test]
+fn a_csv_gives_paths_and_classes_and_is_found_again() {
+    let dir = Dir::new().images(3).file(
+        "list.csv",
+        "file_name;species;age\nimages/class0/000.jpg;cat;1\nimages/class1/001.png;dog;2\n\
+         images\\class2\\002.jpg;cat;3\n",
+    );
+    let line = format!("{SMALL} --views recipe --label-column species list.csv shards");
+    dir.prep(&line).succeeds().says(&["list.csv", "\"file_name\"", "classes from \"species\""]);
+    let sources = SourcesReader::open(&dir.path("shards/sources.parquet")).unwrap();
+    let classes: Vec<String> =
+        sources.map(|source| source.unwrap().class.unwrap().1.to_string()).collect();
+    assert_eq!(classes, ["cat", "dog", "cat"]);
+    let manifest = dir.text("shards/dataset.toml");
+    assert!(manifest.contains("label-column = \"species\"") && !manifest.contains("image-column"));
+    dir.prep(&line).succeeds().says(&["1 of them finished"]);
+    dir.inspect("--verify shards").succeeds();
+    dir.prep(&line.replace("species", "age")).fails(1).says(&["label-column"]);
 }
 
 #[test]
@@ -211,6 +272,67 @@ fn other_options_on_the_same_folder_are_refused_by_name() {
     assert!(dir.files("shards") == before);
     dir.prep(&format!("{SMALL} --epochs 2 --boxes 5 --seed 3 --overwrite images shards"))
         .succeeds();
+}
+
+#[test]
+fn more_epochs_go_on_in_the_folder_as_if_planned_at_once() {
+    let dir = Dir::new().images(10);
+    let prep =
+        |options: &str, shards: &str| dir.prep(&format!("{SMALL} {options} images {shards}"));
+    prep("--epochs 12", "expected").succeeds();
+
+    // Within a pass and beyond it, after all of the first epochs, some, or an unfinished one.
+    prep("--epochs 5", "complete").succeeds();
+    prep("--epochs 12 --dry-run", "complete").succeeds();
+    prep("--epochs 12", "complete")
+        .succeeds()
+        .says(&["planned epochs: 5 until now, 12 from now on"]);
+    dir.assert_same("expected", "complete");
+    prep("--epochs 5 --only 1..3", "partial").succeeds();
+    dir.remove("partial/epoch=00001/_SUCCESS");
+    dir.remove("partial/epoch=00001/part-00000.parquet");
+    prep("--epochs 12 --only 8..12", "partial").succeeds();
+    prep("--epochs 12", "partial").succeeds();
+    dir.assert_same("expected", "partial");
+
+    // Of two ranks the second one is still at the lower number when the first one raises it.
+    prep("--epochs 5 --rank 1 --world-size 2", "ranks").succeeds();
+    prep("--epochs 12 --rank 0 --world-size 2", "ranks").succeeds();
+    prep("--epochs 5 --rank 1 --world-size 2", "ranks").fails(1).says(&["--epochs 12"]);
+    prep("--epochs 12 --rank 1 --world-size 2", "ranks").succeeds();
+    dir.assert_same("expected", "ranks");
+}
+
+#[test]
+fn more_epochs_go_on_behind_those_that_are_consumed() {
+    let dir = Dir::new().images(10);
+    let prep =
+        |options: &str, shards: &str| dir.prep(&format!("{SMALL} {options} images {shards}"));
+    prep("--epochs 6", "expected").succeeds();
+    prep("--epochs 4", "shards").succeeds();
+    Consumed { epochs: 4 }.write(&dir.path("shards/consumed.json")).unwrap();
+    prep("--epochs 6 --keep 2", "shards").succeeds();
+    for epoch in 0..4 {
+        assert!(!dir.path(&format!("shards/epoch={epoch:05}")).exists());
+    }
+    for epoch in [4, 5] {
+        dir.assert_same(&format!("expected/epoch={epoch:05}"), &format!("shards/epoch={epoch:05}"));
+    }
+    assert_eq!(dir.text("expected/dataset.toml"), dir.text("shards/dataset.toml"));
+}
+
+#[test]
+fn fewer_epochs_than_planned_are_refused_in_a_line_with_what_to_do() {
+    let dir = prepared();
+    let before = dir.files("shards");
+    let output = dir.prep(&format!("{SMALL} images shards")).fails(1);
+    output.says(&["2 planned epochs", "--epochs 1 ", "--only 0..1", "scrl-train --epochs 1"]);
+    assert!(dir.files("shards") == before);
+    // Other differences come first.
+    let other = dir.prep(&format!("{SMALL} --seed 3 images shards")).fails(1);
+    assert!(other.stderr.contains("seed: 0 → 3") && !other.stderr.contains("epochs:"));
+    dir.prep(&format!("{SMALL} --overwrite images shards")).succeeds();
+    assert_eq!(Manifest::read(&dir.path("shards/dataset.toml")).unwrap().epochs, 1);
 }
 
 #[test]

@@ -90,7 +90,10 @@ fn bench(criterion: &mut Criterion, shards: &Path) {
                 batches_per_epoch: batches,
                 epochs: 1,
                 skip: 0,
-                sources: Arc::new(SourceImages::new(dataset.manifest().images.clone().into())),
+                sources: Arc::new(SourceImages::new(
+                    dataset.manifest().images.clone().into(),
+                    dataset.manifest().options.sources.clone(),
+                )),
                 threads: threads(),
                 follow: false,
             };

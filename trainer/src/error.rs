@@ -96,6 +96,14 @@ pub enum Error {
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Refuses the value of an option.
+///
+/// # Errors
+/// Always: [`Error::Option`].
+pub(crate) fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T> {
+    Err(Error::Option { option, reason: reason.into() })
+}
+
 impl Error {
     /// Whether [`train`](crate::train::train) returns this error on all ranks if on any.
     pub fn is_of_all_ranks(&self) -> bool {

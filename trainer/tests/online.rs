@@ -143,7 +143,8 @@ fn without_labels_it_is_off_and_refused() {
     assert_eq!(config.hyperparameters.online_eval, OnlineEval::Off);
     let options =
         Options { online_eval: Some(OnlineEval::On), batch_size: Some(4), ..Options::default() };
-    match TrainConfig::resolve(options, &dataset, PathBuf::new(), &Ranks::default()).unwrap_err() {
+    let ranks = Ranks::default();
+    match TrainConfig::resolve(options, &dataset, PathBuf::new(), &ranks, None).unwrap_err() {
         Error::Option { option: "online-eval", reason } => {
             assert!(reason.contains("0 classes"), "{reason}")
         }

@@ -149,6 +149,24 @@ fn roi_align() {
     }
 }
 
+/// Cell i has its center at pixel 32·(i + 0.5).
+#[test]
+fn a_point_is_read_bilinearly_where_it_is() {
+    let map = Tensor::arange(0.0f32, 6.0, &Device::Cpu).unwrap().reshape((1, 2, 3, 1)).unwrap();
+    for ((x, y), expected) in [
+        ((16.0, 16.0), 0.0),
+        ((80.0, 48.0), 5.0),
+        ((32.0, 16.0), 0.5),
+        ((72.0, 24.0), 0.25 * 3.0 + 1.75),
+        ((0.0, 0.0), 0.0),
+        ((96.0, 64.0), 5.0),
+    ] {
+        let rois = Tensor::new(&[[0.0f32, x, y, x, y]], &Device::Cpu).unwrap();
+        let read = RoiAlign.forward([&map, &rois]).unwrap();
+        assert_eq!(read.to_vec2::<f32>().unwrap(), [[expected]], "{x} {y}");
+    }
+}
+
 #[test]
 fn roi_align_refuses_a_box_of_no_image() {
     let map = Tensor::zeros((2, 3, 3, 1), DType::F32, &Device::Cpu).unwrap();

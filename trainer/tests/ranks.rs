@@ -361,7 +361,7 @@ fn batches_that_cannot_be_divided_are_refused() {
     let messages = Threads::run(3, |ranks| {
         let dataset = Dataset::open(&prepared.path("shards")).unwrap();
         let options = Options { batch_size: Some(4), ..Options::default() };
-        TrainConfig::resolve(options, &dataset, "run".into(), &ranks).unwrap_err().to_string()
+        TrainConfig::resolve(options, &dataset, "run".into(), &ranks, None).unwrap_err().to_string()
     });
     assert!(messages[2].contains("--batch-size: 4 pairs cannot be divided among 3 processes"));
 }

@@ -15,7 +15,7 @@ use scrl_trainer::Error;
 use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Dataset;
 use scrl_trainer::train::{
-    Hyperparameters, Optimizer, Options, Preset, Resume, TargetInit, TrainConfig, train,
+    Hyperparameters, Optimizer, Options, Preset, Recorded, Resume, TargetInit, TrainConfig, train,
 };
 
 /// The metrics that must not depend on time, place or number of threads.
@@ -93,6 +93,8 @@ fn a_preset_fills_in_what_is_not_given() {
     assert_eq!(resolve(|_| ()), paper);
     let small = (Optimizer::Sgd, None, TargetInit::Online, 1);
     assert_eq!(resolve(|options| options.preset = Some(Preset::Small)), small);
+    assert_eq!(resolve(|options| options.preset = None), small);
+    assert_eq!(resolve(|options| options.preset = Some(Preset::Auto)), small);
     let given = resolve(|options| {
         options.preset = Some(Preset::Small);
         options.optimizer = Some(Optimizer::Lars);
@@ -109,10 +111,66 @@ fn a_preset_fills_in_what_is_not_given() {
             batch_size: Some(4),
             ..Options::default()
         };
-        let refused = TrainConfig::resolve(options, &dataset, "out".into(), &Ranks::default());
+        let ranks = Ranks::default();
+        let refused = TrainConfig::resolve(options, &dataset, "out".into(), &ranks, None);
         let message = refused.unwrap_err().to_string();
         assert!(message.starts_with("--trust: ") && message.contains(reason), "{message}");
     }
+}
+
+#[test]
+fn what_is_recorded_takes_the_place_of_defaults_but_not_of_given_options() {
+    let prepared = Prepared::images(20);
+    let shards = prepared.prepare("shards", 3, ViewEncoding::Recipe);
+    let dataset = Dataset::open(&shards).unwrap();
+    let resolve = |given: Options, recorded| {
+        TrainConfig::resolve(given, &dataset, "out".into(), &Ranks::default(), recorded)
+    };
+    let chosen = |given, recorded| {
+        let config = resolve(given, recorded).unwrap();
+        let Hyperparameters { preset, batch_size, epochs, .. } = config.hyperparameters;
+        (preset, batch_size, epochs, config.chosen.len())
+    };
+    let recorded = Some(Recorded { preset: Preset::Paper, batch_size: 5, epochs: 2 });
+    assert_eq!(chosen(Options::default(), None), (Preset::Small, 2, 3, 2));
+    assert_eq!(chosen(Options::default(), recorded), (Preset::Paper, 5, 2, 2));
+    let given = Options {
+        preset: Some(Preset::Small),
+        batch_size: Some(4),
+        epochs: Some(3),
+        ..Options::default()
+    };
+    assert_eq!(chosen(given, recorded), (Preset::Small, 4, 3, 0));
+    // Shards of fewer epochs are others.
+    let longer = Some(Recorded { preset: Preset::Paper, batch_size: 5, epochs: 9 });
+    assert_eq!(chosen(Options::default(), longer), (Preset::Paper, 5, 3, 1));
+
+    for (batch_size, accumulate, reason) in [
+        (
+            Some(21),
+            None,
+            "--batch-size: 21 pairs a step, but an epoch has only 20; choose at most 20",
+        ),
+        (
+            Some(8),
+            Some(3),
+            "24 pairs a step, but an epoch has only 20; choose at most 6, or a smaller",
+        ),
+        (
+            None,
+            Some(30),
+            "60 pairs a step, but an epoch has only 20; choose a smaller --accumulate",
+        ),
+        (None, Some(0), "--accumulate: must be at least 1"),
+        (Some(0), None, "--batch-size: a step needs at least one pair"),
+    ] {
+        let given = Options { batch_size, accumulate, ..Options::default() };
+        let message = resolve(given, None).unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
+    }
+    let given = Options { epochs: Some(4), ..Options::default() };
+    let message = resolve(given, None).unwrap_err().to_string();
+    assert!(message.contains("has 3 planned epochs") && message.contains("scrl-prep"), "{message}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use scrl_schemas::{Exif, Levels, PrepOptions};
 
 use super::levels::SampledValues;
 use super::rgb_image::{Header, ImageSize, MAX_SOURCE_PIXELS, RgbImage, Unreadable};
-use super::{bmp, gif, guard, jpeg, raster, tiff, webp};
+use super::{bmp, gif, guard, jpeg, raster, tiff, unsupported, webp};
 
 /// How images are decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -144,15 +144,20 @@ pub fn decode_view(bytes: &[u8], size: usize, view: &mut [u8]) -> Result<(), Unr
     Ok(())
 }
 
-fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
+/// The format of an image by its first bytes.
+///
+/// # Errors
+/// [`Unreadable`] for any that is not read, with what to do where the kind is known.
+pub(crate) fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable::because("empty file"));
     }
     if tiff::is_big(bytes) {
         return Ok(ImageFormat::Tiff);
     }
+    let unknown = |reason: String| Unreadable(unsupported::reason(bytes).unwrap_or(reason));
     let format = image::guess_format(bytes)
-        .map_err(|_| Unreadable::because("not an image of a known kind"))?;
+        .map_err(|_| unknown("not an image of a known kind".to_owned()))?;
     match format {
         ImageFormat::Jpeg
         | ImageFormat::Png
@@ -162,7 +167,7 @@ fn recognize(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
         | ImageFormat::Gif => Ok(format),
         // Not the seventh kind, PAM.
         ImageFormat::Pnm if bytes[1] <= b'6' => Ok(format),
-        other => Err(Unreadable::because(format!("{other:?} images are not supported"))),
+        other => Err(unknown(format!("{other:?} images are not supported"))),
     }
 }
 

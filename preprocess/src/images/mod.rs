@@ -7,7 +7,8 @@
 //! a few times its own length.
 //!
 //! One module a family of formats: `jpeg`, `raster` for PNG and PNM, `bmp`, `webp`, `tiff`, `gif`;
-//! `levels` is for samples of more than 8 bits, and `guard` stands around all of them.
+//! `levels` is for samples of more than 8 bits, `unsupported` names the kinds that are not read, and
+//! `guard` stands around all of them.
 
 mod bmp;
 mod decode;
@@ -19,8 +20,10 @@ mod options;
 mod raster;
 mod rgb_image;
 mod tiff;
+pub(crate) mod unsupported;
 mod webp;
 
+pub(crate) use decode::recognize;
 pub use decode::{Decoding, decode, decode_view, read_header, read_size, sample_values};
 pub use levels::SampledValues;
 pub use options::PixelOptions;

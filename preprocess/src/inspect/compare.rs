@@ -54,6 +54,8 @@ fn view_difference(found: &View, wanted: &View) -> Option<(&'static str, String,
     let fields = [
         ("crop", format!("{:?}", found.crop), format!("{:?}", wanted.crop)),
         ("flip", found.flip.to_string(), wanted.flip.to_string()),
+        ("vertical_flip", found.vertical_flip.to_string(), wanted.vertical_flip.to_string()),
+        ("turns", found.turns.to_string(), wanted.turns.to_string()),
         ("jitter", format!("{:?}", found.jitter), format!("{:?}", wanted.jitter)),
         ("grayscale", found.grayscale.to_string(), wanted.grayscale.to_string()),
         ("blur", format!("{:?}", found.blur), format!("{:?}", wanted.blur)),

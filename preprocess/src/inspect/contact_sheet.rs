@@ -32,6 +32,10 @@ const GAP: i32 = 4;
 const GUTTER: i32 = 24;
 /// Two lines of text below a pair.
 const CAPTION: i32 = 40;
+/// Pixels of an arm of the cross that shows a point.
+const CROSS: i32 = 6;
+/// Where a point's number is.
+const NUMBER_BESIDE: Point = Point::new(6, 4);
 /// Largest number of columns, so that the sheet fits on a screen.
 const MOST_COLUMNS: usize = 3;
 
@@ -108,24 +112,26 @@ impl Canvas {
                 corner.x.into(),
                 corner.y.into(),
             );
-            let rectangles: Vec<Rectangle> = pair
+            let boxes: Vec<Box2> = pair
                 .row
                 .boxes
                 .iter()
-                .map(|matched| {
-                    to_rectangle(
-                        if view == 0 { matched.view1 } else { matched.view2 },
-                        corner,
-                        zoom,
-                    )
-                })
+                .map(|matched| if view == 0 { matched.view1 } else { matched.view2 })
                 .collect();
             // The numbers after all outlines, so that no later box crosses them out.
-            for (number, rectangle) in rectangles.iter().enumerate() {
-                self.outline(rectangle, number);
+            for (number, of) in boxes.iter().enumerate() {
+                let rectangle = to_rectangle(*of, corner, zoom);
+                if of.is_point() {
+                    self.cross(rectangle.top_left, number);
+                } else {
+                    self.outline(&rectangle, number);
+                }
             }
-            for (number, rectangle) in rectangles.iter().enumerate() {
-                self.number(rectangle, number);
+            for (number, of) in boxes.iter().enumerate() {
+                let rectangle = to_rectangle(*of, corner, zoom);
+                // Beside a point, so that it stays visible.
+                let beside = if of.is_point() { NUMBER_BESIDE } else { Point::zero() };
+                self.number(rectangle.top_left + beside, number);
             }
         }
         let letters = (2 * side + GAP) as usize / 6;
@@ -157,22 +163,28 @@ impl Canvas {
         let Ok(()) = inner.into_styled(stroke(color(number), 2)).draw(self);
     }
 
-    /// Draws a box's number, from 1, in its corner.
-    fn number(&mut self, rectangle: &Rectangle, number: usize) {
+    /// Draws a point as a cross in its color on a larger dark one.
+    fn cross(&mut self, at: Point, number: usize) {
+        for (half, thick, fill) in [(CROSS + 1, 2, [0; 3]), (CROSS, 1, color(number))] {
+            for arm in [Point::new(half, thick), Point::new(thick, half)] {
+                let size = Size::new(2 * arm.x as u32 + 1, 2 * arm.y as u32 + 1);
+                let style = PrimitiveStyle::with_fill(rgb(fill));
+                let Ok(()) = Rectangle::new(at - arm, size).into_styled(style).draw(self);
+            }
+        }
+    }
+
+    /// Draws a box's number, from 1, with its corner at `at`.
+    fn number(&mut self, at: Point, number: usize) {
         let text = (number + 1).to_string();
         let size = Size::new(6 * text.len() as u32 + 5, 12);
-        let Ok(()) = Rectangle::new(rectangle.top_left, size + Size::new(1, 1))
+        let Ok(()) = Rectangle::new(at, size + Size::new(1, 1))
             .into_styled(PrimitiveStyle::with_fill(rgb([0; 3])))
             .draw(self);
-        let Ok(()) = Rectangle::new(rectangle.top_left, size)
+        let Ok(()) = Rectangle::new(at, size)
             .into_styled(PrimitiveStyle::with_fill(rgb(color(number))))
             .draw(self);
-        self.text(
-            &text,
-            rectangle.top_left + Point::new(3, 1),
-            &FONT_6X10,
-            text_color(color(number)),
-        );
+        self.text(&text, at + Point::new(3, 1), &FONT_6X10, text_color(color(number)));
     }
 
     fn text(&mut self, text: &str, at: Point, font: &MonoFont, color: [u8; 3]) {
@@ -197,6 +209,8 @@ pub(super) fn describe(params: &ViewParams) -> String {
     let blur = params.blur.map(|strength| format!("blur {strength:.1}"));
     let words = [
         params.flip.then(|| "flip".to_owned()),
+        params.vertical_flip.then(|| "vflip".to_owned()),
+        (params.turns > 0).then(|| format!("rot{}", 90 * i32::from(params.turns))),
         params.jitter.is_some().then(|| "jitter".to_owned()),
         params.grayscale.then(|| "gray".to_owned()),
         blur,
@@ -236,11 +250,24 @@ mod tests {
         let rectangle =
             to_rectangle(Box2 { x0: 10.0, y0: 20.0, x1: 60.0, y1: 90.0 }, Point::zero(), 1);
         canvas.outline(&rectangle, 1);
-        canvas.number(&rectangle, 1);
+        canvas.number(rectangle.top_left, 1);
         assert_eq!(canvas.0.get_pixel(40, 20).0, [0; 3]);
         assert_eq!(canvas.0.get_pixel(40, 21).0, color(1));
         assert_eq!(canvas.0.get_pixel(58, 60).0, color(1));
         assert_eq!(canvas.0.get_pixel(40, 60).0, [9; 3]);
         assert_eq!(canvas.0.get_pixel(11, 25).0, color(1));
+    }
+
+    #[test]
+    fn a_point_is_a_cross() {
+        let mut canvas = Canvas(RgbImage::from_pixel(100, 100, Rgb([9, 9, 9])));
+        canvas.cross(Point::new(50, 40), 2);
+        for (x, y) in [(50, 40), (56, 40), (44, 41), (50, 46), (49, 34)] {
+            assert_eq!(canvas.0.get_pixel(x, y).0, color(2), "{x} {y}");
+        }
+        assert_eq!(canvas.0.get_pixel(57, 40).0, [0; 3]);
+        assert_eq!(canvas.0.get_pixel(55, 45).0, [9; 3]);
+        // Beyond the border of the canvas.
+        canvas.cross(Point::new(0, 99), 0);
     }
 }

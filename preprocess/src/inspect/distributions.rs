@@ -11,11 +11,14 @@ use super::histogram::Histogram;
 use super::shards::Shards;
 use crate::Result;
 use crate::images::ImageSize;
-use crate::views::method::{BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, SATURATION};
+use crate::views::method::{BLUR_SIGMA, CROP_RATIO};
+use crate::views::params::{factors, hue_shifts};
 use crate::views::recipe::draw_recipe;
 
 /// Bins of each histogram.
 const BINS: usize = 40;
+/// Beyond the limits of a histogram, where these are equal.
+const LEAST_SPARE: f64 = 1e-3;
 /// Rows between two checks for a stop.
 const BLOCK: u64 = 4096;
 /// Recipes drawn for the expected distributions, which are then accurate to about one percent.
@@ -24,8 +27,12 @@ const EXPECTED_DRAWS: u32 = 30_000;
 /// The number of views with each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Steps {
-    /// Mirrored.
+    /// Mirrored left to right.
     pub flip: u64,
+    /// Mirrored top to bottom.
+    pub vertical_flip: u64,
+    /// Turned by one, two or three quarters.
+    pub turns: u64,
     /// Color jitter.
     pub jitter: u64,
     /// Turned gray.
@@ -88,7 +95,7 @@ impl Distributions {
     pub(crate) fn new(options: &PrepOptions) -> Self {
         // The limits are inside the bins, so that values on a limit are not shown beyond it.
         let around = |[low, high]: [f64; 2]| {
-            let spare = (high - low) / BINS as f64 * 2.0;
+            let spare = ((high - low) / BINS as f64 * 2.0).max(LEAST_SPARE);
             Histogram::new(low - spare, high + spare, BINS + 4)
         };
         let view = ViewDistributions {
@@ -97,6 +104,7 @@ impl Distributions {
             crop_aspect_log2: around(CROP_RATIO.map(f64::log2)),
             box_side: Histogram::new(0.0, f64::from(options.size), BINS),
         };
+        let [_, brightness, contrast, saturation, hue] = options.steps.jitter;
         Self {
             rows: 0,
             boxes: 0,
@@ -105,10 +113,10 @@ impl Distributions {
             crop_iou: Histogram::new(0.0, 1.0, BINS),
             box_iou: Histogram::new(0.0, 1.0, BINS),
             jitter: JitterDistributions {
-                brightness: around(BRIGHTNESS_AND_CONTRAST),
-                contrast: around(BRIGHTNESS_AND_CONTRAST),
-                saturation: around(SATURATION),
-                hue: around(HUE),
+                brightness: around(factors(brightness)),
+                contrast: around(factors(contrast)),
+                saturation: around(factors(saturation)),
+                hue: around(hue_shifts(hue)),
             },
             blur: around(BLUR_SIGMA),
         }
@@ -222,6 +230,8 @@ impl ViewDistributions {
     fn add(&mut self, source: ImageSize, params: &ViewParams) {
         let steps = &mut self.steps;
         steps.flip += u64::from(params.flip);
+        steps.vertical_flip += u64::from(params.vertical_flip);
+        steps.turns += u64::from(params.turns != 0);
         steps.jitter += u64::from(params.jitter.is_some());
         steps.grayscale += u64::from(params.grayscale);
         steps.blur += u64::from(params.blur.is_some());
@@ -234,6 +244,8 @@ impl ViewDistributions {
     fn merge(&mut self, other: &Self) {
         let (steps, theirs) = (&mut self.steps, &other.steps);
         steps.flip += theirs.flip;
+        steps.vertical_flip += theirs.vertical_flip;
+        steps.turns += theirs.turns;
         steps.jitter += theirs.jitter;
         steps.grayscale += theirs.grayscale;
         steps.blur += theirs.blur;
@@ -279,5 +291,7 @@ fn iou(a: Box2, b: Box2) -> f64 {
     let width = f64::from((a.x1.min(b.x1) - a.x0.max(b.x0)).max(0.0));
     let height = f64::from((a.y1.min(b.y1) - a.y0.max(b.y0)).max(0.0));
     let shared = width * height;
-    shared / (area(a) + area(b) - shared)
+    let either = area(a) + area(b) - shared;
+    // Points have no area.
+    if either > 0.0 { shared / either } else { 0.0 }
 }

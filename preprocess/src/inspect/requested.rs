@@ -3,13 +3,14 @@
 use scrl_schemas::{BlurKind, PrepOptions};
 
 use super::distributions::{Distributions, Steps};
-use crate::views::method::{
-    BLUR_PROBABILITY, FLIP_PROBABILITY, GRAYSCALE_PROBABILITY, JITTER_PROBABILITY,
-    SOLARIZE_PROBABILITY,
-};
+use crate::views::params::decimal;
 
 /// Standard deviations from the requested frequency that chance exceeds once in 16,000 times.
 const UNLIKELY: f64 = 4.0;
+
+const VERTICAL_FLIP: &str = "vertical_flip";
+/// One, two or three quarter turns.
+const TURNS: &str = "turns";
 
 /// The requested frequency of a step in one view, and the one found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,27 +46,34 @@ pub(super) struct Step {
     pub views: [Frequency; 2],
 }
 
-/// Every random step, in the order in which they are applied.
+/// Every random step, in the order in which they are applied; vertical flips and turns only where
+/// they were requested or found.
 pub(super) fn steps(options: &PrepOptions, found: &Distributions) -> Vec<Step> {
-    let blur = if options.blur == BlurKind::None { [0.0; 2] } else { BLUR_PROBABILITY };
+    let requested = &options.steps;
+    let blur = if options.blur == BlurKind::None { [0.0; 2] } else { requested.blur_probability };
     type Count = fn(&Steps) -> u64;
-    let table: [(&'static str, Count, [f64; 2]); 5] = [
-        ("flip", |steps| steps.flip, [FLIP_PROBABILITY; 2]),
-        ("jitter", |steps| steps.jitter, [JITTER_PROBABILITY; 2]),
-        ("grayscale", |steps| steps.grayscale, [GRAYSCALE_PROBABILITY; 2]),
+    let table: [(&'static str, Count, [f32; 2]); 7] = [
+        ("flip", |steps| steps.flip, [requested.flip; 2]),
+        (VERTICAL_FLIP, |steps| steps.vertical_flip, [requested.vertical_flip; 2]),
+        (TURNS, |steps| steps.turns, [requested.quarter_turns; 2]),
+        ("jitter", |steps| steps.jitter, [requested.jitter[0]; 2]),
+        ("grayscale", |steps| steps.grayscale, [requested.grayscale; 2]),
         ("blur", |steps| steps.blur, blur),
-        ("solarize", |steps| steps.solarize, SOLARIZE_PROBABILITY),
+        ("solarize", |steps| steps.solarize, requested.solarize),
     ];
-    table
-        .map(|(name, count, requested)| {
-            let views = [0, 1].map(|view| Frequency {
-                views: found.rows,
-                count: count(&found.views[view].steps),
-                requested: requested[view],
-            });
-            Step { name, views }
-        })
-        .to_vec()
+    let steps = table.into_iter().map(|(name, count, requested)| {
+        let views = [0, 1].map(|view| Frequency {
+            views: found.rows,
+            count: count(&found.views[view].steps),
+            requested: decimal(requested[view]),
+        });
+        Step { name, views }
+    });
+    let is_shown = |step: &Step| {
+        ![VERTICAL_FLIP, TURNS].contains(&step.name)
+            || step.views.iter().any(|of| of.count > 0 || of.requested > 0.0)
+    };
+    steps.filter(is_shown).collect()
 }
 
 #[cfg(test)]

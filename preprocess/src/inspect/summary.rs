@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use indicatif::{HumanBytes, HumanCount};
+use scrl_schemas::{BoxSampler, PrepOptions};
 use serde_json::{Value, json};
 
 use super::distributions::Distributions;
@@ -18,7 +19,13 @@ const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'
 /// The statistics as text of at most 100 columns, unless a path is longer.
 pub fn text(shards: &Shards, found: &Distributions) -> String {
     let mut out = String::new();
-    let sections = [head(shards, found), frequencies(shards, found), ranges(found), boxes(found)];
+    let options = &shards.manifest.options;
+    let sections = [
+        head(shards, found),
+        frequencies(shards, found),
+        ranges(options, found),
+        boxes(options, found),
+    ];
     for section in sections {
         let _ = writeln!(out, "{section}");
     }
@@ -83,17 +90,19 @@ fn images(shards: &Shards) -> String {
 }
 
 fn frequencies(shards: &Shards, found: &Distributions) -> String {
+    let steps = steps(&shards.manifest.options, found);
+    let width = steps.iter().map(|step| step.name.len()).max().unwrap_or(0).max(10);
     let mut out = format!(
-        "{:<12}{:>10}{:>11}{:>13}{:>11}\n",
+        "  {:<width$}{:>10}{:>11}{:>13}{:>11}\n",
         "", "view 1", "requested", "view 2", "requested"
     );
-    for step in steps(&shards.manifest.options, found) {
+    for step in steps {
         let cell = |of: &Frequency| {
             format!("{:>8.2} %{:>9.0} %", 100.0 * of.found(), 100.0 * of.requested)
         };
         let [first, second] = step.views.each_ref();
         let odd = if step.views.iter().any(Frequency::is_odd) { "   not as requested" } else { "" };
-        let _ = writeln!(out, "  {:<10}{}    {}{odd}", step.name, cell(first), cell(second));
+        let _ = writeln!(out, "  {:<width$}{}    {}{odd}", step.name, cell(first), cell(second));
     }
     out
 }
@@ -107,21 +116,26 @@ struct Range<'a> {
     digits: usize,
 }
 
-fn ranges(found: &Distributions) -> String {
+fn ranges(options: &PrepOptions, found: &Distributions) -> String {
     let same = |value: f64| value;
     let percent = |value: f64| 100.0 * value;
     let [first, second] = &found.views;
     let range = |name, of, show: fn(f64) -> f64, digits| Range { name, of, show, digits };
-    let table = [
+    let mut table = vec![
         range("crop 1, % of the image", &first.crop_area, percent, 1),
         range("crop 2, % of the image", &second.crop_area, percent, 1),
         range("crop 1, width : height", &first.crop_aspect_log2, f64::exp2, 2),
         range("crop 2, width : height", &second.crop_aspect_log2, f64::exp2, 2),
-        range("box in view 1, px", &first.box_side, same, 0),
-        range("box in view 2, px", &second.box_side, same, 0),
-        range("IoU of two boxes", &found.box_iou, same, 2),
         range("IoU of the crops", &found.crop_iou, same, 2),
     ];
+    if options.box_sampler != BoxSampler::Point {
+        let of_boxes = [
+            range("box in view 1, px", &first.box_side, same, 0),
+            range("box in view 2, px", &second.box_side, same, 0),
+            range("IoU of two boxes", &found.box_iou, same, 2),
+        ];
+        table.splice(4..4, of_boxes);
+    }
     let mut out =
         format!("{:<25}{:>8}{:>8}{:>8}{:>8}{:>8}\n", "", "min", "5 %", "median", "95 %", "max");
     for Range { name, of, show, digits } in table {
@@ -142,17 +156,24 @@ fn ranges(found: &Distributions) -> String {
     out
 }
 
-fn boxes(found: &Distributions) -> String {
+fn boxes(options: &PrepOptions, found: &Distributions) -> String {
+    let kind = match options.box_sampler {
+        BoxSampler::Point => "points",
+        BoxSampler::Uniform | BoxSampler::Grid => "boxes",
+    };
     let rows = found.rows.max(1) as f64;
     let mean = found.boxes as f64 / rows;
     let full = found.rows_by_boxes.len() as u32 - 1;
     let percent = |count: u64| 100.0 * count as f64 / rows;
     let mut out = format!(
-        "boxes per pair: {mean:.2} on average; {:.2} % of the pairs have none, {:.2} % fewer than \
+        "{kind} per pair: {mean:.2} on average; {:.2} % of the pairs have none, {:.2} % fewer than \
          {full}\n",
         percent(found.rows_by_boxes[0]),
         percent(found.rows_below(full))
     );
+    if options.box_jitter.is_infinite() {
+        let _ = writeln!(out, "{kind} of view 2 lie anywhere in it, unmatched: --box-jitter inf");
+    }
     let most = found.rows_by_boxes.iter().max().copied().unwrap_or(0).max(1);
     // Without the numbers of boxes beyond the largest that occurs.
     let shown = found.rows_by_boxes.iter().rposition(|&count| count > 0).unwrap_or(0);
@@ -181,9 +202,14 @@ pub fn json(shards: &Shards, found: &Distributions) -> Value {
         let [first, second] = views;
         (step.name.to_owned(), json!({"view1": first, "view2": second}))
     });
+    let mut manifest = json!(shards.manifest);
+    if shards.manifest.options.box_jitter.is_infinite() {
+        // JSON has no infinite numbers.
+        manifest["options"]["box-jitter"] = json!("inf");
+    }
     json!({
         "shards": shards.paths.root(),
-        "manifest": shards.manifest,
+        "manifest": manifest,
         "epochs": shards.epochs.iter().map(|finished| finished.epoch.0).collect::<Vec<_>>(),
         "unfinished_epochs": shards.unfinished.iter().map(|epoch| epoch.0).collect::<Vec<_>>(),
         "parts": shards.iter().count(),

@@ -14,8 +14,11 @@ pub(crate) mod resume;
 pub mod rows;
 mod run;
 pub(crate) mod shuffle;
+mod step_options;
+mod values;
 
 pub use estimate::{EpochBytes, Estimate};
 pub use options::{Config, MaxIou, Options};
 pub use plan::{Job, Outline};
 pub use run::Summary;
+pub use step_options::StepArguments;

@@ -10,14 +10,17 @@ use scrl_schemas::{
     ViewEncoding,
 };
 
+use super::step_options::StepArguments;
+use super::values::{numbers, require};
+use crate::Result;
 use crate::images::PixelOptions;
 use crate::views::method;
-use crate::{Error, Result};
 
 /// Every option of a run. What is missing is filled in by [`Options::resolve`].
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Planned epochs: the length of the trainer's schedule [default: 1]
+    /// Planned epochs: the length of the trainer's schedule; more than before adds to a folder
+    /// [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99_999))]
     pub epochs: Option<u32>,
 
@@ -29,8 +32,8 @@ pub struct Options {
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
 
-    /// Blur, box sampler and IoU fallback of the paper's text or of its authors' code
-    /// [default: paper]
+    /// Defaults of the paper's text, of its authors' code, for images without an up (aerial), or for
+    /// channels that are no colors (gray) [default: paper]
     #[arg(long, value_name = "NAME", value_parser = choices!(Preset))]
     pub preset: Option<Preset>,
 
@@ -58,21 +61,27 @@ pub struct Options {
     #[arg(long, value_name = "IOU", value_parser = parse_iou)]
     pub iou: Option<MaxIou>,
 
-    /// Move each side of view 2's boxes by up to this fraction of their size [default: 0]
+    /// Move each side of view 2's boxes by up to this fraction of their size; inf puts them anywhere
+    /// in view 2, unmatched [default: 0]
     #[arg(long, value_name = "FRACTION")]
     pub box_jitter: Option<f32>,
 
     /// Smallest and largest fraction of the image that a view shows [default: 0.2,1]
-    #[arg(long, value_name = "MIN,MAX", value_parser = parse_scale)]
+    #[arg(long, value_name = "MIN,MAX", value_parser = numbers::<2>)]
     pub crop_scale: Option<[f32; 2]>,
 
     /// Kind of blur [default: the preset's]
     #[arg(long, value_name = "KIND", value_parser = choices!(BlurKind))]
     pub blur: Option<BlurKind>,
 
-    /// Sampler of the boxes [default: the preset's]
+    /// Sampler of the boxes; points have no size, and neither --min-box nor --iou applies to them
+    /// [default: the preset's]
     #[arg(long, value_name = "KIND", value_parser = choices!(BoxSampler))]
     pub box_sampler: Option<BoxSampler>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub steps: StepArguments,
 
     /// Whether EXIF orientation turns images upright first [default: ignore]
     #[arg(long, value_name = "HOW", value_parser = choices!(Exif))]
@@ -86,11 +95,11 @@ pub struct Options {
     #[allow(missing_docs)]
     pub pixels: PixelOptions,
 
-    /// Column of Parquet files that holds the images [default: the first of images]
+    /// Column of Parquet files with the images, of a CSV with their paths [default: the first such]
     #[arg(long, value_name = "COLUMN")]
     pub image_column: Option<String>,
 
-    /// Column with the classes, or none [default: label, labels, fine_label, class or cls]
+    /// Column of them with the classes, or none [default: label, labels, fine_label, class or cls]
     #[arg(long, value_name = "COLUMN")]
     pub label_column: Option<String>,
 
@@ -138,12 +147,6 @@ fn parse_iou(text: &str) -> std::result::Result<MaxIou, String> {
     }
 }
 
-fn parse_scale(text: &str) -> std::result::Result<[f32; 2], String> {
-    text.split_once(',')
-        .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]))
-        .ok_or_else(|| "give two numbers, such as 0.2,1".to_owned())
-}
-
 fn parse_epochs(text: &str) -> std::result::Result<Range<u32>, String> {
     text.split_once("..")
         .and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?))
@@ -182,7 +185,7 @@ impl Options {
     /// Fills in defaults and checks every value.
     ///
     /// # Errors
-    /// [`Error::Option`] for the first invalid value.
+    /// [`Error::Option`](crate::Error::Option) for the first invalid value.
     pub fn resolve(self, images: PathBuf, shards: PathBuf, world: World) -> Result<Config> {
         let options = self.prep_options()?;
         let epochs = self.epochs.unwrap_or(1);
@@ -212,11 +215,13 @@ impl Options {
     /// where nothing else is given.
     ///
     /// # Errors
-    /// [`Error::Option`] for the first invalid value.
+    /// [`Error::Option`](crate::Error::Option) for the first invalid value.
     pub fn prep_options(&self) -> Result<PrepOptions> {
         let preset = self.preset.unwrap_or(Preset::Paper);
         let (blur, box_sampler, iou_fallback) = match preset {
-            Preset::Paper => (BlurKind::Gaussian, BoxSampler::Uniform, IouFallback::Fewer),
+            Preset::Paper | Preset::Aerial | Preset::Gray => {
+                (BlurKind::Gaussian, BoxSampler::Uniform, IouFallback::Fewer)
+            }
             Preset::Reference => (BlurKind::Resize, BoxSampler::Grid, IouFallback::KeepLast),
         };
         let views = self.views.unwrap_or(ViewEncoding::Webp);
@@ -237,6 +242,7 @@ impl Options {
             crop_scale: self.crop_scale.unwrap_or(method::CROP_SCALE),
             blur: self.blur.unwrap_or(blur),
             box_sampler: self.box_sampler.unwrap_or(box_sampler),
+            steps: self.steps.resolve(preset)?,
             exif: self.exif.unwrap_or(Exif::Ignore),
             lenient: self.lenient,
             levels: self.pixels.levels(),
@@ -255,10 +261,6 @@ impl Options {
     }
 }
 
-fn require(holds: bool, option: &'static str, reason: &str) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::Option { option, reason: reason.to_owned() }) }
-}
-
 fn check(options: &PrepOptions) -> Result<()> {
     require((1..=100).contains(&options.quality), "quality", "give a number from 1 to 100")?;
     require((8..=4096).contains(&options.size), "size", "give a number of pixels from 8 to 4096")?;
@@ -268,8 +270,11 @@ fn check(options: &PrepOptions) -> Result<()> {
     require(sides.contains(&options.min_box), "min-box", reason)?;
     let is_valid = options.iou.is_none_or(|iou| (0.0..=1.0).contains(&iou));
     require(is_valid, "iou", "give a number from 0 to 1, or none")?;
-    let is_valid = (0.0..=1000.0).contains(&options.box_jitter);
-    require(is_valid, "box-jitter", "give a fraction of the box's size, such as 0.1")?;
+    let jitter = options.box_jitter;
+    let is_valid = (0.0..=1000.0).contains(&jitter) || jitter == f32::INFINITY;
+    require(is_valid, "box-jitter", "give a fraction of the box's size, such as 0.1, or inf")?;
+    let moves = jitter == 0.0 || jitter.is_infinite() || options.box_sampler != BoxSampler::Point;
+    require(moves, "box-jitter", "a point has no size to move by; give 0 or inf")?;
     let [low, high] = options.crop_scale;
     let reason = "give two fractions of the image's area in ascending order, such as 0.2,1";
     require(low > 0.0 && low <= high && high <= 1.0, "crop-scale", reason)?;
@@ -310,6 +315,20 @@ mod tests {
                 World::ALONE,
                 Options { crop_scale: Some([0.5, 0.2]), ..Options::default() },
                 "--crop-scale",
+            ),
+            (
+                World::ALONE,
+                Options { box_jitter: Some(f32::NEG_INFINITY), ..Options::default() },
+                "--box-jitter",
+            ),
+            (
+                World::ALONE,
+                Options {
+                    box_sampler: Some(BoxSampler::Point),
+                    box_jitter: Some(0.1),
+                    ..Options::default()
+                },
+                "--box-jitter",
             ),
             (World::ALONE, Options { quality: Some(0), ..Options::default() }, "--quality"),
             (World::ALONE, Options { only: Some(0..2), ..Options::default() }, "--only"),

@@ -26,6 +26,8 @@ pub struct Job {
     pub(super) shuffle: Shuffle,
     pub(super) paths: ShardPaths,
     pub(super) manifest: Manifest,
+    /// Planned epochs of the folder so far.
+    planned: Option<u32>,
     shards: ShardCounts,
     estimate: Estimate,
     /// What the user should know of the images' samples, a line each.
@@ -62,10 +64,14 @@ pub struct Outline {
     pub unreadable: u64,
     /// Files that are no images by their name.
     pub ignored: u64,
+    /// The endings of most of these files.
+    pub ignored_endings: String,
     /// What the user should know of the images, a line each.
     pub notices: Vec<String>,
     /// Epochs to write or complete.
     pub epochs: u32,
+    /// The planned epochs before and from now on, where they become more.
+    pub more_planned: Option<[u32; 2]>,
     /// Shards of each epoch.
     pub shards_per_epoch: u32,
     /// Shards that exist already, of all processes.
@@ -109,7 +115,7 @@ impl Job {
             options: config.options.clone(),
             counts: Counts { images: 0, classes: 0, shards_per_epoch: 0 },
         };
-        let mut is_new = true;
+        let (mut is_new, mut planned) = (true, None);
         if !config.overwrite {
             let recorded = resume::recorded_window(&paths)?;
             is_new = recorded.is_none();
@@ -117,7 +123,7 @@ impl Job {
                 config.options.window = recorded.flatten();
                 manifest.options.window = config.options.window;
             }
-            resume::check_existing(&paths, &manifest)?;
+            planned = resume::check_existing(&paths, &manifest)?;
         }
         let find = || find_sources(&config, &paths, is_new);
         let sources = install(&threads, &config.images, find)?;
@@ -147,7 +153,18 @@ impl Job {
         let shards = install(&threads, &config.shards, count)?;
         let estimate = threads
             .install(|| estimate(&sources, config.seed, shuffle.shards_per_epoch(), options))?;
-        Ok(Self { config, threads, sources, shuffle, paths, manifest, shards, estimate, notices })
+        Ok(Self {
+            config,
+            threads,
+            sources,
+            shuffle,
+            paths,
+            manifest,
+            planned,
+            shards,
+            estimate,
+            notices,
+        })
     }
 
     /// Pairs of views for this process to write.
@@ -179,8 +196,13 @@ impl Job {
             classes: self.sources.classes(),
             unreadable,
             ignored: self.sources.ignored(),
+            ignored_endings: self.sources.ignored_endings(),
             notices: [self.sources.notices(), &self.notices].concat(),
             epochs: self.config.only.len() as u32,
+            more_planned: self
+                .planned
+                .filter(|&planned| planned < self.config.epochs)
+                .map(|planned| [planned, self.config.epochs]),
             shards_per_epoch: self.shuffle.shards_per_epoch(),
             shards_finished: self.shards.finished,
             shards_to_write: to_write,

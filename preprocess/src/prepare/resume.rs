@@ -17,26 +17,54 @@ use crate::{Error, Result};
 const CHECKSUM_BUFFER: usize = 1 << 20;
 
 /// Checks that an earlier run had the same options, so that its finished shards can stay: those
-/// requested are in `manifest`, whose counts are ignored.
+/// requested are in `manifest`, whose counts are ignored. More epochs may be planned now, as no row
+/// depends on their number; returns that of the earlier run, if there was one.
 ///
 /// # Errors
 /// [`Error::Folder`] that names each difference; [`Error::Shards`] where a file cannot be read.
-pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
+pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<Option<u32>> {
     let way_out = "give another folder, or --overwrite to remove these shards";
     let refuse = |reason: String| Err(Error::Folder { path: paths.root().to_owned(), reason });
     if !store::has_file(&paths.manifest())? {
         return match epoch_folders(paths)?.first() {
             Some(name) => refuse(format!("holds {name} but no dataset.toml; {way_out}")),
-            None => Ok(()),
+            None => Ok(None),
         };
     }
     let found = Manifest::read(&paths.manifest())?;
-    let differences = Manifest { counts: manifest.counts, ..found }.differences(manifest);
-    if differences.is_empty() {
-        Ok(())
-    } else {
-        refuse(format!("was made with other options: {}; {way_out}", differences.join(", ")))
+    let (planned, epochs) = (found.epochs, manifest.epochs);
+    let differences = Manifest { counts: manifest.counts, epochs, ..found }.differences(manifest);
+    if !differences.is_empty() {
+        return refuse(format!(
+            "was made with other options: {}; {way_out}",
+            differences.join(", ")
+        ));
     }
+    if epochs < planned {
+        return refuse(format!(
+            "has {planned} planned epochs, which --epochs {epochs} would lower; give --epochs \
+             {planned}, with --only 0..{epochs} to write no more than these, and train on fewer \
+             with scrl-train --epochs {epochs}"
+        ));
+    }
+    Ok(Some(planned))
+}
+
+/// Writes the manifest, or raises the planned epochs of the one that is there. Another process may
+/// have planned more meanwhile: then they stay.
+///
+/// # Errors
+/// Where it cannot be read or written.
+pub(crate) fn write_manifest(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
+    let path = paths.manifest();
+    if !store::has_file(&path)? {
+        return Ok(manifest.write(&path)?);
+    }
+    let found = Manifest::read(&path)?;
+    if found.epochs < manifest.epochs {
+        Manifest { epochs: manifest.epochs, ..found }.write(&path)?;
+    }
+    Ok(())
 }
 
 /// The window that an earlier run recorded, if one has begun the folder.

@@ -115,9 +115,7 @@ impl Job {
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
         let is_new = !store::has_file(&self.paths.manifest())?;
-        if is_new {
-            self.manifest.write(&self.paths.manifest())?;
-        }
+        resume::write_manifest(&self.paths, &self.manifest)?;
         if is_new || !store::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }

@@ -1,20 +1,30 @@
 //! All images of a run.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use image::ImageFormat;
+use indicatif::HumanCount;
 use rayon::prelude::*;
 use scrl_schemas::{ClassSource, Source, SourceOptions, SourcesReader, SourcesWriter, store};
 
 use super::classes::Classes;
+use super::difference::Difference;
 use super::examine::{Examine, Examined, examine};
 use super::format::{FoundImage, IMAGE_ENDINGS, Listing, SourceFormat};
 use super::index::{Index, Record};
 use super::open::open;
+use super::passed_over::Suspect;
 use super::read_ahead::{ReadAhead, Request};
-use crate::images::{Decoding, Header};
+use super::splits::Folders;
+use crate::images::{Decoding, Header, recognize};
 use crate::{Error, Result};
+
+/// First bytes that show the format of an image.
+const FORMAT_BYTES: u64 = 64;
 
 /// The images of a run, and access to their bytes.
 ///
@@ -68,54 +78,42 @@ impl Sources {
         shards: &Path,
         mut known: SourcesReader,
     ) -> Result<Self> {
-        let changed = |reason: String| {
-            let reason = format!(
-                "was made from other images: {reason}; give those images or another folder, or \
-                 --overwrite to remove these shards"
-            );
-            Error::Folder { path: shards.to_owned(), reason }
-        };
-        let total = known.total();
-        let sources = Self::list(images, options, false, |format, batch| {
+        let mut difference = Difference::default();
+        let mut compare = |format: &dyn SourceFormat, batch: Vec<FoundImage>| {
             let sizes: Vec<Option<u64>> = batch
                 .par_iter()
                 .map(|found| found.bytes.or_else(|| format.size(&found.path).unwrap_or(Some(0))))
                 .collect();
-            batch
-                .into_iter()
-                .zip(sizes)
-                .map(|(found, size)| {
-                    let before = known.next().transpose()?;
-                    let Some(before) = before else {
-                        return Err(changed(format!(
-                            "{} is new ({total} images were known)",
-                            found.path
-                        )));
-                    };
-                    let size = size.unwrap_or(before.bytes as u64);
-                    if (&before.path, before.bytes as u64) != (&found.path, size) {
-                        return Err(changed(format!(
-                            "{} ({} bytes) is now {} ({size} bytes)",
-                            before.path, before.bytes, found.path
-                        )));
-                    }
-                    let record = Record {
-                        path: found.path,
-                        class: None,
-                        width: before.width,
-                        height: before.height,
-                        bytes: size,
-                        location: found.location,
-                    };
-                    let (class, error) = (found.class, before.error);
-                    Ok(Examined { record, class, error, header: None })
-                })
-                .collect()
-        })?;
-        match known.next().transpose()? {
-            Some(lost) => Err(changed(format!("{} is no longer there", lost.path))),
-            None => Ok(sources),
+            let mut listed = Vec::new();
+            for (found, size) in batch.into_iter().zip(sizes) {
+                let before = known.next().transpose()?;
+                let pair = before.as_ref().map(|before| (&*before.path, before.bytes as u64));
+                difference.compare(pair, Some((&found.path, size)));
+                // Whatever stands here if they are not the same, it is not used.
+                let (width, height, bytes, error) = match before {
+                    Some(it) => (it.width, it.height, it.bytes as u64, it.error),
+                    None => (0, 0, 0, None),
+                };
+                let FoundImage { path, location, class, .. } = found;
+                let record = Record { path, class: None, width, height, bytes, location };
+                listed.push(Examined { record, class, error, header: None });
+            }
+            Ok(listed)
+        };
+        let sources = Self::list(images, options, false, &mut compare)?;
+        for lost in known {
+            if difference.is_cut() {
+                break;
+            }
+            let lost = lost?;
+            difference.compare(Some((&lost.path, lost.bytes as u64)), None);
         }
+        let Some(reason) = difference.describe() else { return Ok(sources) };
+        let reason = format!(
+            "was made from other images: {reason}; restore the images as they were, give another \
+             folder for the shards, or --overwrite to remove these"
+        );
+        Err(Error::Folder { path: shards.to_owned(), reason })
     }
 
     /// Lists the images and indexes what `examine` returns for each batch.
@@ -128,13 +126,18 @@ impl Sources {
         let format = open(images, options)?;
         let mut index = Index::default();
         let mut classes = Classes::default();
+        let mut folders = Folders::default();
         let mut errors = BTreeMap::new();
         let (mut deep, mut banded) = (Vec::new(), None);
         let refuse = |reason: String| Error::Images { path: images.to_owned(), reason };
-        let listing = format.list(contents, &mut |batch| {
+        let mut listing = format.list(contents, &mut |batch| {
             for Examined { mut record, class, error, header } in examine(&*format, batch)? {
-                let class = class.filter(|_| options.classes != ClassSource::None);
-                record.class = class.map(|class| classes.add(class));
+                if options.classes == ClassSource::Folder {
+                    record.class = class.map(|class| classes.add(class));
+                    if classes.len() <= 1 {
+                        folders.note(&record.path, record.class.and(classes.names().next()));
+                    }
+                }
                 let number = u32::try_from(index.len())
                     .ok()
                     .filter(|&number| number < u32::MAX)
@@ -153,12 +156,22 @@ impl Sources {
             Ok(())
         })?;
         classes.assign_labels();
+        let is_image = |file: &Suspect| recognize_file(&*format, file);
         if index.len() == 0 {
             let endings = IMAGE_ENDINGS.join(" ");
-            return Err(refuse(format!(
-                "holds no images (files ending in {endings}); give another folder or file"
-            )));
+            let instead = listing.passed_over.instead_of_images(is_image);
+            let reason = format!(
+                "holds no images (files ending in {endings}){instead}; give another \
+                         folder or file"
+            );
+            return Err(refuse(reason));
         }
+        let notices = &mut listing.notices;
+        notices.append(&mut listing.passed_over.notices(is_image));
+        if options.classes == ClassSource::Folder {
+            notices.extend(folders.notice(images, format.files(), &classes));
+        }
+        notices.extend(most_frequent(&errors, &index));
         let errors = RwLock::new(errors);
         let ahead = store::is_url(images).then(|| ReadAhead::new(format.clone()));
         let images = images.to_owned();
@@ -178,7 +191,12 @@ impl Sources {
 
     /// How many files there are that are no images by their name.
     pub(crate) fn ignored(&self) -> u64 {
-        self.listing.ignored
+        self.listing.passed_over.files()
+    }
+
+    /// The endings of most of these files.
+    pub(crate) fn ignored_endings(&self) -> String {
+        self.listing.passed_over.endings()
     }
 
     /// What the user should know of the images, a line each.
@@ -270,7 +288,13 @@ impl Sources {
             Some(content) => content,
             None => self.format.read(&source.path, location, size, size + 1),
         };
-        let bytes = bytes.map_err(|error| fail(error.to_string()))?;
+        let bytes = match bytes {
+            // A damage of this image alone, as those that only decoding finds.
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                return Ok((Source { error: Some(error.to_string()), ..source }, Vec::new()));
+            }
+            bytes => bytes.map_err(|error| fail(error.to_string()))?,
+        };
         if bytes.len() as u64 != size {
             return Err(fail("its size has changed".to_owned()));
         }
@@ -302,4 +326,37 @@ impl Sources {
         }
         Ok(writer.finish()?)
     }
+}
+
+/// The ending that a file should have, if it is an image by its content. Not of the kinds whose
+/// signatures are two letters.
+fn recognize_file(format: &dyn SourceFormat, file: &Suspect) -> Option<&'static str> {
+    let bytes = match file.bytes {
+        Some(bytes) => bytes,
+        None => format.size(&file.path).ok()??,
+    };
+    let head = format.read(&file.path, file.location, bytes, FORMAT_BYTES).ok()?;
+    match recognize(&head).ok()? {
+        found @ (ImageFormat::Jpeg
+        | ImageFormat::Png
+        | ImageFormat::WebP
+        | ImageFormat::Tiff
+        | ImageFormat::Gif) => Some(found.extensions_str()[0]),
+        _ => None,
+    }
+}
+
+/// The reason that most images cannot be read for, and one of these; `None` if all can.
+fn most_frequent(errors: &BTreeMap<u32, String>, index: &Index) -> Option<String> {
+    let mut reasons: BTreeMap<&str, (u64, u32)> = BTreeMap::new();
+    for (&image_id, reason) in errors {
+        reasons.entry(reason).or_insert((0, image_id)).0 += 1;
+    }
+    let (reason, (count, image_id)) =
+        reasons.into_iter().max_by_key(|&(_, (count, image_id))| (count, Reverse(image_id)))?;
+    let path = index.get(u64::from(image_id)).path;
+    Some(match count {
+        1 => format!("unreadable: {path}: {reason}"),
+        _ => format!("unreadable: {path} and {} more: {reason}", HumanCount(count - 1)),
+    })
 }

@@ -74,7 +74,10 @@ pub(super) fn examine(
             None
         }
         Err(Fault::Image(reason)) => Some(reason.0),
-        Err(Fault::Store(error)) if is_remote && error.kind() != ErrorKind::NotFound => {
+        Err(Fault::Store(error))
+            if is_remote
+                && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) =>
+        {
             return Err(Error::io(&images.join(&record.path))(error));
         }
         Err(Fault::Store(error)) => Some(error.to_string()),

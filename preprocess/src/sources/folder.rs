@@ -12,6 +12,7 @@ use super::format::{
     BatchSink, Batcher, FoundImage, Listing, SourceFormat, first_folder, is_image_name, read_file,
 };
 use super::index::Location;
+use super::passed_over::{PassedOver, is_hidden};
 use crate::{Error, Result};
 
 /// Folders of an object store that are listed ahead.
@@ -22,8 +23,10 @@ pub(super) enum Contents {
     /// Image files, or nothing that could hold images.
     Images,
     /// No image files but tar archives, sorted.
-    Archives(Vec<PathBuf>),
-    /// Neither of these but Parquet files, sorted.
+    Tar(Vec<PathBuf>, PassedOver),
+    /// Neither of these but zip archives, sorted.
+    Zip(Vec<PathBuf>, PassedOver),
+    /// None of these but Parquet files, sorted.
     Parquet(Vec<PathBuf>),
 }
 
@@ -32,62 +35,109 @@ pub(super) enum Contents {
 /// # Errors
 /// Where the folder itself cannot be listed.
 pub(super) fn contents_of(root: &Path) -> Result<Contents> {
-    let (mut archives, mut parquet) = (Vec::new(), Vec::new());
-    for file in walk(root) {
-        let WalkedFile { path, is_broken, .. } = file?;
-        if is_broken {
-            continue;
-        }
-        if is_image_name(&path) {
+    let [mut tar, mut zip, mut parquet] = [(); 3].map(|()| Vec::new());
+    let mut passed_over = PassedOver::default();
+    for walked in walk(root) {
+        let Walked::File { path, .. } = &walked? else { continue };
+        if is_image_name(path) {
             return Ok(Contents::Images);
         }
-        let has_ending =
-            |wanted: &str| path.extension().is_some_and(|it| it.eq_ignore_ascii_case(wanted));
-        if has_ending("tar") {
-            archives.push(path);
-        } else if has_ending("parquet") {
-            parquet.push(path);
+        let ending = path.extension().and_then(|it| it.to_str()).unwrap_or("");
+        match &*ending.to_ascii_lowercase() {
+            "tar" => tar.push(path.clone()),
+            "zip" => zip.push(path.clone()),
+            "parquet" => parquet.push(path.clone()),
+            _ => passed_over.other(&text_below(root, path)),
         }
     }
-    Ok(match (archives.is_empty(), parquet.is_empty()) {
-        (false, _) => Contents::Archives(archives),
-        (true, false) => Contents::Parquet(parquet),
-        (true, true) => Contents::Images,
+    // The kinds that are not read.
+    let mut others = |files: Vec<PathBuf>| {
+        for path in files {
+            passed_over.other(&text_below(root, &path));
+        }
+    };
+    Ok(match (tar.is_empty(), zip.is_empty(), parquet.is_empty()) {
+        (false, _, _) => {
+            others(zip);
+            others(parquet);
+            Contents::Tar(tar, passed_over)
+        }
+        (true, false, _) => {
+            others(parquet);
+            Contents::Zip(zip, passed_over)
+        }
+        (true, true, false) => Contents::Parquet(parquet),
+        (true, true, true) => Contents::Images,
     })
 }
 
-/// A file that the walk came across.
-struct WalkedFile {
-    path: PathBuf,
-    /// Its size, where listing gives it.
-    bytes: Option<u64>,
-    /// Whether it is a loop, a dangling link or a folder without permission.
-    is_broken: bool,
+/// What the walk came across.
+enum Walked {
+    /// A file, and its size where listing gives it.
+    File { path: PathBuf, bytes: Option<u64> },
+    /// A loop, a dangling link or a folder without permission.
+    Broken(PathBuf),
+    /// A hidden file.
+    Hidden(PathBuf),
+    /// A hidden folder, which is not entered.
+    HiddenFolder(PathBuf),
 }
 
-/// The files below `root`, sorted by name, folder by folder; an error ends the walk.
-fn walk(root: &Path) -> Box<dyn Iterator<Item = Result<WalkedFile>>> {
+/// Whether the last component of a path is hidden.
+fn has_hidden_name(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| is_hidden(&name.to_string_lossy()))
+}
+
+/// The files below `root`, sorted by name, folder by folder; an error ends the walk. The root
+/// itself may be hidden.
+fn walk(root: &Path) -> Box<dyn Iterator<Item = Result<Walked>>> {
     if store::is_url(root) {
         return Box::new(RemoteWalk { folders: vec![Folder::begin(root)] });
     }
-    let root = root.to_owned();
     // Links are followed; one to a folder above itself is an error of the entry instead of an
     // endless walk.
-    let entries = WalkDir::new(&root).follow_links(true).sort_by_file_name().into_iter();
-    Box::new(entries.filter_map(move |entry| match entry {
-        Ok(entry) if entry.file_type().is_dir() => None,
-        Ok(entry) => {
-            Some(Ok(WalkedFile { path: entry.into_path(), bytes: None, is_broken: false }))
+    let entries = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
+    Box::new(LocalWalk { root: root.to_owned(), entries })
+}
+
+/// A walk through folders of the system.
+struct LocalWalk {
+    root: PathBuf,
+    entries: walkdir::IntoIter,
+}
+
+impl Iterator for LocalWalk {
+    type Item = Result<Walked>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            return Some(Ok(match self.entries.next()? {
+                Ok(entry) if entry.depth() > 0 && has_hidden_name(entry.path()) => {
+                    match entry.file_type().is_dir() {
+                        true => {
+                            self.entries.skip_current_dir();
+                            Walked::HiddenFolder(entry.into_path())
+                        }
+                        false => Walked::Hidden(entry.into_path()),
+                    }
+                }
+                Ok(entry) if entry.file_type().is_dir() => continue,
+                Ok(entry) => Walked::File { path: entry.into_path(), bytes: None },
+                Err(error) if error.depth() == 0 => {
+                    let unlistable = || io::Error::other("cannot be listed");
+                    let error = error.into_io_error().unwrap_or_else(unlistable);
+                    return Some(Err(Error::io(&self.root)(error)));
+                }
+                Err(error) => {
+                    let path = error.path().unwrap_or(Path::new("")).to_owned();
+                    match has_hidden_name(&path) {
+                        true => Walked::Hidden(path),
+                        false => Walked::Broken(path),
+                    }
+                }
+            }));
         }
-        Err(error) if error.depth() == 0 => {
-            let unlistable = || io::Error::other("cannot be listed");
-            Some(Err(Error::io(&root)(error.into_io_error().unwrap_or_else(unlistable))))
-        }
-        Err(error) => {
-            let path = error.path().unwrap_or(Path::new("")).to_owned();
-            Some(Ok(WalkedFile { path, bytes: None, is_broken: true }))
-        }
-    }))
+    }
 }
 
 /// A walk through folders of an object store.
@@ -121,7 +171,8 @@ impl Folder {
             self.entries = entries.map_err(Error::io(&self.path))?.into();
         }
         let begun = self.ahead.len();
-        let next = self.entries.iter().filter(|entry| entry.is_folder).skip(begun);
+        let is_entered = |entry: &&Entry| entry.is_folder && !is_hidden(&entry.name);
+        let next = self.entries.iter().filter(is_entered).skip(begun);
         let begin = |entry: &Entry| Self::begin(&self.path.join(&entry.name));
         self.ahead.extend(next.take(FOLDERS_AHEAD - begun).map(begin));
         Ok(())
@@ -129,7 +180,7 @@ impl Folder {
 }
 
 impl Iterator for RemoteWalk {
-    type Item = Result<WalkedFile>;
+    type Item = Result<Walked>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -138,21 +189,21 @@ impl Iterator for RemoteWalk {
                 self.folders.clear();
                 return Some(Err(error));
             }
-            match folder.entries.pop_front() {
-                None => drop(self.folders.pop()),
-                Some(entry) if entry.is_folder => {
+            let Some(entry) = folder.entries.pop_front() else {
+                self.folders.pop();
+                continue;
+            };
+            let path = folder.path.join(&entry.name);
+            return Some(Ok(match (entry.is_folder, is_hidden(&entry.name)) {
+                (true, true) => Walked::HiddenFolder(path),
+                (false, true) => Walked::Hidden(path),
+                (false, false) => Walked::File { path, bytes: Some(entry.bytes) },
+                (true, false) => {
                     let next = folder.ahead.pop_front()?;
                     self.folders.push(next);
+                    continue;
                 }
-                Some(entry) => {
-                    let path = folder.path.join(&entry.name);
-                    return Some(Ok(WalkedFile {
-                        path,
-                        bytes: Some(entry.bytes),
-                        is_broken: false,
-                    }));
-                }
-            }
+            }));
         }
     }
 }
@@ -174,12 +225,23 @@ impl SourceFormat for FolderTree {
     fn list(&self, _contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
         let mut listing = Listing::default();
-        for file in walk(&self.root) {
-            // A broken one is listed if it is named like an image: examining it gives the reason.
-            let WalkedFile { path, bytes, .. } = file?;
-            match path.strip_prefix(&self.root) {
-                Ok(below) if is_image_name(below) => batcher.push(found(below, bytes))?,
-                _ => listing.ignored += 1,
+        let passed_over = &mut listing.passed_over;
+        let text = |path: &Path| text_below(&self.root, path);
+        for walked in walk(&self.root) {
+            match walked? {
+                Walked::Hidden(path) => passed_over.hidden(&text(&path)),
+                Walked::HiddenFolder(path) => passed_over.hidden_folder(&text(&path)),
+                Walked::File { path, bytes } if is_image_name(&path) => {
+                    batcher.push(found(&self.root, &path, bytes))?;
+                }
+                Walked::File { path, bytes } => {
+                    passed_over.suspect(&text(&path), Location::default(), bytes);
+                }
+                // Examining it gives the reason.
+                Walked::Broken(path) if is_image_name(&path) => {
+                    batcher.push(found(&self.root, &path, None))?;
+                }
+                Walked::Broken(path) => passed_over.broken(&text(&path)),
             }
         }
         batcher.flush()?;
@@ -199,9 +261,15 @@ impl SourceFormat for FolderTree {
     }
 }
 
-fn found(below: &Path, bytes: Option<u64>) -> FoundImage {
-    let path = below.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
-    let is_text = below.to_str().is_some();
+/// The path of a file below `root`, with `/` between folders.
+fn text_below(root: &Path, path: &Path) -> String {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    below.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
+}
+
+fn found(root: &Path, path: &Path, bytes: Option<u64>) -> FoundImage {
+    let is_text = path.strip_prefix(root).unwrap_or(path).to_str().is_some();
+    let path = text_below(root, path);
     FoundImage {
         class: first_folder(&path),
         path,

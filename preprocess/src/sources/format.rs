@@ -2,11 +2,12 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use scrl_schemas::store;
 
 use super::index::Location;
+use super::passed_over::PassedOver;
 use crate::Result;
 
 /// File names with one of these endings, in any case, are taken for images.
@@ -42,10 +43,10 @@ pub(super) enum Class {
 }
 
 /// What listing met besides images.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// Files that are no images by their name.
-    pub ignored: u64,
+    /// Files that are not listed, by their name or kind.
+    pub passed_over: PassedOver,
     /// What the user should know, a line each.
     pub notices: Vec<String>,
 }
@@ -53,11 +54,16 @@ pub(super) struct Listing {
 /// Receives the listed images, batch by batch.
 pub(super) type BatchSink<'a> = &'a mut dyn FnMut(Vec<FoundImage>) -> Result<()>;
 
-/// A kind of source: a folder tree, tar archives, Parquet files or a list of paths.
+/// A kind of source: a folder tree, tar or zip archives, Parquet files or a list of paths.
 pub(super) trait SourceFormat: Debug + Send + Sync {
     /// Lists all images in their order, in batches of at most [`BATCH`]; with their content, if
     /// `contents` is set and reading it costs nothing extra. Returns what else it met.
     fn list(&self, contents: bool, sink: BatchSink) -> Result<Listing>;
+
+    /// The archives or tables that hold the images; none where each is a file of its own.
+    fn files(&self) -> &[PathBuf] {
+        &[]
+    }
 
     /// Whether an image's path alone locates it.
     fn reads_by_path(&self) -> bool;
@@ -66,7 +72,8 @@ pub(super) trait SourceFormat: Debug + Send + Sync {
     /// the image shows it.
     fn size(&self, path: &str) -> io::Result<Option<u64>>;
 
-    /// The first `limit` bytes of an image, or all of them where it has fewer.
+    /// The first `limit` bytes of an image, or all of them where it has fewer. An error of the kind
+    /// [`io::ErrorKind::InvalidData`] is a damage of this image alone.
     fn read(&self, path: &str, location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>>;
 }
 

@@ -1,43 +1,48 @@
 //! Parquet files with a column of images, as Hugging Face `datasets` writes them: a struct with the
-//! field `bytes`, or the bytes themselves. A column `label` (or `labels`, `class`, `cls`), of
-//! numbers or names, holds the class.
+//! field `bytes`, the bytes themselves, or a list of either, each element an image of its own.
+//! [`Columns`] says which column it is, and which holds the class.
 //!
 //! Listing reads every image once, a few at a time. Reading one later decompresses only its own
-//! page, of an object where the file has the index of pages.
+//! page, of an object where the file has the index of pages. An image whose struct has a path but
+//! no bytes is read from there.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use arrow::array::AsArray;
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::Int64Type;
-use arrow::datatypes::{DataType, Field, SchemaRef};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
-use scrl_schemas::{ParquetFile, Wanted};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection, RowSelector};
+use scrl_schemas::{ParquetFile, SourceOptions, Wanted, store};
 
-use super::format::{BatchSink, Batcher, Class, FoundImage, Listing, SourceFormat, name_prefix};
+use super::classes::Labels;
+use super::format::{
+    BatchSink, Batcher, FoundImage, Listing, SourceFormat, name_prefix, read_file,
+};
 use super::index::Location;
+use super::parquet_columns::{Batch, Columns};
+use crate::images::MAX_SOURCE_BYTES;
 use crate::{Error, Result};
 
 /// How a Parquet file begins.
 pub(super) const MAGIC: &[u8] = b"PAR1";
-/// Images read at a time.
-const ROWS_PER_BATCH: usize = 64;
+/// Rows read at a time, at most.
+const ROWS_PER_BATCH: u64 = 64;
+/// Bytes of images read at a time, about.
+const BYTES_PER_BATCH: u64 = 64 << 20;
 /// Files whose footers are cached for reading single images.
 const OPEN_FILES: usize = 256;
-/// Names of a column with the class.
-const LABEL_COLUMNS: [&str; 4] = ["label", "labels", "class", "cls"];
+/// Bits of a [`Location::position`] with the row; those above have the image of the row's list.
+const ROW_BITS: u32 = 40;
 
 /// One or more Parquet files.
 #[derive(Debug)]
 pub(super) struct ParquetFiles {
+    root: PathBuf,
     files: Vec<PathBuf>,
     /// The prefix of the rows' names, by file.
     prefixes: Vec<String>,
+    options: SourceOptions,
     footers: Mutex<HashMap<u32, Footer>>,
 }
 
@@ -48,51 +53,28 @@ struct Footer {
     columns: Columns,
 }
 
-/// Which columns hold what.
-#[derive(Clone, Debug)]
-struct Columns {
-    /// The column of images.
-    image: usize,
-    /// Whether the image column is a struct with the field `bytes`, and not the bytes themselves.
-    is_struct: bool,
-    /// Whether that struct has a field `path`.
-    has_path: bool,
-    /// The column with the class.
-    label: Option<usize>,
-}
-
-fn is_bytes(field: &Field) -> bool {
-    matches!(field.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
-}
-
-impl Columns {
-    /// Finds the column of images: the first struct with `bytes`, else the only column of bytes,
-    /// else the one of several that is called `image`.
-    fn find(schema: &SchemaRef) -> Option<Self> {
-        let fields = schema.fields();
-        let label = LABEL_COLUMNS.iter().find_map(|name| schema.index_of(name).ok());
-        for (image, field) in fields.iter().enumerate() {
-            let DataType::Struct(inner) = field.data_type() else { continue };
-            if inner.find("bytes").is_some_and(|(_, bytes)| is_bytes(bytes)) {
-                let has_path = inner.find("path").is_some();
-                return Some(Self { image, is_struct: true, has_path, label });
-            }
-        }
-        let plain: Vec<usize> =
-            (0..fields.len()).filter(|&index| is_bytes(&fields[index])).collect();
-        let image = match plain[..] {
-            [only] => only,
-            _ => plain.into_iter().find(|&index| fields[index].name() == "image")?,
-        };
-        Some(Self { image, is_struct: false, has_path: false, label })
-    }
+/// What listing met.
+#[derive(Default)]
+struct Met {
+    images: u64,
+    /// Images that no row holds and no path leads to, and why the first of them.
+    missing: u64,
+    reason: Option<String>,
+    /// Rows whose list of images is empty.
+    empty_rows: u64,
+    /// Images read from their paths.
+    by_path: u64,
+    labels: Labels,
+    /// What was said of the columns, of which file first, and of how many.
+    columns: Vec<(Vec<String>, String, usize)>,
 }
 
 impl ParquetFiles {
     /// The Parquet files `files`, which lie below `root` or are `root` itself.
-    pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
+    pub fn new(root: &Path, files: Vec<PathBuf>, options: &SourceOptions) -> Self {
         let prefixes = files.iter().map(|file| name_prefix(root, file)).collect();
-        Self { files, prefixes, footers: Mutex::default() }
+        let (root, options) = (root.to_owned(), options.clone());
+        Self { root, files, prefixes, options, footers: Mutex::default() }
     }
 
     fn open(&self, container: u32) -> Result<Footer> {
@@ -104,16 +86,7 @@ impl ParquetFiles {
             }
             error => error.into(),
         })?;
-        let schema = file.metadata().schema();
-        let columns = Columns::find(schema).ok_or_else(|| {
-            let names: Vec<&str> =
-                schema.fields().iter().map(|field| field.name().as_str()).collect();
-            fail(format!(
-                "has no column of images (bytes, or a struct with bytes) among {}; give a file \
-                 that has one",
-                names.join(", ")
-            ))
-        })?;
+        let columns = Columns::find(file.metadata().schema(), &self.options).map_err(fail)?;
         Ok(Footer { file, columns })
     }
 
@@ -131,60 +104,118 @@ impl ParquetFiles {
         Ok(footer)
     }
 
-    fn list_file(&self, container: u32, contents: bool, batcher: &mut Batcher) -> Result<()> {
+    fn list_file(
+        &self,
+        container: u32,
+        contents: bool,
+        met: &mut Met,
+        batcher: &mut Batcher,
+    ) -> Result<()> {
         let path = &self.files[container as usize];
         let Footer { file, columns } = self.open(container)?;
+        met.note_columns(&columns, path);
         let metadata = file.metadata();
-        let names = class_names(metadata.schema(), columns.label);
-        let parquet = metadata.parquet_schema();
-        let schema = metadata.schema().clone();
-        let wanted = parquet.columns().iter().enumerate().filter(|(_, leaf)| {
-            let names = leaf.path().parts();
-            let is = |column: usize| names[0] == *schema.field(column).name();
-            // Without contents, the images' bytes stay unread.
-            columns.label.is_some_and(is)
-                || (is(columns.image) && (contents || (names.len() == 2 && names[1] == "path")))
-        });
-        let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
+        let leaves = metadata.parquet_schema();
+        let mask = columns.listed(leaves, contents);
+        let images = columns.content(leaves, false);
         let rows = file.rows();
         let damaged = |error: String| damaged(path, error);
         let unreadable = |error| unreadable(path, error);
-        let batches = file.read(Wanted::all_rows(mask, ROWS_PER_BATCH)).map_err(unreadable)?;
+        let wanted = Wanted::all_rows(mask, rows_per_batch(metadata, &images));
         let prefix = &self.prefixes[container as usize];
-        let mut position = 0;
-        for batch in batches {
-            let batch = batch.map_err(unreadable)?;
-            let batch = Batch::new(&batch, &schema, &columns, contents).map_err(damaged)?;
+        let mut row_number = 0;
+        for batch in file.read(wanted).map_err(unreadable)? {
+            let batch = Batch::new(&batch.map_err(unreadable)?, &columns).map_err(damaged)?;
             for row in 0..batch.rows {
-                let name = batch.path(row).unwrap_or_else(|| position.to_string());
-                let content = batch.content(row);
-                let empty = contents && content.is_none();
-                batcher.push(FoundImage {
-                    path: format!("{prefix}{name}"),
-                    class: batch.class(row, &names),
-                    location: Location { container, position },
-                    bytes: empty.then_some(0),
-                    content,
-                    refused: empty.then(|| "no image in this row".to_owned()),
-                })?;
-                position += 1;
+                let images = batch.images(row);
+                met.empty_rows += u64::from(images.is_empty());
+                for (element, image) in (0..).zip(images) {
+                    let position = position(row_number, element)
+                        .ok_or_else(|| damaged(format!("row {row_number} has too many images")))?;
+                    let name = match (batch.path(image), columns.kind.is_list) {
+                        (Some(path), _) => path.to_owned(),
+                        (None, true) => format!("{row_number}/{element}"),
+                        (None, false) => row_number.to_string(),
+                    };
+                    let mut found = FoundImage {
+                        path: format!("{prefix}{name}"),
+                        class: met.labels.class(batch.label(row, &columns.class_names)),
+                        location: Location { container, position },
+                        ..FoundImage::default()
+                    };
+                    if contents {
+                        self.fill(&mut found, batch.content(image), batch.path(image), met)?;
+                    }
+                    met.images += 1;
+                    batcher.push(found)?;
+                }
+                row_number += 1;
             }
             if contents {
                 batcher.flush()?;
             }
         }
-        if position != rows {
-            return Err(damaged(format!("{position} rows, the footer says {rows}")));
+        if row_number != rows {
+            return Err(damaged(format!("{row_number} rows, the footer says {rows}")));
         }
         Ok(())
     }
 
-    fn read_row(&self, location: Location) -> Result<Option<Vec<u8>>> {
+    /// Adds an image's bytes, or why there are none.
+    ///
+    /// # Errors
+    /// Where an object store fails: what cannot be read now may be there.
+    fn fill(
+        &self,
+        found: &mut FoundImage,
+        bytes: Option<Vec<u8>>,
+        path: Option<&str>,
+        met: &mut Met,
+    ) -> Result<()> {
+        if bytes.is_some() {
+            found.content = bytes;
+            return Ok(());
+        }
+        let mut reason = "no image in this row".to_owned();
+        if let Some(path) = path {
+            match self.read_by_path(found.location.container, path, MAX_SOURCE_BYTES + 1) {
+                Ok(content) => {
+                    met.by_path += 1;
+                    found.content = Some(content);
+                    return Ok(());
+                }
+                Err(error) if store::is_url(&self.root) && error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io(Path::new(path))(error));
+                }
+                Err(error) => reason = format!("{reason}, only its path: {error}"),
+            }
+        }
+        found.bytes = Some(0);
+        met.missing += 1;
+        met.reason.get_or_insert_with(|| format!("{}: {reason}", found.path));
+        found.refused = Some(reason);
+        Ok(())
+    }
+
+    /// The first bytes of an image whose path, from the folder of its Parquet file, a row holds.
+    fn read_by_path(&self, container: u32, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let folder = self.files[container as usize].parent().unwrap_or(Path::new(""));
+        read_file(&folder.join(path), limit)
+    }
+
+    /// Reads the bytes, or the path, of one image.
+    fn read_row<T>(
+        &self,
+        location: Location,
+        of_paths: bool,
+        value: impl Fn(&Batch, usize) -> Option<T>,
+    ) -> Result<Option<T>> {
         let path = &self.files[location.container as usize];
         let damaged = |error: String| damaged(path, error);
         let Footer { file, columns } = self.footer(location.container)?;
         let metadata = file.metadata();
-        let mut row = location.position as usize;
+        let mut row = (location.position & ((1 << ROW_BITS) - 1)) as usize;
+        let element = (location.position >> ROW_BITS) as usize;
         let mut group = 0;
         let groups = metadata.metadata().row_groups();
         while row
@@ -194,36 +225,96 @@ impl ParquetFiles {
             row -= groups[group].num_rows() as usize;
             group += 1;
         }
-        let parquet = metadata.parquet_schema();
-        let name = metadata.schema().field(columns.image).name().clone();
-        let wanted = parquet.columns().iter().enumerate().filter(|(_, leaf)| {
-            let names = leaf.path().parts();
-            names[0] == name && (names.len() == 1 || names[1] == "bytes")
-        });
-        let mask = ProjectionMask::leaves(parquet, wanted.map(|(leaf, _)| leaf));
-        let schema = metadata.schema().clone();
+        let mask = columns.content(metadata.parquet_schema(), of_paths);
         let one = RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]);
-        let wanted = Wanted {
-            row_groups: Some(vec![group]),
-            rows: Some(one),
-            ..Wanted::all_rows(mask, ROWS_PER_BATCH)
-        };
+        let wanted =
+            Wanted { row_groups: Some(vec![group]), rows: Some(one), ..Wanted::all_rows(mask, 1) };
         let unreadable = |error| unreadable(path, error);
         let batch =
             file.read(wanted).map_err(unreadable)?.next().transpose().map_err(unreadable)?;
         let Some(batch) = batch else { return Ok(None) };
-        Ok(Batch::new(&batch, &schema, &columns, true).map_err(damaged)?.content(0))
+        let batch = Batch::new(&batch, &columns).map_err(damaged)?;
+        Ok(batch.images(0).nth(element).and_then(|image| value(&batch, image)))
     }
+}
+
+impl Met {
+    fn note_columns(&mut self, columns: &Columns, file: &Path) {
+        let mut notices = columns.notices();
+        // Files of other columns are told apart by these.
+        notices.push(match &columns.label {
+            Ok(label) => {
+                format!("images from {:?}, classes from {:?}", columns.image.name, label.name)
+            }
+            Err(_) => format!("images from {:?}, no classes", columns.image.name),
+        });
+        match self.columns.iter_mut().find(|(known, ..)| *known == notices) {
+            Some((_, _, count)) => *count += 1,
+            None => self.columns.push((notices, file.display().to_string(), 1)),
+        }
+    }
+
+    /// What the user should know.
+    fn notices(self) -> Vec<String> {
+        let several = self.columns.len() > 1;
+        let mut notices = Vec::new();
+        for (mut said, file, count) in self.columns {
+            if several {
+                let others =
+                    if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+                notices.extend(said.iter().map(|line| format!("{file}{others}: {line}")));
+            } else {
+                said.pop();
+                notices.extend(said);
+            }
+        }
+        if self.by_path > 0 {
+            notices.push(format!("images read from the paths in their rows: {}", self.by_path));
+        }
+        if self.empty_rows > 0 {
+            notices.push(format!("rows without images: {}", self.empty_rows));
+        }
+        notices.extend(self.labels.notices());
+        notices
+    }
+}
+
+/// The position of the `element`-th image of a row; `None` where there is no room for the numbers.
+fn position(row: u64, element: u64) -> Option<u64> {
+    let fits = row >> ROW_BITS == 0 && element << ROW_BITS >> ROW_BITS == element;
+    fits.then_some(row | element << ROW_BITS)
+}
+
+/// How many rows to read at a time, by their mean size.
+fn rows_per_batch(metadata: &ArrowReaderMetadata, images: &ProjectionMask) -> usize {
+    let (mut bytes, mut rows) = (0, 0);
+    for group in metadata.metadata().row_groups() {
+        rows += group.num_rows().max(0) as u64;
+        let leaves = (0..group.num_columns()).filter(|&leaf| images.leaf_included(leaf));
+        bytes +=
+            leaves.map(|leaf| group.column(leaf).uncompressed_size().max(0) as u64).sum::<u64>();
+    }
+    (BYTES_PER_BATCH / (bytes / rows.max(1)).max(1)).clamp(1, ROWS_PER_BATCH) as usize
 }
 
 impl SourceFormat for ParquetFiles {
     fn list(&self, contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
+        let mut met = Met::default();
         for container in 0..self.files.len() as u32 {
-            self.list_file(container, contents, &mut batcher)?;
+            self.list_file(container, contents, &mut met, &mut batcher)?;
         }
         batcher.flush()?;
-        Ok(Listing::default())
+        if met.missing == met.images {
+            let reason = met.reason.map_or(String::new(), |reason| format!(": {reason}"));
+            let reason = format!("no row holds an image{reason}; give a file that has some");
+            return Err(Error::Images { path: self.root.clone(), reason });
+        }
+        Ok(Listing { notices: met.notices(), ..Listing::default() })
+    }
+
+    fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     fn reads_by_path(&self) -> bool {
@@ -241,10 +332,16 @@ impl SourceFormat for ParquetFiles {
         _bytes: u64,
         limit: u64,
     ) -> io::Result<Vec<u8>> {
-        let content = self.read_row(location).map_err(io::Error::other)?;
-        let mut content = content.ok_or_else(|| io::Error::other("no image in this row"))?;
-        content.truncate(limit as usize);
-        Ok(content)
+        let bytes = self.read_row(location, false, Batch::content).map_err(io::Error::other)?;
+        if let Some(mut bytes) = bytes {
+            bytes.truncate(limit as usize);
+            return Ok(bytes);
+        }
+        let path = |batch: &Batch, image| batch.path(image).map(str::to_owned);
+        match self.read_row(location, true, path).map_err(io::Error::other)? {
+            Some(path) => self.read_by_path(location.container, &path, limit),
+            None => Err(io::Error::other("no image in this row")),
+        }
     }
 }
 
@@ -262,86 +359,14 @@ fn unreadable(path: &Path, error: scrl_schemas::Error) -> Error {
     }
 }
 
-/// The columns that were read of some rows.
-struct Batch {
-    rows: usize,
-    bytes: Option<ArrayRef>,
-    paths: Option<ArrayRef>,
-    labels: Option<ArrayRef>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Batch {
-    fn new(
-        batch: &RecordBatch,
-        schema: &SchemaRef,
-        columns: &Columns,
-        contents: bool,
-    ) -> std::result::Result<Self, String> {
-        let image = batch.column_by_name(schema.field(columns.image).name());
-        let field = |name: &str| {
-            image.and_then(|image| image.as_struct_opt()?.column_by_name(name).cloned())
-        };
-        let bytes = match columns.is_struct {
-            _ if !contents => None,
-            true => field("bytes"),
-            false => image.cloned(),
-        };
-        let text =
-            |array: ArrayRef| cast(&array, &DataType::Utf8).map_err(|error| error.to_string());
-        let paths =
-            Some("path").filter(|_| columns.has_path).and_then(field).map(text).transpose()?;
-        let labels = columns
-            .label
-            .and_then(|label| batch.column_by_name(schema.field(label).name()).cloned());
-        let labels = labels
-            .map(|array| {
-                let kind =
-                    if array.data_type().is_integer() { DataType::Int64 } else { DataType::Utf8 };
-                cast(&array, &kind).map_err(|error| error.to_string())
-            })
-            .transpose()?;
-        Ok(Self { rows: batch.num_rows(), bytes, paths, labels })
+    #[test]
+    fn a_position_holds_a_row_and_an_image_of_it() {
+        assert_eq!(position(7, 0), Some(7));
+        assert_eq!(position((1 << 40) - 1, (1 << 24) - 1), Some(u64::MAX));
+        assert_eq!((position(1 << 40, 0), position(0, 1 << 24)), (None, None));
     }
-
-    fn content(&self, row: usize) -> Option<Vec<u8>> {
-        let bytes = self.bytes.as_ref().filter(|bytes| bytes.is_valid(row))?;
-        let content = match bytes.data_type() {
-            DataType::Binary => bytes.as_binary::<i32>().value(row),
-            DataType::LargeBinary => bytes.as_binary::<i64>().value(row),
-            _ => bytes.as_binary_view().value(row),
-        };
-        Some(content.to_vec())
-    }
-
-    fn path(&self, row: usize) -> Option<String> {
-        let paths = self.paths.as_ref().filter(|paths| paths.is_valid(row))?;
-        Some(paths.as_string::<i32>().value(row).to_owned())
-    }
-
-    fn class(&self, row: usize, names: &[String]) -> Option<Class> {
-        let labels = self.labels.as_ref().filter(|labels| labels.is_valid(row))?;
-        Some(match labels.as_primitive_opt::<Int64Type>() {
-            Some(numbers) => {
-                // Hugging Face writes −1 for an unknown class.
-                let number =
-                    i32::try_from(numbers.value(row)).ok().filter(|&number| number >= 0)?;
-                let name =
-                    names.get(number as usize).cloned().unwrap_or_else(|| number.to_string());
-                Class::Number(number, name)
-            }
-            None => Class::Name(labels.as_string::<i32>().value(row).to_owned()),
-        })
-    }
-}
-
-/// The names of the classes in the metadata that Hugging Face `datasets` writes.
-fn class_names(schema: &SchemaRef, label: Option<usize>) -> Vec<String> {
-    let names = || {
-        let text = schema.metadata().get("huggingface")?;
-        let value: serde_json::Value = serde_json::from_str(text).ok()?;
-        let names =
-            value["info"]["features"][schema.field(label?).name()]["names"].as_array()?.clone();
-        names.into_iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-    };
-    names().unwrap_or_default()
 }

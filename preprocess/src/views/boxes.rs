@@ -7,8 +7,13 @@
 //! Coordinates are put on a grid, as boxes would otherwise be most of a recipe shard: in the source
 //! a box is widened to a grid of at most half a pixel of the views, and its mapping to a view is
 //! rounded to [`VIEW_GRID`]. So a box in a view is within half of that of the exact mapping.
+//!
+//! A point, which is a box without size, is drawn anywhere in IS; neither its size nor what it
+//! overlaps is looked at.
 
-use scrl_schemas::{Box2, BoxSampler, Crop, IouFallback, MatchedBox, PrepOptions, ViewParams};
+use scrl_schemas::{
+    Box2, BoxSampler, Crop, IouFallback, MatchedBox, Orientation, PrepOptions, ViewParams,
+};
 
 use super::method::{BOX_TRIES, SOURCE_GRID, VIEW_GRID};
 use super::rng::Stream;
@@ -90,6 +95,11 @@ struct Placed {
 }
 
 impl Placed {
+    fn of(source: Rect, views: [&ViewParams; 2], view_size: f64) -> Self {
+        let views = views.map(|view| map_to_view(source, view, view_size).rounded(VIEW_GRID));
+        Self { source, views }
+    }
+
     /// Whether both sides of the box have at least this length in both views.
     fn has_sides_of(&self, min_box: f64) -> bool {
         self.views.iter().all(|view| view.width() >= min_box && view.height() >= min_box)
@@ -133,10 +143,13 @@ impl Frame {
         let source = self.to_source(rect).widened(self.grid);
         // A rounding error in the last digit may have widened the box by a whole step.
         let source = source.intersection(&self.shared).unwrap_or(self.shared);
-        Placed {
-            source,
-            views: views.map(|view| map_to_view(source, view, view_size).rounded(VIEW_GRID)),
-        }
+        Placed::of(source, views, view_size)
+    }
+
+    /// Maps a point likewise. Rounded, it is within IS, whose sides are on the grid.
+    fn place_point(&self, [x, y]: [f64; 2], views: [&ViewParams; 2], view_size: f64) -> Placed {
+        let source = self.to_source(Rect { x0: x, y0: y, x1: x, y1: y }).rounded(self.grid);
+        Placed::of(source, views, view_size)
     }
 
     fn to_source(&self, rect: Rect) -> Rect {
@@ -159,7 +172,8 @@ pub(super) fn draw_boxes(
     let view_size = f64::from(options.size);
     let min_box = f64::from(options.min_box);
     let Some(frame) = Frame::new([view1.crop, view2.crop], view_size) else { return Vec::new() };
-    if frame.size.iter().any(|&side| side < min_box) {
+    let are_points = options.box_sampler == BoxSampler::Point;
+    if !are_points && frame.size.iter().any(|&side| side < min_box) {
         return Vec::new();
     }
     let mut accepted: Vec<Placed> = Vec::with_capacity(options.boxes as usize);
@@ -172,7 +186,9 @@ pub(super) fn draw_boxes(
     accepted
         .into_iter()
         .map(|Placed { source, views: [first, mut second] }| {
-            if options.box_jitter > 0.0 {
+            if options.box_jitter.is_infinite() {
+                second = draw_anywhere(random, second, view_size);
+            } else if options.box_jitter > 0.0 {
                 let fraction = f64::from(options.box_jitter);
                 second = jitter_box(random, second, fraction, view_size).rounded(VIEW_GRID);
             }
@@ -189,13 +205,18 @@ fn draw_box(
     accepted: &[Placed],
     options: &PrepOptions,
 ) -> Option<Placed> {
+    let view_size = f64::from(options.size);
     let mut last = None;
     for _ in 0..BOX_TRIES {
         let candidate = match options.box_sampler {
             BoxSampler::Uniform => draw_uniform(random, frame.size, f64::from(options.min_box)),
             BoxSampler::Grid => draw_in_grid(random, frame.size, options.min_box.max(1)),
+            BoxSampler::Point => {
+                let point = frame.size.map(|side| random.uniform(0.0, side));
+                return Some(frame.place_point(point, views, view_size));
+            }
         };
-        let candidate = frame.place(candidate, views, f64::from(options.size));
+        let candidate = frame.place(candidate, views, view_size);
         // Rounding may have made the smallest boxes too small.
         if !candidate.has_sides_of(f64::from(options.min_box)) {
             continue;
@@ -240,14 +261,21 @@ fn draw_in_grid(random: &mut Stream, size: [f64; 2], min_box: u32) -> Rect {
     Rect { x0, y0, x1, y1 }
 }
 
-/// Maps pixels of the source to pixels of a view: offset, scale, flip, clip to [0, `view_size`].
+/// Maps pixels of the source to pixels of a view: offset, scale, flips and turns, clip to [0,
+/// `view_size`].
 fn map_to_view(source: Rect, view: &ViewParams, view_size: f64) -> Rect {
     let crop = Rect::of_crop(view.crop);
     let x = |x: f64| (x - crop.x0) * view_size / crop.width();
     let y = |y: f64| (y - crop.y0) * view_size / crop.height();
-    let (x0, x1) = (x(source.x0), x(source.x1));
-    let (x0, x1) = if view.flip { (view_size - x1, view_size - x0) } else { (x0, x1) };
-    clip(Rect { x0, y0: y(source.y0), x1, y1: y(source.y1) }, view_size)
+    let mirror = |mirrors: bool, low: f64, high: f64| {
+        if mirrors { (view_size - high, view_size - low) } else { (low, high) }
+    };
+    let Orientation { mirrors_x, mirrors_y, transposes } = view.orientation();
+    let (x0, x1) = mirror(mirrors_x, x(source.x0), x(source.x1));
+    let (y0, y1) = mirror(mirrors_y, y(source.y0), y(source.y1));
+    let rect = Rect { x0, y0, x1, y1 };
+    let turned = Rect { x0: y0, y0: x0, x1: y1, y1: x1 };
+    clip(if transposes { turned } else { rect }, view_size)
 }
 
 fn clip(rect: Rect, view_size: f64) -> Rect {
@@ -263,6 +291,16 @@ fn jitter_box(random: &mut Stream, rect: Rect, fraction: f64, view_size: f64) ->
     let (x0, y0) = (moved(rect.x0, width), moved(rect.y0, height));
     let (x1, y1) = (moved(rect.x1, width), moved(rect.y1, height));
     clip(Rect { x0: x0.min(x1), y0: y0.min(y1), x1: x0.max(x1), y1: y0.max(y1) }, view_size)
+}
+
+/// A box of the same size anywhere in the view (the infinite jitter of Table 7).
+fn draw_anywhere(random: &mut Stream, rect: Rect, view_size: f64) -> Rect {
+    // On the grid, as its size is, which rounding then does not change.
+    let mut start = |length: f64| {
+        (random.uniform(0.0, view_size - length) / VIEW_GRID).round_ties_even() * VIEW_GRID
+    };
+    let (x0, y0) = (start(rect.width()), start(rect.height()));
+    Rect { x0, y0, x1: x0 + rect.width(), y1: y0 + rect.height() }
 }
 
 #[cfg(test)]

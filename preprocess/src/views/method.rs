@@ -1,4 +1,5 @@
-//! The constants of the method, each with its source.
+//! The constants of the method, each with its source. The paper's probabilities and strengths of the
+//! steps after the crop are in [`StepOptions::PAPER`](scrl_schemas::StepOptions::PAPER).
 //!
 //! "Paper" is Roh, Shin, Kim, Kim: Spatially Consistent Representation Learning (CVPR 2021); its
 //! augmentations are those of BYOL (Grill et al. 2020, table 6). "Reference" is the authors'
@@ -15,22 +16,8 @@ pub(crate) const CROP_SCALE: [f32; 2] = [0.2, 1.0];
 /// Side of a view in pixels, by default (paper).
 pub(crate) const VIEW_SIZE: u32 = 224;
 
-/// Probability of a horizontal flip (paper).
+/// Probability that the image of an evaluation is mirrored left to right (paper).
 pub const FLIP_PROBABILITY: f64 = 0.5;
-/// Probability of color jitter (paper).
-pub(crate) const JITTER_PROBABILITY: f64 = 0.8;
-/// Range of the brightness and contrast factors (paper).
-pub(crate) const BRIGHTNESS_AND_CONTRAST: [f64; 2] = [0.6, 1.4];
-/// Range of the saturation factor (paper).
-pub(crate) const SATURATION: [f64; 2] = [0.8, 1.2];
-/// Range of the hue shift, in turns (paper).
-pub(crate) const HUE: [f64; 2] = [-0.1, 0.1];
-/// Probability of grayscale (paper).
-pub(crate) const GRAYSCALE_PROBABILITY: f64 = 0.2;
-/// Probability of blur for view 1 and view 2 (paper).
-pub(crate) const BLUR_PROBABILITY: [f64; 2] = [1.0, 0.1];
-/// Probability of solarization for view 1 and view 2 (paper).
-pub(crate) const SOLARIZE_PROBABILITY: [f64; 2] = [0.0, 0.2];
 
 /// Range of the Gaussian blur's σ, in pixels of the view (paper).
 pub(crate) const BLUR_SIGMA: [f64; 2] = [0.1, 2.0];
@@ -84,7 +71,7 @@ pub(crate) const MAX_BAD: f64 = 0.01;
 pub(crate) fn test_options() -> scrl_schemas::PrepOptions {
     use scrl_schemas::{
         BlurKind, BoxSampler, Exif, IouFallback, Levels, PrepOptions, Preset, SourceOptions,
-        ViewEncoding,
+        StepOptions, ViewEncoding,
     };
     PrepOptions {
         preset: Preset::Paper,
@@ -99,6 +86,7 @@ pub(crate) fn test_options() -> scrl_schemas::PrepOptions {
         crop_scale: CROP_SCALE,
         blur: BlurKind::Gaussian,
         box_sampler: BoxSampler::Uniform,
+        steps: StepOptions::PAPER,
         exif: Exif::Ignore,
         lenient: false,
         levels: Levels::Full,

@@ -4,9 +4,7 @@ use libm::{exp, log, sqrt};
 use scrl_schemas::{BlurKind, ColorJitter, ColorStep, Crop, PrepOptions, ViewParams};
 
 use super::method::{
-    BLUR_PROBABILITY, BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, CROP_TRIES,
-    FLIP_PROBABILITY, GRAYSCALE_PROBABILITY, HUE, HUE_GRID, JITTER_GRID, JITTER_PROBABILITY,
-    RESIZE_BLUR_FACTORS, SATURATION, SIGMA_GRID, SOLARIZE_PROBABILITY,
+    BLUR_SIGMA, CROP_RATIO, CROP_TRIES, HUE_GRID, JITTER_GRID, RESIZE_BLUR_FACTORS, SIGMA_GRID,
 };
 use super::rng::{Purpose, Stream};
 use crate::images::ImageSize;
@@ -39,14 +37,17 @@ pub fn draw_view(
     options: &PrepOptions,
 ) -> ViewParams {
     let random = &mut Stream::new(seed, epoch, image_id, view.purpose());
-    ViewParams {
-        crop: draw_crop(random, source, options.crop_scale),
-        flip: random.chance(FLIP_PROBABILITY),
-        jitter: draw_jitter(random),
-        grayscale: random.chance(GRAYSCALE_PROBABILITY),
-        blur: draw_blur(random, BLUR_PROBABILITY[view as usize], options.blur),
-        solarize: random.chance(SOLARIZE_PROBABILITY[view as usize]),
-    }
+    let steps = &options.steps;
+    let crop = draw_crop(random, source, options.crop_scale);
+    let flip = random.chance(decimal(steps.flip));
+    let jitter = draw_jitter(random, steps.jitter);
+    let grayscale = random.chance(decimal(steps.grayscale));
+    let blur = draw_blur(random, decimal(steps.blur_probability[view as usize]), options.blur);
+    let solarize = random.chance(decimal(steps.solarize[view as usize]));
+    // Drawn last, so that all else is the same with and without them.
+    let vertical_flip = random.chance(decimal(steps.vertical_flip));
+    let turns = draw_turns(random, decimal(steps.quarter_turns));
+    ViewParams { crop, flip, vertical_flip, turns, jitter, grayscale, blur, solarize }
 }
 
 /// Draws a crop of `scale` of the image's area, as torchvision's `RandomResizedCrop.get_params`.
@@ -80,23 +81,50 @@ pub fn draw_crop(random: &mut Stream, source: ImageSize, scale: [f32; 2]) -> Cro
 
 /// The decimal number that was given: 0.2 and not 0.200000003, so that the bounds equal those of a
 /// program that reads the option as a double.
-fn decimal(value: f32) -> f64 {
-    (f64::from(value) * 1e6).round() / 1e6
+pub(crate) fn decimal(value: f32) -> f64 {
+    rounded(f64::from(value))
 }
 
-fn draw_jitter(random: &mut Stream) -> Option<ColorJitter> {
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
+/// Factors that may be this far from 1.
+pub(crate) fn factors(strength: f32) -> [f64; 2] {
+    let strength = decimal(strength);
+    [rounded(1.0 - strength), rounded(1.0 + strength)]
+}
+
+/// Hue shifts of at most this many turns.
+pub(crate) fn hue_shifts(strength: f32) -> [f64; 2] {
+    [-decimal(strength), decimal(strength)]
+}
+
+/// Draws color jitter of this probability and these strengths of brightness, contrast, saturation and
+/// hue.
+fn draw_jitter(
+    random: &mut Stream,
+    [probability, brightness, contrast, saturation, hue]: [f32; 5],
+) -> Option<ColorJitter> {
     // Drawn whether applied or not, so that later draws do not depend on it.
-    let applied = random.chance(JITTER_PROBABILITY);
+    let applied = random.chance(decimal(probability));
     let mut order = ColorStep::ALL;
     random.shuffle(&mut order);
     let jitter = ColorJitter {
-        brightness: draw_on_grid(random, BRIGHTNESS_AND_CONTRAST, JITTER_GRID),
-        contrast: draw_on_grid(random, BRIGHTNESS_AND_CONTRAST, JITTER_GRID),
-        saturation: draw_on_grid(random, SATURATION, JITTER_GRID),
-        hue: draw_on_grid(random, HUE, HUE_GRID),
+        brightness: draw_on_grid(random, factors(brightness), JITTER_GRID),
+        contrast: draw_on_grid(random, factors(contrast), JITTER_GRID),
+        saturation: draw_on_grid(random, factors(saturation), JITTER_GRID),
+        hue: draw_on_grid(random, hue_shifts(hue), HUE_GRID),
         order,
     };
     applied.then_some(jitter)
+}
+
+/// One, two or three quarter turns with this probability, else none.
+fn draw_turns(random: &mut Stream, probability: f64) -> i8 {
+    let applied = random.chance(probability);
+    let turns = 1 + random.below(3) as i8;
+    if applied { turns } else { 0 }
 }
 
 /// A multiple of `grid` between the bounds, each equally likely. The grid is too fine to be
@@ -120,6 +148,8 @@ fn draw_blur(random: &mut Stream, probability: f64, kind: BlurKind) -> Option<f3
 
 #[cfg(test)]
 mod tests {
+    use scrl_schemas::StepOptions;
+
     use super::*;
     use crate::views::method::test_options;
 
@@ -147,6 +177,53 @@ mod tests {
             ] {
                 assert!((found - expected).abs() < 0.015, "{found} for {expected}");
             }
+        }
+    }
+
+    /// Every step of another probability and strength; what is drawn does not depend on the others.
+    #[test]
+    fn probabilities_and_strengths_are_those_of_the_options() {
+        let source = ImageSize { width: 500, height: 375 };
+        let steps = StepOptions {
+            flip: 0.1,
+            vertical_flip: 0.3,
+            quarter_turns: 0.75,
+            jitter: [0.6, 1.0, 0.9, 0.0, 0.5],
+            grayscale: 0.7,
+            blur_probability: [0.2, 0.4],
+            solarize: [0.25, 0.0],
+        };
+        let options = PrepOptions { steps, ..test_options() };
+        let views = draws(ViewIndex::First, source, &options);
+        for (found, expected) in [
+            (fraction(&views, |v| v.flip), 0.1),
+            (fraction(&views, |v| v.vertical_flip), 0.3),
+            (fraction(&views, |v| v.turns == 1), 0.25),
+            (fraction(&views, |v| v.turns == 2), 0.25),
+            (fraction(&views, |v| v.turns == 3), 0.25),
+            (fraction(&views, |v| v.jitter.is_some()), 0.6),
+            (fraction(&views, |v| v.grayscale), 0.7),
+            (fraction(&views, |v| v.blur.is_some()), 0.2),
+            (fraction(&views, |v| v.solarize), 0.25),
+        ] {
+            assert!((found - expected).abs() < 0.015, "{found} for {expected}");
+        }
+        let strength = |of: fn(&ColorJitter) -> f32| {
+            let values = views.iter().filter_map(|view| view.jitter.as_ref().map(of));
+            let [low, high] = [f32::min, f32::max].map(|f| values.clone().reduce(f).unwrap());
+            [low, high].map(|value| (value * 100.0).round() / 100.0)
+        };
+        assert_eq!(strength(|jitter| jitter.brightness), [0.0, 2.0]);
+        assert_eq!(strength(|jitter| jitter.contrast), [0.1, 1.9]);
+        assert_eq!(strength(|jitter| jitter.saturation), [1.0, 1.0]);
+        assert_eq!(strength(|jitter| jitter.hue), [-0.5, 0.5]);
+        // Flips and turns come last: with the paper's other values, all else is the paper's.
+        let steps = StepOptions { vertical_flip: 0.5, quarter_turns: 0.75, ..StepOptions::PAPER };
+        let aerial = draws(ViewIndex::Second, source, &PrepOptions { steps, ..test_options() });
+        let paper = draws(ViewIndex::Second, source, &test_options());
+        for (aerial, paper) in aerial.iter().zip(&paper) {
+            assert_eq!((paper.vertical_flip, paper.turns), (false, 0));
+            assert_eq!(&ViewParams { vertical_flip: false, turns: 0, ..*aerial }, paper);
         }
     }
 

@@ -75,17 +75,27 @@ pub fn read_first(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Where it is missing, too short, or cannot be read.
 pub fn read_range(path: &Path, range: Range<u64>) -> io::Result<Vec<u8>> {
     let bytes = range.end.saturating_sub(range.start);
+    let found = read_range_or_less(path, range)?;
+    if (found.len() as u64) < bytes { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(found) }
+}
+
+/// These bytes of a file, or fewer where it ends before. Nothing can be read behind the end of an
+/// object.
+///
+/// # Errors
+/// Where it is missing or cannot be read.
+pub fn read_range_or_less(path: &Path, range: Range<u64>) -> io::Result<Vec<u8>> {
     // Object stores refuse requests for nothing.
-    if bytes == 0 {
+    if range.is_empty() {
         return Ok(Vec::new());
     }
     if is_url(path) {
-        let found = cloud::Object::at(path)?.read_range(range)?;
-        let is_short = (found.len() as u64) < bytes;
-        return if is_short { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(found.into()) };
+        return Ok(cloud::Object::at(path)?.read_range(range)?.into());
     }
-    let mut content = vec![0; bytes as usize];
-    File::open(path)?.read_exact_at(&mut content, range.start)?;
+    let file = File::open(path)?;
+    let end = range.end.min(file.metadata()?.len());
+    let mut content = vec![0; end.saturating_sub(range.start) as usize];
+    file.read_exact_at(&mut content, range.start)?;
     Ok(content)
 }
 

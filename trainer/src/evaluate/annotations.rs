@@ -1,14 +1,16 @@
 //! Boxes of objects, from annotation files in COCO's format (`instances_train2017.json`).
 
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use scrl_cli::Reporter;
 use scrl_preprocess::images::ImageSize;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::coco::{Annotation, AnnotationFile, Category, Id, ListedImage};
+use super::image_folder::{Found, ImageFolder};
 use super::inputs::ResizedImages;
 use crate::{Error, Result};
 
@@ -17,38 +19,6 @@ const MIN_SIDE: f64 = 1.0;
 
 /// Images that are checked at a time, by all threads together.
 const BLOCK: usize = 64;
-
-/// The fields of an annotation file that are read.
-#[derive(Deserialize)]
-struct AnnotationFile {
-    images: Vec<ListedImage>,
-    annotations: Vec<Annotation>,
-    categories: Vec<Category>,
-}
-
-#[derive(Deserialize)]
-struct ListedImage {
-    id: i64,
-    file_name: String,
-    width: Option<i32>,
-    height: Option<i32>,
-}
-
-#[derive(Deserialize)]
-struct Annotation {
-    image_id: i64,
-    category_id: i64,
-    /// x, y, width, height in pixels.
-    bbox: [f64; 4],
-    #[serde(default)]
-    iscrowd: u8,
-}
-
-#[derive(Deserialize)]
-struct Category {
-    id: i64,
-    name: String,
-}
 
 /// A box around an object.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,8 +49,12 @@ pub struct LeftOut {
     pub crowds: usize,
     /// Boxes outside their image.
     pub outside: usize,
-    /// Boxes under a pixel wide or high within their image, and boxes with NaN or infinite numbers.
+    /// Boxes under a pixel wide or high within their image, also by a size of 0 or less.
     pub tiny: usize,
+    /// Annotations without four finite numbers as `bbox`.
+    pub without_bbox: usize,
+    /// Boxes of categories that are not listed.
+    pub without_category: usize,
     /// Boxes of images that are not listed.
     pub without_image: usize,
     /// Boxes of images that are missing or unreadable.
@@ -91,6 +65,11 @@ pub struct LeftOut {
     pub images_missing: usize,
     /// Images that cannot be decoded.
     pub images_unreadable: usize,
+    /// Images whose id is listed again further down; the last one counts.
+    pub images_listed_twice: usize,
+    /// The first annotation that is left out for a fault of its own.
+    #[serde(skip)]
+    pub example: Option<String>,
 }
 
 impl LeftOut {
@@ -100,15 +79,40 @@ impl LeftOut {
             (self.crowds, "boxes around crowds"),
             (self.outside, "boxes outside their images"),
             (self.tiny, "boxes of under a pixel"),
+            (self.without_bbox, "annotations without a bbox of four numbers"),
+            (self.without_category, "boxes of categories that are not listed"),
             (self.without_image, "boxes of images that are not listed"),
             (self.of_unusable_images, "boxes of unusable images"),
             (self.images_without_boxes, "images without boxes"),
             (self.images_missing, "images missing"),
             (self.images_unreadable, "images unreadable"),
+            (self.images_listed_twice, "images listed again under the same id"),
         ];
         let counts = counts.iter().filter(|(count, _)| *count > 0);
         let reasons: Vec<String> = counts.map(|(n, reason)| format!("{n} {reason}")).collect();
-        (!reasons.is_empty()).then(|| reasons.join(", "))
+        let example = self.example.as_ref().map(|example| format!("; such as {example}"));
+        (!reasons.is_empty()).then(|| reasons.join(", ") + &example.unwrap_or_default())
+    }
+
+    /// Adds the counts of an image.
+    fn add(&mut self, other: Self) {
+        self.crowds += other.crowds;
+        self.outside += other.outside;
+        self.tiny += other.tiny;
+        self.without_bbox += other.without_bbox;
+        self.without_category += other.without_category;
+        self.example = self.example.take().or(other.example);
+    }
+
+    /// Keeps an annotation as the example, if it is the first one.
+    fn keep_example(&mut self, annotation: &Annotation, fault: &str) {
+        let Annotation { id, image_id, bbox, .. } = annotation;
+        self.example.get_or_insert_with(|| {
+            let number = id.as_ref().map_or("one".to_owned(), |id| format!("annotation {id}"));
+            let image = image_id.as_ref().map(|id| format!(" of image {id}")).unwrap_or_default();
+            let bbox = bbox.map(|bbox| format!(", bbox {bbox:?}")).unwrap_or_default();
+            format!("{number}{image}{bbox}: {fault}")
+        });
     }
 }
 
@@ -121,12 +125,12 @@ pub struct AnnotatedImages {
     pub images: Vec<AnnotatedImage>,
     /// Boxes and images that are not used.
     pub left_out: LeftOut,
-    ids: Vec<i64>,
+    ids: Vec<Id>,
 }
 
 /// The outcome of checking a listed image.
 enum Checked {
-    Usable(AnnotatedImage),
+    Usable { image: AnnotatedImage, is_moved: bool },
     WithoutBoxes,
     Missing(String),
     Unreadable(String),
@@ -147,40 +151,55 @@ impl AnnotatedImages {
         resized: &ResizedImages,
         reporter: &Reporter,
     ) -> Result<Self> {
-        let text = fs::read(file).map_err(Error::io(file))?;
-        let AnnotationFile { images, annotations, mut categories } = serde_json::from_slice(&text)
-            .map_err(|error| {
-                Error::dataset(file, format!("not an annotation file in COCO's format: {error}"))
-            })?;
-        categories.sort_by_key(|category| category.id);
-        let (ids, classes) = match train {
-            None => categories.into_iter().map(|category| (category.id, category.name)).unzip(),
-            Some(train) => {
-                train.check_classes(file, &categories)?;
-                (train.ids.clone(), train.classes.clone())
-            }
-        };
-        if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::dataset(file, format!("two categories have the id {}", twice[0])));
+        let AnnotationFile { images, annotations, categories } = AnnotationFile::read(file)?;
+        let mut named = named(file, categories)?;
+        if let Some(train) = train {
+            train.check_classes(file, &named)?;
+            named = train.ids.iter().cloned().zip(train.classes.iter().cloned()).collect();
         }
+        let (ids, classes) = named.into_iter().unzip();
         let mut found = Self { classes, images: Vec::new(), left_out: LeftOut::default(), ids };
-        let mut by_image: HashMap<i64, Vec<Annotation>> = HashMap::new();
-        for annotation in annotations {
-            by_image.entry(annotation.image_id).or_default().push(annotation);
-        }
-        let mut listed = Vec::new();
-        for image in images {
-            let of_image = by_image.remove(&image.id).unwrap_or_default();
-            listed.push((image, of_image));
-        }
-        found.left_out.without_image = by_image.values().map(Vec::len).sum();
+        let listed = found.sort_by_image(images, annotations);
         found.check_images(file, folder, listed, resized, reporter)?;
         Ok(found)
     }
 
-    fn check_classes(&self, file: &Path, categories: &[Category]) -> Result<()> {
-        let trained: BTreeMap<i64, &String> = self.ids.iter().copied().zip(&self.classes).collect();
-        for Category { id, name } in categories {
+    /// The images, each with its annotations. As in pycocotools, the last one of an id counts, in
+    /// the place of the first.
+    fn sort_by_image(
+        &mut self,
+        images: Vec<ListedImage>,
+        annotations: Vec<Annotation>,
+    ) -> Vec<(ListedImage, Vec<Annotation>)> {
+        let mut listed: Vec<(ListedImage, Vec<Annotation>)> = Vec::with_capacity(images.len());
+        let mut places: HashMap<Id, usize> = HashMap::new();
+        for image in images {
+            match image.id.clone().map(|id| places.entry(id)) {
+                Some(Occupied(place)) => {
+                    self.left_out.images_listed_twice += 1;
+                    listed[*place.get()].0 = image;
+                    continue;
+                }
+                Some(Vacant(place)) => _ = place.insert(listed.len()),
+                None => {}
+            }
+            listed.push((image, Vec::new()));
+        }
+        for annotation in annotations {
+            match annotation.image_id.as_ref().and_then(|id| places.get(id)) {
+                Some(&place) => listed[place].1.push(annotation),
+                None => {
+                    self.left_out.without_image += 1;
+                    self.left_out.keep_example(&annotation, "its image is not listed");
+                }
+            }
+        }
+        listed
+    }
+
+    fn check_classes(&self, file: &Path, named: &BTreeMap<Id, String>) -> Result<()> {
+        let trained: BTreeMap<&Id, &String> = self.ids.iter().zip(&self.classes).collect();
+        for (id, name) in named {
             if trained.get(id) != Some(&name) {
                 let known = trained
                     .get(id)
@@ -204,6 +223,8 @@ impl AnnotatedImages {
         resized: &ResizedImages,
         reporter: &Reporter,
     ) -> Result<()> {
+        let folder = &ImageFolder::new(folder, listed.iter().filter_map(|(image, _)| image.name()));
+        let mut moved = Vec::new();
         reporter.begin("images", listed.len() as u64, 0);
         reporter.set_status("checked");
         for block in listed.chunks(BLOCK) {
@@ -217,17 +238,30 @@ impl AnnotatedImages {
                     Ok((checked, left_out, annotations.len()))
                 })
                 .collect::<Result<_>>()?;
-            for (checked, left_out, boxes) in checked {
-                self.add(checked, &left_out, boxes, reporter);
+            for ((image, _), (checked, left_out, boxes)) in block.iter().zip(checked) {
+                if let Checked::Usable { is_moved: true, .. } = checked {
+                    moved.extend(image.name());
+                }
+                self.left_out.add(left_out);
+                self.add(checked, boxes, reporter);
             }
             reporter.step(block.len() as u64)?;
         }
         reporter.log();
+        if let [first, ..] = moved[..] {
+            reporter.say(format_args!(
+                "{} images of {} are not where it says; taken from {} by the last part of their \
+                 paths, such as {first}",
+                moved.len(),
+                file.display(),
+                folder.root().display()
+            ));
+        }
         if self.images.is_empty() {
             let why = self.left_out.describe().unwrap_or_else(|| "none is listed".to_owned());
             let reason = format!(
                 "no image with a box can be used ({why}); are they in {}?",
-                folder.display()
+                folder.root().display()
             );
             return Err(Error::dataset(file, reason));
         }
@@ -235,13 +269,10 @@ impl AnnotatedImages {
     }
 
     /// Adds an image that had `boxes` annotations, or counts why it is left out.
-    fn add(&mut self, checked: Checked, left_out: &LeftOut, boxes: usize, reporter: &Reporter) {
+    fn add(&mut self, checked: Checked, boxes: usize, reporter: &Reporter) {
         let all = &mut self.left_out;
-        all.crowds += left_out.crowds;
-        all.outside += left_out.outside;
-        all.tiny += left_out.tiny;
         match checked {
-            Checked::Usable(image) => self.images.push(image),
+            Checked::Usable { image, .. } => self.images.push(image),
             Checked::WithoutBoxes => all.images_without_boxes += 1,
             Checked::Missing(reason) => {
                 all.images_missing += 1;
@@ -262,7 +293,7 @@ impl AnnotatedImages {
     fn check_image(
         &self,
         file: &Path,
-        folder: &Path,
+        folder: &ImageFolder,
         (image, annotations): (&ListedImage, &[Annotation]),
         resized: &ResizedImages,
         left_out: &mut LeftOut,
@@ -270,10 +301,13 @@ impl AnnotatedImages {
         if annotations.is_empty() {
             return Ok(Checked::WithoutBoxes);
         }
-        let path = folder.join(&image.file_name);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) => return Ok(Checked::Missing(format!("{}: {error}", path.display()))),
+        let Some(name) = image.name() else {
+            let id = image.id.as_ref().map_or("an image".to_owned(), |id| format!("image {id}"));
+            return Ok(Checked::Missing(format!("{}: {id} has no file_name", file.display())));
+        };
+        let Found { path, bytes, is_moved } = match folder.read(name) {
+            Ok(found) => found,
+            Err(reason) => return Ok(Checked::Missing(reason)),
         };
         let decoded = match resized.decode(&bytes) {
             Ok(decoded) => decoded,
@@ -294,137 +328,71 @@ impl AnnotatedImages {
         }
         let mut boxes = Vec::new();
         for annotation in annotations {
-            let Ok(class) = self.ids.binary_search(&annotation.category_id) else {
-                let reason = format!("a box of image {} is of no listed category", image.id);
-                return Err(Error::dataset(file, format!("{reason}: {}", annotation.category_id)));
-            };
-            let corners = annotation.clip(size, left_out);
-            boxes.extend(corners.map(|corners| LabeledBox { corners, class }));
+            boxes.extend(self.place(annotation, size, left_out));
         }
         if boxes.is_empty() {
             return Ok(Checked::WithoutBoxes);
         }
         resized.keep(&path, &decoded);
-        Ok(Checked::Usable(AnnotatedImage { path, bytes: bytes.len() as u64, size, boxes }))
+        let image = AnnotatedImage { path, bytes: bytes.len() as u64, size, boxes };
+        Ok(Checked::Usable { image, is_moved })
     }
-}
 
-impl Annotation {
-    /// The corners, clipped to an image of this size; `None` where the box is left out, which is
-    /// counted.
-    fn clip(&self, size: ImageSize, left_out: &mut LeftOut) -> Option<[f64; 4]> {
-        let [x, y, width, height] = self.bbox;
-        let (w, h) = (f64::from(size.width), f64::from(size.height));
-        if self.iscrowd != 0 {
+    /// The box, clipped to an image of this size; `None` where it is left out, which is counted.
+    fn place(
+        &self,
+        annotation: &Annotation,
+        size: ImageSize,
+        left_out: &mut LeftOut,
+    ) -> Option<LabeledBox> {
+        if annotation.is_crowd {
             left_out.crowds += 1;
             return None;
         }
-        if x >= w || y >= h || x + width <= 0.0 || y + height <= 0.0 {
+        let Some([x, y, width, height]) = annotation.bbox else {
+            left_out.without_bbox += 1;
+            left_out.keep_example(annotation, "no bbox of four numbers");
+            return None;
+        };
+        let class = annotation.category_id.as_ref().map(|id| self.ids.binary_search(id));
+        let Some(Ok(class)) = class else {
+            left_out.without_category += 1;
+            left_out.keep_example(annotation, "its category is not listed");
+            return None;
+        };
+        let (w, h) = (f64::from(size.width), f64::from(size.height));
+        let is_empty = width <= 0.0 || height <= 0.0;
+        if !is_empty && (x >= w || y >= h || x + width <= 0.0 || y + height <= 0.0) {
             left_out.outside += 1;
+            left_out.keep_example(annotation, "outside its image");
             return None;
         }
         let corners = [x.max(0.0), y.max(0.0), (x + width).min(w), (y + height).min(h)];
         let [x0, y0, x1, y1] = corners;
-        // The comparisons are false for NaN.
-        if x1 - x0 >= MIN_SIDE && y1 - y0 >= MIN_SIDE && width.is_finite() && height.is_finite() {
-            return Some(corners);
+        if x1 - x0 < MIN_SIDE || y1 - y0 < MIN_SIDE {
+            left_out.tiny += 1;
+            left_out.keep_example(annotation, "under a pixel wide or high in its image");
+            return None;
         }
-        left_out.tiny += 1;
-        None
+        Some(LabeledBox { corners, class })
     }
+}
+
+/// The names of the categories by id: those without a name have their id.
+fn named(file: &Path, categories: Vec<Category>) -> Result<BTreeMap<Id, String>> {
+    let mut named = BTreeMap::new();
+    for Category { id, name } in categories {
+        // Nothing can refer to a category without an id.
+        let Some(id) = id else { continue };
+        let name = name.unwrap_or_else(|| id.to_string());
+        if named.get(&id).is_some_and(|before| *before != name) {
+            return Err(Error::dataset(file, format!("two categories have the id {id}")));
+        }
+        named.insert(id, name);
+    }
+    Ok(named)
 }
 
 #[cfg(test)]
-mod tests {
-    use scrl_preprocess::images::PixelOptions;
-
-    use super::super::inputs::decoding;
-    use super::*;
-
-    fn read(text: &str, folder: &Path, train: Option<&AnnotatedImages>) -> Result<AnnotatedImages> {
-        let file = folder.join("list.json");
-        fs::write(&file, text).unwrap();
-        AnnotatedImages::read(
-            &file,
-            folder,
-            train,
-            &ResizedImages::new(8, decoding(PixelOptions::default())),
-            &Reporter::silent(),
-        )
-    }
-
-    fn folder() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        image::RgbImage::new(20, 10).save(folder.path().join("a.png")).unwrap();
-        fs::write(folder.path().join("broken.png"), "not an image").unwrap();
-        folder
-    }
-
-    fn list(boxes: &str) -> String {
-        format!(
-            r#"{{"images": [{{"id": 7, "file_name": "a.png", "width": 20, "height": 10}},
-            {{"id": 8, "file_name": "gone.png"}}, {{"id": 9, "file_name": "broken.png"}},
-            {{"id": 10, "file_name": "a.png"}}],
-            "categories": [{{"id": 5, "name": "dog"}}, {{"id": 2, "name": "cat"}}],
-            "annotations": [{boxes}]}}"#
-        )
-    }
-
-    const CAT: &str = r#"{"image_id": 7, "category_id": 2, "bbox": [-2, 1, 6, 4]}"#;
-
-    #[test]
-    fn unusable_boxes_and_images_are_counted() {
-        let folder = folder();
-        let others = [
-            r#"{"image_id": 7, "category_id": 5, "bbox": [3, 3, 9, 9], "iscrowd": 1}"#,
-            r#"{"image_id": 7, "category_id": 5, "bbox": [20, 3, 9, 9], "iscrowd": 0}"#,
-            r#"{"image_id": 7, "category_id": 5, "bbox": [19.5, 3, 9, 9]}"#,
-            r#"{"image_id": 8, "category_id": 5, "bbox": [3, 3, 9, 9]}"#,
-            r#"{"image_id": 9, "category_id": 5, "bbox": [3, 3, 9, 9]}"#,
-            r#"{"image_id": 11, "category_id": 5, "bbox": [3, 3, 9, 9]}"#,
-        ];
-        let read =
-            read(&list(&format!("{CAT}, {}", others.join(","))), folder.path(), None).unwrap();
-        assert_eq!(read.classes, ["cat", "dog"]);
-        let boxes: Vec<_> = read.images.iter().flat_map(|image| &image.boxes).collect();
-        assert_eq!(boxes, [&LabeledBox { corners: [0.0, 1.0, 4.0, 5.0], class: 0 }]);
-        let expected = LeftOut {
-            crowds: 1,
-            outside: 1,
-            tiny: 1,
-            without_image: 1,
-            of_unusable_images: 2,
-            images_without_boxes: 1,
-            images_missing: 1,
-            images_unreadable: 1,
-        };
-        assert_eq!(read.left_out, expected);
-    }
-
-    #[test]
-    fn unusable_annotation_files_are_refused_with_the_reason() {
-        let folder = folder();
-        let trained = read(&list(CAT), folder.path(), None).unwrap();
-        let says = |text: &str, train: Option<&AnnotatedImages>, words: &[&str]| {
-            let message = read(text, folder.path(), train).unwrap_err().to_string();
-            assert!(words.iter().all(|word| message.contains(word)), "{message}");
-        };
-        says("[]", None, &["list.json", "COCO"]);
-        says(&list(""), None, &["list.json", "4 images without boxes", "are they in"]);
-        says(
-            &list(CAT).replace("\"height\": 10", "\"height\": 11"),
-            None,
-            &["a.png", "20×10", "20×11"],
-        );
-        says(
-            &list(CAT).replace("\"dog\"", "\"cow\""),
-            Some(&trained),
-            &["category 5", "cow", "dog"],
-        );
-        says(
-            &list(&CAT.replace("\"category_id\": 2", "\"category_id\": 3")),
-            None,
-            &["no listed category: 3"],
-        );
-    }
-}
+#[path = "annotations_tests.rs"]
+mod tests;

@@ -55,6 +55,7 @@ impl ClassImages {
             None => with_window(&sources, pixels, seed, reporter)?,
         };
         let mut found = Vec::new();
+        sources.notices().iter().for_each(|notice| reporter.say(format_args!("{notice}")));
         for image_id in 0..sources.len() {
             reporter.check_stop()?;
             let source = sources.source(image_id);

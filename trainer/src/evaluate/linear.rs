@@ -212,14 +212,9 @@ fn decode_crops(
 
 /// A crop drawn from `random`.
 fn random_crop(image: &RgbImage, size: u32, mut random: Stream) -> RgbImage {
-    let params = ViewParams {
-        crop: draw_crop(&mut random, image.size, CROP_SCALE),
-        flip: random.chance(FLIP_PROBABILITY),
-        jitter: None,
-        grayscale: false,
-        blur: None,
-        solarize: false,
-    };
+    let crop = draw_crop(&mut random, image.size, CROP_SCALE);
+    let flip = random.chance(FLIP_PROBABILITY);
+    let params = ViewParams { flip, ..ViewParams::of_crop(crop) };
     let mut pixels = vec![[0; 3]; size as usize * size as usize];
     let options = RenderOptions { size, blur: BlurKind::None };
     Renderer::default().render(image, &params, options, &mut pixels);

@@ -8,17 +8,19 @@
 //!                                                            confusion.png ─ drawing ────┘
 //! ```
 //!
-//! [`evaluate_boxes`] is the protocol of section 4.2.5 of the paper: classify the boxes of objects
-//! from RoIAligned features. [`evaluate_images`] is the usual linear evaluation on ImageNet:
+//! `annotations` has its files read by `coco`. [`evaluate_boxes`] is the protocol of section 4.2.5 of
+//! the paper: classify the boxes of objects from RoIAligned features. [`evaluate_images`] is the usual linear evaluation on ImageNet:
 //! classify images from pooled features.
 
 mod annotations;
 mod cache;
 mod class_images;
+mod coco;
 mod confusion;
 mod drawing;
 mod features;
 mod frozen_backbone;
+mod image_folder;
 mod inputs;
 mod linear;
 mod linear_layer;

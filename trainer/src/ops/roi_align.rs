@@ -5,6 +5,10 @@
 //! bilinearly. The weight of a map cell in that mean is a product of one factor for its row and one
 //! for its column, so a box costs one pass over the cells it touches, forward and backward, however
 //! many points it has.
+//!
+//! A box without size is a point, read bilinearly where it is: with cell i's center at (i + 0.5)·32
+//! pixels, as torchvision with `sampling_ratio=1, aligned=True`. With `aligned=False` it would become
+//! a cell and be read a cell further right and down.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -35,10 +39,11 @@ struct Shares {
 
 impl Shares {
     /// `start` and `end` in pixels of the view, `cells` the map's size that way.
-    fn new(start: f32, end: f32, cells: usize) -> Self {
+    fn new(start: f32, end: f32, is_point: bool, cells: usize) -> Self {
         let start = start * SPATIAL_SCALE;
-        // torchvision: without `aligned`, a box is at least one cell.
+        // torchvision: without `aligned`, a box is at least one cell. A point is a cell around it.
         let length = (end * SPATIAL_SCALE - start).max(1.0);
+        let start = if is_point { start - 1.0 } else { start };
         let points = length.ceil();
         let mut all = vec![0.0; cells];
         for point in 0..points as usize {
@@ -78,10 +83,11 @@ fn rois(rois: &[f32], map: &[usize]) -> Result<Vec<Roi>> {
             if image >= n || roi[0] < 0.0 {
                 bail!("a RoI of image {} in a batch of {n}", roi[0]);
             }
+            let is_point = roi[1] == roi[3] && roi[2] == roi[4];
             Ok(Roi {
                 image,
-                rows: Shares::new(roi[2], roi[4], h),
-                columns: Shares::new(roi[1], roi[3], w),
+                rows: Shares::new(roi[2], roi[4], is_point, h),
+                columns: Shares::new(roi[1], roi[3], is_point, w),
             })
         })
         .collect()

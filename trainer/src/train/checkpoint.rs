@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use scrl_schemas::{Epoch, store};
 
 use super::config::{Hyperparameters, TrainConfig};
+use super::defaults::Recorded;
 use super::learner::Learner;
 use crate::data::Start;
 use crate::model::Parameter;
@@ -44,6 +45,8 @@ pub struct CheckpointInfo {
     pub position: u64,
     /// Rows of each epoch of the shards.
     pub rows_per_epoch: u64,
+    /// The options whose defaults depend on the shards.
+    pub recorded: Recorded,
 }
 
 impl CheckpointInfo {
@@ -184,6 +187,8 @@ impl Checkpoint {
             epoch: number("epoch")? as u32,
             position: number("position")?,
             rows_per_epoch: number("rows_per_epoch")?,
+            recorded: toml::from_str(self.text(metadata, "options")?)
+                .map_err(|error| Error::checkpoint(&self.path, error.message()))?,
         })
     }
 

@@ -5,57 +5,15 @@ use std::path::{Path, PathBuf};
 use scrl_schemas::store;
 use serde::Serialize;
 
+use super::defaults::{Choice, Recorded, scheduled_pairs};
 use super::device::{DeviceConfig, Precision, is_gpu};
 use super::options::{Method, OnlineEval, Optimizer, Options, Preset, TargetInit};
+use crate::Result;
 use crate::collective::{Ranks, threads_of_rank};
 use crate::data::Dataset;
+use crate::error::refuse;
 use crate::model::Arch;
 use crate::ops::MOST_ROIS;
-use crate::{Error, Result};
-
-/// The values that a preset sets.
-struct PresetValues {
-    optimizer: Optimizer,
-    base_lr: f64,
-    weight_decay: f64,
-    tau: f64,
-    target_init: TargetInit,
-    warmup_epochs: u32,
-}
-
-/// The paper's section 4; the authors' code for 200 epochs has the same.
-const PAPER: PresetValues = PresetValues {
-    optimizer: Optimizer::Lars,
-    base_lr: 0.45,
-    weight_decay: 1e-6,
-    tau: 0.97,
-    target_init: TargetInit::Random,
-    warmup_epochs: 10,
-};
-
-/// The authors' code for 1000 epochs.
-const REFERENCE_1000: PresetValues =
-    PresetValues { base_lr: 0.2, weight_decay: 1.5e-6, tau: 0.996, ..PAPER };
-
-/// The result of the search in `docs/small-data.md`.
-const SMALL: PresetValues = PresetValues {
-    optimizer: Optimizer::Sgd,
-    base_lr: 0.24,
-    weight_decay: 5e-4,
-    tau: 0.99,
-    target_init: TargetInit::Online,
-    warmup_epochs: 1,
-};
-
-impl Preset {
-    fn values(self) -> PresetValues {
-        match self {
-            Self::Paper | Self::Reference200 => PAPER,
-            Self::Reference1000 => REFERENCE_1000,
-            Self::Small => SMALL,
-        }
-    }
-}
 
 /// LARS's trust coefficient in the paper.
 const TRUST: f64 = 0.001;
@@ -74,7 +32,7 @@ const LARGEST: u64 = i64::MAX as u64;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Hyperparameters {
-    /// The source of defaults.
+    /// The source of defaults; never [`Preset::Auto`].
     pub preset: Preset,
     /// The optimizer.
     pub optimizer: Optimizer,
@@ -124,6 +82,12 @@ impl Hyperparameters {
         self.lr * self.pairs_per_step() as f64 / BASE_BATCH
     }
 
+    /// Those whose defaults depend on the shards.
+    pub(super) fn recorded(&self) -> Recorded {
+        let Self { preset, batch_size, epochs, .. } = *self;
+        Recorded { preset, batch_size, epochs }
+    }
+
     /// The options by their names.
     pub(crate) fn to_table(&self) -> toml::Table {
         toml::Table::try_from(self).expect("numbers that TOML can hold, and names")
@@ -149,6 +113,9 @@ pub struct TrainConfig {
     /// The reason why `--device auto` chose the CPU.
     #[serde(skip)]
     pub why_cpu: Option<String>,
+    /// What was chosen for this dataset and why, a line for each option.
+    #[serde(skip)]
+    pub chosen: Vec<String>,
     /// The source images of recipe shards.
     pub images: PathBuf,
     /// The file of the initial weights. Its effect is in the first checkpoint: a resumed run does
@@ -169,35 +136,26 @@ pub struct TrainConfig {
 
 impl TrainConfig {
     /// Fills in defaults and checks every value, also against the dataset and the processes that
-    /// share the run. `default_out` is used where no `--out` is given.
+    /// share the run. `default_out` is used where no `--out` is given; a run that resumes keeps
+    /// what is `recorded` of it.
     ///
     /// # Errors
-    /// [`Error::Option`] for the first invalid value; [`Error::Dataset`] for shards without rows.
+    /// [`Error::Option`](crate::Error::Option) for the first invalid value;
+    /// [`Error::Dataset`](crate::Error::Dataset) for shards without rows.
     pub fn resolve(
         given: Options,
         dataset: &Dataset,
         default_out: PathBuf,
         ranks: &Ranks,
+        recorded: Option<Recorded>,
     ) -> Result<Self> {
         let manifest = dataset.manifest();
-        let preset = given.preset.unwrap_or(Preset::Paper);
-        let values = preset.values();
         let DeviceConfig { name: device, why_cpu, precision } =
             given.compute.resolve(!ranks.is_alone())?;
-        let batch_size = given.batch_size.unwrap_or(256);
-        let accumulate = given.accumulate.unwrap_or(1);
-        let steps_per_epoch = steps_per_epoch(dataset, batch_size, accumulate)?;
-        if !batch_size.is_multiple_of(ranks.size()) {
-            let reason = format!(
-                "{batch_size} pairs cannot be divided among {} processes; choose a multiple",
-                ranks.size()
-            );
-            return refuse("batch-size", reason);
-        }
-        let epochs = given.epochs.unwrap_or(manifest.epochs);
-        if epochs == 0 || epochs > manifest.epochs {
-            return refuse("epochs", format!("the folder has {} planned epochs", manifest.epochs));
-        }
+        let Choice { recorded: Recorded { preset, batch_size, epochs }, accumulate, chosen } =
+            Choice::new(&given, dataset, ranks.size(), recorded)?;
+        let steps_per_epoch = dataset.rows_per_epoch() / (batch_size * accumulate) as u64;
+        let values = preset.values();
         let out = given.out.unwrap_or(default_out);
         check_out(&out)?;
         let online_eval = given.online_eval.unwrap_or(OnlineEval::Auto);
@@ -228,6 +186,7 @@ impl TrainConfig {
             max_steps: given.max_steps,
             device,
             why_cpu,
+            chosen,
             images: given.images.unwrap_or_else(|| manifest.images.clone().into()),
             init: given.init,
             follow: given.follow,
@@ -243,17 +202,11 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// Pairs of the schedule.
-    pub fn scheduled_pairs(&self, dataset: &Dataset) -> u64 {
-        let pairs = self.hyperparameters.pairs_per_step() as u64;
-        dataset.rows_per_epoch() / pairs * pairs * u64::from(self.hyperparameters.epochs)
-    }
-
     /// Pairs that the run sees: fewer than those of the schedule with [`Self::max_steps`].
     pub fn pairs(&self, dataset: &Dataset) -> u64 {
         let pairs = self.hyperparameters.pairs_per_step() as u64;
         let most = self.max_steps.map_or(u64::MAX, |steps| steps.saturating_mul(pairs));
-        self.scheduled_pairs(dataset).min(most)
+        scheduled_pairs(dataset.rows_per_epoch(), pairs, self.hyperparameters.epochs).min(most)
     }
 
     /// The text of `config.toml`.
@@ -320,10 +273,6 @@ impl TrainConfig {
     }
 }
 
-fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T> {
-    Err(Error::Option { option, reason: reason.into() })
-}
-
 /// Refuses an object store as the place of a run's files, some of which grow.
 pub(crate) fn check_out(out: &Path) -> Result<()> {
     if store::is_url(out) {
@@ -344,24 +293,6 @@ fn resolve_trust(given: Option<f64>, optimizer: Optimizer) -> Result<Option<f64>
         }
         Optimizer::Sgd => Ok(None),
     }
-}
-
-fn steps_per_epoch(dataset: &Dataset, batch_size: usize, accumulate: usize) -> Result<u64> {
-    let rows = dataset.rows_per_epoch();
-    if rows == 0 {
-        let reason = "the shards have no rows: none of the images could be read, and \
-                      sources.parquet has the reasons";
-        return Err(Error::dataset(dataset.paths().root(), reason));
-    }
-    let pairs = (batch_size as u64).saturating_mul(accumulate as u64);
-    if pairs == 0 {
-        return refuse("batch-size", "a step needs at least one pair");
-    }
-    if pairs > rows {
-        let reason = format!("{pairs} pairs a step, but an epoch has only {rows}; choose less");
-        return refuse("batch-size", reason);
-    }
-    Ok(rows / pairs)
 }
 
 fn resolve_online_eval(given: OnlineEval, dataset: &Dataset) -> Result<OnlineEval> {

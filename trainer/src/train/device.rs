@@ -9,6 +9,7 @@ use clap::Args;
 use scrl_cli::{LocalWorld, Reporter, choices};
 use scrl_schemas::named_choice;
 
+use crate::error::refuse;
 use crate::ops::gpu;
 use crate::{Error, Result};
 
@@ -161,10 +162,6 @@ fn choose(choice: DeviceChoice, exchanging: bool) -> Result<(String, Option<Stri
 /// machine. Launchers may let each process see a GPU of its own alone.
 fn own_gpu(local: LocalWorld, count: usize) -> usize {
     if count == 1 { 0 } else { local.rank as usize }
-}
-
-fn refuse<T>(option: &'static str, reason: impl Into<String>) -> Result<T> {
-    Err(Error::Option { option, reason: reason.into() })
 }
 
 #[cfg(test)]

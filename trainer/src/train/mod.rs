@@ -4,6 +4,7 @@
 mod agreement;
 mod checkpoint;
 mod config;
+mod defaults;
 mod device;
 mod drawing;
 mod guard;
@@ -20,6 +21,7 @@ mod trainer;
 pub use checkpoint::{Checkpoint, CheckpointInfo};
 pub(crate) use config::check_out;
 pub use config::{Hyperparameters, TrainConfig};
+pub use defaults::Recorded;
 pub use device::{DeviceChoice, DeviceConfig, DeviceOptions, Precision};
 pub(crate) use device::{is_gpu, open_device};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};

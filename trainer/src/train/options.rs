@@ -13,6 +13,8 @@ named_choice! {
     /// The source of the defaults of the optimizer, its learning rate and weight decay, τ₀, and how
     /// a run starts.
     pub enum Preset {
+        /// The one of `small` and `paper` that fits the length of the schedule.
+        Auto = "auto",
         /// The paper's text.
         Paper = "paper",
         /// The authors' code for 200 epochs.
@@ -97,8 +99,9 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Defaults of the paper's text, of its authors' code for 200 or 1000 epochs, or for small data:
-    /// up to a few million pairs, and batches of less than 512 [default: paper]
+    /// Defaults of the paper's text, of its authors' code for 200 or 1000 epochs, or for small data;
+    /// auto is small for schedules of less than a million pairs and steps of less than 512, else
+    /// paper [default: auto]
     #[arg(long, value_name = "NAME", value_parser = choices!(Preset))]
     pub preset: Option<Preset>,
 
@@ -119,7 +122,8 @@ pub struct Options {
     #[arg(long, value_name = "NAME", value_parser = choices!(Method))]
     pub method: Option<Method>,
 
-    /// Pairs of a micro-batch, which all processes of the run divide among them [default: 256]
+    /// Pairs of a micro-batch, which all processes of the run divide among them [default: the largest
+    /// power of two up to 256 that leaves eight steps in an epoch]
     #[arg(long, value_name = "PAIRS")]
     pub batch_size: Option<usize>,
 
@@ -127,7 +131,7 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
 
-    /// Epochs of the schedule [default: the shards' planned epochs]
+    /// Epochs of the schedule [default: the shards' planned epochs when the run begins]
     #[arg(long, value_name = "N")]
     pub epochs: Option<u32>,
 

@@ -469,6 +469,7 @@ impl Trainer<'_> {
             epoch: self.steps.epochs_done(step),
             position: step % self.steps.per_epoch * pairs,
             rows_per_epoch: self.dataset.rows_per_epoch(),
+            recorded: self.config.hyperparameters.recorded(),
         };
         Checkpoint::write(&self.output.checkpoints(), learner, self.config, info)
     }

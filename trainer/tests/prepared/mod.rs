@@ -13,7 +13,7 @@ use scrl_schemas::{Epoch, Row, ShardPaths, ShardReader, Success, ViewEncoding};
 use scrl_trainer::Result;
 use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Dataset;
-use scrl_trainer::train::{Metrics, Options, Resume, Summary, TrainConfig, train};
+use scrl_trainer::train::{Metrics, Options, Preset, Resume, Summary, TrainConfig, train};
 use tempfile::TempDir;
 
 /// A folder of images and the shards made from it.
@@ -106,6 +106,7 @@ impl Prepared {
     ) -> (TrainConfig, Dataset) {
         let mut options = Options {
             out: Some(self.path(out)),
+            preset: Some(Preset::Paper),
             arch: Some("resnet18".parse().unwrap()),
             batch_size: Some(4),
             hidden: Some(16),
@@ -117,7 +118,7 @@ impl Prepared {
         };
         change(&mut options);
         let dataset = Dataset::open(shards).unwrap();
-        let config = TrainConfig::resolve(options, &dataset, PathBuf::new(), ranks).unwrap();
+        let config = TrainConfig::resolve(options, &dataset, PathBuf::new(), ranks, None).unwrap();
         (config, dataset)
     }
 }

@@ -21,12 +21,16 @@ pub fn outline(reporter: &Reporter, outline: &Outline, views: ViewEncoding) {
         odd.push(format!("{} unreadable", HumanCount(outline.unreadable)));
     }
     if outline.ignored > 0 {
-        odd.push(format!("{} ignored", counted(outline.ignored, "other file")));
+        let other = counted(outline.ignored, "other file");
+        odd.push(format!("{other} ignored: {}", outline.ignored_endings));
     }
     let odd = if odd.is_empty() { String::new() } else { format!(" ({})", odd.join(", ")) };
     reporter.say(format_args!("{images}{classes}{odd}"));
     for notice in &outline.notices {
         reporter.say(format_args!("{notice}"));
+    }
+    if let Some([before, now]) = outline.more_planned {
+        reporter.say(format_args!("planned epochs: {before} until now, {now} from now on"));
     }
     let finished = match outline.shards_finished {
         0 => String::new(),

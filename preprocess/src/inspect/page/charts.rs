@@ -1,13 +1,12 @@
 //! The charts of the page, with the requested distribution of each.
 
-use scrl_schemas::{BlurKind, PrepOptions};
+use scrl_schemas::{BlurKind, BoxSampler, PrepOptions};
 
 use super::chart::Chart;
 use crate::inspect::distributions::Distributions;
 use crate::inspect::histogram::Histogram;
-use crate::views::method::{
-    BLUR_SIGMA, BRIGHTNESS_AND_CONTRAST, CROP_RATIO, HUE, RESIZE_BLUR_FACTORS, SATURATION,
-};
+use crate::views::method::{BLUR_SIGMA, CROP_RATIO, RESIZE_BLUR_FACTORS};
+use crate::views::params::{factors, hue_shifts};
 
 /// The section with all charts.
 pub(super) fn section(
@@ -34,7 +33,6 @@ const LEGEND: [(&str, &str); 4] = [
 ];
 
 fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
-    let size = f64::from(options.size);
     let [low, high] = options.crop_scale.map(f64::from);
     let percents = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |area| format!("{:.0} %", 100.0 * area));
     let ratios = || {
@@ -45,8 +43,6 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
         };
         ticks(&[CROP_RATIO[0].log2(), 0.0, CROP_RATIO[1].log2()], ratio)
     };
-    let pixels =
-        || ticks(&[0.0, size / 4.0, size / 2.0, size * 0.75, size], |side| format!("{side:.0}"));
     let mut charts = Vec::new();
     for (view, name) in [(0, "Crop area, view 1"), (1, "Crop area, view 2")] {
         let (f, e) = (&found.views[view].crop_area, &expected.views[view].crop_area);
@@ -81,31 +77,16 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
             .of(f, e),
         );
     }
-    for (view, name) in [(0, "Box size, view 1"), (1, "Box size, view 2")] {
-        let (f, e) = (&found.views[view].box_side, &expected.views[view].box_side);
-        let note = format!(
-            "Square root of the area, in pixels of the view. No side is under {} px.",
-            options.min_box
-        );
-        let limits = vec![f64::from(options.min_box)];
-        charts.push(Panel { title: name, note, ticks: pixels(), uniform: None, limits }.of(f, e));
+    // Points have no size, and do not overlap.
+    if options.box_sampler != BoxSampler::Point {
+        charts.extend(sizes_and_overlaps(options, found, expected));
     }
-    let note = match options.iou {
-        Some(limit) => format!("All pairs of boxes of a row, in the photo; none above {limit}."),
-        None => "All pairs of boxes of a row, in the photo; without a limit.".to_owned(),
-    };
-    let limits: Vec<f64> = options.iou.map(f64::from).into_iter().collect();
-    let ious = || ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |iou| format!("{iou:.2}"));
-    charts.push(
-        Panel { title: "Overlap of boxes (IoU)", note, ticks: ious(), uniform: None, limits }
-            .of(&found.box_iou, &expected.box_iou),
-    );
     let note = "The two crops of a pair, in the photo; 0 if they do not overlap.".to_owned();
     charts.push(
         Panel {
             title: "Overlap of crops (IoU)",
             note,
-            ticks: ious(),
+            ticks: iou_ticks(),
             uniform: None,
             limits: Vec::new(),
         }
@@ -114,6 +95,40 @@ fn charts(options: &PrepOptions, found: &Distributions, expected: &Distributions
     charts.push(boxes_per_pair(options, found, expected));
     charts.extend(strengths(options, found, expected));
     charts
+}
+
+/// The sizes of the boxes in both views, and their overlaps.
+fn sizes_and_overlaps(
+    options: &PrepOptions,
+    found: &Distributions,
+    expected: &Distributions,
+) -> Vec<Chart> {
+    let size = f64::from(options.size);
+    let mut charts = Vec::new();
+    for (view, title) in [(0, "Box size, view 1"), (1, "Box size, view 2")] {
+        let (f, e) = (&found.views[view].box_side, &expected.views[view].box_side);
+        let note = format!(
+            "Square root of the area, in pixels of the view. No side is under {} px.",
+            options.min_box
+        );
+        let marks = [0.0, size / 4.0, size / 2.0, size * 0.75, size];
+        let ticks = ticks(&marks, |side| format!("{side:.0}"));
+        let limits = vec![f64::from(options.min_box)];
+        charts.push(Panel { title, note, ticks, uniform: None, limits }.of(f, e));
+    }
+    let title = "Overlap of boxes (IoU)";
+    let note = match options.iou {
+        Some(limit) => format!("All pairs of boxes of a row, in the photo; none above {limit}."),
+        None => "All pairs of boxes of a row, in the photo; without a limit.".to_owned(),
+    };
+    let limits: Vec<f64> = options.iou.map(f64::from).into_iter().collect();
+    let panel = Panel { title, note, ticks: iou_ticks(), uniform: None, limits };
+    charts.push(panel.of(&found.box_iou, &expected.box_iou));
+    charts
+}
+
+fn iou_ticks() -> Vec<(f64, String)> {
+    ticks(&[0.0, 0.25, 0.5, 0.75, 1.0], |iou| format!("{iou:.2}"))
 }
 
 /// The texts and limits of a chart.
@@ -195,15 +210,17 @@ fn boxes_per_pair(options: &PrepOptions, found: &Distributions, expected: &Distr
 /// The strengths of jitter and blur.
 fn strengths(options: &PrepOptions, found: &Distributions, expected: &Distributions) -> Vec<Chart> {
     let (f, e) = (&found.jitter, &expected.jitter);
+    let [probability, brightness, contrast, saturation, hue] = options.steps.jitter;
     let factor = |value: f64| format!("{value:.1}").replace('-', "−");
     let table = [
-        ("Brightness", &f.brightness, &e.brightness, BRIGHTNESS_AND_CONTRAST, "factor"),
-        ("Contrast", &f.contrast, &e.contrast, BRIGHTNESS_AND_CONTRAST, "factor"),
-        ("Saturation", &f.saturation, &e.saturation, SATURATION, "factor"),
-        ("Hue", &f.hue, &e.hue, HUE, "shift in turns"),
+        ("Brightness", &f.brightness, &e.brightness, factors(brightness), "factor"),
+        ("Contrast", &f.contrast, &e.contrast, factors(contrast), "factor"),
+        ("Saturation", &f.saturation, &e.saturation, factors(saturation), "factor"),
+        ("Hue", &f.hue, &e.hue, hue_shifts(hue), "shift in turns"),
     ];
     let mut charts: Vec<Chart> = table
         .into_iter()
+        .filter(|(_, _, _, [low, high], _)| probability > 0.0 && low < high)
         .map(|(title, found, expected, [low, high], unit)| {
             let note = format!("Jittered views, {unit}. Requested: uniform from {low} to {high}.")
                 .replace('-', "−");

@@ -120,11 +120,15 @@ impl BoxedImage<'_> {
         for (number, of) in boxes {
             let palette = number % palette::COLORS.len();
             let rect = |class: &str| {
-                let (w, h) = (of.x1 - of.x0, of.y1 - of.y0);
-                format!(
-                    "<rect class=\"{class}\" x=\"{}\" y=\"{}\" width=\"{w}\" height=\"{h}\"/>",
-                    of.x0, of.y0
-                )
+                let (x, y, w, h) = (of.x0, of.y0, of.x1 - of.x0, of.y1 - of.y0);
+                match of.is_point() {
+                    // A line of no length, whose round ends are a dot.
+                    true => format!("<path class=\"{class}\" d=\"M{x} {y}h0\"/>"),
+                    false => format!(
+                        "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" \
+                         height=\"{h}\"/>"
+                    ),
+                }
             };
             let _ = write!(
                 drawn,
@@ -154,8 +158,10 @@ fn keys(pair: &Pair) -> String {
     }
     let mut out = String::from("<div class=\"keys\" role=\"group\" aria-label=\"Matched boxes\">");
     for (number, matched) in pair.row.boxes.iter().enumerate() {
-        let sides = [matched.view1, matched.view2]
-            .map(|of| format!("{:.0}\u{202F}×\u{202F}{:.0}", of.x1 - of.x0, of.y1 - of.y0));
+        let sides = [matched.view1, matched.view2].map(|of| match of.is_point() {
+            true => format!("({:.0}, {:.0})", of.x0, of.y0),
+            false => format!("{:.0}\u{202F}×\u{202F}{:.0}", of.x1 - of.x0, of.y1 - of.y0),
+        });
         let _ = write!(
             out,
             "<button type=\"button\" class=\"k{}\" data-box=\"{number}\" aria-pressed=\"false\" \
@@ -175,6 +181,12 @@ fn describe(params: &ViewParams) -> String {
     let mut words: Vec<String> = Vec::new();
     if params.flip {
         words.push("flipped".to_owned());
+    }
+    if params.vertical_flip {
+        words.push("flipped vertically".to_owned());
+    }
+    if params.turns > 0 {
+        words.push(format!("turned\u{202F}{}°", 90 * i32::from(params.turns)));
     }
     if let Some(jitter) = &params.jitter {
         words.push(format!(

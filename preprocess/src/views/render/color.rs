@@ -7,7 +7,7 @@
 
 use scrl_schemas::{ColorJitter, ColorStep};
 
-use super::fixed::{BLOCK, Planes, WHITE, times_half, times_half_unsigned};
+use super::fixed::{BLOCK, Planes, WHITE, times, times_half, times_half_unsigned};
 use crate::views::method::LUMA;
 
 /// A full turn of the hue, in units in which red, yellow, green, cyan, blue and magenta are 0 to 5.
@@ -85,16 +85,30 @@ fn map(row: &mut Row<'_>, change: impl Fn([i16; 3]) -> [i16; 3]) {
     }
 }
 
-/// `value` − `other`, less or more by a fraction: what a factor of 1 + `fraction` / 2¹⁶ makes of the
-/// value, blended with the other.
-#[inline(always)]
-fn blend(value: i16, other: i16, fraction: i16) -> i16 {
-    value.saturating_add(times_half(value - other, fraction)).clamp(0, WHITE)
+/// Bits of a factor's difference from 1 where it is at most one half, as all of the paper's are.
+const NEAR: u32 = 16;
+/// The same where the factor is from 0 to 2.
+const FAR: u32 = 15;
+
+/// Whether a factor is beyond the range of [`NEAR`].
+fn is_far(factor: f32) -> bool {
+    (factor - 1.0).abs() > 0.5
 }
 
-/// What a factor from 0.5 to 1.5 differs from 1, for [`blend`].
-fn fraction(factor: f32) -> i16 {
-    ((f64::from(factor) - 1.0) * 65536.0).round().clamp(-32768.0, 32767.0) as i16
+/// `value` − `other`, less or more by a fraction: what a factor of 1 + `fraction` / 2^`BITS` makes of
+/// the value, blended with the other.
+#[inline(always)]
+fn blend<const BITS: u32>(value: i16, other: i16, fraction: i16) -> i16 {
+    let difference = value - other;
+    let change =
+        if BITS == NEAR { times_half(difference, fraction) } else { times(difference, fraction) };
+    value.saturating_add(change).clamp(0, WHITE)
+}
+
+/// What a factor differs from 1, for [`blend`].
+fn fraction<const BITS: u32>(factor: f32) -> i16 {
+    let one = f64::from(1u32 << BITS);
+    ((f64::from(factor) - 1.0) * one).round().clamp(-32768.0, 32767.0) as i16
 }
 
 #[inline(always)]
@@ -113,30 +127,47 @@ fn luma(pixel: [i16; 3]) -> i16 {
 /// `factor` · pixel + (1 − `factor`) · `other`: brightness with black, contrast with the mean.
 #[inline(always)]
 fn blend_with(row: &mut Row<'_>, factor: f32, other: i16) {
-    let fraction = fraction(factor);
-    map(
-        row,
-        #[inline(always)]
-        |[red, green, blue]| {
-            [
-                blend(red, other, fraction),
-                blend(green, other, fraction),
-                blend(blue, other, fraction),
-            ]
-        },
-    );
+    if is_far(factor) {
+        blend_all::<FAR>(
+            row,
+            factor,
+            #[inline(always)]
+            |_| other,
+        );
+    } else {
+        blend_all::<NEAR>(
+            row,
+            factor,
+            #[inline(always)]
+            |_| other,
+        );
+    }
 }
 
 /// Saturation: blend with the gray image.
 #[inline(always)]
 fn blend_with_gray(row: &mut Row<'_>, factor: f32) {
-    let fraction = fraction(factor);
+    if is_far(factor) {
+        blend_all::<FAR>(row, factor, luma);
+    } else {
+        blend_all::<NEAR>(row, factor, luma);
+    }
+}
+
+/// Blends each pixel with what `other` makes of it.
+#[inline(always)]
+fn blend_all<const BITS: u32>(row: &mut Row<'_>, factor: f32, other: impl Fn([i16; 3]) -> i16) {
+    let fraction = fraction::<BITS>(factor);
     map(
         row,
         #[inline(always)]
         |pixel @ [red, green, blue]| {
-            let gray = luma(pixel);
-            [blend(red, gray, fraction), blend(green, gray, fraction), blend(blue, gray, fraction)]
+            let other = other(pixel);
+            [
+                blend::<BITS>(red, other, fraction),
+                blend::<BITS>(green, other, fraction),
+                blend::<BITS>(blue, other, fraction),
+            ]
         },
     );
 }
@@ -216,6 +247,23 @@ mod tests {
             assert!(close(hue_of(color, 0.0), color), "{color:?}");
             assert!(close(hue_of(color, 1.0 / 3.0), [b, r, g]), "{color:?}");
             assert!(close(hue_of(color, -1.0 / 3.0), [g, b, r]), "{color:?}");
+        }
+    }
+
+    /// To a 64th of a level.
+    #[test]
+    fn factors_from_zero_to_two_blend_as_in_floating_point() {
+        for factor in [0.0, 0.2, 0.4999, 0.5, 0.6, 1.0, 1.4, 1.5, 1.5001, 1.9, 2.0] {
+            for (value, other) in [(0, 0), (100, 0), (9000, 4000), (4000, 9000), (WHITE, 0)] {
+                let mut planes = [(); 3].map(|()| vec![value; BLOCK]);
+                let row = &mut planes.each_mut().map(|plane| plane.as_mut_slice());
+                blend_with(row, factor, other);
+                let exact = f64::from(factor) * f64::from(value)
+                    + (1.0 - f64::from(factor)) * f64::from(other);
+                let expected = exact.clamp(0.0, f64::from(WHITE));
+                let difference = f64::from(planes[1][3]) - expected;
+                assert!(difference.abs() <= 1.0, "{factor} {value} {other}: {difference}");
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Rendering a view from its source image and its parameters.
 //!
-//! The steps, in this order: crop, bicubic resize (as Pillow), flip, then color jitter, grayscale,
-//! Gaussian blur and solarization (as torchvision on float tensors), rounded to bytes once at the
+//! The steps, in this order: crop, bicubic resize (as Pillow), flips and turns, then color jitter,
+//! grayscale, Gaussian blur and solarization (as torchvision on float tensors), rounded to bytes once at the
 //! end. The resize blur is on bytes, as in Pillow.
 //!
 //! The same inputs give the same bytes on every machine: between the steps pixels are integers, and
@@ -13,6 +13,7 @@ mod color;
 mod fixed;
 mod resize;
 mod transpose;
+mod turn;
 mod vector;
 
 use scrl_schemas::{BlurKind, PrepOptions, ViewParams};
@@ -105,7 +106,10 @@ impl<const CHANNELS: usize> Work for RenderView<'_, CHANNELS> {
         let Self { renderer, source, params, options, view } = self;
         let size = options.size as usize;
         let Renderer { resize, planes, gaussian, .. } = renderer;
-        resize.crop(simd, Source::from(source), params.crop, [size; 2], params.flip, planes);
+        let orientation = params.orientation();
+        let source = Source::from(source);
+        resize.crop(simd, source, params.crop, [size; 2], orientation.mirrors_x, planes);
+        turn::apply(planes, orientation);
         color::apply(planes, params.jitter.as_ref(), params.grayscale);
         match (params.blur, options.blur) {
             (Some(sigma), BlurKind::Gaussian) => gaussian.apply(
@@ -203,14 +207,7 @@ mod tests {
     }
 
     fn plain() -> ViewParams {
-        ViewParams {
-            crop: Crop { x: 3, y: 2, width: 16, height: 16 },
-            flip: false,
-            jitter: None,
-            grayscale: false,
-            blur: None,
-            solarize: false,
-        }
+        ViewParams::of_crop(Crop { x: 3, y: 2, width: 16, height: 16 })
     }
 
     fn render(params: &ViewParams) -> Vec<u8> {
@@ -243,6 +240,40 @@ mod tests {
         assert_eq!(solarized, expected);
     }
 
+    /// Of sides that are and are not multiples of a tile.
+    #[test]
+    fn flips_and_turns_move_the_pixels_as_numpy_does() {
+        for size in [16, 37, 24, 9] {
+            let options = RenderOptions { size, blur: BlurKind::Gaussian };
+            let side = size as usize;
+            let mut renderer = Renderer::default();
+            let mut render = |params: &ViewParams| {
+                let mut view = vec![[0; 3]; side * side];
+                renderer.render(&source(), params, options, &mut view);
+                view
+            };
+            let upright = render(&plain());
+            for (flip, vertical_flip) in
+                [(false, false), (true, false), (false, true), (true, true)]
+            {
+                let from = |y: usize, x: usize| {
+                    let x = if flip { side - 1 - x } else { x };
+                    let y = if vertical_flip { side - 1 - y } else { y };
+                    y * side + x
+                };
+                let mut expected: Vec<[u8; 3]> =
+                    (0..side * side).map(|i| upright[from(i / side, i % side)]).collect();
+                for turns in 0..4 {
+                    let params = ViewParams { flip, vertical_flip, turns, ..plain() };
+                    assert_eq!(render(&params), expected, "{size} {params:?}");
+                    // What numpy.rot90 does: the last column becomes the first row.
+                    let turned = |i: usize| expected[i % side * side + side - 1 - i / side];
+                    expected = (0..side * side).map(turned).collect();
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_processor_renders_the_same() {
         let [brightness, contrast, saturation, hue] = scrl_schemas::ColorStep::ALL;
@@ -254,7 +285,8 @@ mod tests {
             hue: -0.0625,
             order,
         };
-        let changed = ViewParams { jitter: Some(jitter), blur: Some(1.3), flip: true, ..plain() };
+        let changed =
+            ViewParams { jitter: Some(jitter), blur: Some(1.3), flip: true, turns: 3, ..plain() };
         for (size, crop) in [(16, [3, 2, 16, 16]), (37, [0, 0, 40, 30]), (9, [5, 1, 33, 29])] {
             let [x, y, width, height] = crop;
             for params in [plain(), changed] {

@@ -54,6 +54,29 @@ pub(super) fn to_rows(columns: &[i16], rows: &mut [i16], stride: usize) {
     }
 }
 
+/// Transposes the first `side` rows and columns of rows that are `stride` values apart, in place. What
+/// is beyond them up to the next tile is exchanged as well.
+#[inline(always)]
+pub(super) fn transpose_square(values: &mut [i16], stride: usize, side: usize) {
+    let (values, _) = values.as_chunks_mut::<TILE>();
+    let (tiles, stride) = (side.div_ceil(TILE), stride / TILE);
+    let place = |row: usize, column: usize, i: usize| (row * TILE + i) * stride + column;
+    for row in 0..tiles {
+        for column in row..tiles {
+            let mut from = [[[0; TILE]; TILE]; 2];
+            for i in 0..TILE {
+                from[0][i] = values[place(row, column, i)];
+                from[1][i] = values[place(column, row, i)];
+            }
+            let [upper, lower] = from.map(transpose_tile);
+            for i in 0..TILE {
+                values[place(column, row, i)] = upper[i];
+                values[place(row, column, i)] = lower[i];
+            }
+        }
+    }
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 fn transpose_tile(rows: [[i16; TILE]; TILE]) -> [[i16; TILE]; TILE] {

@@ -8,8 +8,9 @@ use scrl_trainer::train::Options;
 
 const EXAMPLES: &str = "\
 Examples:
-  scrl-train shards/                               ResNet-50 as in the paper
-  scrl-train --preset small --arch resnet18 --batch-size 64 shards/  for thousands of images
+  scrl-train shards/                               ResNet-50, with options that fit the shards
+  scrl-train --arch resnet18 --hidden 512 --projection 128 shards/  a small network for a CPU
+  scrl-train --preset paper --batch-size 8192 shards/  as in the paper
   scrl-train --method byol --max-steps 100 --log-every 1 shards/
   scrl-train --follow --consume shards/            while scrl-prep --keep 3 writes them
   scrl-train --init resnet50.pth --target-init online shards/  start from torchvision's weights

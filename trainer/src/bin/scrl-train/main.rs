@@ -29,13 +29,15 @@ fn run(arguments: Arguments, ranks: &Ranks) -> anyhow::Result<()> {
     let out = PathBuf::from(ranks.gather_texts(&out.to_string_lossy()).swap_remove(0));
     // `train` reports damaged checkpoints.
     let resumed = Output::new(&out).checkpoint_to_resume(&resume, &Reporter::silent())?;
-    let start = resumed.map_or_else(Start::default, |(_, info): (_, CheckpointInfo)| info.start());
+    let resumed = resumed.map(|(_, info)| info);
+    let start = resumed.as_ref().map_or_else(Start::default, CheckpointInfo::start);
     let dataset = if options.follow {
         Dataset::follow(&shards, start, &reporter)?
     } else {
         Dataset::open_at(&shards, start)?
     };
-    let config = TrainConfig::resolve(options, &dataset, out, ranks)?;
+    let recorded = resumed.map(|info| info.recorded);
+    let config = TrainConfig::resolve(options, &dataset, out, ranks, recorded)?;
     report::outline(&reporter, &config, &dataset, ranks);
     let summary = train(&config, &dataset, &resume, ranks, &reporter)?;
     report::summary(&reporter, &summary, &config);

@@ -4,15 +4,12 @@ use indicatif::HumanDuration;
 use scrl_cli::Reporter;
 use scrl_trainer::collective::Ranks;
 use scrl_trainer::data::Dataset;
-use scrl_trainer::train::{Method, Output, Preset, Summary, TrainConfig};
-
-/// Pairs of a schedule for which the paper's optimizer, made for batches of thousands, does not
-/// suffice.
-const FEW_PAIRS: u64 = 1_000_000;
+use scrl_trainer::train::{Method, Output, Summary, TrainConfig};
 
 /// Prints what is about to be trained.
 pub fn outline(reporter: &Reporter, config: &TrainConfig, dataset: &Dataset, ranks: &Ranks) {
     let options = &config.hyperparameters;
+    config.chosen.iter().for_each(|line| reporter.say(line));
     reporter.say(format_args!(
         "{} with {} on {}{}: {} pairs an epoch, {} a step, {} in all; writing to {}",
         match options.method {
@@ -32,13 +29,6 @@ pub fn outline(reporter: &Reporter, config: &TrainConfig, dataset: &Dataset, ran
     ));
     if let Some(reason) = &config.why_cpu {
         reporter.say(format_args!("note: on the CPU, as {reason}"));
-    }
-    let scheduled = config.scheduled_pairs(dataset);
-    if options.preset == Preset::Paper && scheduled < FEW_PAIRS {
-        reporter.say(format_args!(
-            "note: the paper's defaults are for far more than {scheduled} pairs; --preset small is \
-             for so few"
-        ));
     }
     if options.warmup_epochs >= options.epochs {
         reporter.say(format_args!(

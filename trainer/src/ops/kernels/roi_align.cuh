@@ -1,6 +1,6 @@
 // RoIAlign to one cell: the mean of the map at a grid of points over the box, each read bilinearly.
 // The weight of a cell is a product of a share for its row and one for its column. RoIs are [R, 5]:
-// view, x0, y0, x1, y1 in pixels of the view.
+// view, x0, y0, x1, y1 in pixels of the view; one without size is a point, read where it is.
 
 // Cells of a map, one way, and RoIs of a view, that shared memory is laid out for.
 #define MOST_CELLS 64
@@ -9,13 +9,18 @@
 // The map's cells for one pixel of the view.
 #define SPATIAL_SCALE (1.0f / 32.0f)
 
+// Whether a RoI has no size.
+__device__ inline bool is_point(const float *roi) { return roi[1] == roi[3] && roi[2] == roi[4]; }
+
 // The shares of `cells` cells in the mean over a box side from `start` to `end`, in pixels of the
 // view.
-__device__ inline void side_shares(float start, float end, int cells, float *shares) {
+__device__ inline void side_shares(float start, float end, bool is_point, int cells,
+                                   float *shares) {
     for (int cell = 0; cell < cells; ++cell) shares[cell] = 0.0f;
     start *= SPATIAL_SCALE;
-    // torchvision, `aligned=False`: a box is at least a cell.
+    // torchvision, `aligned=False`: a box is at least a cell. A point is a cell around it.
     const float length = fmaxf(end * SPATIAL_SCALE - start, 1.0f);
+    if (is_point) start -= 1.0f;
     const float points = ceilf(length);
     for (int point = 0; point < (int)points; ++point) {
         float place = start + ((float)point + 0.5f) * length / points;
@@ -39,8 +44,8 @@ COOPERATIVE(roi_align, const scalar *map, const float *rois, scalar *vectors, in
     __shared__ float rows[MOST_CELLS];
     __shared__ float columns[MOST_CELLS];
     const float *roi = rois + 5 * (long long)blockIdx.x;
-    if (threadIdx.x == 0) side_shares(roi[2], roi[4], height, rows);
-    if (threadIdx.x == 32) side_shares(roi[1], roi[3], width, columns);
+    if (threadIdx.x == 0) side_shares(roi[2], roi[4], is_point(roi), height, rows);
+    if (threadIdx.x == 32) side_shares(roi[1], roi[3], is_point(roi), width, columns);
     __syncthreads();
     const scalar *image = map + (long long)roi[0] * height * width * channels;
     for (int channel = threadIdx.x * LANES; channel < channels; channel += blockDim.x * LANES) {
@@ -75,9 +80,9 @@ COOPERATIVE(roi_align_backward, const scalar *gradient, const float *rois, int r
     for (int index = threadIdx.x; index < 2 * count; index += blockDim.x) {
         const float *roi = rois + 5 * (long long)(begin + index / 2);
         if (index % 2 == 0) {
-            side_shares(roi[2], roi[4], height, rows[index / 2]);
+            side_shares(roi[2], roi[4], is_point(roi), height, rows[index / 2]);
         } else {
-            side_shares(roi[1], roi[3], width, columns[index / 2]);
+            side_shares(roi[1], roi[3], is_point(roi), width, columns[index / 2]);
         }
     }
     __syncthreads();
