@@ -516,6 +516,11 @@ def deep_images():
     rgba16 = np.concatenate([rgb16, gray16[..., None]], -1).astype(">u2")
     yield "rgba16.tif", tiff(tags(16, 2, 4, extra=[2]), [rgba16.tobytes()], ">"), None, levels(
         rgb16, full)
+    opacity = (indices(8) * 250 + 700).astype(np.float64)[..., None]
+    whole = rgb16.astype(np.float64) * opacity // 65535
+    data = np.concatenate([whole, opacity], -1).astype("<u2").tobytes()
+    yield "rgba16-associated.tif", tiff(tags(16, 2, 4, extra=[1]), [data]), None, levels(
+        whole * 65535 / opacity, full)
     yield "gray16-inverted.tif", tiff(tags(16, 0, 1), [gray16.tobytes()], ">"), None, \
         255 - levels(as_rgb(gray16), full)
     for bits in (10, 12, 14):

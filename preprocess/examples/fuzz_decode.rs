@@ -209,7 +209,9 @@ fn check(
     let beginning = read_size(&bytes[..bytes.len() / 2], how);
     let values = sample_values(bytes, how);
     let peak = PEAK.load(Ordering::Relaxed) - before;
-    let pixels = size.as_ref().map_or(0, |size| size.width as u64 * size.height as u64);
+    // Values are read with a window, whatever the image is.
+    let promised = read_size(bytes, Decoding { window: Some([0.0, 1.0]), ..how });
+    let pixels = promised.map_or(0, |size| size.width as u64 * size.height as u64);
     let allowed = pixels * MAX_BYTES_PER_PIXEL + SPARE_BYTES + 8 * bytes.len() as u64;
     if peak as u64 > allowed {
         return Err(format!("{peak} bytes for {pixels} pixels, allowed are {allowed}"));

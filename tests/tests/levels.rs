@@ -179,7 +179,7 @@ fn evaluations_take_the_same_levels_and_keep_their_features_apart() {
     let dir = thermal(Dir::new(), 20);
     let linear = "linear --images thermal --size 32 --epochs 3 --crops 1 --checkpoint random \
                   --arch resnet18 --images-per-batch 4 --device cpu --out out";
-    dir.eval(linear).succeeds().says(&["16-bit images use 512", "--levels auto"]);
+    dir.eval(linear).succeeds().says(&["16-bit images use 51,2", "--levels auto"]);
     let results = |name: &str| dir.text(name);
     let full = results("out/results.json");
     let auto = dir.eval(&format!("{linear} --levels auto")).succeeds();

@@ -31,20 +31,33 @@ pub(super) fn decode(bytes: &[u8], how: Decoding) -> Result<(Header, Vec<u8>), U
     // Small samples as levels; indices of a palette are none.
     let is_palette = matches!(layout.colors, Colors::Palette(_));
     let most = if is_palette || layout.bits >= 8 { 255 } else { (1u32 << layout.bits) - 1 };
+    // What is stored as it is shown.
+    let is_rgb = layout.colors == Colors::Rgb && !layout.is_premultiplied && layout.bits == 8;
     let mut levels = Vec::new();
     rows::for_each(&layout, how.lenient, |[left, y], samples| {
-        levels.clear();
-        match samples {
-            Samples::Bytes(bytes) if most == 255 => levels.extend(bytes),
-            Samples::Bytes(bytes) => {
-                levels.extend(bytes.iter().map(|&byte| (u32::from(byte) * 255 / most) as u8));
-            }
-            Samples::Values(values) => levels.extend(values.iter().map(|&value| level(value))),
-        }
         if pixels.is_empty() {
             pixels = vec![[0; 3]; area(layout.size())];
         }
         let row = &mut pixels[y * columns + left..];
+        levels.clear();
+        match samples {
+            Samples::Bytes(bytes) if is_rgb => {
+                row.as_flattened_mut()[..bytes.len()].copy_from_slice(bytes);
+                return;
+            }
+            Samples::Bytes(bytes) if most == 255 => levels.extend(bytes),
+            Samples::Bytes(bytes) => {
+                levels.extend(bytes.iter().map(|&byte| (u32::from(byte) * 255 / most) as u8));
+            }
+            Samples::Values(values) if layout.is_premultiplied => {
+                let most = layout.largest().unwrap_or(1.0);
+                for pixel in values.chunks_exact(layout.used()) {
+                    let opacity = pixel[pixel.len() - 1].max(1.0);
+                    levels.extend(pixel.iter().map(|&value| level(value * most / opacity)));
+                }
+            }
+            Samples::Values(values) => levels.extend(values.iter().map(|&value| level(value))),
+        }
         for (pixel, levels) in row.iter_mut().zip(levels.chunks_exact(layout.used())) {
             *pixel = color(levels);
         }
@@ -64,11 +77,13 @@ fn level(layout: &Layout, how: Decoding) -> impl Fn(f64) -> u8 {
     }
 }
 
-/// What makes a color of a pixel's levels.
-fn color<'a>(layout: &'a Layout) -> Box<dyn Fn(&[u8]) -> [u8; 3] + 'a> {
+/// Makes a color of a pixel's levels.
+type ToColor<'a> = Box<dyn Fn(&[u8]) -> [u8; 3] + 'a>;
+
+fn color<'a>(layout: &'a Layout) -> ToColor<'a> {
     // Those of more bits are inverted as they become levels.
     let flip = if layout.header.is_deep { 0 } else { 255 };
-    let plain: Box<dyn Fn(&[u8]) -> [u8; 3]> = match &layout.colors {
+    let plain: ToColor = match &layout.colors {
         Colors::Gray { inverted: true } => Box::new(move |levels| [levels[0] ^ flip; 3]),
         Colors::Gray { inverted: false } => Box::new(|levels| [levels[0]; 3]),
         Colors::Palette(colors) => {
@@ -80,7 +95,8 @@ fn color<'a>(layout: &'a Layout) -> Box<dyn Fn(&[u8]) -> [u8; 3] + 'a> {
         Colors::YCbCr | Colors::Rgb => Box::new(|levels| [levels[0], levels[1], levels[2]]),
         Colors::Cmyk => Box::new(|levels| ink_to_rgb([levels[0], levels[1], levels[2], levels[3]])),
     };
-    match layout.is_premultiplied {
+    // So is the opacity of those undone.
+    match layout.is_premultiplied && !layout.header.is_deep {
         true => Box::new(move |levels| {
             let alpha = u32::from(levels[levels.len() - 1]).max(1);
             plain(levels).map(|level| (u32::from(level) * 255 / alpha).min(255) as u8)

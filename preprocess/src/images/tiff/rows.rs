@@ -107,6 +107,7 @@ fn fill_bytes(layout: &Layout, planes: &[Chunk], y: usize, bytes: &mut [u8]) {
     }
     for (row, places) in rows_of(layout, planes, y) {
         match layout.bits {
+            8 if places.stride == places.step => bytes.copy_from_slice(&row[..bytes.len()]),
             8 => spread(bytes, places, |index| row[index]),
             bits => spread(bytes, places, |index| packed(row, bits, index) as u8),
         }
