@@ -224,7 +224,7 @@ fn inputs_that_hold_no_images_are_refused() {
         .file("video.mp4", b"\0\0\0\x20ftypisom\0\0\0\0")
         .file("images.tar.gz", b"\x1f\x8b\x08\0")
         .file("list.txt", "images/1.jpg\n");
-    dir.prep("video.mp4 shards").fails(1).says(&["video.mp4", "is neither a folder"]);
+    dir.prep("video.mp4 shards").fails(1).says(&["video.mp4", "ffmpeg"]);
     dir.prep("images.tar.gz shards").fails(1).says(&["images.tar.gz", "unpack"]);
     dir.prep("list.txt shards").fails(1).says(&["list.txt", "images/1.jpg", "was looked for in"]);
     dir.prep("--label-column label list.txt shards").fails(1).says(&["list.txt", "images/1.jpg"]);

@@ -129,7 +129,7 @@ impl Job {
         let sources = install(&threads, &config.images, find)?;
         let mut notices = Vec::new();
         if is_new {
-            notices = sources.notices_of_samples();
+            notices.extend(sources.notice_of_bands());
             let PrepOptions { levels, .. } = config.options;
             let how = Decoding::from(&config.options);
             let choose = || sources.choose_window(levels, config.seed, how);

@@ -23,6 +23,8 @@ use super::splits::Folders;
 use crate::images::{Decoding, Header, recognize};
 use crate::{Error, Result};
 
+/// Reasons that images cannot be read, as many as are printed.
+const REASONS: usize = 3;
 /// First bytes that show the format of an image.
 const FORMAT_BYTES: u64 = 64;
 
@@ -209,26 +211,14 @@ impl Sources {
         &self.deep
     }
 
-    /// What the user should know of the images' samples, a line each.
-    pub(crate) fn notices_of_samples(&self) -> Vec<String> {
-        let mut notices = Vec::new();
-        if let Some((first, bands, count)) = self.banded {
-            notices.push(format!(
-                "{count} images have more than 3 bands ({} has {bands}): the first three become \
-                 red, green and blue; gdal_translate -b chooses others",
-                self.source(first).path
-            ));
-        }
-        let errors = self.errors();
-        let mut of_options = errors.iter().filter(|(_, reason)| reason.contains(" --"));
-        if let Some((&first, reason)) = of_options.next() {
-            let others = match of_options.count() {
-                0 => String::new(),
-                count => format!(" ({count} others as well)"),
-            };
-            notices.push(format!("not read: {}: {reason}{others}", self.source(first).path));
-        }
-        notices
+    /// What the user should know of images of more than three bands.
+    pub(crate) fn notice_of_bands(&self) -> Option<String> {
+        let (first, bands, count) = self.banded?;
+        Some(format!(
+            "images of more than 3 bands: {count} ({} has {bands}); the first three become red, green \
+             and blue, gdal_translate -b chooses others",
+            self.source(first).path
+        ))
     }
 
     /// How many images cannot be read, as far as is known.
@@ -346,17 +336,19 @@ fn recognize_file(format: &dyn SourceFormat, file: &Suspect) -> Option<&'static 
     }
 }
 
-/// The reason that most images cannot be read for, and one of these; `None` if all can.
-fn most_frequent(errors: &BTreeMap<u32, String>, index: &Index) -> Option<String> {
+/// The most frequent reasons for which images cannot be read, a line each.
+fn most_frequent(errors: &BTreeMap<u32, String>, index: &Index) -> impl Iterator<Item = String> {
     let mut reasons: BTreeMap<&str, (u64, u32)> = BTreeMap::new();
     for (&image_id, reason) in errors {
         reasons.entry(reason).or_insert((0, image_id)).0 += 1;
     }
-    let (reason, (count, image_id)) =
-        reasons.into_iter().max_by_key(|&(_, (count, image_id))| (count, Reverse(image_id)))?;
-    let path = index.get(u64::from(image_id)).path;
-    Some(match count {
-        1 => format!("unreadable: {path}: {reason}"),
-        _ => format!("unreadable: {path} and {} more: {reason}", HumanCount(count - 1)),
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|&(_, (count, image_id))| (Reverse(count), image_id));
+    reasons.into_iter().take(REASONS).map(|(reason, (count, image_id))| {
+        let path = index.get(u64::from(image_id)).path;
+        match count {
+            1 => format!("unreadable: {path}: {reason}"),
+            _ => format!("unreadable: {path} and {} more: {reason}", HumanCount(count - 1)),
+        }
     })
 }
