@@ -190,3 +190,12 @@ fn evaluations_take_the_same_levels_and_keep_their_features_apart() {
     let refused = dir.eval(&format!("{linear} --max-pixels 100")).fails(1);
     refused.says(&["left out: thermal/class0/00.png", "more than 100; see --max-pixels"]);
 }
+
+#[test]
+fn bands_beyond_the_third_are_said_to_be_left_out() {
+    let bands = include_bytes!("../../preprocess/tests/goldens/decode/bands.tif");
+    let dir = Dir::new().file("images/a.tif", bands).file("images/b.tif", bands);
+    let prep = "--size 8 --min-box 4 --levels 0..100 --dry-run images shards";
+    let output = dir.prep(prep).succeeds();
+    output.says(&["images of more than 3 bands: 2 (a.tif has ", "the first three become red"]);
+}
