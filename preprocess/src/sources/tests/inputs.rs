@@ -86,7 +86,7 @@ fn images_without_the_ending_of_one_are_known_by_their_content() {
 }
 
 #[test]
-fn the_most_frequent_reason_for_unreadable_images_is_said() {
+fn the_most_frequent_reasons_for_unreadable_images_are_said() {
     let folder = tempfile::tempdir().unwrap();
     write_image(&folder.path().join("a.png"));
     let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
@@ -94,9 +94,11 @@ fn the_most_frequent_reason_for_unreadable_images_is_said() {
         fs::write(folder.path().join(name), heic).unwrap();
     }
     fs::write(folder.path().join("d.jpg"), "").unwrap();
-    let expected = "unreadable: b.jpg and 1 more: HEIC: convert it (e.g. with heif-convert or \
-                    ImageMagick)";
-    assert_eq!(notices(folder.path()), [expected]);
+    let expected = [
+        "unreadable: b.jpg and 1 more: HEIC: convert it (e.g. with heif-convert or ImageMagick)",
+        "unreadable: d.jpg: empty file",
+    ];
+    assert_eq!(notices(folder.path()), expected);
 }
 
 #[test]
