@@ -13,8 +13,8 @@ use scrl_schemas::store::{self, StoredFile};
 use tar::{Archive, EntryType, Header};
 
 use super::format::{
-    BatchSink, Batcher, Class, FoundImage, Listing, SourceFormat, first_folder, is_image_name,
-    name_prefix,
+    BatchSink, Batcher, Class, Containers, FoundImage, Listing, SourceFormat, first_folder,
+    is_image_name,
 };
 use super::index::Location;
 use super::passed_over::{PassedOver, is_below_hidden};
@@ -43,9 +43,7 @@ fn is_header(bytes: &[u8]) -> bool {
 /// One or more tar archives.
 #[derive(Debug)]
 pub(super) struct TarArchives {
-    files: Vec<PathBuf>,
-    /// The prefix of the members' names, by archive.
-    prefixes: Vec<String>,
+    archives: Containers,
     /// The other files of their folder.
     beside: PassedOver,
 }
@@ -63,8 +61,7 @@ enum End {
 impl TarArchives {
     /// The archives `files`, which are `root` itself or lie below it, with other files `beside`.
     pub fn new(root: &Path, files: Vec<PathBuf>, beside: PassedOver) -> Self {
-        let prefixes = files.iter().map(|file| name_prefix(root, file)).collect();
-        Self { files, prefixes, beside }
+        Self { archives: Containers::new(root, files), beside }
     }
 
     fn list_archive(
@@ -73,12 +70,11 @@ impl TarArchives {
         batcher: &mut Batcher,
         passed_over: &mut PassedOver,
     ) -> Result<End> {
-        let path = &self.files[container as usize];
-        let prefix = &self.prefixes[container as usize];
+        let (path, prefix) = (self.archives.path(container), self.archives.prefix(container));
         let file = StoredFile::open(path).map_err(Error::io(path))?;
         let end = file.size();
         let damaged = |members: usize, error: io::Error| Error::Images {
-            path: path.clone(),
+            path: path.to_owned(),
             reason: format!(
                 "damaged after {members} members: {error}; make or fetch the archive again"
             ),
@@ -234,9 +230,9 @@ impl SourceFormat for TarArchives {
     fn list(&self, _contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
         let mut listing = Listing { passed_over: self.beside.clone(), ..Listing::default() };
-        for container in 0..self.files.len() as u32 {
+        for container in self.archives.numbers() {
             let end = self.list_archive(container, &mut batcher, &mut listing.passed_over)?;
-            let file = self.files[container as usize].display();
+            let file = self.archives.path(container).display();
             listing.notices.extend(match end {
                 End::Whole | End::Followed { by: 0 } => None,
                 End::Followed { by } => Some(format!(
@@ -255,20 +251,12 @@ impl SourceFormat for TarArchives {
     }
 
     fn files(&self) -> &[PathBuf] {
-        &self.files
-    }
-
-    fn reads_by_path(&self) -> bool {
-        false
-    }
-
-    fn size(&self, _path: &str) -> io::Result<Option<u64>> {
-        Ok(None)
+        &self.archives.files
     }
 
     fn read(&self, _path: &str, location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
         let range = location.position..location.position + bytes.min(limit);
-        store::read_range(&self.files[location.container as usize], range)
+        store::read_range(self.archives.path(location.container), range)
     }
 }
 

@@ -248,10 +248,6 @@ impl SourceFormat for FolderTree {
         Ok(listing)
     }
 
-    fn reads_by_path(&self) -> bool {
-        true
-    }
-
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
         store::size(&self.root.join(path)).map(Some)
     }

@@ -60,17 +60,17 @@ pub(super) trait SourceFormat: Debug + Send + Sync {
     /// `contents` is set and reading it costs nothing extra. Returns what else it met.
     fn list(&self, contents: bool, sink: BatchSink) -> Result<Listing>;
 
-    /// The archives or tables that hold the images; none where each is a file of its own.
+    /// The archives or tables that hold the images; none where each is a file of its own, which its
+    /// path alone locates.
     fn files(&self) -> &[PathBuf] {
         &[]
     }
 
-    /// Whether an image's path alone locates it.
-    fn reads_by_path(&self) -> bool;
-
     /// The size of an image in bytes, where [`FoundImage::bytes`] has none; `None` if only reading
     /// the image shows it.
-    fn size(&self, path: &str) -> io::Result<Option<u64>>;
+    fn size(&self, _path: &str) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// The first `limit` bytes of an image, or all of them where it has fewer. An error of the kind
     /// [`io::ErrorKind::InvalidData`] is a damage of this image alone.
@@ -116,14 +116,41 @@ pub(super) fn first_folder(path: &str) -> Option<Class> {
     components.next().map(|_| Class::Name(first.to_owned()))
 }
 
-/// The prefix of the names in a container `file`: its path below `root` and a slash, or nothing if
-/// it is `root` itself.
-pub(super) fn name_prefix(root: &Path, file: &Path) -> String {
-    let below = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
-    if below.is_empty() {
-        String::new()
-    } else {
-        below.replace(std::path::MAIN_SEPARATOR, "/") + "/"
+/// The archives or tables of a source, by the number of a [`Location::container`].
+#[derive(Debug)]
+pub(super) struct Containers {
+    pub files: Vec<PathBuf>,
+    /// What the names in each begin with: its path below the root and a slash, or nothing if it is
+    /// the root itself.
+    prefixes: Vec<String>,
+}
+
+impl Containers {
+    /// The files `files`, which lie below `root` or are `root` itself.
+    pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
+        let prefix = |file: &PathBuf| {
+            let below = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
+            match below.is_empty() {
+                true => String::new(),
+                false => below.replace(std::path::MAIN_SEPARATOR, "/") + "/",
+            }
+        };
+        Self { prefixes: files.iter().map(prefix).collect(), files }
+    }
+
+    /// The numbers of all.
+    pub fn numbers(&self) -> std::ops::Range<u32> {
+        0..self.files.len() as u32
+    }
+
+    /// The path of one.
+    pub fn path(&self, container: u32) -> &Path {
+        &self.files[container as usize]
+    }
+
+    /// What the names in one begin with.
+    pub fn prefix(&self, container: u32) -> &str {
+        &self.prefixes[container as usize]
     }
 }
 

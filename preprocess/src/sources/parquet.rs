@@ -16,9 +16,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection, RowSelecto
 use scrl_schemas::{ParquetFile, SourceOptions, Wanted, store};
 
 use super::classes::Labels;
-use super::format::{
-    BatchSink, Batcher, FoundImage, Listing, SourceFormat, name_prefix, read_file,
-};
+use super::format::{BatchSink, Batcher, Containers, FoundImage, Listing, SourceFormat, read_file};
 use super::index::Location;
 use super::parquet_columns::{Batch, Columns};
 use crate::images::MAX_SOURCE_BYTES;
@@ -39,9 +37,7 @@ const ROW_BITS: u32 = 40;
 #[derive(Debug)]
 pub(super) struct ParquetFiles {
     root: PathBuf,
-    files: Vec<PathBuf>,
-    /// The prefix of the rows' names, by file.
-    prefixes: Vec<String>,
+    files: Containers,
     options: SourceOptions,
     footers: Mutex<HashMap<u32, Footer>>,
 }
@@ -72,14 +68,13 @@ struct Met {
 impl ParquetFiles {
     /// The Parquet files `files`, which lie below `root` or are `root` itself.
     pub fn new(root: &Path, files: Vec<PathBuf>, options: &SourceOptions) -> Self {
-        let prefixes = files.iter().map(|file| name_prefix(root, file)).collect();
-        let (root, options) = (root.to_owned(), options.clone());
-        Self { root, files, prefixes, options, footers: Mutex::default() }
+        let files = Containers::new(root, files);
+        Self { root: root.to_owned(), files, options: options.clone(), footers: Mutex::default() }
     }
 
     fn open(&self, container: u32) -> Result<Footer> {
-        let path = &self.files[container as usize];
-        let fail = |reason: String| Error::Images { path: path.clone(), reason };
+        let path = self.files.path(container);
+        let fail = |reason: String| Error::Images { path: path.to_owned(), reason };
         let file = ParquetFile::open(path).map_err(|error| match error {
             scrl_schemas::Error::Parquet { source, .. } => {
                 fail(format!("not a Parquet file that can be read: {source}"))
@@ -111,7 +106,7 @@ impl ParquetFiles {
         met: &mut Met,
         batcher: &mut Batcher,
     ) -> Result<()> {
-        let path = &self.files[container as usize];
+        let path = self.files.path(container);
         let Footer { file, columns } = self.open(container)?;
         met.note_columns(&columns, path);
         let metadata = file.metadata();
@@ -122,7 +117,7 @@ impl ParquetFiles {
         let damaged = |error: String| damaged(path, error);
         let unreadable = |error| unreadable(path, error);
         let wanted = Wanted::all_rows(mask, rows_per_batch(metadata, &images));
-        let prefix = &self.prefixes[container as usize];
+        let prefix = self.files.prefix(container);
         let mut row_number = 0;
         for batch in file.read(wanted).map_err(unreadable)? {
             let batch = Batch::new(&batch.map_err(unreadable)?, &columns).map_err(damaged)?;
@@ -199,7 +194,7 @@ impl ParquetFiles {
 
     /// The first bytes of an image whose path, from the folder of its Parquet file, a row holds.
     fn read_by_path(&self, container: u32, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        let folder = self.files[container as usize].parent().unwrap_or(Path::new(""));
+        let folder = self.files.path(container).parent().unwrap_or(Path::new(""));
         read_file(&folder.join(path), limit)
     }
 
@@ -210,7 +205,7 @@ impl ParquetFiles {
         of_paths: bool,
         value: impl Fn(&Batch, usize) -> Option<T>,
     ) -> Result<Option<T>> {
-        let path = &self.files[location.container as usize];
+        let path = self.files.path(location.container);
         let damaged = |error: String| damaged(path, error);
         let Footer { file, columns } = self.footer(location.container)?;
         let metadata = file.metadata();
@@ -301,7 +296,7 @@ impl SourceFormat for ParquetFiles {
     fn list(&self, contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
         let mut met = Met::default();
-        for container in 0..self.files.len() as u32 {
+        for container in self.files.numbers() {
             self.list_file(container, contents, &mut met, &mut batcher)?;
         }
         batcher.flush()?;
@@ -314,15 +309,7 @@ impl SourceFormat for ParquetFiles {
     }
 
     fn files(&self) -> &[PathBuf] {
-        &self.files
-    }
-
-    fn reads_by_path(&self) -> bool {
-        false
-    }
-
-    fn size(&self, _path: &str) -> io::Result<Option<u64>> {
-        Ok(None)
+        &self.files.files
     }
 
     fn read(

@@ -260,10 +260,6 @@ impl SourceFormat for PathList {
         }
     }
 
-    fn reads_by_path(&self) -> bool {
-        true
-    }
-
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
         let size = self.look(path, store::size);
         if !size.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {

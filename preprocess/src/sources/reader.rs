@@ -31,7 +31,7 @@ impl SourceReader {
     pub fn open(images: &Path, options: &SourceOptions) -> Result<Self> {
         let format = open(images, options)?;
         let ahead = store::is_url(images).then(|| ReadAhead::new(format.clone()));
-        if format.reads_by_path() {
+        if format.files().is_empty() {
             return Ok(Self { format, ahead, index: None });
         }
         let mut index = Index::default();

@@ -15,7 +15,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 use scrl_schemas::store::{self, StoredFile};
 
 use super::format::{
-    BatchSink, Batcher, FoundImage, Listing, SourceFormat, first_folder, is_image_name, name_prefix,
+    BatchSink, Batcher, Containers, FoundImage, Listing, SourceFormat, first_folder, is_image_name,
 };
 use super::index::Location;
 use super::passed_over::{PassedOver, is_below_hidden};
@@ -47,9 +47,7 @@ pub(super) fn is_zip(head: &[u8]) -> bool {
 /// One or more zip archives.
 #[derive(Debug)]
 pub(super) struct ZipArchives {
-    files: Vec<PathBuf>,
-    /// The prefix of the entries' names, by archive.
-    prefixes: Vec<String>,
+    archives: Containers,
     /// The other files of their folder.
     beside: PassedOver,
 }
@@ -57,8 +55,7 @@ pub(super) struct ZipArchives {
 impl ZipArchives {
     /// The archives `files`, which are `root` itself or lie below it, with other files `beside`.
     pub fn new(root: &Path, files: Vec<PathBuf>, beside: PassedOver) -> Self {
-        let prefixes = files.iter().map(|file| name_prefix(root, file)).collect();
-        Self { files, prefixes, beside }
+        Self { archives: Containers::new(root, files), beside }
     }
 
     fn list_archive(
@@ -67,9 +64,8 @@ impl ZipArchives {
         batcher: &mut Batcher,
         passed_over: &mut PassedOver,
     ) -> Result<()> {
-        let path = &self.files[container as usize];
-        let prefix = &self.prefixes[container as usize];
-        let refuse = |reason: String| Error::Images { path: path.clone(), reason };
+        let (path, prefix) = (self.archives.path(container), self.archives.prefix(container));
+        let refuse = |reason: String| Error::Images { path: path.to_owned(), reason };
         let unreadable = |error: ZipError| match error {
             ZipError::Io(error) if error.kind() != ErrorKind::UnexpectedEof => {
                 Error::io(path)(error)
@@ -148,7 +144,7 @@ impl SourceFormat for ZipArchives {
     fn list(&self, _contents: bool, sink: BatchSink) -> Result<Listing> {
         let mut batcher = Batcher::new(sink);
         let mut listing = Listing { passed_over: self.beside.clone(), ..Listing::default() };
-        for container in 0..self.files.len() as u32 {
+        for container in self.archives.numbers() {
             self.list_archive(container, &mut batcher, &mut listing.passed_over)?;
         }
         batcher.flush()?;
@@ -156,20 +152,12 @@ impl SourceFormat for ZipArchives {
     }
 
     fn files(&self) -> &[PathBuf] {
-        &self.files
-    }
-
-    fn reads_by_path(&self) -> bool {
-        false
-    }
-
-    fn size(&self, _path: &str) -> io::Result<Option<u64>> {
-        Ok(None)
+        &self.archives.files
     }
 
     fn read(&self, _path: &str, location: Location, bytes: u64, limit: u64) -> io::Result<Vec<u8>> {
-        Entry::open(&self.files[location.container as usize], location.position, bytes.min(limit))?
-            .read(bytes, limit)
+        let archive = self.archives.path(location.container);
+        Entry::open(archive, location.position, bytes.min(limit))?.read(bytes, limit)
     }
 }
 
