@@ -115,16 +115,18 @@ impl Job {
             options: config.options.clone(),
             counts: Counts { images: 0, classes: 0, shards_per_epoch: 0 },
         };
-        let (mut is_new, mut planned) = (true, None);
-        if !config.overwrite {
-            let recorded = resume::recorded_window(&paths)?;
-            is_new = recorded.is_none();
+        let existing = match config.overwrite {
+            true => None,
+            false => resume::existing_manifest(&paths)?,
+        };
+        if let Some(existing) = &existing {
             if config.options.levels == Levels::Auto {
-                config.options.window = recorded.flatten();
+                config.options.window = existing.options.window;
                 manifest.options.window = config.options.window;
             }
-            planned = resume::check_existing(&paths, &manifest)?;
+            resume::check_existing(&paths, existing, &manifest)?;
         }
+        let (is_new, planned) = (existing.is_none(), existing.map(|existing| existing.epochs));
         let find = || find_sources(&config, &paths, is_new);
         let sources = install(&threads, &config.images, find)?;
         let mut notices = Vec::new();

@@ -16,66 +16,72 @@ use crate::{Error, Result};
 /// Bytes read at a time to checksum a shard.
 const CHECKSUM_BUFFER: usize = 1 << 20;
 
-/// Checks that an earlier run had the same options, so that its finished shards can stay: those
-/// requested are in `manifest`, whose counts are ignored. More epochs may be planned now, as no row
-/// depends on their number; returns that of the earlier run, if there was one.
+/// What to do with a folder whose shards are others.
+const WAY_OUT: &str = "give another folder, or --overwrite to remove these shards";
+
+/// The manifest of the run that began the folder; `None` if none has.
 ///
 /// # Errors
-/// [`Error::Folder`] that names each difference; [`Error::Shards`] where a file cannot be read.
-pub(crate) fn check_existing(paths: &ShardPaths, manifest: &Manifest) -> Result<Option<u32>> {
-    let way_out = "give another folder, or --overwrite to remove these shards";
-    let refuse = |reason: String| Err(Error::Folder { path: paths.root().to_owned(), reason });
-    if !store::has_file(&paths.manifest())? {
-        return match epoch_folders(paths)?.first() {
-            Some(name) => refuse(format!("holds {name} but no dataset.toml; {way_out}")),
-            None => Ok(None),
-        };
+/// [`Error::Folder`] where there are epochs without one; [`Error::Shards`] where it cannot be read.
+pub(crate) fn existing_manifest(paths: &ShardPaths) -> Result<Option<Manifest>> {
+    if store::has_file(&paths.manifest())? {
+        return Ok(Some(Manifest::read(&paths.manifest())?));
     }
-    let found = Manifest::read(&paths.manifest())?;
+    match epoch_folders(paths)?.first() {
+        Some(name) => refuse(paths, format!("holds {name} but no dataset.toml; {WAY_OUT}")),
+        None => Ok(None),
+    }
+}
+
+fn refuse<T>(paths: &ShardPaths, reason: String) -> Result<T> {
+    Err(Error::Folder { path: paths.root().to_owned(), reason })
+}
+
+/// Checks that the run that began the folder had the same options, so that its finished shards can
+/// stay: those requested are in `manifest`, whose counts are ignored. More epochs may be planned
+/// now, as no row depends on their number.
+///
+/// # Errors
+/// [`Error::Folder`] that names each difference.
+pub(crate) fn check_existing(
+    paths: &ShardPaths,
+    found: &Manifest,
+    manifest: &Manifest,
+) -> Result<()> {
     let (planned, epochs) = (found.epochs, manifest.epochs);
-    let differences = Manifest { counts: manifest.counts, epochs, ..found }.differences(manifest);
+    let found = Manifest { counts: manifest.counts, epochs, ..found.clone() };
+    let differences = found.differences(manifest);
     if !differences.is_empty() {
-        return refuse(format!(
-            "was made with other options: {}; {way_out}",
-            differences.join(", ")
-        ));
+        let differences = differences.join(", ");
+        return refuse(paths, format!("was made with other options: {differences}; {WAY_OUT}"));
     }
     if epochs < planned {
-        return refuse(format!(
+        let reason = format!(
             "has {planned} planned epochs, which --epochs {epochs} would lower; give --epochs \
              {planned}, with --only 0..{epochs} to write no more than these, and train on fewer \
              with scrl-train --epochs {epochs}"
-        ));
+        );
+        return refuse(paths, reason);
     }
-    Ok(Some(planned))
+    Ok(())
 }
 
 /// Writes the manifest, or raises the planned epochs of the one that is there. Another process may
-/// have planned more meanwhile: then they stay.
+/// have planned more meanwhile: then they stay. Returns whether there was none.
 ///
 /// # Errors
 /// Where it cannot be read or written.
-pub(crate) fn write_manifest(paths: &ShardPaths, manifest: &Manifest) -> Result<()> {
+pub(crate) fn write_manifest(paths: &ShardPaths, manifest: &Manifest) -> Result<bool> {
     let path = paths.manifest();
     if !store::has_file(&path)? {
-        return Ok(manifest.write(&path)?);
+        manifest.write(&path)?;
+        return Ok(true);
     }
     let found = Manifest::read(&path)?;
     if found.epochs < manifest.epochs {
         Manifest { epochs: manifest.epochs, ..found }.write(&path)?;
     }
-    Ok(())
-}
-
-/// The window that an earlier run recorded, if one has begun the folder.
-///
-/// # Errors
-/// Where the manifest cannot be read.
-pub(crate) fn recorded_window(paths: &ShardPaths) -> Result<Option<Option<[f64; 2]>>> {
-    match store::has_file(&paths.manifest())? {
-        true => Ok(Some(Manifest::read(&paths.manifest())?.options.window)),
-        false => Ok(None),
-    }
+    Ok(false)
 }
 
 /// Removes what scrl-prep writes, and nothing else.

@@ -114,8 +114,7 @@ impl Job {
             resume::remove_shards(&self.paths)?;
         }
         resume::remove_stale_files(&self.paths, lock.is_alone()?)?;
-        let is_new = !store::has_file(&self.paths.manifest())?;
-        resume::write_manifest(&self.paths, &self.manifest)?;
+        let is_new = resume::write_manifest(&self.paths, &self.manifest)?;
         if is_new || !store::has_file(&self.paths.sources())? {
             self.sources.write(&self.paths.sources())?;
         }
