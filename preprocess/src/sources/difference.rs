@@ -54,19 +54,18 @@ impl Names {
 }
 
 impl Difference {
-    /// Compares the next known image with the next found one; either list may have ended. Returns
-    /// whether all were the same so far.
-    pub fn compare(
-        &mut self,
-        known: Option<(&str, u64)>,
-        found: Option<(&str, Option<u64>)>,
-    ) -> bool {
+    /// Compares the next known image with the next found one; either list may have ended. Once so
+    /// much differs that the difference [is cut](Self::is_cut), nothing more is compared.
+    pub fn compare(&mut self, known: Option<(&str, u64)>, found: Option<(&str, Option<u64>)>) {
+        if self.is_cut {
+            return;
+        }
         if let (Some((known, before)), Some((path, now))) = (known, found)
             && known == path
         {
             self.compare_sizes(path, Some(before), now);
             self.same += u64::from(self.is_empty());
-            return self.is_empty();
+            return;
         }
         if let Some((path, before)) = known {
             self.first.get_or_insert_with(|| path.to_owned());
@@ -81,10 +80,7 @@ impl Difference {
                 None => drop(self.unknown.insert(path.to_owned(), now)),
             }
         }
-        if self.missing.len().max(self.unknown.len()) > MOST_WAITING {
-            self.is_cut = true;
-        }
-        false
+        self.is_cut = self.missing.len().max(self.unknown.len()) > MOST_WAITING;
     }
 
     /// Whether so much differs that more need not be compared.
@@ -178,7 +174,8 @@ mod tests {
         );
         // Sizes that listing does not give are taken as unchanged.
         let mut difference = Difference::default();
-        assert!(difference.compare(Some(("a", 1)), Some(("a", None))));
+        difference.compare(Some(("a", 1)), Some(("a", None)));
+        assert!(difference.is_empty());
         assert_eq!(difference.describe(), None);
     }
 
@@ -188,7 +185,8 @@ mod tests {
         let names: Vec<String> = (0..1000).map(|number| format!("{number:04}")).collect();
         for row in 0..1000 {
             let found = names.get(row + usize::from(row >= 500)).map(|name| (&**name, Some(1)));
-            assert_eq!(difference.compare(Some((&names[row], 1)), found), row < 500);
+            difference.compare(Some((&names[row], 1)), found);
+            assert_eq!(difference.is_empty(), row < 500);
             assert!(difference.missing.len() <= 2 && difference.unknown.len() <= 1, "{row}");
         }
         assert_eq!(difference.describe().unwrap(), "0500 is gone");
@@ -203,6 +201,10 @@ mod tests {
             difference.compare(Some((&number.to_string(), 1)), None);
         }
         assert!(difference.is_cut());
+        // Nothing waits any longer for what follows.
+        let waiting = difference.missing.len();
+        difference.compare(Some(("one more", 1)), Some(("another", Some(1))));
+        assert_eq!((difference.missing.len(), difference.unknown.len()), (waiting, 0));
         assert_eq!(difference.describe().unwrap(), "after the first 1 nearly all images differ");
     }
 }
