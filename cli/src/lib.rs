@@ -9,6 +9,7 @@
 mod file;
 mod reporter;
 mod stop;
+pub mod text;
 mod world;
 
 pub use reporter::{Event, Reporter};

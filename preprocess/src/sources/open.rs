@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use scrl_cli::text;
 use scrl_schemas::{SourceOptions, store};
 
 use super::archive::{self, TarArchives};
@@ -62,7 +63,7 @@ pub(super) fn open(images: &Path, options: &SourceOptions) -> Result<Arc<dyn Sou
         // The last part of several, or one that something precedes.
         refuse_columns("an archive", options)?;
         Ok(Arc::new(ZipArchives::new(images, alone, PassedOver::default())))
-    } else if head.starts_with(b"\xFF\xFE") || head.starts_with(b"\xFE\xFF") {
+    } else if text::is_utf_16(&head) {
         fail("is text in UTF-16; save it as UTF-8")
     } else if is_json(&head) {
         fail(
@@ -82,8 +83,7 @@ pub(super) fn open(images: &Path, options: &SourceOptions) -> Result<Arc<dyn Sou
 
 /// Whether text begins as JSON of objects or lists does.
 fn is_json(head: &[u8]) -> bool {
-    let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
-    let mut begin = head.iter().filter(|byte| !byte.is_ascii_whitespace());
+    let mut begin = text::without_mark(head).iter().filter(|byte| !byte.is_ascii_whitespace());
     matches!(
         (begin.next(), begin.next()),
         (Some(b'{'), Some(b'"')) | (Some(b'['), Some(b'{' | b'"'))

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use csv::{ByteRecord, ReaderBuilder, Trim};
+use scrl_cli::text::BYTE_ORDER_MARK;
 use scrl_schemas::SourceOptions;
 use scrl_schemas::store::{self, StoredFile};
 
@@ -21,8 +22,6 @@ const MAX_LINE: u64 = 1 << 16;
 const MAX_ROW: u64 = 1 << 22;
 /// With which a line begins that is not read.
 const COMMENT: u8 = b'#';
-/// With which Windows begins text in UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// The images whose paths a file lists.
 #[derive(Debug)]

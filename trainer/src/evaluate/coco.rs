@@ -7,16 +7,11 @@ use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::Path;
 
+use scrl_cli::text;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::{Error, Result};
-
-/// How a text in UTF-8 may begin.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// How a text in UTF-16 begins.
-const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
 /// The numbers that Python's json writes though JSON has none for them.
 const NOT_NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
@@ -114,7 +109,7 @@ impl AnnotationFile {
             let reason = format!("not an annotation file in COCO's format: {reason}");
             Error::dataset(file, reason)
         };
-        if UTF_16_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
+        if text::is_utf_16(&bytes) {
             return Err(refuse(&"it is UTF-16; save it as UTF-8"));
         }
         let json = standard_json(&bytes);
@@ -134,7 +129,7 @@ impl AnnotationFile {
 
 /// The text without a byte order mark, and with null where there is NaN or an infinity.
 fn standard_json(text: &[u8]) -> Cow<'_, [u8]> {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let text = text::without_mark(text);
     let mut replaced = Vec::new();
     let (mut at, mut copied) = (0, 0);
     let mut in_string = false;
@@ -246,7 +241,7 @@ mod tests {
     #[test]
     fn a_byte_order_mark_is_skipped() {
         let text = r#"{"images": [], "annotations": [], "categories": []}"#;
-        assert!(read([BYTE_ORDER_MARK, text.as_bytes()].concat()).is_ok());
+        assert!(read([text::BYTE_ORDER_MARK, text.as_bytes()].concat()).is_ok());
     }
 
     #[test]
