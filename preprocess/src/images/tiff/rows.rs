@@ -1,5 +1,7 @@
 //! The samples of an image, row by row.
 
+use half::f16;
+
 use super::chunks::{Chunk, Chunks};
 use super::layout::{Layout, Number};
 use crate::images::rgb_image::Unreadable;
@@ -178,14 +180,7 @@ fn packed(row: &[u8], bits: usize, index: usize) -> u16 {
 
 /// A float of 16 bits.
 fn half(bits: u16) -> f64 {
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
-    let size = match exponent {
-        0 => fraction * 2f64.powi(-24),
-        31 if fraction == 0.0 => f64::INFINITY,
-        31 => f64::NAN,
-        _ => (1024.0 + fraction) * 2f64.powi(exponent - 25),
-    };
-    if bits >> 15 == 1 { -size } else { size }
+    f16::from_bits(bits).to_f64()
 }
 
 #[cfg(test)]
