@@ -163,8 +163,7 @@ impl Sources {
             let endings = IMAGE_ENDINGS.join(" ");
             let instead = listing.passed_over.instead_of_images(is_image);
             let reason = format!(
-                "holds no images (files ending in {endings}){instead}; give another \
-                         folder or file"
+                "holds no images (files ending in {endings}){instead}; give another folder or file"
             );
             return Err(refuse(reason));
         }

@@ -48,9 +48,6 @@ const MANY_PAIRS: u64 = 1_000_000;
 /// Pairs of a step from which on `auto` takes the paper's preset: LARS is made for large batches.
 const LARGE_STEP: u64 = 512;
 
-/// When the preset for small data is chosen, for the line about the other one.
-const LIMITS_OF_SMALL: &str = " (small is for less than 1,000,000 and 512)";
-
 /// The largest batch that is chosen for a user.
 const LARGEST_BATCH: u64 = 256;
 
@@ -176,10 +173,16 @@ impl Choice {
             }
             (Preset::Auto, None) => {
                 let preset = Preset::fitting(scheduled, pairs);
+                let limits = match preset {
+                    Preset::Small => String::new(),
+                    _ => format!(
+                        " (small is for less than {} and {LARGE_STEP})",
+                        HumanCount(MANY_PAIRS)
+                    ),
+                };
                 chosen.push(format!(
-                    "preset {preset}: {} pairs in the schedule, {pairs} a step{}",
-                    HumanCount(scheduled),
-                    if preset == Preset::Paper { LIMITS_OF_SMALL } else { "" }
+                    "preset {preset}: {} pairs in the schedule, {pairs} a step{limits}",
+                    HumanCount(scheduled)
                 ));
                 preset
             }
