@@ -16,6 +16,7 @@ mod annotations;
 mod cache;
 mod class_images;
 mod coco;
+mod compare;
 mod confusion;
 mod drawing;
 mod features;
@@ -29,9 +30,16 @@ mod results;
 mod roi;
 
 pub use annotations::LeftOut;
+pub use compare::{
+    Accuracy, Arm, ArmDifference, ArmResults, ClassSummary, CompareConfig, CompareOptions,
+    Comparison, Difference, Measure, Setup, compare,
+};
 pub use frozen_backbone::BackboneSource;
 pub use linear::evaluate_images;
 pub use linear_layer::LinearLayerConfig;
-pub use options::{EvalConfig, EvalOptions, LinearConfig, LinearOptions, RoiConfig, RoiOptions};
+pub use options::{
+    BackboneOptions, BoxesOptions, EvalConfig, EvalOptions, LinearConfig, LinearOptions, RoiConfig,
+    RoiOptions,
+};
 pub use results::{ClassResult, Results};
 pub use roi::evaluate_boxes;

@@ -14,9 +14,9 @@ use crate::train::{DeviceConfig, DeviceOptions, check_out, is_gpu};
 use crate::weights::Branch;
 use crate::{Error, Result};
 
-/// Options of both protocols.
+/// The backbone to evaluate.
 #[derive(Args, Clone, Debug)]
-pub struct EvalOptions {
+pub struct BackboneOptions {
     /// Weights of the backbone: a checkpoint of scrl-train, a backbone.safetensors, weights of
     /// torchvision or of the paper's authors; or random
     #[arg(long, value_name = "FILE|random")]
@@ -26,7 +26,11 @@ pub struct EvalOptions {
     #[arg(long, value_name = "NAME", default_value_t = Branch::Online,
         value_parser = choices!(Branch))]
     pub network: Branch,
+}
 
+/// Options of all protocols.
+#[derive(Args, Clone, Debug)]
+pub struct EvalOptions {
     /// Architecture of random weights, which are those that scrl-train begins with for --seed
     /// [default: resnet50]
     #[arg(long, value_name = "NAME", value_parser = choices!(Arch))]
@@ -81,9 +85,9 @@ fn parse_lr(text: &str) -> std::result::Result<f64, String> {
     lr.ok_or_else(|| "give a number of at least 0".to_owned())
 }
 
-/// Options of the RoI protocol.
+/// Images with boxes.
 #[derive(Args, Clone, Debug)]
-pub struct RoiOptions {
+pub struct BoxesOptions {
     /// Folder of the training images
     #[arg(long, value_name = "DIR")]
     pub train_images: PathBuf,
@@ -99,10 +103,22 @@ pub struct RoiOptions {
     /// Their boxes
     #[arg(long, value_name = "FILE.json")]
     pub val_boxes: PathBuf,
+}
+
+/// Options of the RoI protocol.
+#[derive(Args, Clone, Debug)]
+pub struct RoiOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub boxes: BoxesOptions,
 
     /// Fit the linear layer on at most N boxes of each class, drawn by --seed [default: all]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub boxes_per_class: Option<u32>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub backbone: BackboneOptions,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -127,10 +143,14 @@ pub struct LinearOptions {
 
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub backbone: BackboneOptions,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub common: EvalOptions,
 }
 
-/// The resolved options of both protocols.
+/// The resolved options of all protocols.
 #[derive(Clone, Debug)]
 pub struct EvalConfig {
     /// Where the backbone's weights come from.
@@ -152,16 +172,10 @@ pub struct EvalConfig {
 /// The resolved options of the RoI protocol.
 #[derive(Clone, Debug)]
 pub struct RoiConfig {
-    /// The options of both protocols.
+    /// The options of all protocols.
     pub common: EvalConfig,
-    /// Folder of the training images.
-    pub train_images: PathBuf,
-    /// Their annotation file.
-    pub train_boxes: PathBuf,
-    /// Folder of the validation images.
-    pub val_images: PathBuf,
-    /// Their annotation file.
-    pub val_boxes: PathBuf,
+    /// The images.
+    pub boxes: BoxesOptions,
     /// The most training boxes of a class for the linear layer; `None` for all.
     pub boxes_per_class: Option<usize>,
 }
@@ -169,7 +183,7 @@ pub struct RoiConfig {
 /// The resolved options of the linear protocol.
 #[derive(Clone, Debug)]
 pub struct LinearConfig {
-    /// The options of both protocols.
+    /// The options of all protocols.
     pub common: EvalConfig,
     /// Images with classes.
     pub images: PathBuf,
@@ -189,7 +203,7 @@ impl EvalConfig {
 }
 
 /// Defaults that depend on the protocol.
-struct Defaults {
+pub(super) struct Defaults {
     size: u32,
     batch_size: u32,
     /// The learning rate for a batch size.
@@ -198,7 +212,8 @@ struct Defaults {
     most_cells: usize,
 }
 
-const ROI: Defaults = Defaults { size: 800, batch_size: 512, lr: |_| 0.1, most_cells: MOST_CELLS };
+pub(super) const ROI: Defaults =
+    Defaults { size: 800, batch_size: 512, lr: |_| 0.1, most_cells: MOST_CELLS };
 const LINEAR: Defaults = Defaults {
     size: 224,
     batch_size: 256,
@@ -212,16 +227,23 @@ const STRIDE: usize = 32;
 /// Elements of the backbone's largest map for each pixel of its input: 64 channels at half its size.
 const ELEMENTS_PER_PIXEL: u64 = 16;
 
-impl EvalOptions {
-    fn resolve(self, defaults: &Defaults) -> Result<EvalConfig> {
-        let source = match &*self.checkpoint {
-            "random" => BackboneSource::Random(self.arch.unwrap_or(Arch::Resnet50), self.seed),
-            _ if self.arch.is_some() => {
+impl BackboneOptions {
+    /// Where the weights come from; random ones of `arch` and `seed`.
+    fn resolve(self, arch: Option<Arch>, seed: u64) -> Result<BackboneSource> {
+        match &*self.checkpoint {
+            "random" => Ok(BackboneSource::Random(arch.unwrap_or(Arch::Resnet50), seed)),
+            _ if arch.is_some() => {
                 let reason = "is for random weights; a checkpoint has its own, so leave it out";
-                return Err(Error::Option { option: "arch", reason: reason.to_owned() });
+                Err(Error::Option { option: "arch", reason: reason.to_owned() })
             }
-            path => BackboneSource::File(path.into(), self.network),
-        };
+            path => Ok(BackboneSource::File(path.into(), self.network)),
+        }
+    }
+}
+
+impl EvalOptions {
+    /// Fills in the defaults of a protocol for a backbone.
+    pub(super) fn resolve(self, source: BackboneSource, defaults: &Defaults) -> Result<EvalConfig> {
         let device = self.compute.resolve(false)?;
         let (size, images) = (self.size.unwrap_or(defaults.size), self.images_per_batch);
         if is_gpu(&device.name) {
@@ -272,12 +294,10 @@ impl RoiOptions {
     /// [`Error::Option`] for an architecture beside a checkpoint, for a device that cannot be used
     /// or takes less, and for an `out` in an object store.
     pub fn resolve(self) -> Result<RoiConfig> {
+        let source = self.backbone.resolve(self.common.arch, self.common.seed)?;
         Ok(RoiConfig {
-            common: self.common.resolve(&ROI)?,
-            train_images: self.train_images,
-            train_boxes: self.train_boxes,
-            val_images: self.val_images,
-            val_boxes: self.val_boxes,
+            common: self.common.resolve(source, &ROI)?,
+            boxes: self.boxes,
             boxes_per_class: self.boxes_per_class.map(|most| most as usize),
         })
     }
@@ -290,7 +310,8 @@ impl LinearOptions {
     /// [`Error::Option`] for an architecture beside a checkpoint, for a device that cannot be used
     /// or takes less, and for an `out` in an object store.
     pub fn resolve(self) -> Result<LinearConfig> {
-        let common = self.common.resolve(&LINEAR)?;
+        let source = self.backbone.resolve(self.common.arch, self.common.seed)?;
+        let common = self.common.resolve(source, &LINEAR)?;
         let crops = self.crops.unwrap_or(common.linear_layer.epochs);
         Ok(LinearConfig { common, images: self.images, val: self.val, crops })
     }

@@ -6,6 +6,8 @@
 //! learns the classes. Flips are the only augmentation, so each box has just two feature vectors,
 //! which are computed once.
 
+use std::path::Path;
+
 use candle_core::Tensor;
 use scrl_cli::Reporter;
 use scrl_preprocess::images::Decoding;
@@ -21,7 +23,7 @@ use super::features::{
 use super::frozen_backbone::FrozenBackbone;
 use super::inputs::{ResizedImages, decoding, flip, inputs, key_of, with_window};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
-use super::options::{EvalConfig, RoiConfig};
+use super::options::{BoxesOptions, EvalConfig, RoiConfig};
 use super::results::{Examples, Results};
 use crate::Result;
 use crate::collective::Ranks;
@@ -53,76 +55,115 @@ pub fn evaluate_boxes(
 fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Option<Results>> {
     let common = &config.common;
     let backbone = FrozenBackbone::new(&common.source, &common.device, reporter)?;
-    let decoding = choose_levels(config, reporter)?;
-    let resized = ResizedImages::new(common.size, decoding);
-    let read =
-        |boxes, images, train| AnnotatedImages::read(boxes, images, train, &resized, reporter);
-    let train = read(&config.train_boxes, &config.train_images, None)?;
-    let val = read(&config.val_boxes, &config.val_images, Some(&train))?;
-    for (file, images) in [(&config.train_boxes, &train), (&config.val_boxes, &val)] {
-        if let Some(left_out) = images.left_out.describe() {
-            reporter.say(format_args!("left out of {}: {left_out}", file.display()));
-        }
-    }
-    let key = key(common, &backbone, [&train, &val])? + &key_of(decoding);
-    let cache = Cache::of_ranks(&common.out.join("features"), &key, ranks)?;
-    let extractor =
-        Extractor { config: common, backbone: &backbone, resized: &resized, cache: &cache, ranks };
-    // The others find those of the first rank in the cache.
-    if !ranks.is_first() {
-        ranks.wait_for_all();
-    }
-    extractor.compute_statistics(&train.images, reporter)?;
-    if ranks.is_first() {
-        ranks.wait_for_all();
-    }
-    let features = extractor.features(Split::Training, &train.images, reporter)?;
-    let validation = extractor.features(Split::Validation, &val.images, reporter)?;
-    let (Some(features), Some(validation)) = (features, validation) else { return Ok(None) };
-    let seed = common.linear_layer.seed;
-    let all_classes = classes_of(&train.images);
-    let rows = choose(&all_classes, config.boxes_per_class, seed);
-    let mut boxes = TrainingBoxes {
-        features,
-        classes: rows.iter().map(|&row| all_classes[row]).collect(),
-        rows,
-        images: (0..)
-            .zip(&train.images)
-            .flat_map(|(i, image)| vec![i; image.boxes.len()])
-            .collect(),
-        seed,
+    let boxes = AnnotatedBoxes::read(&config.boxes, common, reporter)?;
+    let folder = common.out.join("features");
+    let Some(features) = boxes.features(&backbone, common, &folder, (ranks, reporter))? else {
+        return Ok(None);
     };
+    let AnnotatedBoxes { train, val, .. } = boxes;
+    let seed = common.linear_layer.seed;
+    let most = |_| config.boxes_per_class.unwrap_or(usize::MAX);
+    let rows = choose(&classes_of(&train.images), most, seed);
+    let mut examples = TrainingBoxes::new(features.train, rows, &train, seed);
     let layer = LinearLayer::train(
         &common.linear_layer,
         [backbone.arch().channels(), train.classes.len()],
         backbone.device(),
-        &mut boxes,
+        &mut examples,
         None,
         reporter,
     )?;
     let val_classes = classes_of(&val.images);
-    let confusion = layer.validate(&validation[0], &val_classes)?;
+    let confusion = layer.validate(&features.val, &val_classes)?;
     let examples = [
-        Examples { classes: &boxes.classes, left_out: Some(train.left_out) },
+        Examples { classes: &examples.classes, left_out: Some(train.left_out) },
         Examples { classes: &val_classes, left_out: Some(val.left_out) },
     ];
     let backbone = (common, backbone.arch());
     Ok(Some(Results::new("roi", backbone, &train.classes, examples, &layer, confusion)))
 }
 
+/// The images of both splits and their boxes.
+pub(super) struct AnnotatedBoxes {
+    /// Those of the training.
+    pub train: AnnotatedImages,
+    /// Those of the validation, with the same classes.
+    pub val: AnnotatedImages,
+    resized: ResizedImages,
+    decoding: Decoding,
+}
+
+/// Features of boxes.
+pub(super) struct BoxFeatures {
+    /// `[boxes, C]` each: of the training images, and of the flipped ones.
+    pub train: Vec<Tensor>,
+    /// `[boxes, C]`.
+    pub val: Tensor,
+}
+
+impl AnnotatedBoxes {
+    /// Reads the annotation files and checks every image.
+    pub fn read(boxes: &BoxesOptions, config: &EvalConfig, reporter: &Reporter) -> Result<Self> {
+        let decoding = choose_levels(boxes, config, reporter)?;
+        let resized = ResizedImages::new(config.size, decoding);
+        let read =
+            |boxes, images, train| AnnotatedImages::read(boxes, images, train, &resized, reporter);
+        let train = read(&boxes.train_boxes, &boxes.train_images, None)?;
+        let val = read(&boxes.val_boxes, &boxes.val_images, Some(&train))?;
+        for (file, images) in [(&boxes.train_boxes, &train), (&boxes.val_boxes, &val)] {
+            if let Some(left_out) = images.left_out.describe() {
+                reporter.say(format_args!("left out of {}: {left_out}", file.display()));
+            }
+        }
+        Ok(Self { train, val, resized, decoding })
+    }
+
+    /// Computes the features, or takes them from `folder`. On the first of the ranks; the others
+    /// compute their part.
+    pub fn features(
+        &self,
+        backbone: &FrozenBackbone,
+        config: &EvalConfig,
+        folder: &Path,
+        (ranks, reporter): (&Ranks, &Reporter),
+    ) -> Result<Option<BoxFeatures>> {
+        let Self { train, val, resized, decoding } = self;
+        let key = key(config, backbone, [train, val])? + &key_of(*decoding);
+        let cache = Cache::of_ranks(folder, &key, ranks)?;
+        let extractor = Extractor { config, backbone, resized, cache: &cache, ranks };
+        // The others find those of the first rank in the cache.
+        if !ranks.is_first() {
+            ranks.wait_for_all();
+        }
+        extractor.compute_statistics(&train.images, reporter)?;
+        if ranks.is_first() {
+            ranks.wait_for_all();
+        }
+        let of_train = extractor.features(Split::Training, &train.images, reporter)?;
+        let of_val = extractor.features(Split::Validation, &val.images, reporter)?;
+        let (Some(train), Some(mut val)) = (of_train, of_val) else { return Ok(None) };
+        Ok(Some(BoxFeatures { train, val: val.remove(0) }))
+    }
+}
+
 /// How images are decoded. For `--levels auto` the folder of the training images is listed.
-fn choose_levels(config: &RoiConfig, reporter: &Reporter) -> Result<Decoding> {
-    let EvalConfig { pixels, ref linear_layer, .. } = config.common;
+fn choose_levels(
+    boxes: &BoxesOptions,
+    config: &EvalConfig,
+    reporter: &Reporter,
+) -> Result<Decoding> {
+    let EvalConfig { pixels, ref linear_layer, .. } = *config;
     let how = decoding(pixels);
     if pixels.levels() != Levels::Auto {
         return Ok(how);
     }
     let options = SourceOptions::default();
-    let training = Sources::find(&config.train_images, &options, how, Examine::Header)?;
+    let training = Sources::find(&boxes.train_images, &options, how, Examine::Header)?;
     with_window(&training, pixels, linear_layer.seed, reporter)
 }
 
-fn classes_of(images: &[AnnotatedImage]) -> Vec<usize> {
+/// The class of each box.
+pub(super) fn classes_of(images: &[AnnotatedImage]) -> Vec<usize> {
     images.iter().flat_map(|image| &image.boxes).map(|labeled| labeled.class).collect()
 }
 
@@ -252,23 +293,26 @@ fn rois(images: &[AnnotatedImage], size: u32, mirrored: bool) -> Vec<f32> {
     rois
 }
 
-/// The indices of the boxes to train on: all, or `most` of each class drawn at random, in ascending
-/// order.
-fn choose(classes: &[usize], most: Option<usize>, seed: u64) -> Vec<usize> {
+/// The indices of the boxes to train on, in ascending order: of a class with `n` boxes `most(n)`,
+/// drawn at random. Of one seed a smaller choice is a part of a larger one.
+pub(super) fn choose(classes: &[usize], most: impl Fn(usize) -> usize, seed: u64) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..classes.len()).collect();
-    let Some(most) = most else { return indices };
     Stream::new(seed, NO_EPOCH, u64::MAX, Purpose::Evaluation).shuffle(&mut indices);
     let mut counts = vec![0; classes.iter().max().map_or(0, |last| last + 1)];
+    classes.iter().for_each(|&class| counts[class] += 1);
+    let mut left: Vec<usize> = counts.into_iter().map(most).collect();
     indices.retain(|&index| {
-        counts[classes[index]] += 1;
-        counts[classes[index]] <= most
+        let left = &mut left[classes[index]];
+        let is_chosen = *left > 0;
+        *left = left.saturating_sub(1);
+        is_chosen
     });
     indices.sort_unstable();
     indices
 }
 
-/// The training boxes, each image flipped at random in each epoch.
-struct TrainingBoxes {
+/// Training boxes, each image flipped at random in each epoch.
+pub(super) struct TrainingBoxes {
     /// `[R, C]` each: all boxes in the images, and all boxes in the flipped images.
     features: Vec<Tensor>,
     /// The boxes to train on, as rows of the features.
@@ -278,6 +322,21 @@ struct TrainingBoxes {
     /// The index of each row's image.
     images: Vec<u64>,
     seed: u64,
+}
+
+impl TrainingBoxes {
+    /// The boxes of `rows`, with the features of all.
+    pub fn new(features: Vec<Tensor>, rows: Vec<usize>, of: &AnnotatedImages, seed: u64) -> Self {
+        let all_classes = classes_of(&of.images);
+        let images = (0..).zip(&of.images);
+        Self {
+            features,
+            classes: rows.iter().map(|&row| all_classes[row]).collect(),
+            rows,
+            images: images.flat_map(|(i, image)| vec![i; image.boxes.len()]).collect(),
+            seed,
+        }
+    }
 }
 
 impl TrainingSet for TrainingBoxes {
@@ -311,11 +370,11 @@ mod tests {
     #[test]
     fn some_boxes_of_each_class_are_chosen_by_the_seed() {
         let classes: Vec<usize> = (0..60).map(|index| [0, 0, 0, 0, 2][index % 5]).collect();
-        assert_eq!(choose(&classes, None, 1), (0..60).collect::<Vec<_>>());
-        let chosen = choose(&classes, Some(20), 1);
+        assert_eq!(choose(&classes, |boxes| boxes, 1), (0..60).collect::<Vec<_>>());
+        let chosen = choose(&classes, |_| 20, 1);
         let of = |class| chosen.iter().filter(|&&index| classes[index] == class).count();
         assert_eq!((of(0), of(2)), (20, 12));
-        assert!(chosen.is_sorted() && chosen != choose(&classes, Some(20), 2));
+        assert!(chosen.is_sorted() && chosen != choose(&classes, |_| 20, 2));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use scrl_cli::{CompletionScript, OptionsFile, WorldOptions};
-use scrl_trainer::evaluate::{LinearOptions, RoiOptions};
+use scrl_trainer::evaluate::{CompareOptions, LinearOptions, RoiOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,6 +11,9 @@ Examples:
   scrl-eval roi --config coco.toml --checkpoint random --arch resnet18
   scrl-eval linear --images train --val val --checkpoint resnet50.pth --out eval/resnet50
   scrl-eval linear --images images --crops 4 --checkpoint step-00001000.safetensors --network target
+  scrl-eval compare --train-images train2017 --train-boxes instances_train2017.json \\
+      --val-images val2017 --val-boxes instances_val2017.json \\
+      --arm random --arm moco=moco.pth --arm mine=run/ --out compare
 
 The same command with the same --out resumes a stopped evaluation. Processes that torchrun, mpirun
 or srun starts divide the features among them.";
@@ -41,6 +44,14 @@ pub enum Protocol {
     Linear {
         #[command(flatten)]
         options: LinearOptions,
+        #[command(flatten)]
+        process: ProcessOptions,
+    },
+    /// Does it help? Backbones compared on the same boxes: intervals, and a page
+    #[command(after_help = EXAMPLES)]
+    Compare {
+        #[command(flatten)]
+        options: CompareOptions,
         #[command(flatten)]
         process: ProcessOptions,
     },

@@ -1,0 +1,150 @@
+//! Measuring an arm: which validation boxes it classifies correctly, by each measure and seed.
+
+use candle_core::Tensor;
+use scrl_cli::Reporter;
+
+use super::NEIGHBORS;
+use super::arms::Arm;
+use super::labels::{labeled, training};
+use super::options::CompareConfig;
+use super::summary::{Measure, Outcome};
+use crate::Result;
+use crate::collective::Ranks;
+use crate::evaluate::EvalConfig;
+use crate::evaluate::frozen_backbone::FrozenBackbone;
+use crate::evaluate::linear_layer::LinearLayer;
+use crate::evaluate::roi::{AnnotatedBoxes, BoxFeatures, TrainingBoxes, classes_of};
+use crate::model::Arch;
+
+/// All measures of all arms.
+pub(super) struct Measuring<'a> {
+    pub config: &'a CompareConfig,
+    pub boxes: &'a AnnotatedBoxes,
+    pub train_classes: Vec<usize>,
+    pub val_classes: Vec<usize>,
+    pub ranks: &'a Ranks,
+    pub reporter: &'a Reporter,
+}
+
+impl<'a> Measuring<'a> {
+    pub fn new(
+        config: &'a CompareConfig,
+        boxes: &'a AnnotatedBoxes,
+        ranks: &'a Ranks,
+        reporter: &'a Reporter,
+    ) -> Self {
+        let [train_classes, val_classes] =
+            [&boxes.train, &boxes.val].map(|split| classes_of(&split.images));
+        Self { config, boxes, train_classes, val_classes, ranks, reporter }
+    }
+
+    /// The linear layers from the largest fraction to the smallest, then k-NN.
+    pub fn measures(&self) -> Vec<Measure> {
+        let all = self.train_classes.len();
+        let linear = |&percent: &f64| {
+            let boxes = labeled(&self.train_classes, percent, self.config.seeds[0]).len();
+            let layer = training(&self.config.common.linear_layer, [boxes, all], 0);
+            let words = if percent == 100.0 {
+                "With all labels".to_owned()
+            } else {
+                format!("With {percent} % of the labels")
+            };
+            let name = format!("RoI linear, {percent} %");
+            Measure { name, words, boxes, epochs: Some(layer.epochs) }
+        };
+        let neighbors = Measure {
+            name: format!("k-NN, k = {NEIGHBORS}"),
+            words: "By k-NN".to_owned(),
+            boxes: all,
+            epochs: None,
+        };
+        self.config.fractions.iter().map(linear).chain([neighbors]).collect()
+    }
+
+    /// The outcomes of an arm by each measure. On the first of the ranks.
+    pub fn arm(&self, arm: &Arm) -> Result<Option<(Arch, Vec<Outcome>)>> {
+        let Self { config, reporter, .. } = self;
+        let seeds = config.seeds.len();
+        // `[measure][seed][box]`.
+        let mut right = vec![vec![Vec::new(); seeds]; config.fractions.len() + 1];
+        let mut arch = None;
+        let mut is_first = true;
+        for (number, source) in arm.runs.iter().enumerate() {
+            let common = EvalConfig { source: source.clone(), ..config.common.clone() };
+            let backbone = FrozenBackbone::new(source, &common.device, reporter)?;
+            let folder = common.out.join(format!("features/{:08x}", backbone.checksum()?));
+            let with = (self.ranks, *reporter);
+            let features = self.boxes.features(&backbone, &common, &folder, with)?;
+            arch = Some(backbone.arch());
+            let Some(features) = features else {
+                is_first = false;
+                continue;
+            };
+            let neighbors = self.by_neighbors(&features)?;
+            for place in (number..seeds).step_by(arm.runs.len()) {
+                for (measure, &percent) in config.fractions.iter().enumerate() {
+                    let seed = config.seeds[place];
+                    right[measure][place] = self.by_layer(&backbone, &features, percent, seed)?;
+                }
+                right[config.fractions.len()][place].clone_from(&neighbors);
+            }
+        }
+        let outcome = |(measure, right)| {
+            let varies = measure < config.fractions.len() || arm.runs.len() > 1;
+            Outcome { right, varies }
+        };
+        let outcomes = right.into_iter().enumerate().map(outcome).collect();
+        Ok(arch.filter(|_| is_first).map(|arch| (arch, outcomes)))
+    }
+
+    /// The validation boxes that a linear layer classifies correctly, trained on a part of the
+    /// labels.
+    fn by_layer(
+        &self,
+        backbone: &FrozenBackbone,
+        features: &BoxFeatures,
+        percent: f64,
+        seed: u64,
+    ) -> Result<Vec<bool>> {
+        let rows = labeled(&self.train_classes, percent, seed);
+        let counts = [rows.len(), self.train_classes.len()];
+        let layer = training(&self.config.common.linear_layer, counts, seed);
+        let mut examples =
+            TrainingBoxes::new(features.train.clone(), rows, &self.boxes.train, seed);
+        let layer = LinearLayer::train(
+            &layer,
+            [backbone.arch().channels(), self.boxes.train.classes.len()],
+            backbone.device(),
+            &mut examples,
+            None,
+            self.reporter,
+        )?;
+        Ok(self.right(&layer.predict(&features.val)?))
+    }
+
+    /// The validation boxes that their nearest neighbors classify correctly.
+    fn by_neighbors(&self, features: &BoxFeatures) -> Result<Vec<bool>> {
+        let normalized =
+            |features: &Tensor| features.broadcast_div(&features.sqr()?.sum_keepdim(1)?.sqrt()?);
+        let train = normalized(&features.train[0])?.t()?.contiguous()?;
+        let similarities = normalized(&features.val)?.matmul(&train)?.to_vec2::<f32>()?;
+        let predict = |row: &Vec<f32>| {
+            let mut nearest: Vec<usize> = (0..row.len()).collect();
+            nearest.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            let mut votes = vec![0.0; self.boxes.train.classes.len()];
+            for &other in nearest.iter().take(NEIGHBORS) {
+                votes[self.train_classes[other]] += f64::from(row[other] / 0.07).exp();
+            }
+            (1..votes.len()).fold(0, |best, i| if votes[i] > votes[best] { i } else { best })
+        };
+        Ok(self.right(&similarities.iter().map(predict).collect::<Vec<_>>()))
+    }
+
+    fn right(&self, predicted: &[usize]) -> Vec<bool> {
+        predicted
+            .iter()
+            .zip(&self.val_classes)
+            .map(|(predicted, class)| predicted == class)
+            .collect()
+    }
+}

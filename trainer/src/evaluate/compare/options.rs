@@ -1,0 +1,104 @@
+//! The options of a comparison, and the configuration that they resolve to.
+
+use std::path::PathBuf;
+
+use clap::{Args, value_parser};
+
+use super::arms::{self, Arm};
+use crate::Result;
+use crate::error::refuse;
+use crate::evaluate::options::{BoxesOptions, EvalConfig, EvalOptions, ROI};
+
+/// Options of a comparison.
+#[derive(Args, Clone, Debug)]
+pub struct CompareOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub boxes: BoxesOptions,
+
+    /// A backbone to compare, as often as there are: WHERE is random, a file of weights, or the
+    /// output folder of scrl-train. The same NAME again is another run of this arm
+    #[arg(long, value_name = "[NAME=]WHERE", value_delimiter = ',', required = true)]
+    pub arm: Vec<String>,
+
+    /// Seeds from --seed on, of the linear layer and of the labels it gets; with several runs of an
+    /// arm, a multiple of their number
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    pub seeds: u32,
+
+    /// Percent of the labels that the linear layer gets
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1.0, 10.0, 100.0],
+        value_parser = parse_percent)]
+    pub fractions: Vec<f64>,
+
+    /// Results of scripts/finetune_detection.py for an arm, shown beside the others
+    #[arg(long, value_name = "NAME=FILE", value_delimiter = ',')]
+    pub detection: Vec<String>,
+
+    /// Where the images of the pretraining are now, to look for those of the validation among them
+    /// [default: as recorded]
+    #[arg(long, value_name = "DIR")]
+    pub pretraining_images: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: EvalOptions,
+}
+
+fn parse_percent(text: &str) -> std::result::Result<f64, String> {
+    let percent = text.trim().trim_end_matches('%').parse().ok();
+    let percent = percent.filter(|percent: &f64| *percent > 0.0 && *percent <= 100.0);
+    percent.ok_or_else(|| "give percent above 0 and up to 100, such as 1,10,100".to_owned())
+}
+
+/// The resolved options of a comparison.
+#[derive(Clone, Debug)]
+pub struct CompareConfig {
+    /// The options of all protocols, with the backbone of the first arm.
+    pub common: EvalConfig,
+    /// The images.
+    pub boxes: BoxesOptions,
+    /// At least two.
+    pub arms: Vec<Arm>,
+    /// Of the linear layer and of the labels it gets.
+    pub seeds: Vec<u64>,
+    /// Percent of the labels, descending.
+    pub fractions: Vec<f64>,
+    /// `NAME=FILE` of detectors' results.
+    pub detection: Vec<String>,
+    /// The folder of the pretraining's images, if they are not where they were.
+    pub pretraining_images: Option<PathBuf>,
+}
+
+impl CompareOptions {
+    /// Fills in the defaults and finds the arms' weights.
+    ///
+    /// # Errors
+    /// [`Error::Option`](crate::Error::Option) for the first invalid value; if an arm has no
+    /// weights.
+    pub fn resolve(self) -> Result<CompareConfig> {
+        let Self { boxes, arm, seeds, mut fractions, detection, pretraining_images, common } = self;
+        let first = common.seed;
+        let arms = arms::parse(&arm, common.arch, first)?;
+        for arm in &arms {
+            if !(seeds as usize).is_multiple_of(arm.runs.len()) {
+                let (runs, name) = (arm.runs.len(), &arm.name);
+                return refuse(
+                    "seeds",
+                    format!("{seeds} is no multiple of the {runs} runs of {name}"),
+                );
+            }
+        }
+        fractions.sort_by(|a, b| b.total_cmp(a));
+        fractions.dedup();
+        Ok(CompareConfig {
+            common: common.resolve(arms[0].runs[0].clone(), &ROI)?,
+            boxes,
+            arms,
+            seeds: (first..).take(seeds as usize).collect(),
+            fractions,
+            detection,
+            pretraining_images,
+        })
+    }
+}
