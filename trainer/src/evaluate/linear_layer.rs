@@ -146,17 +146,18 @@ impl LinearLayer {
         let logits =
             self.classifier.forward(&mut Tape::forward_only(), &features)?.to_vec2::<f32>()?;
         // The first of equal logits, as PyTorch's argmax.
-        let best = |logits: &Vec<f32>| {
+        let first_largest = |logits: Vec<f32>| {
             (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
         };
-        Ok(logits.iter().map(best).collect())
+        Ok(logits.into_iter().map(first_largest).collect())
     }
 
-    /// Counts the predictions for examples with these features `[n, C]` by true class.
+    /// Predicts the classes of examples from their features, and counts the predictions by true
+    /// class.
     pub fn validate(&self, features: &Tensor, classes: &[usize]) -> Result<Confusion> {
         let mut confusion = Confusion::new(self.classes);
-        for (predicted, class) in self.predict(features)?.into_iter().zip(classes) {
-            confusion.count(*class, predicted);
+        for (predicted, &class) in self.predict(features)?.into_iter().zip(classes) {
+            confusion.count(class, predicted);
         }
         Ok(confusion)
     }

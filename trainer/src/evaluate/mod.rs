@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! options ─ annotations (boxes in COCO's format) ─┐          ┌─ frozen_backbone ─┐
-//!           class_images (images in folders) ─────┴─ inputs ─┴─ features ─ cache ┴─ linear_layer
-//!                                                                                        │
+//!           class_images ─ source_images ─────────┴─ inputs ─┴─ features ─ cache ┴─ linear_layer
+//!                                                         box_features, image_features    │
 //!                                                            results.json ─ results ─ confusion
 //!                                                            confusion.png ─ drawing ────┘
 //! ```
@@ -13,6 +13,7 @@
 //! classify images from pooled features.
 
 mod annotations;
+mod box_features;
 mod cache;
 mod class_images;
 mod coco;
@@ -21,6 +22,7 @@ mod confusion;
 mod drawing;
 mod features;
 mod frozen_backbone;
+mod image_features;
 mod image_folder;
 mod inputs;
 mod linear;
@@ -28,6 +30,7 @@ mod linear_layer;
 mod options;
 mod results;
 mod roi;
+mod source_images;
 
 pub use annotations::LeftOut;
 pub use compare::{
@@ -38,8 +41,8 @@ pub use frozen_backbone::BackboneSource;
 pub use linear::evaluate_images;
 pub use linear_layer::LinearLayerConfig;
 pub use options::{
-    BackboneOptions, BoxesOptions, EvalConfig, EvalOptions, LinearConfig, LinearOptions, RoiConfig,
-    RoiOptions,
+    BackboneConfig, BackboneOptions, BoxFiles, EvalConfig, EvalOptions, ImageFiles, InputOptions,
+    LinearConfig, LinearLayerOptions, LinearOptions, RoiConfig, RoiOptions,
 };
 pub use results::{ClassResult, Results};
 pub use roi::evaluate_boxes;

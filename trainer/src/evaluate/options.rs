@@ -14,7 +14,7 @@ use crate::train::{DeviceConfig, DeviceOptions, check_out, is_gpu};
 use crate::weights::Branch;
 use crate::{Error, Result};
 
-/// The backbone to evaluate.
+/// Options of a backbone whose features are computed.
 #[derive(Args, Clone, Debug)]
 pub struct BackboneOptions {
     /// Weights of the backbone: a checkpoint of scrl-train, a backbone.safetensors, weights of
@@ -26,21 +26,21 @@ pub struct BackboneOptions {
     #[arg(long, value_name = "NAME", default_value_t = Branch::Online,
         value_parser = choices!(Branch))]
     pub network: Branch,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub inputs: InputOptions,
 }
 
-/// Options of all protocols.
+/// Options of a backbone's inputs, and of what computes.
 #[derive(Args, Clone, Debug)]
-pub struct EvalOptions {
+pub struct InputOptions {
     /// Architecture of random weights, which are those that scrl-train begins with for --seed
     /// [default: resnet50]
     #[arg(long, value_name = "NAME", value_parser = choices!(Arch))]
     pub arch: Option<Arch>,
 
-    /// Folder for results.json, confusion.png and features [default: runs/ and the time]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-
-    /// Side of the backbone's inputs in pixels [default: 800 for roi, 224 for linear]
+    /// Side of the backbone's inputs in pixels [default: 800 for boxes, 224 for images]
     #[arg(long, value_name = "PIXELS", value_parser = value_parser!(u32).range(32..=4096))]
     pub size: Option<u32>,
 
@@ -58,6 +58,26 @@ pub struct EvalOptions {
     #[allow(missing_docs)]
     pub compute: DeviceOptions,
 
+    /// Seed of random weights, and of all that is drawn
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Options of all protocols.
+#[derive(Args, Clone, Debug)]
+pub struct EvalOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub backbone: BackboneOptions,
+
+    /// Folder for results.json, confusion.png and features [default: runs/ and the time]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Options of the linear layer's training.
+#[derive(Args, Clone, Debug)]
+pub struct LinearLayerOptions {
     /// Epochs of the linear layer
     #[arg(long, value_name = "N", default_value_t = 80,
         value_parser = value_parser!(u32).range(1..))]
@@ -74,10 +94,6 @@ pub struct EvalOptions {
     /// Its learning rate at the peak [default: 0.1 for roi, 0.2 · batch size / 256 for linear]
     #[arg(long, value_name = "LR", value_parser = parse_lr)]
     pub lr: Option<f64>,
-
-    /// Seed of random weights, of the linear layer and of its augmentation
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
 }
 
 fn parse_lr(text: &str) -> std::result::Result<f64, String> {
@@ -85,32 +101,12 @@ fn parse_lr(text: &str) -> std::result::Result<f64, String> {
     lr.ok_or_else(|| "give a number of at least 0".to_owned())
 }
 
-/// Images with boxes.
-#[derive(Args, Clone, Debug)]
-pub struct BoxesOptions {
-    /// Folder of the training images
-    #[arg(long, value_name = "DIR")]
-    pub train_images: PathBuf,
-
-    /// Their boxes, in COCO's format
-    #[arg(long, value_name = "FILE.json")]
-    pub train_boxes: PathBuf,
-
-    /// Folder of the validation images
-    #[arg(long, value_name = "DIR")]
-    pub val_images: PathBuf,
-
-    /// Their boxes
-    #[arg(long, value_name = "FILE.json")]
-    pub val_boxes: PathBuf,
-}
-
 /// Options of the RoI protocol.
 #[derive(Args, Clone, Debug)]
 pub struct RoiOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub boxes: BoxesOptions,
+    pub files: BoxFiles,
 
     /// Fit the linear layer on at most N boxes of each class, drawn by --seed [default: all]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
@@ -118,11 +114,11 @@ pub struct RoiOptions {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub backbone: BackboneOptions,
+    pub common: EvalOptions,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub common: EvalOptions,
+    pub linear_layer: LinearLayerOptions,
 }
 
 /// Options of the linear protocol.
@@ -143,30 +139,66 @@ pub struct LinearOptions {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub backbone: BackboneOptions,
+    pub common: EvalOptions,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub common: EvalOptions,
+    pub linear_layer: LinearLayerOptions,
 }
 
-/// The resolved options of all protocols.
+/// The resolved options of a backbone and of its inputs.
 #[derive(Clone, Debug)]
-pub struct EvalConfig {
-    /// Where the backbone's weights come from.
+pub struct BackboneConfig {
+    /// Where its weights come from.
     pub source: BackboneSource,
-    /// The folder for results and features, made where it is missing.
-    pub out: PathBuf,
-    /// Side of the backbone's inputs in pixels.
+    /// Side of its inputs in pixels.
     pub size: u32,
-    /// Images in a batch of the backbone; tracked statistics of batch norms depend on it.
+    /// Images in a batch; tracked statistics of batch norms depend on it.
     pub images_per_batch: usize,
     /// How pixels are read.
     pub pixels: PixelOptions,
     /// What computes.
     pub device: DeviceConfig,
-    /// The linear layer's training.
-    pub linear_layer: LinearLayerConfig,
+    /// Seed of random weights, and of all that is drawn.
+    pub seed: u64,
+}
+
+/// The resolved options of all protocols.
+#[derive(Clone, Debug)]
+pub struct EvalConfig {
+    /// The backbone and its inputs.
+    pub backbone: BackboneConfig,
+    /// The folder for results and features, made where it is missing.
+    pub out: PathBuf,
+}
+
+/// Training and validation images with boxes.
+#[derive(Args, Clone, Debug)]
+pub struct BoxFiles {
+    /// Folder of the training images
+    #[arg(long, value_name = "DIR")]
+    pub train_images: PathBuf,
+
+    /// Their boxes, in COCO's format
+    #[arg(long, value_name = "FILE.json")]
+    pub train_boxes: PathBuf,
+
+    /// Folder of the validation images
+    #[arg(long, value_name = "DIR")]
+    pub val_images: PathBuf,
+
+    /// Their boxes
+    #[arg(long, value_name = "FILE.json")]
+    pub val_boxes: PathBuf,
+}
+
+/// Training and validation images with classes.
+#[derive(Clone, Debug)]
+pub struct ImageFiles {
+    /// Images with classes.
+    pub images: PathBuf,
+    /// Validation images; without them every fifth training image of each class.
+    pub val: Option<PathBuf>,
 }
 
 /// The resolved options of the RoI protocol.
@@ -174,10 +206,12 @@ pub struct EvalConfig {
 pub struct RoiConfig {
     /// The options of all protocols.
     pub common: EvalConfig,
-    /// The images.
-    pub boxes: BoxesOptions,
+    /// The images with their boxes.
+    pub files: BoxFiles,
     /// The most training boxes of a class for the linear layer; `None` for all.
     pub boxes_per_class: Option<usize>,
+    /// The linear layer's training.
+    pub linear_layer: LinearLayerConfig,
 }
 
 /// The resolved options of the linear protocol.
@@ -185,16 +219,16 @@ pub struct RoiConfig {
 pub struct LinearConfig {
     /// The options of all protocols.
     pub common: EvalConfig,
-    /// Images with classes.
-    pub images: PathBuf,
-    /// Validation images; without them every fifth training image of each class.
-    pub val: Option<PathBuf>,
+    /// The images.
+    pub files: ImageFiles,
     /// Random crops of each training image. With at least as many as epochs, each epoch computes
     /// its own; fewer are computed once, stored, and used in turns.
     pub crops: u32,
+    /// The linear layer's training.
+    pub linear_layer: LinearLayerConfig,
 }
 
-impl EvalConfig {
+impl BackboneConfig {
     /// What features on a GPU differ by from the CPU's, as a part of a cache's key.
     pub(super) fn on_gpu(&self) -> String {
         let DeviceConfig { name, precision, .. } = &self.device;
@@ -202,24 +236,30 @@ impl EvalConfig {
     }
 }
 
-/// Defaults that depend on the protocol.
-pub(super) struct Defaults {
+/// Inputs of a backbone: what their limits and defaults depend on.
+pub(super) struct InputDefaults {
     size: u32,
-    batch_size: u32,
-    /// The learning rate for a batch size.
-    lr: fn(u32) -> f64,
     /// Cells of the last map, one way, that a GPU takes.
     most_cells: usize,
 }
 
-pub(super) const ROI: Defaults =
-    Defaults { size: 800, batch_size: 512, lr: |_| 0.1, most_cells: MOST_CELLS };
-const LINEAR: Defaults = Defaults {
-    size: 224,
-    batch_size: 256,
-    lr: |batch_size| 0.2 * f64::from(batch_size) / 256.0,
-    most_cells: usize::MAX,
-};
+/// Images with boxes.
+pub(super) const OF_BOXES: InputDefaults = InputDefaults { size: 800, most_cells: MOST_CELLS };
+
+/// Images with classes.
+pub(super) const OF_IMAGES: InputDefaults = InputDefaults { size: 224, most_cells: usize::MAX };
+
+/// Defaults of the linear layer that depend on the protocol.
+pub(super) struct LayerDefaults {
+    batch_size: u32,
+    /// The learning rate for a batch size.
+    lr: fn(u32) -> f64,
+}
+
+/// On boxes.
+pub(super) const ROI: LayerDefaults = LayerDefaults { batch_size: 512, lr: |_| 0.1 };
+const LINEAR: LayerDefaults =
+    LayerDefaults { batch_size: 256, lr: |batch_size| 0.2 * f64::from(batch_size) / 256.0 };
 
 /// Pixels of an input, one way, for a cell of the last map.
 const STRIDE: usize = 32;
@@ -228,45 +268,61 @@ const STRIDE: usize = 32;
 const ELEMENTS_PER_PIXEL: u64 = 16;
 
 impl BackboneOptions {
-    /// Where the weights come from; random ones of `arch` and `seed`.
-    fn resolve(self, arch: Option<Arch>, seed: u64) -> Result<BackboneSource> {
-        match &*self.checkpoint {
-            "random" => Ok(BackboneSource::Random(arch.unwrap_or(Arch::Resnet50), seed)),
+    /// The weights of `--checkpoint`, or of another option that takes a file or `random`.
+    pub(super) fn source(&self, checkpoint: &str) -> Result<BackboneSource> {
+        let InputOptions { arch, seed, .. } = self.inputs;
+        Ok(match checkpoint {
+            "random" => BackboneSource::Random(arch.unwrap_or(Arch::Resnet50), seed),
             _ if arch.is_some() => {
                 let reason = "is for random weights; a checkpoint has its own, so leave it out";
-                Err(Error::Option { option: "arch", reason: reason.to_owned() })
+                return Err(Error::Option { option: "arch", reason: reason.to_owned() });
             }
-            path => Ok(BackboneSource::File(path.into(), self.network)),
-        }
+            path => BackboneSource::File(path.into(), self.network),
+        })
+    }
+
+    pub(super) fn resolve(self, defaults: &InputDefaults) -> Result<BackboneConfig> {
+        let source = self.source(&self.checkpoint)?;
+        self.inputs.resolve(source, defaults)
     }
 }
 
-impl EvalOptions {
-    /// Fills in the defaults of a protocol for a backbone.
-    pub(super) fn resolve(self, source: BackboneSource, defaults: &Defaults) -> Result<EvalConfig> {
+impl InputOptions {
+    /// Fills in the defaults for a backbone.
+    pub(super) fn resolve(
+        self,
+        source: BackboneSource,
+        defaults: &InputDefaults,
+    ) -> Result<BackboneConfig> {
         let device = self.compute.resolve(false)?;
         let (size, images) = (self.size.unwrap_or(defaults.size), self.images_per_batch);
         if is_gpu(&device.name) {
             check_for_gpu(size, images, defaults.most_cells)?;
         }
-        let batch_size = self.batch_size.unwrap_or(defaults.batch_size);
+        let (images_per_batch, pixels, seed) = (images as usize, self.pixels, self.seed);
+        Ok(BackboneConfig { source, size, images_per_batch, pixels, device, seed })
+    }
+}
+
+impl EvalOptions {
+    fn resolve(self, defaults: &InputDefaults) -> Result<EvalConfig> {
+        let backbone = self.backbone.resolve(defaults)?;
         let out = self.out.unwrap_or_else(scrl_cli::default_out);
         check_out(&out)?;
-        Ok(EvalConfig {
-            source,
-            out,
-            size,
-            images_per_batch: images as usize,
-            pixels: self.pixels,
-            device,
-            linear_layer: LinearLayerConfig {
-                epochs: self.epochs,
-                warmup_epochs: self.warmup_epochs,
-                lr: self.lr.unwrap_or_else(|| (defaults.lr)(batch_size)),
-                batch_size: batch_size as usize,
-                seed: self.seed,
-            },
-        })
+        Ok(EvalConfig { backbone, out })
+    }
+}
+
+impl LinearLayerOptions {
+    pub(super) fn resolve(self, defaults: &LayerDefaults, seed: u64) -> LinearLayerConfig {
+        let batch_size = self.batch_size.unwrap_or(defaults.batch_size);
+        LinearLayerConfig {
+            epochs: self.epochs,
+            warmup_epochs: self.warmup_epochs,
+            lr: self.lr.unwrap_or_else(|| (defaults.lr)(batch_size)),
+            batch_size: batch_size as usize,
+            seed,
+        }
     }
 }
 
@@ -294,12 +350,10 @@ impl RoiOptions {
     /// [`Error::Option`] for an architecture beside a checkpoint, for a device that cannot be used
     /// or takes less, and for an `out` in an object store.
     pub fn resolve(self) -> Result<RoiConfig> {
-        let source = self.backbone.resolve(self.common.arch, self.common.seed)?;
-        Ok(RoiConfig {
-            common: self.common.resolve(source, &ROI)?,
-            boxes: self.boxes,
-            boxes_per_class: self.boxes_per_class.map(|most| most as usize),
-        })
+        let common = self.common.resolve(&OF_BOXES)?;
+        let linear_layer = self.linear_layer.resolve(&ROI, common.backbone.seed);
+        let boxes_per_class = self.boxes_per_class.map(|most| most as usize);
+        Ok(RoiConfig { common, files: self.files, boxes_per_class, linear_layer })
     }
 }
 
@@ -310,10 +364,11 @@ impl LinearOptions {
     /// [`Error::Option`] for an architecture beside a checkpoint, for a device that cannot be used
     /// or takes less, and for an `out` in an object store.
     pub fn resolve(self) -> Result<LinearConfig> {
-        let source = self.backbone.resolve(self.common.arch, self.common.seed)?;
-        let common = self.common.resolve(source, &LINEAR)?;
-        let crops = self.crops.unwrap_or(common.linear_layer.epochs);
-        Ok(LinearConfig { common, images: self.images, val: self.val, crops })
+        let common = self.common.resolve(&OF_IMAGES)?;
+        let linear_layer = self.linear_layer.resolve(&LINEAR, common.backbone.seed);
+        let crops = self.crops.unwrap_or(linear_layer.epochs);
+        let files = ImageFiles { images: self.images, val: self.val };
+        Ok(LinearConfig { common, files, crops, linear_layer })
     }
 }
 

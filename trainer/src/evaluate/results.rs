@@ -87,10 +87,10 @@ pub(super) struct Examples<'a> {
 impl Results {
     pub(super) fn new(
         protocol: &'static str,
-        (config, arch): (&EvalConfig, Arch),
+        (EvalConfig { backbone: config, .. }, arch): (&EvalConfig, Arch),
         names: &[String],
         [train, val]: [Examples; 2],
-        layer: &LinearLayer,
+        (layer_config, layer): (&LinearLayerConfig, &LinearLayer),
         matrix: Confusion,
     ) -> Self {
         let mut train_counts = vec![0; names.len()];
@@ -113,7 +113,7 @@ impl Results {
             images_per_batch: config.images_per_batch,
             device: config.device.name.clone(),
             precision: config.device.precision,
-            linear_layer: config.linear_layer.clone(),
+            linear_layer: layer_config.clone(),
             train_left_out: train.left_out,
             val_left_out: val.left_out,
             classes,

@@ -55,7 +55,7 @@ fn evaluate<R>(
     let threads = process.threads.map_or_else(threads_of_rank, usize::from);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let reporter = Reporter::new(process.quiet || !ranks.is_first(), Stop::on_ctrl_c()?);
-    if let Some(reason) = &config.device.why_cpu {
+    if let Some(reason) = &config.backbone.device.why_cpu {
         reporter.say(format_args!("note: on the CPU, as {reason}"));
     }
     let results = protocol(&reporter);

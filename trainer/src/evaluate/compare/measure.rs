@@ -10,16 +10,27 @@ use super::options::CompareConfig;
 use super::summary::{Measure, Outcome};
 use crate::Result;
 use crate::collective::Ranks;
-use crate::evaluate::EvalConfig;
+use crate::evaluate::BackboneSource;
+use crate::evaluate::box_features::{BoxSplits, TRAINING, VALIDATION, box_key, classes_of};
+use crate::evaluate::features::Extractor;
 use crate::evaluate::frozen_backbone::FrozenBackbone;
 use crate::evaluate::linear_layer::LinearLayer;
-use crate::evaluate::roi::{AnnotatedBoxes, BoxFeatures, TrainingBoxes, classes_of};
+use crate::evaluate::options::BackboneConfig;
+use crate::evaluate::roi::TrainingBoxes;
 use crate::model::Arch;
+
+/// The features of a backbone.
+struct BoxFeatures {
+    /// `[boxes, C]` each: of the training images, and of the flipped ones.
+    train: Vec<Tensor>,
+    /// `[boxes, C]`.
+    val: Tensor,
+}
 
 /// All measures of all arms.
 pub(super) struct Measuring<'a> {
     pub config: &'a CompareConfig,
-    pub boxes: &'a AnnotatedBoxes,
+    pub boxes: &'a BoxSplits,
     pub train_classes: Vec<usize>,
     pub val_classes: Vec<usize>,
     pub ranks: &'a Ranks,
@@ -29,7 +40,7 @@ pub(super) struct Measuring<'a> {
 impl<'a> Measuring<'a> {
     pub fn new(
         config: &'a CompareConfig,
-        boxes: &'a AnnotatedBoxes,
+        boxes: &'a BoxSplits,
         ranks: &'a Ranks,
         reporter: &'a Reporter,
     ) -> Self {
@@ -43,7 +54,7 @@ impl<'a> Measuring<'a> {
         let all = self.train_classes.len();
         let linear = |&percent: &f64| {
             let boxes = labeled(&self.train_classes, percent, self.config.seeds[0]).len();
-            let layer = training(&self.config.common.linear_layer, [boxes, all], 0);
+            let layer = training(&self.config.linear_layer, [boxes, all], 0);
             let words = if percent == 100.0 {
                 "With all labels".to_owned()
             } else {
@@ -63,18 +74,14 @@ impl<'a> Measuring<'a> {
 
     /// The outcomes of an arm by each measure. On the first of the ranks.
     pub fn arm(&self, arm: &Arm) -> Result<Option<(Arch, Vec<Outcome>)>> {
-        let Self { config, reporter, .. } = self;
+        let config = self.config;
         let seeds = config.seeds.len();
         // `[measure][seed][box]`.
         let mut right = vec![vec![Vec::new(); seeds]; config.fractions.len() + 1];
         let mut arch = None;
         let mut is_first = true;
         for (number, source) in arm.runs.iter().enumerate() {
-            let common = EvalConfig { source: source.clone(), ..config.common.clone() };
-            let backbone = FrozenBackbone::new(source, &common.device, reporter)?;
-            let folder = common.out.join(format!("features/{:08x}", backbone.checksum()?));
-            let with = (self.ranks, *reporter);
-            let features = self.boxes.features(&backbone, &common, &folder, with)?;
+            let (backbone, features) = self.features(source)?;
             arch = Some(backbone.arch());
             let Some(features) = features else {
                 is_first = false;
@@ -97,6 +104,26 @@ impl<'a> Measuring<'a> {
         Ok(arch.filter(|_| is_first).map(|arch| (arch, outcomes)))
     }
 
+    /// A backbone and its features. On the first of the ranks; the others compute their part.
+    fn features(&self, source: &BackboneSource) -> Result<(FrozenBackbone, Option<BoxFeatures>)> {
+        let Self { boxes: BoxSplits { train, val, resized }, ranks, reporter, .. } = self;
+        let common = &self.config.common;
+        let config = BackboneConfig { source: source.clone(), ..common.backbone.clone() };
+        let backbone = FrozenBackbone::new(source, &config.device, reporter)?;
+        let key = box_key(&config, &backbone, &[train, val], resized)?;
+        let folder = common.out.join(format!("features/{:08x}", backbone.checksum()?));
+        let extractor = Extractor::new(&config, &backbone, (&folder, &key), ranks)?;
+        extractor.box_statistics(&train.images, resized, reporter)?;
+        let of = |set, images, mirrored| {
+            extractor.box_features(set, images, resized, mirrored, reporter)
+        };
+        let of_train = of(TRAINING, &train.images, true)?;
+        let of_val = of(VALIDATION, &val.images, false)?;
+        let features =
+            of_train.zip(of_val).map(|(train, mut val)| BoxFeatures { train, val: val.remove(0) });
+        Ok((backbone, features))
+    }
+
     /// The validation boxes that a linear layer classifies correctly, trained on a part of the
     /// labels.
     fn by_layer(
@@ -108,9 +135,9 @@ impl<'a> Measuring<'a> {
     ) -> Result<Vec<bool>> {
         let rows = labeled(&self.train_classes, percent, seed);
         let counts = [rows.len(), self.train_classes.len()];
-        let layer = training(&self.config.common.linear_layer, counts, seed);
+        let layer = training(&self.config.linear_layer, counts, seed);
         let mut examples =
-            TrainingBoxes::new(features.train.clone(), rows, &self.boxes.train, seed);
+            TrainingBoxes::new(features.train.clone(), rows, &self.boxes.train.images, seed);
         let layer = LinearLayer::train(
             &layer,
             [backbone.arch().channels(), self.boxes.train.classes.len()],

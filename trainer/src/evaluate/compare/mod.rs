@@ -31,8 +31,9 @@ pub use summary::{Accuracy, ClassSummary, Difference, Measure};
 
 use scrl_cli::Reporter;
 
+use super::box_features::BoxSplits;
 use super::features::explain_out_of_memory;
-use super::roi::AnnotatedBoxes;
+
 use crate::Result;
 use crate::collective::Ranks;
 use bootstrap::RESAMPLES;
@@ -65,8 +66,8 @@ fn evaluate(
 ) -> Result<Option<Comparison>> {
     let names: Vec<&str> = config.arms.iter().map(|arm| &*arm.name).collect();
     let detection = detection::read(&config.detection, &names)?;
-    let boxes = AnnotatedBoxes::read(&config.boxes, &config.common, reporter)?;
-    let AnnotatedBoxes { train, val, .. } = &boxes;
+    let boxes = BoxSplits::read(&config.files, &config.common.backbone, reporter)?;
+    let BoxSplits { train, val, .. } = &boxes;
     let mut warnings = match ranks.is_first() {
         true => warnings::leaks(config, [train, val], reporter),
         false => Vec::new(),
@@ -102,10 +103,10 @@ fn evaluate(
         k: NEIGHBORS,
         seeds: config.seeds.clone(),
         resamples: RESAMPLES,
-        size: config.common.size,
-        device: config.common.device.name.clone(),
-        precision: config.common.device.precision,
-        linear_layer: config.common.linear_layer.clone(),
+        size: config.common.backbone.size,
+        device: config.common.backbone.device.name.clone(),
+        precision: config.common.backbone.device.precision,
+        linear_layer: config.linear_layer.clone(),
     };
     let few = warnings::few_boxes(&summary, &setup);
     few.iter().for_each(|text| reporter.say(format_args!("warning: {text}")));

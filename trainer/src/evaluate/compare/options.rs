@@ -7,14 +7,18 @@ use clap::{Args, value_parser};
 use super::arms::{self, Arm};
 use crate::Result;
 use crate::error::refuse;
-use crate::evaluate::options::{BoxesOptions, EvalConfig, EvalOptions, ROI};
+use crate::evaluate::linear_layer::LinearLayerConfig;
+use crate::evaluate::options::{
+    BoxFiles, EvalConfig, InputOptions, LinearLayerOptions, OF_BOXES, ROI,
+};
+use crate::train::check_out;
 
 /// Options of a comparison.
 #[derive(Args, Clone, Debug)]
 pub struct CompareOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub boxes: BoxesOptions,
+    pub files: BoxFiles,
 
     /// A backbone to compare, as often as there are: WHERE is random, a file of weights, or the
     /// output folder of scrl-train. The same NAME again is another run of this arm
@@ -40,9 +44,17 @@ pub struct CompareOptions {
     #[arg(long, value_name = "DIR")]
     pub pretraining_images: Option<PathBuf>,
 
+    /// Folder for compare.html, results.json and features [default: runs/ and the time]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub common: EvalOptions,
+    pub inputs: InputOptions,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub linear_layer: LinearLayerOptions,
 }
 
 fn parse_percent(text: &str) -> std::result::Result<f64, String> {
@@ -56,8 +68,10 @@ fn parse_percent(text: &str) -> std::result::Result<f64, String> {
 pub struct CompareConfig {
     /// The options of all protocols, with the backbone of the first arm.
     pub common: EvalConfig,
-    /// The images.
-    pub boxes: BoxesOptions,
+    /// The images with their boxes.
+    pub files: BoxFiles,
+    /// The linear layer's training on all labels.
+    pub linear_layer: LinearLayerConfig,
     /// At least two.
     pub arms: Vec<Arm>,
     /// Of the linear layer and of the labels it gets.
@@ -77,23 +91,25 @@ impl CompareOptions {
     /// [`Error::Option`](crate::Error::Option) for the first invalid value; if an arm has no
     /// weights.
     pub fn resolve(self) -> Result<CompareConfig> {
-        let Self { boxes, arm, seeds, mut fractions, detection, pretraining_images, common } = self;
-        let first = common.seed;
-        let arms = arms::parse(&arm, common.arch, first)?;
+        let Self { files, arm, seeds, mut fractions, detection, pretraining_images, .. } = self;
+        let first = self.inputs.seed;
+        let arms = arms::parse(&arm, self.inputs.arch, first)?;
         for arm in &arms {
             if !(seeds as usize).is_multiple_of(arm.runs.len()) {
                 let (runs, name) = (arm.runs.len(), &arm.name);
-                return refuse(
-                    "seeds",
-                    format!("{seeds} is no multiple of the {runs} runs of {name}"),
-                );
+                let reason = format!("{seeds} is no multiple of the {runs} runs of {name}");
+                return refuse("seeds", reason);
             }
         }
         fractions.sort_by(|a, b| b.total_cmp(a));
         fractions.dedup();
+        let backbone = self.inputs.resolve(arms[0].runs[0].clone(), &OF_BOXES)?;
+        let out = self.out.unwrap_or_else(scrl_cli::default_out);
+        check_out(&out)?;
         Ok(CompareConfig {
-            common: common.resolve(arms[0].runs[0].clone(), &ROI)?,
-            boxes,
+            common: EvalConfig { backbone, out },
+            files,
+            linear_layer: self.linear_layer.resolve(&ROI, first),
             arms,
             seeds: (first..).take(seeds as usize).collect(),
             fractions,
