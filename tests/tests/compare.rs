@@ -201,7 +201,7 @@ fn unusable_options_are_reported_in_a_line() {
     dir.eval(&line(&format!("{two} --arm gone.pth"))).fails(1).says(&["gone.pth: No such file"]);
     dir.eval(&line(&format!("{two} --arm scenes")))
         .fails(1)
-        .says(&["scenes: no run of scrl-train"]);
+        .says(&["scenes: a folder without backbone.safetensors"]);
     let detection = format!("{two} --detection c=x.json");
     dir.eval(&line(&detection)).fails(2).says(&["--detection: c is none of the arms random, b"]);
     let detection = format!("{two} --detection b=x.json");

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::refuse;
 use crate::evaluate::BackboneSource;
 use crate::model::Arch;
-use crate::train::{Checkpoint, Output};
-use crate::weights::{Branch, Weights};
+use crate::weights::{Branch, Weights, weights_file};
 use crate::{Error, Result};
 
 /// Arms that a page tells apart by color.
@@ -42,7 +41,11 @@ pub(super) fn parse(texts: &[String], arch: Option<Arch>, seed: u64) -> Result<V
         let (name, place) = split(text)?;
         let place = match place {
             RANDOM => Place::Random,
-            path => Place::File(weights_in(Path::new(path))?),
+            path => {
+                let file = weights_file(Path::new(path))?;
+                fs::metadata(&file).map_err(Error::io(&file))?;
+                Place::File(file)
+            }
         };
         match arms.iter_mut().find(|(other, _)| *other == name) {
             Some((_, places)) => places.push(place),
@@ -91,24 +94,6 @@ fn split(text: &str) -> Result<(String, &str)> {
         }
         _ => Ok((text.trim_end_matches('/').to_owned(), text)),
     }
-}
-
-/// The file of weights: the file given, or of a run folder the final backbone, or else the newest
-/// checkpoint.
-fn weights_in(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        fs::metadata(path).map_err(Error::io(path))?;
-        return Ok(path.to_owned());
-    }
-    let output = Output::new(path);
-    if output.backbone().is_file() {
-        return Ok(output.backbone());
-    }
-    let newest = Checkpoint::list(&output.checkpoints())?.pop();
-    newest.map(|checkpoint| checkpoint.path).ok_or_else(|| {
-        let reason = "no run of scrl-train: it has no backbone.safetensors and no checkpoints";
-        Error::dataset(path, reason)
-    })
 }
 
 #[cfg(test)]
@@ -167,7 +152,7 @@ mod tests {
             (vec!["random"], "--arm: give at least two"),
             (vec!["random", "mine="], "is not NAME=WHERE"),
             (vec!["random", "mine=gone.pth"], "gone.pth: No such file"),
-            (vec!["random", &empty], "no run of scrl-train"),
+            (vec!["random", &empty], "name a file of weights"),
             (
                 vec![
                     "1=random", "2=random", "3=random", "4=random", "5=random", "6=random",
