@@ -27,6 +27,7 @@ mod image_folder;
 mod inputs;
 mod linear;
 mod linear_layer;
+mod neighbors;
 mod options;
 mod results;
 mod roi;
