@@ -175,16 +175,15 @@ fn runs_initialized_from_others_have_their_pretraining_as_well() {
     dir.prep("--size 64 --min-box 16 images others").succeeds();
     let init = "--init run/checkpoints/step-00000001.safetensors";
     dir.train(&format!("{RUN} {init} --out second others")).succeeds();
-    // One arm of two runs, each for one seed.
-    let line = format!("compare {SCENES} --arm random --arm mine=second --arm mine=run --seeds 2");
-    let output = dir.eval(&format!("{line} --out a")).succeeds();
+    // One arm has two runs, each for one seed.
+    let arms = "--arm random --arm second=second --arm both=second --arm both=run";
+    let output = dir.eval(&format!("compare {SCENES} {arms} --seeds 2 --out a")).succeeds();
     let found = results(&dir, "a");
     let warnings = found["warnings"].as_array().unwrap();
-    let leaks =
-        warnings.iter().filter(|text| text.as_str().unwrap().contains("pretraining of mine"));
-    assert_eq!(leaks.count(), 2, "{warnings:?}");
-    output.says(&["4 of 4 validation images", "were in the pretraining of mine"]);
-    let neighbors = found["arms"][1]["results"].as_array().unwrap().last().unwrap();
+    let about = |text: &&Value| text.as_str().unwrap().contains("in the pretraining of");
+    assert_eq!(warnings.iter().filter(about).count(), 1, "{warnings:?}");
+    output.says(&["4 of 4 validation images", "were in the pretraining of second and both:"]);
+    let neighbors = found["arms"][2]["results"].as_array().unwrap().last().unwrap();
     assert!(neighbors["std"].is_f64() && neighbors["seeds"].as_array().unwrap().len() == 2);
 }
 

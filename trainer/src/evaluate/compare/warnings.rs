@@ -41,29 +41,36 @@ pub(super) fn leaks(
         }
         Err(reason) => warn(format!("validation images among the training images: {reason}")),
     }
+    // What is found, or why that is not known, and of which arms: they may share a pretraining.
+    let mut outcomes: Vec<(Result<Option<String>, String>, Vec<&str>)> = Vec::new();
+    let images = config.pretraining_images.as_deref();
     for arm in &config.arms {
         for source in &arm.runs {
             let BackboneSource::File(file, _) = source else { continue };
-            let images = config.pretraining_images.as_deref();
-            match leak::in_pretraining(&val.images, file, images) {
+            let outcome = match leak::in_pretraining(&val.images, file, images) {
                 // Nobody knows what published weights were trained on.
-                Ok(None) => {}
-                Ok(Some(copies)) => match found(&copies, count) {
-                    Some(found) => warn(format!(
-                        "{found} were in the pretraining of {}: its accuracies may be too high",
-                        arm.name
-                    )),
-                    None => reporter.say(format_args!(
-                        "no validation image was in the pretraining of {}",
-                        arm.name
-                    )),
-                },
-                Err(reason) => warn(format!(
-                    "whether validation images were in the pretraining of {} is not known: \
-                     {reason}; if its images lie elsewhere now, give --pretraining-images",
-                    arm.name
-                )),
+                Ok(None) => continue,
+                Ok(Some(copies)) => Ok(found(&copies, count)),
+                Err(reason) => Err(reason),
+            };
+            match outcomes.iter_mut().find(|(other, _)| *other == outcome) {
+                Some((_, names)) if names.contains(&&*arm.name) => {}
+                Some((_, names)) => names.push(&arm.name),
+                None => outcomes.push((outcome, vec![&arm.name])),
             }
+        }
+    }
+    for (outcome, names) in outcomes {
+        let pretraining = format!("in the pretraining of {}", names.join(" and "));
+        match outcome {
+            Ok(Some(found)) => {
+                warn(format!("{found} were {pretraining}: accuracies may be too high"));
+            }
+            Ok(None) => reporter.say(format_args!("no validation image was {pretraining}")),
+            Err(reason) => warn(format!(
+                "whether validation images were {pretraining} is not known: {reason}; if its \
+                 images lie elsewhere now, give --pretraining-images"
+            )),
         }
     }
     warnings
@@ -122,4 +129,61 @@ pub(super) fn few_boxes(found: &Summary, setup: &Setup) -> Vec<String> {
         ));
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::LinearLayerConfig;
+    use crate::evaluate::compare::summary::{Boxes, Outcome, summarize};
+    use crate::train::Precision;
+
+    /// The warnings for images of ten boxes each, all of one class of three.
+    fn warnings_of(images: usize) -> Vec<String> {
+        let boxes = 10 * images;
+        let arm = |right: bool| Outcome {
+            right: vec![(0..boxes).map(|number| right || number % 3 == 0).collect()],
+            varies: true,
+        };
+        let of = Boxes {
+            images: (0..boxes).map(|number| number / 10).collect(),
+            classes: &vec![1; boxes],
+        };
+        let names = ["cat", "dog", "cow"].map(str::to_owned);
+        let summary = summarize(&[vec![arm(false), arm(true)]], &of, (&names, &[5, 0, 5]), 0);
+        let setup = Setup {
+            train_boxes: 10,
+            train_images: 1,
+            val_boxes: boxes,
+            val_images: images,
+            k: 20,
+            seeds: vec![0],
+            resamples: 1,
+            size: 64,
+            device: "cpu".to_owned(),
+            precision: Precision::F32,
+            linear_layer: LinearLayerConfig {
+                epochs: 1,
+                warmup_epochs: 0,
+                lr: 0.1,
+                batch_size: 1,
+                seed: 0,
+            },
+        };
+        few_boxes(&summary, &setup)
+    }
+
+    #[test]
+    fn too_few_boxes_are_warned_of() {
+        let classes = [
+            "2 of 3 classes have no validation boxes and are not measured: cat, cow",
+            "1 classes have validation boxes but no training boxes, and are never recognized: dog",
+        ];
+        assert_eq!(warnings_of(20), classes);
+        let one = warnings_of(1);
+        assert!(one[0].starts_with("all 10 validation boxes are of one image"), "{}", one[0]);
+        assert_eq!(one[1..], classes);
+        let few = &warnings_of(19)[0];
+        assert!(few.starts_with("only 190 validation boxes of 19 images: the intervals are ± "));
+    }
 }
