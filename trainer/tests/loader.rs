@@ -27,6 +27,7 @@ fn load(
         own: 0..4,
         batches_per_epoch: dataset.rows_per_epoch() / 4,
         epochs: dataset.manifest().epochs,
+        held_out: 0,
         skip: 0,
         sources: Arc::new(source_images(dataset.manifest().images.clone().into())),
         threads: 2,
