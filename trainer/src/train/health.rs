@@ -1,6 +1,6 @@
 //! The health of a network without labels, from its features of matched boxes.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::eigenvalues::eigenvalues;
 
@@ -36,7 +36,7 @@ impl Health {
         }
         let tensor = |features: &[f32], boxes: usize| {
             Tensor::from_slice(&features[..boxes * channels], (boxes, channels), &Device::Cpu)?
-                .to_dtype(candle_core::DType::F64)
+                .to_dtype(DType::F64)
         };
         let ranked = boxes.min(RANKED);
         let both = Tensor::cat(&[tensor(first, ranked)?, tensor(second, ranked)?], 0)?;
@@ -72,7 +72,7 @@ fn effective_rank(features: &Tensor) -> Result<f64> {
 fn box_retrieval(first: &Tensor, second: &Tensor) -> Result<f64> {
     let units = |features: &Tensor| {
         let lengths = features.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(SMALLEST_LENGTH)?;
-        features.broadcast_div(&lengths)?.to_dtype(candle_core::DType::F32)
+        features.broadcast_div(&lengths)?.to_dtype(DType::F32)
     };
     let (first, second) = (units(first)?, units(second)?.t()?);
     let boxes = first.dim(0)?;
@@ -92,4 +92,56 @@ fn box_retrieval(first: &Tensor, second: &Tensor) -> Result<f64> {
             .count();
     }
     Ok(found as f64 / boxes as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Largest relative difference from PyTorch's effective rank, which is rounded to float32.
+    const RANK_TOLERANCE: f64 = 1e-7;
+
+    #[test]
+    fn the_numbers_are_pytorchs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/health.safetensors");
+        let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        for case in ["tall", "wide", "narrow"] {
+            let tensor = |name: &str| &golden[&format!("{case}.{name}")];
+            let values = |name: &str| tensor(name).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let number = |name: &str| values(name)[0];
+            let channels = tensor("first").dim(1).unwrap();
+            let found = Health::of(&values("first"), &values("second"), channels).unwrap().unwrap();
+            let expected = f64::from(number("effective_rank"));
+            let error = (found.effective_rank / expected - 1.0).abs();
+            assert!(error < RANK_TOLERANCE, "{case}: {found:?}, {expected}");
+            assert_eq!(found.box_retrieval as f32, number("box_retrieval"), "{case}");
+            assert!(found.box_retrieval > 0.0 && found.box_retrieval < 1.0, "{case}");
+        }
+    }
+
+    #[test]
+    fn collapsed_features_have_one_direction_and_find_nothing() {
+        let same = [0.5f32; 40];
+        let collapsed = Health::of(&same, &same, 4).unwrap().unwrap();
+        assert_eq!(collapsed, Health { effective_rank: 1.0, box_retrieval: 0.0 });
+        let zero = Health::of(&[0.0; 40], &[0.0; 40], 4).unwrap().unwrap();
+        assert_eq!(zero, collapsed);
+    }
+
+    #[test]
+    fn equal_directions_count_each_and_views_alike_find_all() {
+        // Boxes on both sides of the origin along each of six axes.
+        let mut features = vec![0.0f32; 12 * 6];
+        (0..12).for_each(|row| features[row * 6 + row / 2] = if row % 2 == 0 { 1.0 } else { -1.0 });
+        let health = Health::of(&features, &features, 6).unwrap().unwrap();
+        assert!((health.effective_rank - 6.0).abs() < 1e-12, "{health:?}");
+        assert_eq!(health.box_retrieval, 1.0);
+    }
+
+    #[test]
+    fn nothing_is_told_of_one_box_or_of_nan() {
+        assert_eq!(Health::of(&[1.0, 2.0], &[1.0, 2.0], 2).unwrap(), None);
+        assert_eq!(Health::of(&[], &[], 2).unwrap(), None);
+        assert_eq!(Health::of(&[1.0, f32::NAN], &[1.0, 2.0], 1).unwrap(), None);
+    }
 }

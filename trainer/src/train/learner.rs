@@ -292,7 +292,7 @@ impl Learner {
     /// The online backbone's features of boxes, `[R, C]`, in the views `[N, S, S, 3]` of bytes, as
     /// the heads get them in training: batch norms normalize with the statistics of these views,
     /// all on this process. No tensor of the state changes.
-    pub(super) fn box_features(&self, pixels: &Tensor, rois: &Tensor) -> Result<Tensor> {
+    pub fn box_features(&self, pixels: &Tensor, rois: &Tensor) -> Result<Tensor> {
         let views = normalize_pixels(pixels, self.config.dtype)?;
         let mut tape = Tape::normalizing(Normalization::Batch { momentum: 0.0 });
         self.online.box_features(&mut tape, &views, rois)

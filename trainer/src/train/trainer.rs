@@ -13,7 +13,7 @@ use super::device::open_device;
 use super::drawing;
 use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
 use super::health::Health;
-use super::held_out::{HeldOut, batches_held_out, is_early, pairs_to_hold_out};
+use super::held_out::{self, HeldOut, batches_held_out, is_early, pairs_to_hold_out};
 use super::learner::{Learner, LearnerConfig};
 use super::memory::{StepMemory, explain_out_of_memory};
 use super::metrics::{Interval, Metrics, MetricsLog};
@@ -73,7 +73,9 @@ impl Steps {
         let held_out = match (resumed, config.health) {
             (Some(info), _) => info.held_out,
             (None, HealthCheck::Auto) => {
-                pairs_to_hold_out(dataset.rows_per_epoch(), &config.hyperparameters)
+                let Hyperparameters { batch_size, accumulate, .. } = config.hyperparameters;
+                let rows = dataset.rows_per_epoch();
+                pairs_to_hold_out(rows, batch_size as u64, accumulate as u64)
             }
             (None, HealthCheck::Off) => 0,
         };
@@ -312,7 +314,8 @@ impl Trainer<'_> {
             held_out: batches_held_out(
                 self.steps.held_out,
                 self.dataset.rows_per_epoch(),
-                &self.config.hyperparameters,
+                batch_size as u64,
+                accumulate as u64,
             ),
             skip: self.steps.done * accumulate as u64,
             sources: self.sources.clone(),
@@ -389,12 +392,14 @@ impl Trainer<'_> {
 
     /// Reads the held-out pairs on the first rank, where there are any; else says why not.
     fn hold_out(&mut self) -> Result<()> {
-        if !self.steps.are_left() || !self.ranks.is_first() || self.config.health == HealthCheck::Off
+        if !self.steps.are_left()
+            || !self.ranks.is_first()
+            || self.config.health == HealthCheck::Off
         {
             return Ok(());
         }
-        let Steps { held_out, scheduled, per_epoch, done, .. } = self.steps;
-        if held_out == 0 {
+        let Steps { held_out: count, scheduled, per_epoch, done, .. } = self.steps;
+        if count == 0 {
             let reason = match done {
                 0 => "an epoch has too few pairs to hold some out",
                 _ => "the run began without held-out pairs",
@@ -402,8 +407,12 @@ impl Trainer<'_> {
             self.reporter.say(format_args!("health: off, as {reason}"));
             return Ok(());
         }
-        let steps = [scheduled, per_epoch];
-        match HeldOut::read(held_out, steps, self.config, self.dataset, &self.sources) {
+        let (options, every) = (&self.config.hyperparameters, self.config.checkpoint_every);
+        // With `--consume` there are checkpoints at the ends of epochs as well.
+        let rate = 1.0 / every as f64 + f64::from(self.config.consume) / per_epoch as f64;
+        let pairs = options.pairs_per_step() as u64;
+        let when = held_out::Schedule { steps: scheduled, pairs, checkpoint_every: 1.0 / rate };
+        match HeldOut::read(count, when, options, self.dataset, &self.sources) {
             Ok(pairs) => {
                 let (count, boxes) = pairs.counts();
                 self.reporter.say(format_args!(
@@ -411,9 +420,9 @@ impl Trainer<'_> {
                 ));
                 self.held_out = Some(pairs);
             }
-            Err(error) => self.reporter.say(format_args!(
-                "health: off, as the held-out pairs cannot be read: {error}"
-            )),
+            Err(error) => self
+                .reporter
+                .say(format_args!("health: off, as the held-out pairs cannot be read: {error}")),
         }
         Ok(())
     }
