@@ -20,6 +20,7 @@ mod coco;
 mod compare;
 mod confusion;
 mod drawing;
+mod embed;
 mod features;
 mod frozen_backbone;
 mod image_features;
@@ -38,6 +39,7 @@ pub use compare::{
     Accuracy, Arm, ArmDifference, ArmResults, ClassSummary, CompareConfig, CompareOptions,
     Comparison, Difference, Measure, Setup, compare,
 };
+pub use embed::{Duplicates, EmbedConfig, EmbedOptions, Embedded, embed};
 pub use frozen_backbone::BackboneSource;
 pub use linear::evaluate_images;
 pub use linear_layer::LinearLayerConfig;
