@@ -10,17 +10,14 @@ use candle_core::Tensor;
 use scrl_cli::Reporter;
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
-use super::box_features::{BoxSplits, TRAINING, VALIDATION, box_key, classes_of};
+use super::box_features::{BoxSplits, TRAINING, VALIDATION, box_key, choose, classes_of};
 use super::features::{Extractor, explain_out_of_memory};
 use super::frozen_backbone::FrozenBackbone;
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, RoiConfig};
-use super::results::{Examples, Results};
+use super::results::{Examples, Predictor, Results};
 use crate::Result;
 use crate::collective::Ranks;
-
-/// Takes the place of the epoch in the key of the random choice of boxes.
-const NO_EPOCH: u32 = u32::MAX;
 
 /// Evaluates a backbone by the classes of boxes. Features are stored in `out/features`; a stopped
 /// evaluation resumes from them. Several `ranks` divide the features among them, and the first one
@@ -76,23 +73,8 @@ fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
         Examples { classes: &val_classes, left_out: Some(val.left_out) },
     ];
     let backbone = (&config.common, backbone.arch());
-    let layer = (&config.linear_layer, &layer);
-    Ok(Some(Results::new("roi", backbone, &train.classes, examples, layer, confusion)))
-}
-
-/// The indices of the boxes to train on: all, or `most` of each class drawn at random, in ascending
-/// order.
-fn choose(classes: &[usize], most: Option<usize>, seed: u64) -> Vec<usize> {
-    let mut indices: Vec<usize> = (0..classes.len()).collect();
-    let Some(most) = most else { return indices };
-    Stream::new(seed, NO_EPOCH, u64::MAX, Purpose::Evaluation).shuffle(&mut indices);
-    let mut counts = vec![0; classes.iter().max().map_or(0, |last| last + 1)];
-    indices.retain(|&index| {
-        counts[classes[index]] += 1;
-        counts[classes[index]] <= most
-    });
-    indices.sort_unstable();
-    indices
+    let layer = Predictor::Linear(&config.linear_layer, &layer);
+    Ok(Some(Results::new("roi", backbone, &train.classes, examples, &layer, confusion)))
 }
 
 /// The training boxes, each image flipped at random in each epoch.
@@ -126,20 +108,5 @@ impl TrainingSet for TrainingBoxes {
         batches.iter().try_for_each(|indices| {
             step(indices, select_rows(&self.features, indices.iter().map(row))?)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn some_boxes_of_each_class_are_chosen_by_the_seed() {
-        let classes: Vec<usize> = (0..60).map(|index| [0, 0, 0, 0, 2][index % 5]).collect();
-        assert_eq!(choose(&classes, None, 1), (0..60).collect::<Vec<_>>());
-        let chosen = choose(&classes, Some(20), 1);
-        let of = |class| chosen.iter().filter(|&&index| classes[index] == class).count();
-        assert_eq!((of(0), of(2)), (20, 12));
-        assert!(chosen.is_sorted() && chosen != choose(&classes, Some(20), 2));
     }
 }

@@ -1,4 +1,4 @@
-//! `scrl-eval`: the accuracy of a linear layer on a backbone's features.
+//! `scrl-eval`: the accuracy of a linear layer or of nearest neighbors on a backbone's features.
 
 mod cli;
 
@@ -8,13 +8,17 @@ use anyhow::Result;
 use scrl_cli::{Reporter, Stop, World, usage_error};
 use scrl_trainer::Error;
 use scrl_trainer::collective::{self, Ranks, threads_of_rank};
-use scrl_trainer::evaluate::{EvalConfig, Results, evaluate_boxes, evaluate_images};
+use scrl_trainer::evaluate::{
+    EvalConfig, Results, evaluate_boxes, evaluate_images, evaluate_neighbors,
+};
 
 use cli::{Arguments, ProcessOptions, Protocol};
 
 fn main() -> ExitCode {
     let arguments: Arguments = scrl_cli::parse();
-    let (Protocol::Roi { process, .. } | Protocol::Linear { process, .. }) = &arguments.protocol;
+    let (Protocol::Roi { process, .. }
+    | Protocol::Linear { process, .. }
+    | Protocol::Knn { process, .. }) = &arguments.protocol;
     let world = World::detect(&process.world)
         .unwrap_or_else(|error| usage_error::<Arguments>(error).exit());
     collective::run("scrl-eval", world, |ranks| run(arguments, ranks))
@@ -30,6 +34,11 @@ fn run(arguments: Arguments, ranks: &Ranks) -> Result<()> {
         Protocol::Linear { options, process } => {
             let config = options.resolve()?;
             let protocol = |reporter: &Reporter| evaluate_images(&config, ranks, reporter);
+            evaluate(&process, &config.common, ranks, protocol)
+        }
+        Protocol::Knn { options, process } => {
+            let config = options.resolve()?;
+            let protocol = |reporter: &Reporter| evaluate_neighbors(&config, ranks, reporter);
             evaluate(&process, &config.common, ranks, protocol)
         }
     }
