@@ -20,6 +20,9 @@ const IMAGES_PER_FILE: usize = 1024;
 /// The name of features in the cache, and a status.
 pub(super) type ImageSet<'a> = (&'a str, &'a str);
 
+/// Features of center crops of the training images.
+pub(super) const TRAINING: ImageSet = ("train-center", "features of the training images");
+
 /// Features of the validation images.
 pub(super) const VALIDATION: ImageSet = ("val", "features of the validation images");
 
