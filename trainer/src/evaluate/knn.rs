@@ -199,10 +199,10 @@ mod tests {
 
     #[test]
     fn fewer_training_examples_than_neighbors_all_vote() {
-        let tensor = |rows: &[[f32; 2]]| Tensor::new(rows, &Device::Cpu).unwrap();
-        let features = tensor(&[[1.0, 0.0], [0.0, 2.0], [0.1, 1.0]]);
+        let features = [[1.0f32, 0.0], [0.0, 2.0], [0.1, 1.0]];
+        let features = Tensor::new(&features, &Device::Cpu).unwrap();
         let train = Labeled { features, classes: vec![2, 0, 0], left_out: None };
-        let val = tensor(&[[3.0, 0.1], [0.0, 1.0], [0.0, 0.0]]);
+        let val = Tensor::new(&[[3.0f32, 0.1], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
         let predicted = classify(&train, &val, 3, &Reporter::silent()).unwrap();
         assert_eq!(predicted, [[2, 0, 0], [2, 0, 0]]);
     }
