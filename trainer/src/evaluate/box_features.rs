@@ -100,16 +100,19 @@ pub(super) fn classes_of(images: &[AnnotatedImage]) -> Vec<usize> {
     images.iter().flat_map(|image| &image.boxes).map(|labeled| labeled.class).collect()
 }
 
-/// The indices of the boxes to train on: all, or `most` of each class drawn at random, in ascending
-/// order.
-pub(super) fn choose(classes: &[usize], most: Option<usize>, seed: u64) -> Vec<usize> {
+/// The indices of the boxes to train on, in ascending order: of a class with `n` boxes `most(n)`,
+/// drawn at random. Of one seed a smaller choice is a part of a larger one.
+pub(super) fn choose(classes: &[usize], most: impl Fn(usize) -> usize, seed: u64) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..classes.len()).collect();
-    let Some(most) = most else { return indices };
     Stream::new(seed, NO_EPOCH, u64::MAX, Purpose::Evaluation).shuffle(&mut indices);
     let mut counts = vec![0; classes.iter().max().map_or(0, |last| last + 1)];
+    classes.iter().for_each(|&class| counts[class] += 1);
+    let mut left: Vec<usize> = counts.into_iter().map(most).collect();
     indices.retain(|&index| {
-        counts[classes[index]] += 1;
-        counts[classes[index]] <= most
+        let left = &mut left[classes[index]];
+        let is_chosen = *left > 0;
+        *left = left.saturating_sub(1);
+        is_chosen
     });
     indices.sort_unstable();
     indices
@@ -218,11 +221,11 @@ mod tests {
     #[test]
     fn some_boxes_of_each_class_are_chosen_by_the_seed() {
         let classes: Vec<usize> = (0..60).map(|index| [0, 0, 0, 0, 2][index % 5]).collect();
-        assert_eq!(choose(&classes, None, 1), (0..60).collect::<Vec<_>>());
-        let chosen = choose(&classes, Some(20), 1);
+        assert_eq!(choose(&classes, |boxes| boxes, 1), (0..60).collect::<Vec<_>>());
+        let chosen = choose(&classes, |_| 20, 1);
         let of = |class| chosen.iter().filter(|&&index| classes[index] == class).count();
         assert_eq!((of(0), of(2)), (20, 12));
-        assert!(chosen.is_sorted() && chosen != choose(&classes, Some(20), 2));
+        assert!(chosen.is_sorted() && chosen != choose(&classes, |_| 20, 2));
     }
 
     #[test]

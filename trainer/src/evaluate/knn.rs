@@ -23,7 +23,7 @@ use crate::collective::Ranks;
 use crate::ops::cpu::f32s;
 
 /// Numbers of neighbors, in ascending order.
-const NEIGHBORS: [usize; 2] = [20, 200];
+pub(super) const NEIGHBORS: [usize; 2] = [20, 200];
 
 const TEMPERATURE: f64 = 0.07;
 
@@ -61,7 +61,13 @@ fn evaluate(config: &KnnConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
         KnnFiles::Boxes(files, most) => boxes(files, *most, common, reporter)?,
     };
     let Some((names, [train, val])) = splits else { return Ok(None) };
-    let [few, many] = classify(&train, &val.features, names.len(), reporter)?.map(|predicted| {
+    let [few, many] = classify(
+        (&train.features, &train.classes),
+        &val.features,
+        names.len(),
+        reporter,
+    )?
+    .map(|predicted| {
         let mut confusion = Confusion::new(names.len());
         val.classes.iter().zip(predicted).for_each(|(&class, found)| confusion.count(class, found));
         confusion
@@ -112,7 +118,7 @@ fn boxes(
     let of_val = features(box_features::VALIDATION, &val.images)?;
     let (Some(of_train), Some(mut of_val)) = (of_train, of_val) else { return Ok(None) };
     let classes = classes_of(&train.images);
-    let rows = choose(&classes, most, config.seed);
+    let rows = choose(&classes, |boxes| most.unwrap_or(boxes), config.seed);
     let train_split = Labeled {
         features: select_rows(&of_train, rows.iter().map(|&row| (0, row)))?,
         classes: rows.iter().map(|&row| classes[row]).collect(),
@@ -126,28 +132,29 @@ fn boxes(
     Ok(Some((train.classes, [train_split, val_split])))
 }
 
-/// The predicted classes for each of [`NEIGHBORS`].
-fn classify(
-    train: &Labeled,
+/// The predicted classes for each of [`NEIGHBORS`], by training examples with their features and
+/// classes.
+pub(super) fn classify(
+    (train, labels): (&Tensor, &[usize]),
     val: &Tensor,
     classes: usize,
     reporter: &Reporter,
 ) -> Result<[Vec<usize>; 2]> {
     let channels = val.dim(1)?;
     let [few, many] = NEIGHBORS;
-    if train.classes.len() < many {
-        let all = train.classes.len();
+    if labels.len() < many {
+        let all = labels.len();
         reporter
             .say(format_args!("only {all} training examples: all of them are the {many} nearest"));
     }
     let queries = normalized(&f32s(val)?, channels);
-    let bank = normalized(&f32s(&train.features)?, channels);
+    let bank = normalized(&f32s(train)?, channels);
     reporter.begin("examples", (queries.len() / channels) as u64, 0);
     reporter.set_status("nearest neighbors");
     let vote = |_, neighbors: &[Neighbor]| {
         [few, many].map(|k| {
             let nearest = &neighbors[..k.min(neighbors.len())];
-            vote(nearest.iter().map(|near| (train.classes[near.row], near.similarity)), classes)
+            vote(nearest.iter().map(|near| (labels[near.row], near.similarity)), classes)
         })
     };
     let predicted = nearest([&queries, &bank], (channels, many), |_, _| false, vote, reporter)?;
@@ -186,24 +193,21 @@ mod tests {
             let numbers = golden[name].to_vec1::<i64>().unwrap();
             numbers.into_iter().map(|number| number as usize).collect()
         };
-        let train = Labeled {
-            features: golden["train"].clone(),
-            classes: numbers("classes"),
-            left_out: None,
-        };
-        let classes = train.classes.iter().max().unwrap() + 1;
-        let [few, many] = classify(&train, &golden["val"], classes, &Reporter::silent()).unwrap();
+        let labels = numbers("classes");
+        let classes = labels.iter().max().unwrap() + 1;
+        let [few, many] =
+            classify((&golden["train"], &labels), &golden["val"], classes, &Reporter::silent())
+                .unwrap();
         assert_eq!((few, many), (numbers("k20"), numbers("k200")));
         assert_ne!(numbers("k20"), numbers("k200"));
     }
 
     #[test]
     fn fewer_training_examples_than_neighbors_all_vote() {
-        let features = [[1.0f32, 0.0], [0.0, 2.0], [0.1, 1.0]];
-        let features = Tensor::new(&features, &Device::Cpu).unwrap();
-        let train = Labeled { features, classes: vec![2, 0, 0], left_out: None };
-        let val = Tensor::new(&[[3.0f32, 0.1], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
-        let predicted = classify(&train, &val, 3, &Reporter::silent()).unwrap();
+        let tensor = |rows: [[f32; 2]; 3]| Tensor::new(&rows, &Device::Cpu).unwrap();
+        let features = tensor([[1.0, 0.0], [0.0, 2.0], [0.1, 1.0]]);
+        let val = tensor([[3.0, 0.1], [0.0, 1.0], [0.0, 0.0]]);
+        let predicted = classify((&features, &[2, 0, 0]), &val, 3, &Reporter::silent()).unwrap();
         assert_eq!(predicted, [[2, 0, 0], [2, 0, 0]]);
     }
 }

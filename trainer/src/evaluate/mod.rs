@@ -19,8 +19,10 @@ mod box_features;
 mod cache;
 mod class_images;
 mod coco;
+mod compare;
 mod confusion;
 mod drawing;
+mod embed;
 mod features;
 mod frozen_backbone;
 mod image_features;
@@ -36,13 +38,19 @@ mod roi;
 mod source_images;
 
 pub use annotations::LeftOut;
+pub use compare::{
+    Accuracy, Arm, ArmDifference, ArmResults, ClassSummary, CompareConfig, CompareOptions,
+    Comparison, Difference, Measure, Setup, compare,
+};
+pub use embed::{Duplicates, EmbedConfig, EmbedOptions, Embedded, embed};
 pub use frozen_backbone::BackboneSource;
 pub use knn::evaluate_neighbors;
 pub use linear::evaluate_images;
 pub use linear_layer::LinearLayerConfig;
 pub use options::{
-    BackboneConfig, BackboneOptions, BoxFiles, EvalConfig, EvalOptions, ImageFiles, KnnConfig,
-    KnnFiles, KnnOptions, LinearConfig, LinearLayerOptions, LinearOptions, RoiConfig, RoiOptions,
+    BackboneConfig, BackboneOptions, BoxFiles, EvalConfig, EvalOptions, ImageFiles, InputOptions,
+    KnnConfig, KnnFiles, KnnOptions, LinearConfig, LinearLayerOptions, LinearOptions, RoiConfig,
+    RoiOptions,
 };
 pub use results::{ClassResult, Results};
 pub use roi::evaluate_boxes;

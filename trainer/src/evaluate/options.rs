@@ -27,6 +27,14 @@ pub struct BackboneOptions {
         value_parser = choices!(Branch))]
     pub network: Branch,
 
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub inputs: InputOptions,
+}
+
+/// Options of a backbone's inputs, and of what computes.
+#[derive(Args, Clone, Debug)]
+pub struct InputOptions {
     /// Architecture of random weights, which are those that scrl-train begins with for --seed
     /// [default: resnet50]
     #[arg(long, value_name = "NAME", value_parser = choices!(Arch))]
@@ -96,21 +104,9 @@ fn parse_lr(text: &str) -> std::result::Result<f64, String> {
 /// Options of the RoI protocol.
 #[derive(Args, Clone, Debug)]
 pub struct RoiOptions {
-    /// Folder of the training images
-    #[arg(long, value_name = "DIR")]
-    pub train_images: PathBuf,
-
-    /// Their boxes, in COCO's format
-    #[arg(long, value_name = "FILE.json")]
-    pub train_boxes: PathBuf,
-
-    /// Folder of the validation images
-    #[arg(long, value_name = "DIR")]
-    pub val_images: PathBuf,
-
-    /// Their boxes
-    #[arg(long, value_name = "FILE.json")]
-    pub val_boxes: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub files: BoxFiles,
 
     /// Fit the linear layer on at most N boxes of each class, drawn by --seed [default: all]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
@@ -213,15 +209,22 @@ pub struct EvalConfig {
 }
 
 /// Training and validation images with boxes.
-#[derive(Clone, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct BoxFiles {
-    /// Folder of the training images.
+    /// Folder of the training images
+    #[arg(long, value_name = "DIR")]
     pub train_images: PathBuf,
-    /// Their annotation file.
+
+    /// Their boxes, in COCO's format
+    #[arg(long, value_name = "FILE.json")]
     pub train_boxes: PathBuf,
-    /// Folder of the validation images.
+
+    /// Folder of the validation images
+    #[arg(long, value_name = "DIR")]
     pub val_images: PathBuf,
-    /// Their annotation file.
+
+    /// Their boxes
+    #[arg(long, value_name = "FILE.json")]
     pub val_boxes: PathBuf,
 }
 
@@ -301,13 +304,14 @@ pub(super) const OF_BOXES: InputDefaults = InputDefaults { size: 800, most_cells
 pub(super) const OF_IMAGES: InputDefaults = InputDefaults { size: 224, most_cells: usize::MAX };
 
 /// Defaults of the linear layer that depend on the protocol.
-struct LayerDefaults {
+pub(super) struct LayerDefaults {
     batch_size: u32,
     /// The learning rate for a batch size.
     lr: fn(u32) -> f64,
 }
 
-const ROI: LayerDefaults = LayerDefaults { batch_size: 512, lr: |_| 0.1 };
+/// On boxes.
+pub(super) const ROI: LayerDefaults = LayerDefaults { batch_size: 512, lr: |_| 0.1 };
 const LINEAR: LayerDefaults =
     LayerDefaults { batch_size: 256, lr: |batch_size| 0.2 * f64::from(batch_size) / 256.0 };
 
@@ -320,9 +324,10 @@ const ELEMENTS_PER_PIXEL: u64 = 16;
 impl BackboneOptions {
     /// The weights of `--checkpoint`, or of another option that takes a file or `random`.
     pub(super) fn source(&self, checkpoint: &str) -> Result<BackboneSource> {
+        let InputOptions { arch, seed, .. } = self.inputs;
         Ok(match checkpoint {
-            "random" => BackboneSource::Random(self.arch.unwrap_or(Arch::Resnet50), self.seed),
-            _ if self.arch.is_some() => {
+            "random" => BackboneSource::Random(arch.unwrap_or(Arch::Resnet50), seed),
+            _ if arch.is_some() => {
                 let reason = "is for random weights; a checkpoint has its own, so leave it out";
                 return Err(Error::Option { option: "arch", reason: reason.to_owned() });
             }
@@ -332,6 +337,17 @@ impl BackboneOptions {
 
     pub(super) fn resolve(self, defaults: &InputDefaults) -> Result<BackboneConfig> {
         let source = self.source(&self.checkpoint)?;
+        self.inputs.resolve(source, defaults)
+    }
+}
+
+impl InputOptions {
+    /// Fills in the defaults for a backbone.
+    pub(super) fn resolve(
+        self,
+        source: BackboneSource,
+        defaults: &InputDefaults,
+    ) -> Result<BackboneConfig> {
         let device = self.compute.resolve(false)?;
         let (size, images) = (self.size.unwrap_or(defaults.size), self.images_per_batch);
         if is_gpu(&device.name) {
@@ -352,7 +368,7 @@ impl EvalOptions {
 }
 
 impl LinearLayerOptions {
-    fn resolve(self, defaults: &LayerDefaults, seed: u64) -> LinearLayerConfig {
+    pub(super) fn resolve(self, defaults: &LayerDefaults, seed: u64) -> LinearLayerConfig {
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size);
         LinearLayerConfig {
             epochs: self.epochs,
@@ -390,14 +406,8 @@ impl RoiOptions {
     pub fn resolve(self) -> Result<RoiConfig> {
         let common = self.common.resolve(&OF_BOXES)?;
         let linear_layer = self.linear_layer.resolve(&ROI, common.backbone.seed);
-        let files = BoxFiles {
-            train_images: self.train_images,
-            train_boxes: self.train_boxes,
-            val_images: self.val_images,
-            val_boxes: self.val_boxes,
-        };
         let boxes_per_class = self.boxes_per_class.map(|most| most as usize);
-        Ok(RoiConfig { common, files, boxes_per_class, linear_layer })
+        Ok(RoiConfig { common, files: self.files, boxes_per_class, linear_layer })
     }
 }
 

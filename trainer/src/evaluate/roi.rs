@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use scrl_cli::Reporter;
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
+use super::annotations::AnnotatedImage;
 use super::box_features::{BoxSplits, TRAINING, VALIDATION, box_key, choose, classes_of};
 use super::features::{Extractor, explain_out_of_memory};
 use super::frozen_backbone::FrozenBackbone;
@@ -46,18 +47,9 @@ fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
     let validation = extractor.box_features(VALIDATION, &val.images, &resized, false, reporter)?;
     let (Some(features), Some(validation)) = (features, validation) else { return Ok(None) };
     let seed = config.linear_layer.seed;
-    let all_classes = classes_of(&train.images);
-    let rows = choose(&all_classes, config.boxes_per_class, seed);
-    let mut boxes = TrainingBoxes {
-        features,
-        classes: rows.iter().map(|&row| all_classes[row]).collect(),
-        rows,
-        images: (0..)
-            .zip(&train.images)
-            .flat_map(|(i, image)| vec![i; image.boxes.len()])
-            .collect(),
-        seed,
-    };
+    let most = |boxes| config.boxes_per_class.unwrap_or(boxes);
+    let rows = choose(&classes_of(&train.images), most, seed);
+    let mut boxes = TrainingBoxes::new(features, rows, &train.images, seed);
     let layer = LinearLayer::train(
         &config.linear_layer,
         [backbone.arch().channels(), train.classes.len()],
@@ -77,8 +69,8 @@ fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
     Ok(Some(Results::new("roi", backbone, &train.classes, examples, &layer, confusion)))
 }
 
-/// The training boxes, each image flipped at random in each epoch.
-struct TrainingBoxes {
+/// Training boxes, each image flipped at random in each epoch.
+pub(super) struct TrainingBoxes {
     /// `[R, C]` each: all boxes in the images, and all boxes in the flipped images.
     features: Vec<Tensor>,
     /// The boxes to train on, as rows of the features.
@@ -88,6 +80,25 @@ struct TrainingBoxes {
     /// The index of each row's image.
     images: Vec<u64>,
     seed: u64,
+}
+
+impl TrainingBoxes {
+    /// The boxes of `rows`, with the features of all, upright and mirrored.
+    pub fn new(
+        features: Vec<Tensor>,
+        rows: Vec<usize>,
+        images: &[AnnotatedImage],
+        seed: u64,
+    ) -> Self {
+        let all_classes = classes_of(images);
+        Self {
+            features,
+            classes: rows.iter().map(|&row| all_classes[row]).collect(),
+            rows,
+            images: (0..).zip(images).flat_map(|(i, image)| vec![i; image.boxes.len()]).collect(),
+            seed,
+        }
+    }
 }
 
 impl TrainingSet for TrainingBoxes {

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 
 use super::branch::Branch;
 use super::file::WeightsFile;
+use super::folder::{check_config, weights_file};
 use super::names::checkpoint_name;
 use crate::model::{Arch, Backbone, Parameter, Parameters};
 use crate::{Error, Result};
@@ -48,6 +49,8 @@ impl Weights {
     /// # Errors
     /// If the file cannot be read, is of another format, or has no backbone.
     pub fn read(path: &Path) -> Result<Self> {
+        let path = &weights_file(path)?;
+        check_config(path)?;
         let mut file = WeightsFile::open(path)?;
         let names = file.names();
         let mut tensors = BTreeMap::new();

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use scrl_cli::{CompletionScript, OptionsFile, WorldOptions};
-use scrl_trainer::evaluate::{KnnOptions, LinearOptions, RoiOptions};
+use scrl_trainer::evaluate::{CompareOptions, KnnOptions, LinearOptions, RoiOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,6 +14,9 @@ Examples:
   scrl-eval knn --images train --val val --checkpoint run/backbone.safetensors
   scrl-eval knn --train-images train2017 --train-boxes instances_train2017.json \\
       --val-images val2017 --val-boxes instances_val2017.json --checkpoint run/backbone.safetensors
+  scrl-eval compare --train-images train2017 --train-boxes instances_train2017.json \\
+      --val-images val2017 --val-boxes instances_val2017.json \\
+      --arm random --arm moco=moco.pth --arm mine=run/ --out compare
 
 The same command with the same --out resumes a stopped evaluation. Processes that torchrun, mpirun
 or srun starts divide the features among them.";
@@ -53,6 +56,14 @@ pub enum Protocol {
     Knn {
         #[command(flatten)]
         options: KnnOptions,
+        #[command(flatten)]
+        process: ProcessOptions,
+    },
+    /// Does it help? Backbones compared on the same boxes: intervals, and a page
+    #[command(after_help = EXAMPLES)]
+    Compare {
+        #[command(flatten)]
+        options: CompareOptions,
         #[command(flatten)]
         process: ProcessOptions,
     },
