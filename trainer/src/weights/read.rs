@@ -281,7 +281,7 @@ impl Weights {
         Some(Misfit { first, fitting, expected: expected.len() })
     }
 
-    /// Sets the parameters of a backbone; returns their number.
+    /// Sets the parameters of a backbone.
     ///
     /// # Errors
     /// If the file's backbone has another architecture, or is incomplete.
@@ -290,7 +290,7 @@ impl Weights {
         branch: Branch,
         arch: Arch,
         parameters: &Parameters,
-    ) -> Result<usize> {
+    ) -> Result<()> {
         self.check_backbone(branch, arch, parameters)?;
         self.load(branch.backbone(), parameters)
     }
@@ -307,14 +307,12 @@ impl Weights {
         Ok(HeadStart::File)
     }
 
-    /// Sets the parameters below `prefix`, all of which fit; returns their number.
-    fn load(&self, prefix: &str, parameters: &Parameters) -> Result<usize> {
-        let mut count = 0;
+    /// Sets the parameters below `prefix`, all of which fit.
+    fn load(&self, prefix: &str, parameters: &Parameters) -> Result<()> {
         for parameter in below(parameters, prefix) {
             parameter.set_from_checkpoint(&self.tensors[&parameter.name])?;
-            count += 1;
         }
-        Ok(count)
+        Ok(())
     }
 
     /// The tensors whose names begin with `prefix`.
