@@ -46,6 +46,12 @@ lars.safetensors
 sgd.safetensors
     The same by torch.optim.SGD, in cases plain and nesterov, without zero_weight and zero_grad.
 
+health.safetensors
+    Features of matched boxes in two views, in cases tall (more boxes than channels), wide (fewer)
+    and narrow (nearly on a line):
+    .first [n,c]  .second [n,c]  .effective_rank [1]  .box_retrieval [1], computed in float64, from
+    torch.linalg.svdvals of both views' features around their mean and from cosines.
+
 schedule.json
     A list of {peak, warmup_steps, total_steps, ema, t: […], lr: […], tau: […]} with t = 1 the
     first step.
@@ -379,6 +385,30 @@ def sgd_goldens(out):
     save(tensors, out / "sgd.safetensors")
 
 
+def health_goldens(out):
+    tensors = {}
+    torch.manual_seed(31)
+    cases = ("tall", 40, 12, 1, 0.9), ("wide", 14, 30, 1, 2), ("narrow", 30, 16, 40, 0.9)
+    for case, boxes, channels, along, noise in cases:
+        scales = torch.linspace(0.2, 2, channels)
+        scales[3] *= along
+        first = torch.randn(boxes, channels) * scales + 3
+        second = first + noise * torch.randn(boxes, channels)
+        both = torch.cat([first, second]).double()
+        variances = torch.linalg.svdvals(both - both.mean(0)) ** 2
+        parts = variances / variances.sum()
+        cosines = torch.nn.functional.cosine_similarity(
+            first.double()[:, None], second.double()[None], dim=2
+        )
+        found = cosines.argmax(1) == torch.arange(boxes)
+        tensors |= prefixed(case, {
+            "first": first, "second": second,
+            "effective_rank": torch.exp(-(parts * parts.log()).sum())[None],
+            "box_retrieval": found.double().mean()[None],
+        })
+    save(tensors, out / "health.safetensors")
+
+
 def schedule_goldens(out):
     cases = []
     for peak, warmup_steps, total_steps, ema in [
@@ -550,7 +580,7 @@ def classifier_goldens(out):
 def main():
     parser = argparse.ArgumentParser(description="Write the golden files of the trainer's tests.")
     parser.add_argument("--out", type=pathlib.Path, default=GOLDENS)
-    parser.add_argument("--only", choices=["layers", "optimizer", "step", "classifier"])
+    parser.add_argument("--only", choices=["layers", "optimizer", "step", "classifier", "health"])
     parser.add_argument("--arch", choices=list(SAMPLES), help="the steps of this one only")
     conditioning = "print how far float32 is from float64"
     parser.add_argument("--conditioning", action="store_true", help=conditioning)
@@ -567,6 +597,8 @@ def main():
         lars_goldens(args.out)
         sgd_goldens(args.out)
         schedule_goldens(args.out)
+    if args.only in (None, "health"):
+        health_goldens(args.out)
     if args.only in (None, "classifier"):
         classifier_goldens(args.out)
     if args.only in (None, "step"):

@@ -89,6 +89,7 @@ fn bench(criterion: &mut Criterion, shards: &Path) {
                 own: 0..BATCH,
                 batches_per_epoch: batches,
                 epochs: 1,
+                held_out: 0,
                 skip: 0,
                 sources: Arc::new(SourceImages::new(
                     dataset.manifest().images.clone().into(),

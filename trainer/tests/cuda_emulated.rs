@@ -153,6 +153,12 @@ fn steps_same_bits_twice() {
 }
 
 #[test]
+fn box_features_of_held_out_pairs() {
+    let Some(place) = place() else { return };
+    Case::small(DType::F32).compare_box_features(&place);
+}
+
+#[test]
 fn steps_without_boxes_move_only_the_target() {
     let Some(place) = place() else { return };
     Case::small(DType::F32).update_target(&place);

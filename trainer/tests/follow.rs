@@ -47,6 +47,7 @@ fn loader_config(follow: bool) -> LoaderConfig {
         own: 0..4,
         batches_per_epoch: 2,
         epochs: 2,
+        held_out: 0,
         skip: 0,
         sources,
         threads: 2,

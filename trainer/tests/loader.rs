@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prepared::{Prepared, rows};
 use scrl_cli::Reporter;
 use scrl_schemas::{Row, SourceOptions, ViewEncoding};
-use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig, SourceImages};
+use scrl_trainer::data::{Batch, Dataset, Loader, LoaderConfig, SourceImages, read_last_pairs};
 
 const SIZE: usize = 64;
 
@@ -27,6 +27,7 @@ fn load(
         own: 0..4,
         batches_per_epoch: dataset.rows_per_epoch() / 4,
         epochs: dataset.manifest().epochs,
+        held_out: 0,
         skip: 0,
         sources: Arc::new(source_images(dataset.manifest().images.clone().into())),
         threads: 2,
@@ -96,6 +97,42 @@ fn skipping_batches_changes_nothing_else() {
         assert!(rest == all[skip as usize..], "skip {skip}");
     }
     assert!(load(&shards, |config| config.threads = 1).unwrap() == all);
+}
+
+#[test]
+fn the_first_batches_take_the_place_of_held_out_ones_in_epoch_0_alone() {
+    let prepared = Prepared::images(14);
+    let shards = prepared.prepare("shards", 2, ViewEncoding::Webp);
+    let all = load(&shards, |_| ()).unwrap();
+    let with = |held_out, skip| {
+        load(&shards, |config| (config.held_out, config.skip) = (held_out, skip)).unwrap()
+    };
+    let expected: Vec<Batch> = [0, 0, 1, 3, 4, 5].map(|batch| all[batch].clone()).into();
+    for skip in 0..=6 {
+        assert!(with(2, skip) == expected[skip as usize..], "skip {skip}");
+    }
+    let expected: Vec<Batch> = [0, 1, 0, 3, 4, 5].map(|batch| all[batch].clone()).into();
+    assert!(with(1, 0) == expected);
+}
+
+#[test]
+fn held_out_pairs_are_the_last_rows_of_epoch_0() {
+    let prepared = Prepared::images(14);
+    for encoding in [ViewEncoding::Webp, ViewEncoding::Recipe] {
+        let shards = prepared.prepare(encoding.name(), 1, encoding);
+        let dataset = Dataset::open(&shards).unwrap();
+        let sources = source_images(dataset.manifest().images.clone().into());
+        let batches = read_last_pairs(&dataset, &sources, 2, 3).unwrap();
+        let rows = rows(&prepared.path("webp"), 0);
+        for (batch, rows) in batches.iter().zip(rows[8..].chunks(3)) {
+            check(batch, rows);
+        }
+        assert_eq!(batches.len(), 2);
+        fs::remove_dir_all(shards.join("epoch=00000")).unwrap();
+        let message = read_last_pairs(&dataset, &sources, 2, 3).unwrap_err().to_string();
+        assert!(message.contains("epoch=00000"), "{message}");
+        prepared.prepare(encoding.name(), 1, encoding);
+    }
 }
 
 #[test]

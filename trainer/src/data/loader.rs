@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use scrl_cli::Reporter;
 use scrl_schemas::{
@@ -20,7 +19,7 @@ use scrl_schemas::{
 
 use super::batch::Batch;
 use super::dataset::{Dataset, LOOK_INTERVAL, STOP_INTERVAL, waiting_for};
-use super::pixels::PixelSource;
+use super::pixels::fill_views;
 use super::source_images::SourceImages;
 use crate::{Error, Result};
 
@@ -41,6 +40,8 @@ pub struct LoaderConfig {
     pub batches_per_epoch: u64,
     /// The number of epochs, from epoch 0.
     pub epochs: u32,
+    /// Batches at the end of epoch 0 that are not read: its first ones are read again instead.
+    pub held_out: u64,
     /// Batches to skip at the beginning, counted over epochs.
     pub skip: u64,
     /// The source images of recipe shards.
@@ -176,30 +177,51 @@ impl Reader {
     /// Sends the rows of one batch after another until all are sent or the loader is dropped.
     fn run(&self, sender: &Sender<Result<(Epoch, Vec<Row>)>>) -> Result<()> {
         let per_epoch = self.config.batches_per_epoch;
-        let is_recipe = self.dataset.manifest().options.views == ViewEncoding::Recipe;
         let mut skip = self.config.skip % per_epoch;
         for epoch in (self.config.skip / per_epoch) as u32..self.config.epochs {
             let epoch = Epoch(epoch);
             let Some(shards) = self.shards(epoch)? else { return Ok(()) };
-            let mut rows = self.rows(epoch, shards, skip * self.config.batch_size as u64);
-            for _ in skip..per_epoch {
-                let batch: Vec<Row> =
-                    rows.by_ref().take(self.config.batch_size).collect::<Result<_>>()?;
-                if batch.len() < self.config.batch_size {
-                    let folder = self.dataset.paths().epoch(epoch);
-                    let reason = "its shards hold fewer rows than _SUCCESS says";
-                    return Err(Error::dataset(&folder, reason));
-                }
-                if is_recipe {
-                    self.config.sources.read_ahead(&batch[self.config.own.clone()])?;
-                }
-                if sender.send(Ok((epoch, batch))).is_err() {
+            let held_out = if epoch == Epoch(0) { self.config.held_out } else { 0 };
+            let read = per_epoch - held_out;
+            for batches in [skip.min(read)..read, skip.saturating_sub(read)..held_out] {
+                if !self.send(epoch, &shards, batches, sender)? {
                     return Ok(());
                 }
             }
             skip = 0;
         }
         Ok(())
+    }
+
+    /// Sends the rows of some of an epoch's batches; false if the loader was dropped meanwhile.
+    fn send(
+        &self,
+        epoch: Epoch,
+        shards: &[ShardRecord],
+        batches: Range<u64>,
+        sender: &Sender<Result<(Epoch, Vec<Row>)>>,
+    ) -> Result<bool> {
+        let is_recipe = self.dataset.manifest().options.views == ViewEncoding::Recipe;
+        let (batch_size, own) = (self.config.batch_size, self.config.own.clone());
+        let has_pixels = {
+            let own = own.clone();
+            move |row| own.contains(&((row % batch_size as u64) as usize))
+        };
+        let first = batches.start * batch_size as u64;
+        let mut rows = rows(&self.dataset, epoch, shards.to_vec(), first, has_pixels);
+        for _ in batches {
+            let batch: Vec<Row> = rows.by_ref().take(batch_size).collect::<Result<_>>()?;
+            if batch.len() < batch_size {
+                return Err(too_few_rows(&self.dataset, epoch));
+            }
+            if is_recipe {
+                self.config.sources.read_ahead(&batch[own.clone()])?;
+            }
+            if sender.send(Ok((epoch, batch))).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The shards of an epoch once it is finished; `None` if the loader was dropped meanwhile.
@@ -220,35 +242,41 @@ impl Reader {
             }
         }
     }
+}
 
-    /// The rows of an epoch from row `first` on, shard after shard; pixels for this process's alone.
-    fn rows(
-        &self,
-        epoch: Epoch,
-        shards: Vec<ShardRecord>,
-        first: u64,
-    ) -> impl Iterator<Item = Result<Row>> + use<> {
-        let folder = self.dataset.paths().epoch(epoch);
-        let (batch, own) = (self.config.batch_size as u64, self.config.own.clone());
-        let mut end = 0;
-        let placed = shards.into_iter().map(move |shard| {
-            end += shard.rows;
-            (end - shard.rows, shard)
-        });
-        let needed = placed.filter(move |(begin, shard)| begin + shard.rows > first);
-        needed.flat_map(move |(begin, shard)| {
-            let path = folder.join(&shard.name);
-            let own = own.clone();
-            let has_pixels = move |row: u64| own.contains(&(((begin + row) % batch) as usize));
-            let skipped = first.saturating_sub(begin);
-            let (reader, error) = match ShardReader::open_with_pixels(&path, skipped, has_pixels) {
-                Ok(reader) => (Some(reader), None),
-                Err(error) => (None, Some(Err(error))),
-            };
-            let rows = reader.into_iter().flatten().chain(error);
-            rows.map(move |row| row.map_err(|error| unreadable(epoch, &path, error)))
-        })
-    }
+/// The rows of an epoch from row `first` on, shard after shard, with pixels where `has_pixels` says
+/// so of a row's number in the epoch.
+pub(super) fn rows<F: Fn(u64) -> bool + Clone>(
+    dataset: &Dataset,
+    epoch: Epoch,
+    shards: Vec<ShardRecord>,
+    first: u64,
+    has_pixels: F,
+) -> impl Iterator<Item = Result<Row>> + use<F> {
+    let folder = dataset.paths().epoch(epoch);
+    let mut end = 0;
+    let placed = shards.into_iter().map(move |shard| {
+        end += shard.rows;
+        (end - shard.rows, shard)
+    });
+    let needed = placed.filter(move |(begin, shard)| begin + shard.rows > first);
+    needed.flat_map(move |(begin, shard)| {
+        let path = folder.join(&shard.name);
+        let skipped = first.saturating_sub(begin);
+        let has_pixels = |row: u64| has_pixels(begin + row);
+        let (reader, error) = match ShardReader::open_with_pixels(&path, skipped, has_pixels) {
+            Ok(reader) => (Some(reader), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        let rows = reader.into_iter().flatten().chain(error);
+        rows.map(move |row| row.map_err(|error| unreadable(epoch, &path, error)))
+    })
+}
+
+/// The error of an epoch whose shards end too early.
+pub(super) fn too_few_rows(dataset: &Dataset, epoch: Epoch) -> Error {
+    let reason = "its shards hold fewer rows than _SUCCESS says";
+    Error::dataset(&dataset.paths().epoch(epoch), reason)
 }
 
 /// The thread that decodes, with its pool.
@@ -264,20 +292,10 @@ impl Decoder {
     fn decode(&self, epoch: Epoch, rows: &[Row]) -> Result<Batch> {
         let options = &self.options;
         let size = options.size as usize;
-        let view = size * size * 3;
         let mut pixels = self.buffers.try_recv().unwrap_or_default();
         let own = &rows[self.own.clone()];
-        pixels.resize(2 * own.len() * view, 0);
-        let (first, second) = pixels.split_at_mut(own.len() * view);
-        self.pool.install(|| {
-            own.par_iter()
-                .zip(first.par_chunks_mut(view))
-                .zip(second.par_chunks_mut(view))
-                .try_for_each_init(
-                    || PixelSource::new(&self.sources, options),
-                    |source, ((row, view1), view2)| source.fill(row, view1, view2),
-                )
-        })?;
+        pixels.resize(2 * own.len() * size * size * 3, 0);
+        self.pool.install(|| fill_views(&self.sources, options, own, &mut pixels))?;
         Ok(Batch::new(epoch, rows, self.own.clone(), size, pixels))
     }
 }

@@ -7,6 +7,7 @@
 mod batch;
 mod classes;
 mod dataset;
+mod held_out;
 mod loader;
 mod pixels;
 mod source_images;
@@ -14,5 +15,6 @@ mod source_images;
 pub use batch::Batch;
 pub use classes::Classes;
 pub use dataset::{Dataset, Start};
+pub use held_out::read_last_pairs;
 pub use loader::{Loader, LoaderConfig};
 pub use source_images::SourceImages;

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use rayon::prelude::*;
 use scrl_preprocess::images::{Decoding, decode, decode_view};
 use scrl_preprocess::views::render::{RenderOptions, Renderer};
 use scrl_schemas::{EncodedImage, PrepOptions, Row};
@@ -10,8 +11,28 @@ use scrl_schemas::{EncodedImage, PrepOptions, Row};
 use super::source_images::SourceImages;
 use crate::{Error, Result};
 
+/// Writes the views of P rows, `[2P, S, S, 3]`, first views, then second views; by all threads of
+/// rayon's pool.
+pub(super) fn fill_views(
+    sources: &SourceImages,
+    options: &PrepOptions,
+    rows: &[Row],
+    pixels: &mut [u8],
+) -> Result<()> {
+    let size = options.size as usize;
+    let view = size * size * 3;
+    let (first, second) = pixels.split_at_mut(rows.len() * view);
+    rows.par_iter()
+        .zip(first.par_chunks_mut(view))
+        .zip(second.par_chunks_mut(view))
+        .try_for_each_init(
+            || PixelSource::new(sources, options),
+            |source, ((row, view1), view2)| source.fill(row, view1, view2),
+        )
+}
+
 /// Produces the pixels of one row after another, with buffers that it reuses. One for each thread.
-pub(super) struct PixelSource<'a> {
+struct PixelSource<'a> {
     sources: &'a SourceImages,
     decoding: Decoding,
     options: RenderOptions,
@@ -20,7 +41,7 @@ pub(super) struct PixelSource<'a> {
 
 impl<'a> PixelSource<'a> {
     /// For shards made with `options` from `sources`.
-    pub(super) fn new(sources: &'a SourceImages, options: &PrepOptions) -> Self {
+    fn new(sources: &'a SourceImages, options: &PrepOptions) -> Self {
         Self {
             sources,
             decoding: Decoding::from(options),
@@ -30,7 +51,7 @@ impl<'a> PixelSource<'a> {
     }
 
     /// Writes the two views of `row`, `[S, S, 3]` each.
-    pub(super) fn fill(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
+    fn fill(&mut self, row: &Row, view1: &mut [u8], view2: &mut [u8]) -> Result<()> {
         match (&row.view1.image, &row.view2.image) {
             (Some(first), Some(second)) => {
                 self.decode(row, first, view1)?;

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use scrl_cli::Reporter;
+use scrl_preprocess::images::RgbImage;
 
 use super::features::Extractor;
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
@@ -93,8 +94,11 @@ impl Extractor<'_> {
 
 /// A batch of inputs.
 fn center_crops(source: &SourceImages, ids: &[u32], size: u32) -> Result<Inputs> {
+    inputs(ids, size, false, |&id| center_cropped(source, id, size))
+}
+
+/// The input of an image.
+pub(super) fn center_cropped(source: &SourceImages, id: u32, size: u32) -> Result<RgbImage> {
     let shorter = f64::from(size * SHORTER_FOR_224) / 224.0;
-    inputs(ids, size, false, |&id| {
-        Ok(center_crop(&source.decode(id)?, shorter.round() as u32, size))
-    })
+    Ok(center_crop(&source.decode(id)?, shorter.round() as u32, size))
 }

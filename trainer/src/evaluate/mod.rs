@@ -22,6 +22,7 @@ mod coco;
 pub mod compare;
 mod confusion;
 mod drawing;
+mod embed;
 mod features;
 mod frozen_backbone;
 mod image_features;
@@ -38,6 +39,7 @@ mod source_images;
 
 pub use annotations::LeftOut;
 pub use compare::{CompareConfig, CompareOptions, Comparison, compare};
+pub use embed::{Duplicates, EmbedConfig, EmbedOptions, Embedded, embed};
 pub use frozen_backbone::BackboneSource;
 pub use knn::evaluate_neighbors;
 pub use linear::evaluate_images;

@@ -83,7 +83,9 @@ impl BatchNormLayer {
         };
         let compute = || batch_statistics(x, &ranks);
         let statistics = profile::of("batch_statistics", x.device(), compute)?;
-        update_running([&self.running_mean, &self.running_var], &statistics, momentum)?;
+        if momentum > 0.0 {
+            update_running([&self.running_mean, &self.running_var], &statistics, momentum)?;
+        }
         Ok(BatchNorm::new(statistics, ranks, relu))
     }
 }

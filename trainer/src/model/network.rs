@@ -78,6 +78,13 @@ impl Network {
         Ok(Self { backbone, projector, predictor: None })
     }
 
+    /// The features of boxes, `[R, C]`, in views `[N, S, S, 3]`, normalized: f alone, without heads.
+    /// The RoIs are as those of [`Regions::Boxes`].
+    pub fn box_features(&self, tape: &mut Tape, views: &Tensor, rois: &Tensor) -> Result<Tensor> {
+        let map = self.backbone.forward(tape, views)?;
+        tape.apply(RoiAlign, [&map, rois])
+    }
+
     /// Both views of a batch, `[2B, S, S, 3]`, normalized, → map, projections and predictions.
     pub fn forward(
         &self,

@@ -84,7 +84,7 @@ pub struct Tape {
 pub enum Normalization {
     /// Those of the batch, which enter the running ones with this weight.
     Batch {
-        /// From 0, the running ones stay, to 1, the batch's take their place.
+        /// From 0, the running ones stay to the bit, to 1, the batch's take their place.
         momentum: f32,
     },
     /// Those of each batch in the pass; the running ones become the mean of all batches'.

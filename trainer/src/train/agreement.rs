@@ -33,6 +33,7 @@ pub(super) fn check(
         options.iter().map(|(name, value)| format!("--{name} {value}")).collect();
     lines.extend([
         format!("--max-steps {:?}", config.max_steps),
+        format!("--health {}", config.health),
         format!("--checkpoint-every {}", config.checkpoint_every),
         format!("--log-every {}", config.log_every),
         format!("--follow {}", config.follow),

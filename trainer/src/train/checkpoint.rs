@@ -25,6 +25,9 @@ const FORMAT: &str = "1";
 /// The metadata key of the CRC-32C of all tensor data.
 const CHECKSUM: &str = "crc32c";
 
+/// The metadata key of [`CheckpointInfo::held_out`], left out where it is 0.
+const HELD_OUT: &str = "held_out";
+
 /// Bytes read at a time when a file is checked.
 const READ_BYTES: usize = 1 << 20;
 
@@ -45,6 +48,8 @@ pub struct CheckpointInfo {
     pub position: u64,
     /// Rows of each epoch of the shards.
     pub rows_per_epoch: u64,
+    /// Pairs at the end of epoch 0 that are held out from training; 0 if the run began without.
+    pub held_out: u64,
     /// The options whose defaults depend on the shards.
     pub recorded: Recorded,
 }
@@ -101,7 +106,7 @@ impl Checkpoint {
     ) -> Result<()> {
         let path = folder.join(Self::file_name(info.step));
         let tensors = checkpoint_tensors(learner.state())?;
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             ("scrl.format", FORMAT.to_owned()),
             ("step", info.step.to_string()),
             ("epoch", info.epoch.to_string()),
@@ -111,6 +116,9 @@ impl Checkpoint {
             ("options", config.hyperparameters.to_table().to_string()),
             (CHECKSUM, format!("{:08x}", checksum(&tensors)?)),
         ]);
+        if info.held_out > 0 {
+            metadata.insert(HELD_OUT, info.held_out.to_string());
+        }
         write_safetensors(&path, &tensors, &metadata)?;
         Self::prune(folder, config.checkpoint_every)
     }
@@ -187,6 +195,10 @@ impl Checkpoint {
             epoch: number("epoch")? as u32,
             position: number("position")?,
             rows_per_epoch: number("rows_per_epoch")?,
+            held_out: match metadata.contains_key(HELD_OUT) {
+                true => number(HELD_OUT)?,
+                false => 0,
+            },
             recorded: toml::from_str(self.text(metadata, "options")?)
                 .map_err(|error| Error::checkpoint(&self.path, error.message()))?,
         })

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::defaults::{Choice, Recorded, scheduled_pairs};
 use super::device::{DeviceConfig, Precision, is_gpu};
-use super::options::{Method, OnlineEval, Optimizer, Options, Preset, TargetInit};
+use super::options::{HealthCheck, Method, OnlineEval, Optimizer, Options, Preset, TargetInit};
 use crate::Result;
 use crate::collective::{Ranks, threads_of_rank};
 use crate::data::Dataset;
@@ -126,6 +126,8 @@ pub struct TrainConfig {
     pub follow: bool,
     /// Whether to record consumed epochs in `consumed.json`.
     pub consume: bool,
+    /// Whether effective rank and box retrieval are measured.
+    pub health: HealthCheck,
     /// Steps between checkpoints; with `consume` there is one at the end of every epoch as well.
     pub checkpoint_every: u64,
     /// Steps between lines of metrics.
@@ -191,6 +193,7 @@ impl TrainConfig {
             init: given.init,
             follow: given.follow,
             consume: given.consume,
+            health: given.health.unwrap_or(HealthCheck::Auto),
             checkpoint_every: given.checkpoint_every.unwrap_or(steps_per_epoch),
             log_every: given.log_every.unwrap_or(10),
             threads: given.threads.map_or_else(threads_of_rank, usize::from),

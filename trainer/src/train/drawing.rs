@@ -89,8 +89,9 @@ fn panels(metrics: &[Metrics]) -> Vec<Panel> {
         let point = |metrics: &Metrics| Some((metrics.step as f64, value(metrics)?));
         metrics.iter().filter_map(point).filter(|(_, value)| value.is_finite()).collect()
     };
-    // The loss of a step without boxes is recorded as 0.
+    // The loss of a step without boxes is recorded as 0, and all numbers of step 0.
     let loss = line(&|m| (m.boxes > 0).then_some(m.loss.into()));
+    let of_step = |value: fn(&Metrics) -> f64| line(&|m| (m.step > 0).then(|| value(m)));
     let all = [
         Panel {
             title: "loss",
@@ -104,7 +105,7 @@ fn panels(metrics: &[Metrics]) -> Vec<Panel> {
             height: LOW,
             is_noisy: false,
             from_zero: true,
-            lines: vec![("", line(&|m| Some(m.lr)))],
+            lines: vec![("", of_step(|m| m.lr))],
         },
         Panel {
             title: "online accuracy, %",
@@ -124,11 +125,25 @@ fn panels(metrics: &[Metrics]) -> Vec<Panel> {
             ],
         },
         Panel {
+            title: "effective rank",
+            height: LOW,
+            is_noisy: false,
+            from_zero: true,
+            lines: vec![("", line(&|m| m.effective_rank))],
+        },
+        Panel {
+            title: "box retrieval, %",
+            height: LOW,
+            is_noisy: false,
+            from_zero: true,
+            lines: vec![("", line(&|m| m.box_retrieval.map(|found| 100.0 * found)))],
+        },
+        Panel {
             title: "speed, pairs/s",
             height: LOW,
             is_noisy: true,
             from_zero: true,
-            lines: vec![("", line(&|m| Some(m.pairs_per_s)))],
+            lines: vec![("", of_step(|m| m.pairs_per_s))],
         },
     ];
     let has_points = |panel: &Panel| panel.lines.iter().any(|(_, points)| !points.is_empty());

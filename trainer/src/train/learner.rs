@@ -9,8 +9,8 @@ use crate::model::{
     Arch, Classifier, HeadSizes, Network, NetworkOutput, Parameter, Parameters, Regions,
 };
 use crate::ops::{
-    CosineLoss, CrossEntropy, Gradients, Tape, count_correct, embedding_std, keep_freed_memory,
-    normalize_pixels, profile,
+    CosineLoss, CrossEntropy, Gradients, Normalization, Tape, count_correct, embedding_std,
+    keep_freed_memory, normalize_pixels, profile,
 };
 use crate::optim::{Sgd, SgdConfig, update_ema};
 
@@ -287,6 +287,15 @@ impl Learner {
             sums.finish()?;
         }
         Ok(computed)
+    }
+
+    /// The online backbone's features of boxes, `[R, C]`, in the views `[N, S, S, 3]` of bytes, as
+    /// the heads get them in training: batch norms normalize with the statistics of these views,
+    /// all on this process. No tensor of the state changes.
+    pub fn box_features(&self, pixels: &Tensor, rois: &Tensor) -> Result<Tensor> {
+        let views = normalize_pixels(pixels, self.config.dtype)?;
+        let mut tape = Tape::normalizing(Normalization::Batch { momentum: 0.0 });
+        self.online.box_features(&mut tape, &views, rois)
     }
 
     fn one(&self) -> Result<Tensor> {

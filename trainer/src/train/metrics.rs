@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// The logged numbers of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// The step, from 1.
+    /// The step, from 1; 0 for the health of the initial weights, with 0 for what a step has.
     pub step: u64,
     /// The epoch of its rows, from 0.
     pub epoch: u32,
@@ -38,9 +38,38 @@ pub struct Metrics {
     pub projection_std: Option<f64>,
     /// The same for the target network's projections.
     pub target_std: Option<f64>,
+    /// The effective rank of box features of held-out pairs, where it was measured after the step;
+    /// see [`Health`](super::health::Health).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_rank: Option<f64>,
+    /// Their box retrieval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub box_retrieval: Option<f64>,
     /// The most memory of the GPU that was taken so far, in bytes; left out where it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<PeakMemory>,
+}
+
+impl Metrics {
+    /// The line before the first step.
+    pub(super) fn initial() -> Self {
+        Self {
+            step: 0,
+            epoch: 0,
+            loss: 0.0,
+            lr: 0.0,
+            ema: 0.0,
+            boxes: 0,
+            pairs_per_s: 0.0,
+            data_wait: 0.0,
+            online_acc: None,
+            projection_std: None,
+            target_std: None,
+            effective_rank: None,
+            box_retrieval: None,
+            memory: None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +88,8 @@ impl Metrics {
             online_acc: Some(0.5),
             projection_std: None,
             target_std: Some(0.06),
+            effective_rank: None,
+            box_retrieval: None,
             memory: None,
         }
     }

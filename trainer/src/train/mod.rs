@@ -7,7 +7,10 @@ mod config;
 mod defaults;
 mod device;
 mod drawing;
+mod eigenvalues;
 mod guard;
+mod health;
+mod held_out;
 mod initialize;
 mod learner;
 mod memory;
@@ -27,6 +30,8 @@ pub(crate) use device::{is_gpu, open_device};
 pub use learner::{Computed, Evaluated, Labels, Learner, LearnerConfig, MicroBatch};
 pub use memory::StepMemory;
 pub use metrics::Metrics;
-pub use options::{Method, OnlineEval, Optimizer, Options, Preset, Resume, TargetInit};
+pub use options::{
+    HealthCheck, Method, OnlineEval, Optimizer, Options, Preset, Resume, TargetInit,
+};
 pub use output::Output;
 pub use trainer::{Summary, train};

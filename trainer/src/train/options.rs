@@ -69,6 +69,16 @@ named_choice! {
     }
 }
 
+named_choice! {
+    /// Whether effective rank and box retrieval are measured on held-out pairs.
+    pub enum HealthCheck {
+        /// Where an epoch has enough pairs.
+        Auto = "auto",
+        /// No; every pair of epoch 0 is trained on.
+        Off = "off",
+    }
+}
+
 /// The checkpoint to resume from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
@@ -198,6 +208,11 @@ pub struct Options {
     /// auto for the newest intact checkpoint in --out, no, or a checkpoint file [default: auto]
     #[arg(long, value_name = "HOW")]
     pub resume: Option<Resume>,
+
+    /// Whether the last pairs of epoch 0 are held out, to measure at each checkpoint how many
+    /// dimensions the features use and how well they find matching boxes [default: auto]
+    #[arg(long, value_name = "HOW", value_parser = choices!(HealthCheck))]
+    pub health: Option<HealthCheck>,
 
     /// Steps between checkpoints [default: those of an epoch]
     #[arg(long, value_name = "STEPS")]

@@ -149,6 +149,18 @@ impl Pipeline {
         Ok(sum)
     }
 
+    /// The online backbone's features of the boxes of a batch, row after row, on the host. All steps
+    /// that were started must have ended.
+    pub fn box_features(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        let (views, size) = (2 * batch.own_pairs(), batch.size);
+        let tensors = self.transfers.upload(&[
+            (Array::U8(&batch.pixels), (views, size, size, 3).into()),
+            (Array::F32(&batch.rois), (batch.rois.len() / 5, 5).into()),
+        ])?;
+        let features = self.learner.box_features(&tensors[0], &tensors[1])?;
+        Ok(self.transfers.fetch(&features)?.wait()?)
+    }
+
     /// The numbers of steps in order: of all, or of those before the newest, for which a GPU need
     /// not be waited for.
     pub fn results(&mut self, all: bool) -> Result<Vec<StepResult>> {

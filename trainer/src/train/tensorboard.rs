@@ -53,18 +53,24 @@ impl EventFile {
 
     /// Writes a step's metrics.
     pub fn write(&mut self, metrics: &Metrics) -> Result<()> {
-        let mut scalars = vec![
-            ("train/loss", f64::from(metrics.loss)),
-            ("train/lr", metrics.lr),
-            ("train/ema", metrics.ema),
-            ("train/boxes", metrics.boxes as f64),
-            ("speed/pairs_per_s", metrics.pairs_per_s),
-            ("speed/data_wait", metrics.data_wait),
-        ];
+        let mut scalars = match metrics.step {
+            // Of the initial weights, only their health is known.
+            0 => Vec::new(),
+            _ => vec![
+                ("train/loss", f64::from(metrics.loss)),
+                ("train/lr", metrics.lr),
+                ("train/ema", metrics.ema),
+                ("train/boxes", metrics.boxes as f64),
+                ("speed/pairs_per_s", metrics.pairs_per_s),
+                ("speed/data_wait", metrics.data_wait),
+            ],
+        };
         let optional = [
             ("eval/online_acc", metrics.online_acc),
             ("train/projection_std", metrics.projection_std),
             ("train/target_std", metrics.target_std),
+            ("health/effective_rank", metrics.effective_rank),
+            ("health/box_retrieval", metrics.box_retrieval),
         ];
         scalars.extend(optional.into_iter().filter_map(|(tag, value)| Some((tag, value?))));
         let mut event = double(1, now());

@@ -12,10 +12,12 @@ use super::config::{Hyperparameters, TrainConfig};
 use super::device::open_device;
 use super::drawing;
 use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
+use super::health::Health;
+use super::held_out::{self, HeldOut, batches_held_out, is_early, pairs_to_hold_out};
 use super::learner::{Learner, LearnerConfig};
 use super::memory::{StepMemory, explain_out_of_memory};
 use super::metrics::{Interval, Metrics, MetricsLog};
-use super::options::{Method, OnlineEval, Resume, TargetInit};
+use super::options::{HealthCheck, Method, OnlineEval, Resume, TargetInit};
 use super::output::Output;
 use super::pipeline::{EmbeddingStd, Pipeline, Step, StepResult};
 use super::tensorboard::EventFile;
@@ -55,16 +57,29 @@ struct Steps {
     last: u64,
     /// Steps taken before the run resumed.
     done: u64,
+    /// Pairs at the end of epoch 0 that are held out.
+    held_out: u64,
 }
 
 impl Steps {
-    fn new(config: &TrainConfig, dataset: &Dataset, done: u64) -> Self {
+    fn new(config: &TrainConfig, dataset: &Dataset, resumed: Option<&CheckpointInfo>) -> Self {
         let Hyperparameters { epochs, .. } = config.hyperparameters;
         let pairs = config.hyperparameters.pairs_per_step() as u64;
         let per_epoch = dataset.rows_per_epoch() / pairs;
         let scheduled = per_epoch * u64::from(epochs);
         let last = config.max_steps.map_or(scheduled, |most| most.min(scheduled));
-        Self { per_epoch, scheduled, last, done }
+        let done = resumed.map_or(0, |info| info.step);
+        // A run that resumes trains on the rows on which it would have trained without the stop.
+        let held_out = match (resumed, config.health) {
+            (Some(info), _) => info.held_out,
+            (None, HealthCheck::Auto) => {
+                let Hyperparameters { batch_size, accumulate, .. } = config.hyperparameters;
+                let rows = dataset.rows_per_epoch();
+                pairs_to_hold_out(rows, batch_size as u64, accumulate as u64)
+            }
+            (None, HealthCheck::Off) => 0,
+        };
+        Self { per_epoch, scheduled, last, done, held_out }
     }
 
     fn are_left(&self) -> bool {
@@ -122,7 +137,7 @@ fn train_into(
     // An error means that the pool exists already, in a process that trains more than once.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
     let resumed = output.checkpoint_to_resume(resume, reporter)?;
-    let steps = Steps::new(config, dataset, resumed.as_ref().map_or(0, |(_, info)| info.step));
+    let steps = Steps::new(config, dataset, resumed.as_ref().map(|(_, info)| info));
     if !config.follow && steps.are_left() {
         // Before anything is written.
         dataset.success(Epoch(steps.epochs_done(steps.done)))?;
@@ -181,14 +196,19 @@ fn train_into(
         logs,
         ranks,
         output,
+        held_out: None,
         interval: Interval::new(),
         logged: String::new(),
         has_collapsed: false,
     };
+    trainer.hold_out()?;
     // A checkpoint from elsewhere is copied before its epochs count as consumed: a restart looks in
     // this folder.
     if resumed.is_none() || (config.consume && matches!(resume, Resume::From(_))) {
         trainer.write_checkpoint(pipeline.learner(), steps.done)?;
+    }
+    if resumed.is_none() {
+        trainer.log_initial_health(&mut pipeline)?;
     }
     // The last run may have ended between its checkpoint and this record.
     trainer.record_consumed(steps.done)?;
@@ -251,6 +271,8 @@ struct Trainer<'a> {
     output: Output,
     /// The files of the metrics, which the first rank writes.
     logs: Option<(MetricsLog, EventFile)>,
+    /// The pairs to measure health on, on the first rank.
+    held_out: Option<HeldOut>,
     interval: Interval,
     /// The numbers of the last logged step, for the status between two of them.
     logged: String,
@@ -289,6 +311,12 @@ impl Trainer<'_> {
             own: self.ranks.part(batch_size),
             batches_per_epoch: self.steps.per_epoch * accumulate as u64,
             epochs,
+            held_out: batches_held_out(
+                self.steps.held_out,
+                self.dataset.rows_per_epoch(),
+                batch_size as u64,
+                accumulate as u64,
+            ),
             skip: self.steps.done * accumulate as u64,
             sources: self.sources.clone(),
             threads: self.config.threads,
@@ -314,13 +342,17 @@ impl Trainer<'_> {
         let (lr, ema) = (self.schedule.lr(number), self.schedule.tau(number));
         let matches = batches.iter().map(|batch| self.matches(batch)).sum();
         let is_last = number == self.steps.last;
-        let is_logged = number.is_multiple_of(self.config.log_every) || is_last;
-        let step = Step { number, batches, matches, lr, ema, embedding_std: is_logged };
-        let has_result = pipeline.start(&step)?;
-        let is_stopped = self.ranks.any(self.reporter.check_stop().is_err());
         let is_saved = number.is_multiple_of(self.config.checkpoint_every)
             || is_last
             || (self.config.consume && self.steps.is_epoch_end(number));
+        // All ranks take the same steps for logged ones, as they compute the embedding std together.
+        let is_measured = self.config.health == HealthCheck::Auto
+            && self.steps.held_out > 0
+            && (is_saved || is_early(number));
+        let is_logged = number.is_multiple_of(self.config.log_every) || is_last || is_measured;
+        let step = Step { number, batches, matches, lr, ema, embedding_std: is_logged };
+        let has_result = pipeline.start(&step)?;
+        let is_stopped = self.ranks.any(self.reporter.check_stop().is_err());
         let is_waited_for = is_logged || is_saved || is_stopped || !has_result;
         let newest = self.collect(pipeline, is_waited_for)?.filter(|_| has_result);
         if !has_result {
@@ -329,6 +361,7 @@ impl Trainer<'_> {
             self.reporter.advance(1);
         }
         let (loss, std) = newest.map_or((0.0, None), |newest| (newest.loss, newest.embedding_std));
+        let health = if is_measured { self.measure_health(pipeline)? } else { None };
         if is_logged {
             let metrics = self.interval.complete(Metrics {
                 step: number,
@@ -342,15 +375,81 @@ impl Trainer<'_> {
                 online_acc: None,
                 projection_std: std.map(|std| std.projections),
                 target_std: std.map(|std| std.targets),
+                effective_rank: health.map(|health| health.effective_rank),
+                box_retrieval: health.map(|health| health.box_retrieval),
                 memory: gpu::peak_memory(pipeline.learner().device())?,
             });
             self.log(&metrics)?;
+            self.report_health(number, health);
             self.check_collapse(number, std);
         }
         match (is_stopped, is_saved) {
             (true, _) if !is_last => self.stop(pipeline.learner(), number),
             (_, true) => self.save(pipeline.learner(), number),
             (_, false) => Ok(()),
+        }
+    }
+
+    /// Reads the held-out pairs on the first rank, where there are any; else says why not.
+    fn hold_out(&mut self) -> Result<()> {
+        if !self.steps.are_left()
+            || !self.ranks.is_first()
+            || self.config.health == HealthCheck::Off
+        {
+            return Ok(());
+        }
+        let Steps { held_out: count, scheduled, per_epoch, done, .. } = self.steps;
+        if count == 0 {
+            let reason = match done {
+                0 => "an epoch has too few pairs to hold some out",
+                _ => "the run began without held-out pairs",
+            };
+            self.reporter.say(format_args!("health: off, as {reason}"));
+            return Ok(());
+        }
+        let (options, every) = (&self.config.hyperparameters, self.config.checkpoint_every);
+        // With `--consume` there are checkpoints at the ends of epochs as well.
+        let rate = 1.0 / every as f64 + f64::from(self.config.consume) / per_epoch as f64;
+        let pairs = options.pairs_per_step() as u64;
+        let when = held_out::Schedule { steps: scheduled, pairs, checkpoint_every: 1.0 / rate };
+        match HeldOut::read(count, when, options, self.dataset, &self.sources) {
+            Ok(pairs) => {
+                let (count, boxes) = pairs.counts();
+                self.reporter.say(format_args!(
+                    "health: measured on {boxes} matched boxes of {count} held-out pairs"
+                ));
+                self.held_out = Some(pairs);
+            }
+            Err(error) => self
+                .reporter
+                .say(format_args!("health: off, as the held-out pairs cannot be read: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Logs the health of the initial weights.
+    fn log_initial_health(&mut self, pipeline: &mut Pipeline) -> Result<()> {
+        let Some(health) = self.measure_health(pipeline)? else { return Ok(()) };
+        self.write_metrics(&Metrics {
+            effective_rank: Some(health.effective_rank),
+            box_retrieval: Some(health.box_retrieval),
+            ..Metrics::initial()
+        })?;
+        self.report_health(0, Some(health));
+        Ok(())
+    }
+
+    /// The health after the last step, which must have ended.
+    fn measure_health(&self, pipeline: &mut Pipeline) -> Result<Option<Health>> {
+        self.held_out.as_ref().map_or(Ok(None), |pairs| pairs.measure(pipeline))
+    }
+
+    fn report_health(&self, step: u64, health: Option<Health>) {
+        if let Some(Health { effective_rank, box_retrieval }) = health {
+            self.reporter.say(format_args!(
+                "health: effective rank {effective_rank:.1}, box retrieval {:.1} % (step {step})",
+                100.0 * box_retrieval
+            ));
         }
     }
 
@@ -388,10 +487,7 @@ impl Trainer<'_> {
 
     /// Writes the metrics that end an interval, and reports them.
     fn log(&mut self, metrics: &Metrics) -> Result<()> {
-        if let Some((log, events)) = &mut self.logs {
-            log.write(metrics)?;
-            events.write(metrics)?;
-        }
+        self.write_metrics(metrics)?;
         self.interval = Interval::new();
         let Metrics { step, loss, lr, pairs_per_s, data_wait, online_acc, .. } = metrics;
         let accuracy = online_acc.map(|accuracy| format!("  accuracy {:.1} %", 100.0 * accuracy));
@@ -405,6 +501,14 @@ impl Trainer<'_> {
         self.reporter.log();
         if is_first && std::env::var_os(LOG_PLANS).is_some() {
             plans().iter().for_each(|plan| self.reporter.say(format_args!("plan: {plan}")));
+        }
+        Ok(())
+    }
+
+    fn write_metrics(&mut self, metrics: &Metrics) -> Result<()> {
+        if let Some((log, events)) = &mut self.logs {
+            log.write(metrics)?;
+            events.write(metrics)?;
         }
         Ok(())
     }
@@ -469,6 +573,7 @@ impl Trainer<'_> {
             epoch: self.steps.epochs_done(step),
             position: step % self.steps.per_epoch * pairs,
             rows_per_epoch: self.dataset.rows_per_epoch(),
+            held_out: self.steps.held_out,
             recorded: self.config.hyperparameters.recorded(),
         };
         Checkpoint::write(&self.output.checkpoints(), learner, self.config, info)

@@ -285,6 +285,33 @@ impl Case {
         }
     }
 
+    /// The features of the boxes of a batch there and on the CPU, which leave both states as they
+    /// are to the bit.
+    pub fn compare_box_features(&self, place: &Place) {
+        let (batch, _) = self.batch(0);
+        let features = |device: &Device| {
+            let learner = self.learner(device, self.dtype);
+            let bits = || -> Vec<Vec<f32>> {
+                learner.state().map(|parameter| values(parameter.tensor())).collect()
+            };
+            let before = bits();
+            let shape = (2 * batch.pairs(), batch.size, batch.size, 3);
+            let pixels = Tensor::from_slice(&batch.pixels, shape, device).unwrap();
+            let rois = Tensor::from_slice(&batch.rois, (batch.rois.len() / 5, 5), device).unwrap();
+            let features = values(&learner.box_features(&pixels, &rois).unwrap());
+            assert!(before == bits());
+            features
+        };
+        let (expected, found) = (features(&Device::Cpu), place.run(|| features(place.device())));
+        assert_eq!(found.len(), 2 * batch.matches * self.arch.channels());
+        let square = |values: &mut dyn Iterator<Item = f32>| -> f64 {
+            values.map(|value| f64::from(value).powi(2)).sum()
+        };
+        let difference = square(&mut found.iter().zip(&expected).map(|(a, b)| a - b)).sqrt();
+        let error = difference / square(&mut expected.iter().copied()).sqrt();
+        assert!(error < 1e-4, "{error}");
+    }
+
     /// A step for a batch without boxes, which moves the target alone.
     pub fn update_target(&self, place: &Place) {
         let learner = self.learner(place.device(), self.dtype);
