@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use scrl_schemas::store;
 
 use crate::Result;
 use crate::error::refuse;
@@ -52,9 +53,15 @@ fn parse_table(text: &str) -> std::result::Result<PathBuf, String> {
     }
 }
 
-/// A file whose folder is there, so that no work is lost.
+/// A local file whose folder is there, so that no work is lost.
 fn parse_file(text: &str) -> std::result::Result<PathBuf, String> {
     let file = PathBuf::from(text);
+    if store::is_url(&file) {
+        return Err("give a local file; copy it into the object store afterwards".to_owned());
+    }
+    if file.is_dir() {
+        return Err("is a folder; give the name of a file".to_owned());
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     match folder.filter(|folder| !folder.is_dir()) {
         Some(folder) => Err(format!("there is no folder {}; make it first", folder.display())),
