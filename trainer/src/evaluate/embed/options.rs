@@ -84,8 +84,8 @@ pub struct EmbedConfig {
     pub against: Option<String>,
     /// The least similarity of duplicates.
     pub duplicates: Option<f32>,
-    /// Which network of its file and of the other one.
-    pub network: Branch,
+    /// Which network of its file and of the other one, if not the usual one.
+    pub network: Option<Branch>,
     /// The backbone and its inputs.
     pub backbone: BackboneConfig,
 }
