@@ -296,7 +296,7 @@ def test_the_documented_use_of_embeddings():
     assert len(blocks) == 2 and features.shape == (IMAGES, 512), features.shape
     assert features.dtype == np.float32 and sorted(set(table["class"])) == sorted(CLASSES)
     # DuckDB and scikit-learn agree on the neighbors of the documented image.
-    row = list(table.path).index("bird/00000.png")
+    row = list(table.path).index("bird/000.png")
     expected = [table.path[i] for i in names["neighbors"][row]]
     assert [path for path, _ in nearest] == expected, (nearest, expected)
     distances = [1 - similarity for _, similarity in nearest]

@@ -45,10 +45,9 @@ fn report(config: &EmbedConfig, embedded: &Embedded) {
     ));
     if let Some(Duplicates { pairs, groups, left_out, table, list }) = duplicates {
         let list = match list {
-            Some(list) => format!(
-                "{} lists all images but these {left_out}: give it to scrl-prep",
-                list.display()
-            ),
+            Some(list) => {
+                format!("{} lists the images without them, for scrl-prep", list.display())
+            }
             None => "no list is written, as images in an archive or a table cannot be listed \
                      without the others"
                 .to_owned(),
