@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scrl_cli::Reporter;
+use scrl_cli::{Reporter, Stopped};
 
 use super::leak::{self, Copy};
 use super::options::CompareConfig;
@@ -22,18 +22,23 @@ const NAMED: usize = 5;
 
 /// Looks for validation images that the layers or the backbones have learned from, and says what is
 /// found.
+///
+/// # Errors
+/// If the program is asked to stop.
 pub(super) fn leaks(
     config: &CompareConfig,
     [train, val]: [&AnnotatedImages; 2],
     reporter: &Reporter,
-) -> Vec<String> {
+) -> Result<Vec<String>, Stopped> {
     let mut warnings = Vec::new();
     let mut warn = |text: String| {
         reporter.say(format_args!("warning: {text}"));
         warnings.push(text);
     };
     let count = val.images.len();
-    match leak::in_training(&val.images, &train.images) {
+    let in_training = leak::in_training(&val.images, &train.images, reporter);
+    reporter.check_stop()?;
+    match in_training {
         Ok(copies) => {
             if let Some(found) = found(&copies, count) {
                 warn(format!("{found} are training images as well: all accuracies are too high"));
@@ -47,7 +52,9 @@ pub(super) fn leaks(
     for arm in &config.arms {
         for source in &arm.runs {
             let BackboneSource::File(file, _) = source else { continue };
-            let outcome = match leak::in_pretraining(&val.images, file, images) {
+            let copies = leak::in_pretraining(&val.images, file, images, reporter);
+            reporter.check_stop()?;
+            let outcome = match copies {
                 // Nobody knows what published weights were trained on.
                 Ok(None) => continue,
                 Ok(Some(copies)) => Ok(found(&copies, count)),
@@ -73,7 +80,7 @@ pub(super) fn leaks(
             )),
         }
     }
-    warnings
+    Ok(warnings)
 }
 
 /// Such as `2 of 607 validation images, such as val/a.jpg (b.jpg),`; `None` without copies.
