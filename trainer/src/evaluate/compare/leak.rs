@@ -112,7 +112,7 @@ impl Run {
         reporter: &Reporter,
     ) -> Checked<Vec<Copy>> {
         let text = |error: scrl_schemas::Error| error.to_string();
-        let paths = ShardPaths::new(&self.find(&self.shards));
+        let paths = ShardPaths::new(self.find(&self.shards));
         let options = Manifest::read(&paths.manifest()).map_err(text)?.options.sources;
         let recorded = self.find(&self.images);
         let there = store::is_url(&recorded) || recorded.exists();

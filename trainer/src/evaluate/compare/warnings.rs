@@ -20,6 +20,9 @@ const FEW_IMAGES: usize = 20;
 /// Classes that a warning names.
 const NAMED: usize = 5;
 
+/// What is found of an arm, or why nothing is known.
+type Outcome = Result<Option<String>, String>;
+
 /// Looks for validation images that the layers or the backbones have learned from, and says what is
 /// found.
 ///
@@ -47,7 +50,7 @@ pub(super) fn leaks(
         Err(reason) => warn(format!("validation images among the training images: {reason}")),
     }
     // What is found, or why that is not known, and of which arms: they may share a pretraining.
-    let mut outcomes: Vec<(Result<Option<String>, String>, Vec<&str>)> = Vec::new();
+    let mut outcomes: Vec<(Outcome, Vec<&str>)> = Vec::new();
     let images = config.pretraining_images.as_deref();
     for arm in &config.arms {
         for source in &arm.runs {
@@ -142,13 +145,13 @@ pub(super) fn few_boxes(found: &Summary, setup: &Setup) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::evaluate::LinearLayerConfig;
-    use crate::evaluate::compare::summary::{Boxes, Outcome, summarize};
+    use crate::evaluate::compare::summary::{self, Boxes, summarize};
     use crate::train::Precision;
 
     /// The warnings for images of ten boxes each, all of one class of three.
     fn warnings_of(images: usize) -> Vec<String> {
         let boxes = 10 * images;
-        let arm = |right: bool| Outcome {
+        let arm = |right: bool| summary::Outcome {
             right: vec![(0..boxes).map(|number| right || number % 3 == 0).collect()],
             varies: true,
         };
