@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a folder of images to a trained backbone on the CPU: build, make shards, draw a page, train,
-# and measure what the backbone is worth.
+# measure what the backbone is worth, and draw a page of its features beside random ones.
 #
 #   scripts/quickstart.sh [IMAGES]      without IMAGES, scenes with boxes are made to train on; only
 #                                       they are evaluated
@@ -12,7 +12,7 @@ set -euo pipefail
 
 # The expected times on two cores, printed at the start.
 BUILD_TIME="8 minutes" SHARDS_TIME="1 second" PAGE_TIME="1 second" TRAINING_TIME="2 minutes"
-EVALUATION_TIME="20 seconds"
+EVALUATION_TIME="20 seconds" FEATURES_TIME="20 seconds"
 
 usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 fail() { printf 'quickstart: %s\n' "$1" >&2; exit "${2:-1}"; }
@@ -58,9 +58,9 @@ train_options=(--device cpu --preset small --lr 0.96 --arch resnet18 --hidden 51
 # Each class has a hue of its own: so short a training teaches colors before shapes.
 scene_options=(--size 160x120 --hues)
 eval_options=(--size 96)
-programs=(scrl-prep scrl-inspect scrl-train scrl-eval examples/make_scenes)
+programs=(scrl-prep scrl-inspect scrl-train scrl-eval scrl-embed examples/make_scenes)
 build=(--workspace --bin scrl-prep --bin scrl-inspect --bin scrl-train --bin scrl-eval
-    --example make_scenes)
+    --bin scrl-embed --example make_scenes)
 if [ $smoke = yes ]; then
     # The programs that cargo test has built; nothing is compiled twice.
     bin=$target/debug out=$target/quickstart-smoke
@@ -80,6 +80,7 @@ This takes, on two cores:
   draw a page of pairs              about $PAGE_TIME
   train a ResNet-18 on the CPU      about $TRAINING_TIME
   evaluate it                       about $EVALUATION_TIME
+  draw a page of its features       about $FEATURES_TIME
 EOF_PLAN
     step "Build"
     cargo build --release --locked "${build[@]}"
@@ -163,6 +164,15 @@ if [ -n "$boxes" ]; then
     took
 fi
 
+step "Page of features: trained against random"
+features=("$images")
+[ -z "$boxes" ] || features=(--boxes "$boxes/instances_val2017.json" "$boxes/val2017")
+"$bin/scrl-embed" --quiet --device cpu --size 96 --checkpoint "$run/backbone.safetensors" \
+    --against random --html "$out/$name-features.html" "${features[@]}" \
+    "$out/$name-features.parquet"
+echo "$out/$name-features.html, to be opened in a browser"
+took
+
 mean_loss() {
     sed -E 's/.*"loss":([0-9.]+).*/\1/' | awk '{ sum += $1 } END { printf "%.3f", sum / NR }'
 }
@@ -178,6 +188,8 @@ $worth
 }
   $out/$name-pairs.html
       pairs of views with their matched boxes, for a browser
+  $out/$name-features.html
+      what looks alike to the backbone, trained and random beside each other, for a browser
   $shards/
       all pairs of views with their matched boxes, as Parquet; in DuckDB for instance
       SELECT path, view1.crop.width, len(boxes) FROM '$shards/epoch=00000/*.parquet' LIMIT 5;

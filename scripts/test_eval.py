@@ -24,7 +24,7 @@ pixels, and with PNGs of the original size, which both sides resize. Those diffe
 pixels, and a network with random weights amplifies it. So the second time only the statistics of
 the first batch norm, which depend on the pixels alone (1e-3), and the accuracy have limits; the
 other distances are only printed. JPEG decoders differ as well, which is tested elsewhere. Needs
-PyTorch, torchvision, Pillow, NumPy and safetensors.
+PyTorch, torchvision, Pillow, NumPy, pyarrow and safetensors.
 """
 
 import argparse
@@ -36,6 +36,7 @@ import sys
 import tempfile
 
 import numpy
+import pyarrow.parquet
 import safetensors.torch
 import torch
 import torchvision
@@ -136,6 +137,9 @@ class Test:
             given += [f"--{side}-images", data / f"{side}2017", f"--{side}-boxes", path]
         self.run("scrl-eval", "roi", *given, "--lr", LEARNING_RATE, "--out", out)
         train, val = (boxes_of(path) for path in lists.values())
+        embedded = self.embed(
+            "boxes", self.size, "--boxes", lists["train"], data / "train2017"
+        )
         backbone, model = self.model()
         with torch.no_grad():
             images = [Image.open(data / "train2017" / name) for name, _, _ in train]
@@ -144,6 +148,7 @@ class Test:
             upright = self.compare_box_features(backbone, "train", train, False)
             mirrored = self.compare_box_features(backbone, "train", train, True)
             features = self.compare_box_features(backbone, "val", val, False)
+        compare("scrl-embed of boxes", embedded, upright, self.tolerance)
         results = json.loads((out / "results.json").read_text())
         classes = [[label for *_, labels in images for label in labels] for images in (train, val)]
         owners = [number for number, (*_, labels) in enumerate(train) for _ in labels]
@@ -156,6 +161,14 @@ class Test:
         count = len(results["classes"])
         found = train_linear(rows, classes[0], count, 512, features, classes[1])
         compare_results("roi", results, found, len(classes[1]))
+
+    def embed(self, name, size, *arguments):
+        """The embeddings of scrl-embed."""
+        out = self.folder / f"{self.coco.name}-{name}.parquet"
+        given = ["--checkpoint", self.weights, "--size", size, "--seed", SEED]
+        self.run("scrl-embed", *given, *arguments, out)
+        column = pyarrow.parquet.read_table(out)["embedding"]
+        return torch.tensor(numpy.stack(column.to_numpy()))
 
     def to_square(self, image):
         return image.resize((self.size, self.size), Image.BICUBIC)
@@ -212,6 +225,12 @@ class Test:
             expected = torch.cat([backbone(view[None]).mean((2, 3)) for view in crops])
         found = features_in(out, "val")
         compare(f"features of {len(val)} validation images", found, expected, self.tolerance)
+        embedded = self.embed("images", size, self.images)
+        paths = [path for name in names for path in sorted((self.images / name).iterdir())]
+        with torch.no_grad():
+            crops = (normalized(crop(Image.open(path))) for path in paths)
+            expected_all = torch.cat([backbone(view[None]).mean((2, 3)) for view in crops])
+        compare("scrl-embed of images", embedded, expected_all, self.tolerance)
         # The training crops are scrl-eval's own; the layer trained on their features is tested.
         train = features_in(out, "train-00000")
         results = json.loads((out / "results.json").read_text())

@@ -52,6 +52,9 @@ def make_shards(programs):
         folder = "shards" if views == "webp" else views
         command = [programs / "scrl-prep", *options, "--views", views, "images", folder]
         subprocess.run(command, check=True)
+    command = [programs / "scrl-embed", "--checkpoint", "random", "--arch", "resnet18", "--quiet"]
+    command += ["--size", "64", "--device", "cpu", "images", "features.parquet"]
+    subprocess.run(command, check=True)
 
 
 # Each reader's rows, epoch → rows in folder order.
@@ -279,6 +282,28 @@ def test_the_documented_loop_of_pytorch():
         size, first, second = found[len(divisions)]
         assert 0 < size <= 8 and first == second and first[1] == 512, found[len(divisions)]
     print(f"the documented loop ran with {kind}")
+
+
+def test_the_documented_use_of_embeddings():
+    text = (pathlib.Path(__file__).parent.parent / "docs/embed.md").read_text()
+    (query,) = re.findall(r"```sql\n(.*?)```", text, re.S)
+    nearest = duckdb.sql(query).fetchall()
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    for block in blocks:
+        exec(block, names)
+    features, table = names["features"], names["table"]
+    assert len(blocks) == 2 and features.shape == (IMAGES, 512), features.shape
+    assert features.dtype == np.float32 and sorted(set(table["class"])) == sorted(CLASSES)
+    # DuckDB and scikit-learn agree on the neighbors of the documented image.
+    row = list(table.path).index("bird/00000.png")
+    expected = [table.path[i] for i in names["neighbors"][row]]
+    assert [path for path, _ in nearest] == expected, (nearest, expected)
+    distances = [1 - similarity for _, similarity in nearest]
+    assert np.allclose(distances, names["distances"][row], atol=1e-5)
+    centered = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    variance = np.linalg.svd(centered, compute_uv=False)[:3] ** 2
+    assert np.allclose((np.stack(table.pca).astype(np.float64) ** 2).sum(0), variance, rtol=1e-4)
 
 
 def test_the_queries():

@@ -141,6 +141,11 @@ impl Dir {
         self.command("scrl-eval", arguments)
     }
 
+    /// `scrl-embed` with these arguments, separated by blanks.
+    pub fn embed(&self, arguments: &str) -> Command<'_> {
+        self.command("scrl-embed", arguments)
+    }
+
     /// The example `make_scenes` with these arguments, separated by blanks.
     pub fn make_scenes(&self, arguments: &str) -> Command<'_> {
         self.command("examples/make_scenes", arguments)
