@@ -2,12 +2,16 @@
 //! the next batch is computed.
 
 use std::collections::VecDeque;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use scrl_cli::Reporter;
 
+use super::cache::{Cache, Part};
 use super::frozen_backbone::FrozenBackbone;
 use super::inputs::{Inputs, decode_ahead};
+use super::options::BackboneConfig;
+use crate::collective::Ranks;
 use crate::ops::gpu::Fetch;
 use crate::{Error, Result};
 
@@ -20,7 +24,7 @@ const BATCHES_BEHIND: usize = 1;
 
 /// Images of a batch, each of which gives `sides` inputs: as many as fit, or as are given by
 /// `--images-per-batch`.
-pub(super) fn images_per_batch(given: usize, size: u32, sides: usize) -> usize {
+fn images_per_batch(given: usize, size: u32, sides: usize) -> usize {
     let fitting = BATCH_PIXELS / (size as usize * size as usize);
     (given.max(fitting) / sides).max(1)
 }
@@ -36,9 +40,93 @@ pub(super) fn explain_out_of_memory(error: Error) -> Error {
     }
 }
 
+/// The name of the running statistics in the cache.
+const STATISTICS: &str = "statistics";
+
+/// Computes features of images or of boxes in them, or takes them from a cache.
+pub(super) struct Extractor<'a> {
+    pub config: &'a BackboneConfig,
+    pub backbone: &'a FrozenBackbone,
+    pub ranks: &'a Ranks,
+    cache: Cache,
+}
+
+impl<'a> Extractor<'a> {
+    /// An extractor with its cache in `folder`. `key` states all that the features depend on, and
+    /// must be the same on all `ranks`.
+    pub fn new(
+        config: &'a BackboneConfig,
+        backbone: &'a FrozenBackbone,
+        (folder, key): (&Path, &str),
+        ranks: &'a Ranks,
+    ) -> Result<Self> {
+        Ok(Self { config, backbone, ranks, cache: Cache::of_ranks(folder, key, ranks)? })
+    }
+
+    /// Images of a batch whose features are computed, each of which gives `sides` inputs.
+    pub fn images_per_batch(&self, sides: usize) -> usize {
+        images_per_batch(self.config.images_per_batch, self.config.size, sides)
+    }
+
+    /// Computes the running statistics of the backbone's batch norms on `batches`, all of the same
+    /// length, of which `decode` makes the inputs; or takes them from the cache.
+    pub fn compute_statistics<T: Clone + Sync>(
+        &self,
+        batches: &[&[T]],
+        decode: impl Fn(&[T]) -> Result<Inputs> + Sync,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        // The others find those of the first rank in the cache.
+        if !self.ranks.is_first() {
+            self.ranks.wait_for_all();
+        }
+        let found = self.cache.find(STATISTICS);
+        let is_set = found.map(|found| self.backbone.set_statistics(&found)).transpose()?;
+        if is_set != Some(true) {
+            compute_statistics(self.backbone, batches, self.config.size, decode, reporter)?;
+            self.cache.store(STATISTICS, &self.backbone.statistics()?)?;
+        }
+        if self.ranks.is_first() {
+            self.ranks.wait_for_all();
+        }
+        Ok(())
+    }
+
+    /// The features `[n, C]` of all `images`, one tensor for each of `sides`, which name the files;
+    /// each file has those of `per_file` images. `decode` and `boxes` are those of
+    /// [`compute_features`]. On the first rank; the others compute their part.
+    pub fn features<T: Sync>(
+        &self,
+        (sides, status): (&[&str], &str),
+        (images, per_file): (&[T], usize),
+        decode: impl Fn(&[T]) -> Result<Inputs> + Sync,
+        boxes: impl Fn(&[T]) -> Option<Vec<f32>>,
+        reporter: &Reporter,
+    ) -> Result<Option<Vec<Tensor>>> {
+        let chunks: Vec<&[T]> = images.chunks(per_file).collect();
+        let part = |(number, chunk): (usize, &&[T])| Part {
+            files: sides.iter().map(|side| format!("{side}-{number:05}")).collect(),
+            images: chunk.len(),
+        };
+        let parts: Vec<Part> = chunks.iter().enumerate().map(part).collect();
+        self.cache.divide(&parts, status, (self.ranks, reporter), |missing, store| {
+            let chunks: Vec<&[T]> = missing.iter().map(|&number| chunks[number]).collect();
+            compute_features(
+                self.backbone,
+                &chunks,
+                (self.images_per_batch(sides.len()), sides.len()),
+                decode,
+                boxes,
+                reporter,
+                |number, features| store(missing[number], features),
+            )
+        })
+    }
+}
+
 /// Computes the running statistics of the backbone's batch norms on `batches`, all of the same
 /// length, of which `decode` makes the inputs.
-pub(super) fn compute_statistics<T: Clone + Sync>(
+fn compute_statistics<T: Clone + Sync>(
     backbone: &FrozenBackbone,
     batches: &[&[T]],
     size: u32,
@@ -76,7 +164,7 @@ struct Pending {
 /// its features `[n, C]`, one tensor for each of `sides`. `decode` makes the inputs of at most
 /// `per_batch` images, and `boxes` the boxes in them if the features are those of boxes; both one
 /// side after the other.
-pub(super) fn compute_features<T: Sync>(
+fn compute_features<T: Sync>(
     backbone: &FrozenBackbone,
     parts: &[&[T]],
     (per_batch, sides): (usize, usize),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use scrl_cli::Reporter;
+use scrl_preprocess::images::RgbImage;
 
 use super::inputs::Inputs;
 use crate::Result;
@@ -19,8 +20,9 @@ use crate::weights::{Branch, Weights, checksum};
 /// Where a backbone's weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackboneSource {
-    /// A file that [`Weights::read`] reads, and the network in it.
-    File(PathBuf, Branch),
+    /// A file or folder that [`Weights::read`] reads, and the network in it if it is not the usual
+    /// one.
+    File(PathBuf, Option<Branch>),
     /// The weights with which `scrl-train` begins for this architecture and seed.
     Random(Arch, u64),
 }
@@ -64,7 +66,9 @@ impl FrozenBackbone {
         }
         let (arch, seed, tensors) = match source {
             BackboneSource::File(path, branch) => {
-                let (arch, tensors) = Weights::read(path)?.backbone(*branch)?;
+                let weights = Weights::read(path)?;
+                let (arch, tensors) = weights.backbone(*branch)?;
+                reporter.say(format_args!("weights: {}", weights.report(*branch)?));
                 (arch, None, tensors)
             }
             BackboneSource::Random(arch, seed) => (*arch, Some(*seed), Vec::new()),
@@ -138,6 +142,17 @@ impl FrozenBackbone {
             Some(boxes) => RoiAlign.forward([&map, &boxes])?.to_dtype(DType::F32)?,
             None => Classifier::features(&map)?,
         })
+    }
+
+    /// The last map of an input, with the running statistics: its elements and its shape
+    /// `[H, W, C]`.
+    pub fn map(&self, input: &RgbImage) -> Result<(Vec<f32>, [usize; 3])> {
+        let inputs = Inputs { pixels: input.pixels.clone(), size: input.size.width as usize };
+        let views = self.upload(&inputs, None)?.0;
+        let map = self.backbone.forward(&mut Tape::normalizing(Normalization::Running), &views)?;
+        let (_, height, width, channels) = map.dims4()?;
+        let map = map.to_dtype(DType::F32)?.flatten_all()?.to_device(&Device::Cpu)?;
+        Ok((map.to_vec1()?, [height, width, channels]))
     }
 
     /// Begins to copy features to the host.

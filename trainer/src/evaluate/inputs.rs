@@ -71,6 +71,11 @@ impl ResizedImages {
         Self { size, decoding, kept: Mutex::default() }
     }
 
+    /// How the images are decoded.
+    pub fn decoding(&self) -> Decoding {
+        self.decoding
+    }
+
     /// Decodes an image.
     ///
     /// # Errors

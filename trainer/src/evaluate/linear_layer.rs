@@ -140,18 +140,24 @@ impl LinearLayer {
         Ok(done[0] as u32)
     }
 
-    /// Predicts the classes of examples from their features `[n, C]`, and counts the predictions
-    /// by true class.
-    pub fn validate(&self, features: &Tensor, classes: &[usize]) -> Result<Confusion> {
-        let mut confusion = Confusion::new(self.classes);
+    /// Predicts the classes of examples from their features `[n, C]`.
+    pub fn predict(&self, features: &Tensor) -> Result<Vec<usize>> {
         let features = features.to_device(&self.device)?;
         let logits =
             self.classifier.forward(&mut Tape::forward_only(), &features)?.to_vec2::<f32>()?;
-        for (logits, class) in logits.iter().zip(classes) {
-            // The first of equal logits, as PyTorch's argmax.
-            let predicted = (1..logits.len())
-                .fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-            confusion.count(*class, predicted);
+        // The first of equal logits, as PyTorch's argmax.
+        let first_largest = |logits: Vec<f32>| {
+            (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+        };
+        Ok(logits.into_iter().map(first_largest).collect())
+    }
+
+    /// Predicts the classes of examples from their features, and counts the predictions by true
+    /// class.
+    pub fn validate(&self, features: &Tensor, classes: &[usize]) -> Result<Confusion> {
+        let mut confusion = Confusion::new(self.classes);
+        for (predicted, &class) in self.predict(features)?.into_iter().zip(classes) {
+            confusion.count(class, predicted);
         }
         Ok(confusion)
     }

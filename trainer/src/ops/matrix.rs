@@ -5,7 +5,7 @@ use gemm::Parallelism;
 /// A matrix that lies somewhere in a slice: element (i, j) is
 /// `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -27,6 +27,11 @@ impl<'a> Matrix<'a> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Its transpose, in place.
     pub fn transposed(self) -> Self {
         Self {
@@ -41,7 +46,7 @@ impl<'a> Matrix<'a> {
 
 /// What happens to the product.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Store {
+pub(crate) enum Store {
     /// Replaces what was there.
     Replace,
     /// Is added to what was there.
@@ -50,7 +55,7 @@ pub(super) enum Store {
 
 /// `dst (rows of lhs × cols of rhs, row-major) = lhs · rhs`, or `+=`. Threads share the rows and
 /// columns of the result, never a sum, so the result does not depend on their number.
-pub(super) fn multiply(
+pub(crate) fn multiply(
     dst: &mut [f32],
     lhs: Matrix,
     rhs: Matrix,

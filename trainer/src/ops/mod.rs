@@ -25,7 +25,7 @@ mod exact_sums;
 mod geometry;
 pub mod gpu;
 mod linear;
-mod matrix;
+pub(crate) mod matrix;
 mod max_pool;
 mod normalize;
 pub mod profile;

@@ -166,7 +166,7 @@ fn train_into(
             }
         }
         (None, Some(init)) => {
-            let initialized = learner.initialize(&Weights::read(init)?)?;
+            let initialized = learner.initialize(Weights::read(init)?)?;
             reporter.say(format_args!("init: {initialized}"));
         }
         (None, None) => {}

@@ -28,6 +28,9 @@ const VARIANCE: &str = "running_var";
 /// The name of the tensors' file.
 pub(super) const WEIGHTS: &str = "model.safetensors";
 
+/// The name of the configuration's file.
+pub(super) const CONFIG: &str = "config.json";
+
 /// The fields of transformers' `ResNetConfig`.
 #[derive(Serialize)]
 pub(super) struct ResNetConfig {
@@ -108,7 +111,7 @@ pub(super) fn write_transformers(
     tensors: Vec<(String, Tensor)>,
 ) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let config = folder.join("config.json");
+    let config = folder.join(CONFIG);
     store::remove(&config)?;
     let mut renamed: BTreeMap<_, _> =
         tensors.into_iter().map(|(name, tensor)| (transformers_name(&name), tensor)).collect();

@@ -1,7 +1,7 @@
 //! Text in HTML.
 
 /// Escapes text for any place in HTML, attributes included.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

@@ -20,7 +20,7 @@ use super::palette;
 use super::requested::{Frequency, Step, steps};
 use super::shards::Shards;
 use crate::Result;
-use escape::escape;
+pub use escape::escape;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
