@@ -456,8 +456,8 @@ impl Trainer<'_> {
             self.has_collapsed = true;
             self.reporter.say(format_args!(
                 "warning: after step {step} the features of all held-out boxes lie nearly on a line \
-                 (effective rank {effective_rank:.1}): a collapse, from which a run rarely \
-                 recovers; try a smaller --lr, --preset small or an --ema nearer to 1"
+                 (effective rank {effective_rank:.1}): close to a collapse; try a smaller --lr, \
+                 --preset small or an --ema nearer to 1"
             ));
         }
     }
