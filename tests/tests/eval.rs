@@ -1,4 +1,4 @@
-//! `scrl-eval`: both protocols.
+//! `scrl-eval`: all protocols.
 
 use scrl_tests::{Dir, Output};
 use serde_json::Value;
@@ -6,6 +6,11 @@ use serde_json::Value;
 const ROI: &str = "roi --train-images scenes/train2017 \
                    --train-boxes scenes/instances_train2017.json --val-images scenes/val2017 \
                    --val-boxes scenes/instances_val2017.json --size 64 --epochs 12";
+
+/// Nearest neighbors of the same boxes.
+const KNN: &str = "knn --train-images scenes/train2017 \
+                   --train-boxes scenes/instances_train2017.json --val-images scenes/val2017 \
+                   --val-boxes scenes/instances_val2017.json --size 64";
 
 const RANDOM: &str = "--checkpoint random --arch resnet18";
 
@@ -106,6 +111,113 @@ fn classes_of_images_are_their_folders() {
     assert_eq!(json(&dir, "given/results.json")["val_examples"], 30);
     // A new crop in every epoch is not stored.
     assert!(!dir.path("given/features/train-00000-00000.safetensors").exists());
+}
+
+/// The features of `out`, without the mirrored ones.
+fn upright(dir: &Dir, out: &str) -> Vec<(String, Vec<u8>)> {
+    let files = dir.files(&format!("{out}/features")).into_iter();
+    files.filter(|(name, _)| !name.contains("mirrored")).collect()
+}
+
+#[test]
+fn neighbors_of_boxes_are_found_among_the_features_of_roi() {
+    let dir = scenes();
+    let knn = format!("{KNN} {RANDOM} --device cpu");
+    let output = dir.eval(&format!("{knn} --out a --threads 2")).succeeds();
+    let results = json(&dir, "a/results.json");
+    assert_eq!(results["protocol"], "knn");
+    let [few, many] = ["top1_k20", "top1_k200"].map(|name| results[name].as_f64().unwrap());
+    for name in ["top1", "train_top1", "train_loss", "probe"] {
+        assert!(results.get(name).is_none(), "{name}");
+    }
+    assert_eq!(sum(&results["confusion"]), results["val_examples"].as_u64().unwrap());
+    for words in [
+        format!("top-1 of 20 neighbors {:.2} % of", 100.0 * few),
+        format!("of 200 neighbors {:.2} %", 100.0 * many),
+        "striped disc".to_owned(),
+        "confusion.png".to_owned(),
+    ] {
+        assert!(output.stdout.contains(&words), "no {words} in\n{}", output.stdout);
+    }
+    output.says(&["only ", " training examples: all of them are the 200 nearest"]);
+    dir.eval(&format!("{knn} --out b --threads 1 --quiet")).succeeds();
+    dir.assert_same("a", "b");
+
+    // After roi the features are there, and before it they are those that it computes itself.
+    dir.eval(&format!("{ROI} {RANDOM} --device cpu --out roi")).succeeds();
+    assert_eq!(upright(&dir, "a"), upright(&dir, "roi"));
+    let before = dir.files("roi/features");
+    dir.eval(&format!("{knn} --out roi")).succeeds();
+    assert_eq!(dir.files("roi/features"), before);
+    assert_eq!(json(&dir, "roi/results.json"), results);
+
+    // A damaged file of features is computed again.
+    std::fs::write(dir.path("b/features/val-upright-00000.safetensors"), "damaged").unwrap();
+    dir.eval(&format!("{knn} --out b")).succeeds();
+    dir.assert_same("a", "b");
+
+    // With one box of each class all neighbors vote, so both numbers are the same.
+    dir.eval(&format!("{knn} --out few --boxes-per-class 1")).succeeds();
+    let results = json(&dir, "few/results.json");
+    assert!(results["train_examples"].as_u64().unwrap() <= 12);
+    assert_eq!(results["top1_k20"], results["top1_k200"]);
+}
+
+#[test]
+fn neighbors_of_images_are_the_same_on_two_ranks_and_after_the_linear_protocol() {
+    let dir = Dir::new().images(30);
+    let common = format!("--images images --size 32 {RANDOM} --device cpu");
+    dir.eval(&format!("knn {common} --out one"))
+        .succeeds()
+        .says(&["no --val: 6 of 30 images are the validation split"]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let rank = |rank: u32| {
+        let knn = format!("knn {common} --out two --threads 1");
+        let command = dir.eval(&knn).variable("RANK", rank).variable("WORLD_SIZE", 2);
+        command.variable("MASTER_ADDR", "127.0.0.1").variable("MASTER_PORT", port - 1)
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| rank(0).succeeds());
+        rank(1).succeeds();
+        first.join().unwrap();
+    });
+    dir.assert_same("one", "two");
+
+    dir.eval(&format!("linear {common} --out linear --epochs 4 --crops 1")).succeeds();
+    let linear = json(&dir, "linear/results.json");
+    dir.eval(&format!("knn {common} --out linear")).succeeds();
+    assert_eq!(json(&dir, "linear/results.json"), json(&dir, "one/results.json"));
+    dir.eval(&format!("linear {common} --out linear --epochs 4 --crops 1")).succeeds();
+    assert_eq!(json(&dir, "linear/results.json"), linear);
+
+    dir.eval(&format!("knn {common} --val images --out given")).succeeds();
+    assert_eq!(json(&dir, "given/results.json")["val_examples"], 30);
+}
+
+#[test]
+fn neighbors_want_images_or_boxes() {
+    let dir = Dir::new().folder("images");
+    let refused = |arguments: &str, words: &[&str]| {
+        ends_with(&dir.eval(&format!("knn {arguments} {RANDOM} --out out")).fails(2), words);
+        assert!(!dir.path("out").exists());
+    };
+    refused("", &["--images: is missing: give --images for whole images; or for boxes"]);
+    refused("--val images", &["--images: is missing"]);
+    for boxes in ["--train-images a", "--val-boxes a.json", "--boxes-per-class 5"] {
+        let option = boxes.split(' ').next().unwrap();
+        for images in ["--images images", "--val images"] {
+            refused(
+                &format!("{images} {boxes}"),
+                &[&format!("{option}: is for boxes, and --images and --val are for whole images")],
+            );
+        }
+    }
+    refused("--boxes-per-class 5", &["--train-images: is missing: boxes need --train-images,"]);
+    refused(
+        "--train-images a --train-boxes a.json --val-images b",
+        &["--val-boxes: is missing: boxes need"],
+    );
+    dir.eval(&format!("knn --images images --epochs 5 {RANDOM}")).fails(2).says(&["--epochs"]);
 }
 
 #[test]

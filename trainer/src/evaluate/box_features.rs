@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use scrl_cli::Reporter;
 use scrl_preprocess::sources::{Examine, Sources};
+use scrl_preprocess::views::rng::{Purpose, Stream};
 use scrl_schemas::{Levels, SourceOptions};
 
 use super::annotations::{AnnotatedImage, AnnotatedImages};
@@ -20,6 +21,9 @@ const STATISTICS_BATCHES: usize = 200;
 
 /// Images whose features are stored in one file.
 const IMAGES_PER_FILE: usize = 64;
+
+/// Takes the place of the epoch in the key of the random choice of boxes.
+const NO_EPOCH: u32 = u32::MAX;
 
 /// The names of the features of upright and of mirrored images in the cache, and a status.
 pub(super) type BoxSet = ([&'static str; 2], &'static str);
@@ -94,6 +98,24 @@ pub(super) fn read_boxes(
 /// The class of each box.
 pub(super) fn classes_of(images: &[AnnotatedImage]) -> Vec<usize> {
     images.iter().flat_map(|image| &image.boxes).map(|labeled| labeled.class).collect()
+}
+
+/// The indices of the boxes to train on, in ascending order: of a class with `n` boxes `most(n)`,
+/// drawn at random. Of one seed a smaller choice is a part of a larger one.
+pub(super) fn choose(classes: &[usize], most: impl Fn(usize) -> usize, seed: u64) -> Vec<usize> {
+    let mut indices: Vec<usize> = (0..classes.len()).collect();
+    Stream::new(seed, NO_EPOCH, u64::MAX, Purpose::Evaluation).shuffle(&mut indices);
+    let mut counts = vec![0; classes.iter().max().map_or(0, |last| last + 1)];
+    classes.iter().for_each(|&class| counts[class] += 1);
+    let mut left: Vec<usize> = counts.into_iter().map(most).collect();
+    indices.retain(|&index| {
+        let left = &mut left[classes[index]];
+        let is_chosen = *left > 0;
+        *left = left.saturating_sub(1);
+        is_chosen
+    });
+    indices.sort_unstable();
+    indices
 }
 
 /// All that the features depend on. Those of the training images, which come first, decide the
@@ -195,6 +217,16 @@ mod tests {
 
     use super::super::annotations::LabeledBox;
     use super::*;
+
+    #[test]
+    fn some_boxes_of_each_class_are_chosen_by_the_seed() {
+        let classes: Vec<usize> = (0..60).map(|index| [0, 0, 0, 0, 2][index % 5]).collect();
+        assert_eq!(choose(&classes, |boxes| boxes, 1), (0..60).collect::<Vec<_>>());
+        let chosen = choose(&classes, |_| 20, 1);
+        let of = |class| chosen.iter().filter(|&&index| classes[index] == class).count();
+        assert_eq!((of(0), of(2)), (20, 12));
+        assert!(chosen.is_sorted() && chosen != choose(&classes, |_| 20, 2));
+    }
 
     #[test]
     fn boxes_are_resized_and_flipped_with_their_images() {

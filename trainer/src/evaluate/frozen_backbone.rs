@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use scrl_cli::Reporter;
+use scrl_preprocess::images::RgbImage;
 
 use super::inputs::Inputs;
 use crate::Result;
@@ -138,6 +139,17 @@ impl FrozenBackbone {
             Some(boxes) => RoiAlign.forward([&map, &boxes])?.to_dtype(DType::F32)?,
             None => Classifier::features(&map)?,
         })
+    }
+
+    /// The last map of an input, with the running statistics: its elements and its shape
+    /// `[H, W, C]`.
+    pub fn map(&self, input: &RgbImage) -> Result<(Vec<f32>, [usize; 3])> {
+        let inputs = Inputs { pixels: input.pixels.clone(), size: input.size.width as usize };
+        let views = self.upload(&inputs, None)?.0;
+        let map = self.backbone.forward(&mut Tape::normalizing(Normalization::Running), &views)?;
+        let (_, height, width, channels) = map.dims4()?;
+        let map = map.to_dtype(DType::F32)?.flatten_all()?.to_device(&Device::Cpu)?;
+        Ok((map.to_vec1()?, [height, width, channels]))
     }
 
     /// Begins to copy features to the host.

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use scrl_cli::Reporter;
+use scrl_preprocess::images::RgbImage;
 
 use super::features::Extractor;
 use super::frozen_backbone::{BackboneSource, FrozenBackbone};
@@ -18,6 +19,9 @@ const IMAGES_PER_FILE: usize = 1024;
 
 /// The name of features in the cache, and a status.
 pub(super) type ImageSet<'a> = (&'a str, &'a str);
+
+/// Features of center crops of the training images.
+pub(super) const TRAINING: ImageSet = ("train-center", "features of the training images");
 
 /// Features of the validation images.
 pub(super) const VALIDATION: ImageSet = ("val", "features of the validation images");
@@ -90,8 +94,11 @@ impl Extractor<'_> {
 
 /// A batch of inputs.
 fn center_crops(source: &SourceImages, ids: &[u32], size: u32) -> Result<Inputs> {
+    inputs(ids, size, false, |&id| center_cropped(source, id, size))
+}
+
+/// The input of an image.
+pub(super) fn center_cropped(source: &SourceImages, id: u32, size: u32) -> Result<RgbImage> {
     let shorter = f64::from(size * SHORTER_FOR_224) / 224.0;
-    inputs(ids, size, false, |&id| {
-        Ok(center_crop(&source.decode(id)?, shorter.round() as u32, size))
-    })
+    Ok(center_crop(&source.decode(id)?, shorter.round() as u32, size))
 }

@@ -21,7 +21,7 @@ use super::image_features::VALIDATION;
 use super::inputs::{Inputs, decode_ahead, inputs};
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, LinearConfig};
-use super::results::{Examples, Results};
+use super::results::{Examples, Predictor, Results};
 use super::source_images::SourceImages;
 use crate::Result;
 use crate::collective::Ranks;
@@ -74,8 +74,8 @@ fn evaluate(config: &LinearConfig, ranks: &Ranks, reporter: &Reporter) -> Result
     let examples =
         [&crops.classes, &val_classes].map(|classes| Examples { classes, left_out: None });
     let backbone = (&config.common, backbone.arch());
-    let layer = (&config.linear_layer, &layer);
-    Ok(Some(Results::new("linear", backbone, splits.classes(), examples, layer, confusion)))
+    let layer = Predictor::Linear(&config.linear_layer, &layer);
+    Ok(Some(Results::new("linear", backbone, splits.classes(), examples, &layer, confusion)))
 }
 
 /// A batch of inputs: random crops of some epoch.

@@ -146,6 +146,42 @@ pub struct LinearOptions {
     pub linear_layer: LinearLayerOptions,
 }
 
+/// Options of the classification by nearest neighbors: those of images, or those of boxes.
+#[derive(Args, Clone, Debug)]
+pub struct KnnOptions {
+    /// Images in a folder for each class, or another source with classes that scrl-prep reads
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+
+    /// Validation images [default: every fifth training image of each class]
+    #[arg(long, value_name = "DIR")]
+    pub val: Option<PathBuf>,
+
+    /// For boxes instead: folder of the training images
+    #[arg(long, value_name = "DIR")]
+    pub train_images: Option<PathBuf>,
+
+    /// Their boxes, in COCO's format
+    #[arg(long, value_name = "FILE.json")]
+    pub train_boxes: Option<PathBuf>,
+
+    /// Folder of the validation images
+    #[arg(long, value_name = "DIR")]
+    pub val_images: Option<PathBuf>,
+
+    /// Their boxes
+    #[arg(long, value_name = "FILE.json")]
+    pub val_boxes: Option<PathBuf>,
+
+    /// Look for neighbors among at most N boxes of each class, drawn by --seed [default: all]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub boxes_per_class: Option<u32>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: EvalOptions,
+}
+
 /// The resolved options of a backbone and of its inputs.
 #[derive(Clone, Debug)]
 pub struct BackboneConfig {
@@ -226,6 +262,24 @@ pub struct LinearConfig {
     pub crops: u32,
     /// The linear layer's training.
     pub linear_layer: LinearLayerConfig,
+}
+
+/// The resolved options of the classification by nearest neighbors.
+#[derive(Clone, Debug)]
+pub struct KnnConfig {
+    /// The options of all protocols.
+    pub common: EvalConfig,
+    /// What is classified.
+    pub files: KnnFiles,
+}
+
+/// What nearest neighbors classify.
+#[derive(Clone, Debug)]
+pub enum KnnFiles {
+    /// Whole images.
+    Images(ImageFiles),
+    /// Boxes, with the most training boxes of a class; `None` for all.
+    Boxes(BoxFiles, Option<usize>),
 }
 
 impl BackboneConfig {
@@ -369,6 +423,64 @@ impl LinearOptions {
         let crops = self.crops.unwrap_or(linear_layer.epochs);
         let files = ImageFiles { images: self.images, val: self.val };
         Ok(LinearConfig { common, files, crops, linear_layer })
+    }
+}
+
+impl KnnOptions {
+    /// Fills in the defaults.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for options of images beside those of boxes, where some are missing, and
+    /// for those that [`RoiOptions::resolve`] refuses.
+    pub fn resolve(self) -> Result<KnnConfig> {
+        let refuse = |option, reason: &str| Err(Error::Option { option, reason: reason.into() });
+        let boxes = [
+            ("train-images", self.train_images),
+            ("train-boxes", self.train_boxes),
+            ("val-images", self.val_images),
+            ("val-boxes", self.val_boxes),
+        ];
+        let given = boxes.iter().find(|(_, path)| path.is_some()).map(|(option, _)| *option);
+        let given = given.or(self.boxes_per_class.map(|_| "boxes-per-class"));
+        let images = self.images.is_some() || self.val.is_some();
+        let (files, defaults) = match (self.images, given) {
+            (_, Some(option)) if images => {
+                return refuse(
+                    option,
+                    "is for boxes, and --images and --val are for whole images; \
+                                       leave out the one or the other",
+                );
+            }
+            (Some(images), _) => {
+                (KnnFiles::Images(ImageFiles { images, val: self.val }), &OF_IMAGES)
+            }
+            (None, None) => {
+                return refuse(
+                    "images",
+                    "is missing: give --images for whole images; or for boxes \
+                                         --train-images, --train-boxes, --val-images, --val-boxes",
+                );
+            }
+            (None, Some(_)) => {
+                let mut paths = Vec::new();
+                for (option, path) in boxes {
+                    let Some(path) = path else {
+                        return refuse(
+                            option,
+                            "is missing: boxes need --train-images, \
+                                               --train-boxes, --val-images, --val-boxes",
+                        );
+                    };
+                    paths.push(path);
+                }
+                let [train_images, train_boxes, val_images, val_boxes] =
+                    paths.try_into().expect("four options");
+                let files = BoxFiles { train_images, train_boxes, val_images, val_boxes };
+                let most = self.boxes_per_class.map(|most| most as usize);
+                (KnnFiles::Boxes(files, most), &OF_BOXES)
+            }
+        };
+        Ok(KnnConfig { common: self.common.resolve(defaults)?, files })
     }
 }
 

@@ -17,20 +17,29 @@ use crate::{Error, Result};
 /// The content of `results.json`. Accuracies are from 0 to 1.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
-    /// `roi` or `linear`.
+    /// `roi`, `linear` or `knn`.
     pub protocol: &'static str,
     /// The file of the weights, or `random`.
     pub checkpoint: String,
     /// The backbone's architecture.
     pub arch: Arch,
-    /// Accuracy on the validation examples.
-    pub top1: f64,
-    /// The mean of the classes' accuracies.
+    /// Accuracy of the linear layer on the validation examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// Accuracy of the votes of the 20 nearest training examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1_k20: Option<f64>,
+    /// Accuracy of the votes of the 200 nearest training examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1_k200: Option<f64>,
+    /// The mean of the classes' accuracies, for `knn` of 20 neighbors like all that follows.
     pub mean_class_accuracy: f64,
-    /// Accuracy on the training examples in the last epoch.
-    pub train_top1: f64,
+    /// Accuracy of the linear layer on the training examples in the last epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_top1: Option<f64>,
     /// The mean cross-entropy of that epoch.
-    pub train_loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_loss: Option<f64>,
     /// Training boxes or images.
     pub train_examples: usize,
     /// Validation boxes or images.
@@ -44,8 +53,8 @@ pub struct Results {
     /// The number format of the feature maps.
     pub precision: Precision,
     /// The linear layer's training.
-    #[serde(rename = "probe")]
-    pub linear_layer: LinearLayerConfig,
+    #[serde(rename = "probe", skip_serializing_if = "Option::is_none")]
+    pub linear_layer: Option<LinearLayerConfig>,
     /// Training boxes and images that were left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_left_out: Option<LeftOut>,
@@ -84,13 +93,22 @@ pub(super) struct Examples<'a> {
     pub left_out: Option<LeftOut>,
 }
 
+/// What predicts the classes.
+pub(super) enum Predictor<'a> {
+    /// A trained layer.
+    Linear(&'a LinearLayerConfig, &'a LinearLayer),
+    /// Nearest neighbors, and the accuracy of 200.
+    Neighbors { top1_k200: f64 },
+}
+
 impl Results {
+    /// The results of a protocol. `matrix` has the predictions for the validation examples.
     pub(super) fn new(
         protocol: &'static str,
         (EvalConfig { backbone: config, .. }, arch): (&EvalConfig, Arch),
         names: &[String],
         [train, val]: [Examples; 2],
-        (layer_config, layer): (&LinearLayerConfig, &LinearLayer),
+        predictor: &Predictor,
         matrix: Confusion,
     ) -> Self {
         let mut train_counts = vec![0; names.len()];
@@ -99,21 +117,28 @@ impl Results {
             .map(|class| class_result(names, class, train_counts[class], &matrix))
             .collect();
         let accuracies: Vec<f64> = classes.iter().filter_map(|class| class.top1).collect();
+        let (layer, top1_k200) = match *predictor {
+            Predictor::Linear(config, layer) => (Some((config, layer)), None),
+            Predictor::Neighbors { top1_k200 } => (None, Some(top1_k200)),
+        };
+        let accuracy = Some(matrix.accuracy());
         Self {
             protocol,
             checkpoint: config.source.to_string(),
             arch,
-            top1: matrix.accuracy(),
+            top1: accuracy.filter(|_| layer.is_some()),
+            top1_k20: accuracy.filter(|_| layer.is_none()),
+            top1_k200,
             mean_class_accuracy: accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64,
-            train_top1: layer.accuracy,
-            train_loss: layer.loss,
+            train_top1: layer.map(|(_, layer)| layer.accuracy),
+            train_loss: layer.map(|(_, layer)| layer.loss),
             train_examples: train.classes.len(),
             val_examples: val.classes.len(),
             size: config.size,
             images_per_batch: config.images_per_batch,
             device: config.device.name.clone(),
             precision: config.device.precision,
-            linear_layer: layer_config.clone(),
+            linear_layer: layer.map(|(config, _)| config.clone()),
             train_left_out: train.left_out,
             val_left_out: val.left_out,
             classes,
@@ -154,16 +179,28 @@ impl Results {
             );
             lines.push(line.trim_end().to_owned());
         }
-        lines.push(format!(
-            "top-1 {:.2} % of {}, mean over classes {:.2} %; \
-             on the training examples {:.2} % of {}",
-            100.0 * self.top1,
-            self.val_examples,
-            100.0 * self.mean_class_accuracy,
-            100.0 * self.train_top1,
-            self.train_examples
-        ));
+        lines.push(self.summary());
         lines.join("\n")
+    }
+
+    fn summary(&self) -> String {
+        let percent = |fraction: Option<f64>| 100.0 * fraction.unwrap_or(f64::NAN);
+        let (mean, val) = (100.0 * self.mean_class_accuracy, self.val_examples);
+        let train = self.train_examples;
+        match self.top1_k20 {
+            Some(_) => format!(
+                "top-1 of 20 neighbors {:.2} % of {val}, mean over classes {mean:.2} %; of 200 \
+                 neighbors {:.2} %; among {train} training examples",
+                percent(self.top1_k20),
+                percent(self.top1_k200)
+            ),
+            None => format!(
+                "top-1 {:.2} % of {val}, mean over classes {mean:.2} %; \
+                 on the training examples {:.2} % of {train}",
+                percent(self.top1),
+                percent(self.train_top1)
+            ),
+        }
     }
 }
 

@@ -11,17 +11,14 @@ use scrl_cli::Reporter;
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::annotations::AnnotatedImage;
-use super::box_features::{BoxSplits, TRAINING, VALIDATION, box_key, classes_of};
+use super::box_features::{BoxSplits, TRAINING, VALIDATION, box_key, choose, classes_of};
 use super::features::{Extractor, explain_out_of_memory};
 use super::frozen_backbone::FrozenBackbone;
 use super::linear_layer::{LinearLayer, TrainingSet, TrainingStep, select_rows};
 use super::options::{EvalConfig, RoiConfig};
-use super::results::{Examples, Results};
+use super::results::{Examples, Predictor, Results};
 use crate::Result;
 use crate::collective::Ranks;
-
-/// Takes the place of the epoch in the key of the random choice of boxes.
-const NO_EPOCH: u32 = u32::MAX;
 
 /// Evaluates a backbone by the classes of boxes. Features are stored in `out/features`; a stopped
 /// evaluation resumes from them. Several `ranks` divide the features among them, and the first one
@@ -50,7 +47,7 @@ fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
     let validation = extractor.box_features(VALIDATION, &val.images, &resized, false, reporter)?;
     let (Some(features), Some(validation)) = (features, validation) else { return Ok(None) };
     let seed = config.linear_layer.seed;
-    let most = |_| config.boxes_per_class.unwrap_or(usize::MAX);
+    let most = |boxes| config.boxes_per_class.unwrap_or(boxes);
     let rows = choose(&classes_of(&train.images), most, seed);
     let mut boxes = TrainingBoxes::new(features, rows, &train.images, seed);
     let layer = LinearLayer::train(
@@ -68,26 +65,8 @@ fn evaluate(config: &RoiConfig, ranks: &Ranks, reporter: &Reporter) -> Result<Op
         Examples { classes: &val_classes, left_out: Some(val.left_out) },
     ];
     let backbone = (&config.common, backbone.arch());
-    let layer = (&config.linear_layer, &layer);
-    Ok(Some(Results::new("roi", backbone, &train.classes, examples, layer, confusion)))
-}
-
-/// The indices of the boxes to train on, in ascending order: of a class with `n` boxes `most(n)`,
-/// drawn at random. Of one seed a smaller choice is a part of a larger one.
-pub(super) fn choose(classes: &[usize], most: impl Fn(usize) -> usize, seed: u64) -> Vec<usize> {
-    let mut indices: Vec<usize> = (0..classes.len()).collect();
-    Stream::new(seed, NO_EPOCH, u64::MAX, Purpose::Evaluation).shuffle(&mut indices);
-    let mut counts = vec![0; classes.iter().max().map_or(0, |last| last + 1)];
-    classes.iter().for_each(|&class| counts[class] += 1);
-    let mut left: Vec<usize> = counts.into_iter().map(most).collect();
-    indices.retain(|&index| {
-        let left = &mut left[classes[index]];
-        let is_chosen = *left > 0;
-        *left = left.saturating_sub(1);
-        is_chosen
-    });
-    indices.sort_unstable();
-    indices
+    let layer = Predictor::Linear(&config.linear_layer, &layer);
+    Ok(Some(Results::new("roi", backbone, &train.classes, examples, &layer, confusion)))
 }
 
 /// Training boxes, each image flipped at random in each epoch.
@@ -140,20 +119,5 @@ impl TrainingSet for TrainingBoxes {
         batches.iter().try_for_each(|indices| {
             step(indices, select_rows(&self.features, indices.iter().map(row))?)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn some_boxes_of_each_class_are_chosen_by_the_seed() {
-        let classes: Vec<usize> = (0..60).map(|index| [0, 0, 0, 0, 2][index % 5]).collect();
-        assert_eq!(choose(&classes, |boxes| boxes, 1), (0..60).collect::<Vec<_>>());
-        let chosen = choose(&classes, |_| 20, 1);
-        let of = |class| chosen.iter().filter(|&&index| classes[index] == class).count();
-        assert_eq!((of(0), of(2)), (20, 12));
-        assert!(chosen.is_sorted() && chosen != choose(&classes, |_| 20, 2));
     }
 }

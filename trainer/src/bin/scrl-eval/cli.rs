@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use scrl_cli::{CompletionScript, OptionsFile, WorldOptions};
-use scrl_trainer::evaluate::{CompareOptions, LinearOptions, RoiOptions};
+use scrl_trainer::evaluate::{CompareOptions, KnnOptions, LinearOptions, RoiOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,6 +11,9 @@ Examples:
   scrl-eval roi --config coco.toml --checkpoint random --arch resnet18
   scrl-eval linear --images train --val val --checkpoint resnet50.pth --out eval/resnet50
   scrl-eval linear --images images --crops 4 --checkpoint step-00001000.safetensors --network target
+  scrl-eval knn --images train --val val --checkpoint run/backbone.safetensors
+  scrl-eval knn --train-images train2017 --train-boxes instances_train2017.json \\
+      --val-images val2017 --val-boxes instances_val2017.json --checkpoint run/backbone.safetensors
   scrl-eval compare --train-images train2017 --train-boxes instances_train2017.json \\
       --val-images val2017 --val-boxes instances_val2017.json \\
       --arm random --arm moco=moco.pth --arm mine=run/ --out compare
@@ -18,7 +21,8 @@ Examples:
 The same command with the same --out resumes a stopped evaluation. Processes that torchrun, mpirun
 or srun starts divide the features among them.";
 
-/// Evaluates a backbone: trains a linear layer on its frozen features and reports the accuracy.
+/// Evaluates a backbone: trains a linear layer on its frozen features, or looks for nearest neighbors
+/// among them, and reports the accuracy.
 #[derive(Parser)]
 #[command(name = "scrl-eval", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Arguments {
@@ -44,6 +48,14 @@ pub enum Protocol {
     Linear {
         #[command(flatten)]
         options: LinearOptions,
+        #[command(flatten)]
+        process: ProcessOptions,
+    },
+    /// Classification of images or of boxes by their nearest neighbors, without training
+    #[command(after_help = EXAMPLES)]
+    Knn {
+        #[command(flatten)]
+        options: KnnOptions,
         #[command(flatten)]
         process: ProcessOptions,
     },

@@ -9,7 +9,7 @@ use scrl_cli::{Reporter, Stop, World, usage_error};
 use scrl_trainer::Error;
 use scrl_trainer::collective::{self, Ranks, threads_of_rank};
 use scrl_trainer::evaluate::{
-    Comparison, EvalConfig, Results, compare, evaluate_boxes, evaluate_images,
+    Comparison, EvalConfig, Results, compare, evaluate_boxes, evaluate_images, evaluate_neighbors,
 };
 
 use cli::{Arguments, ProcessOptions, Protocol};
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let arguments: Arguments = scrl_cli::parse();
     let (Protocol::Roi { process, .. }
     | Protocol::Linear { process, .. }
+    | Protocol::Knn { process, .. }
     | Protocol::Compare { process, .. }) = &arguments.protocol;
     let world = World::detect(&process.world)
         .unwrap_or_else(|error| usage_error::<Arguments>(error).exit());
@@ -40,6 +41,11 @@ fn run(arguments: Arguments, ranks: &Ranks) -> Result<()> {
             let config = options.resolve()?;
             let protocol = |reporter: &Reporter| compare(&config, ranks, reporter);
             evaluate(&process, &config.common, ranks, protocol, report_comparison)
+        }
+        Protocol::Knn { options, process } => {
+            let config = options.resolve()?;
+            let protocol = |reporter: &Reporter| evaluate_neighbors(&config, ranks, reporter);
+            evaluate(&process, &config.common, ranks, protocol, report)
         }
     }
 }

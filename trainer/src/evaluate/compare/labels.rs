@@ -1,7 +1,7 @@
 //! The labels that a linear layer gets, and how long it learns from them.
 
-use crate::evaluate::LinearLayerConfig;
-use crate::evaluate::roi::choose;
+use crate::evaluate::box_features::choose;
+use crate::evaluate::linear_layer::LinearLayerConfig;
 
 /// The training boxes whose labels are used, ascending: of each class `percent` of its boxes, and at
 /// least one, drawn by the seed. All arms get the same boxes of a seed, and those of a smaller

@@ -3,7 +3,6 @@
 use candle_core::Tensor;
 use scrl_cli::Reporter;
 
-use super::NEIGHBORS;
 use super::arms::Arm;
 use super::labels::{labeled, training};
 use super::options::CompareConfig;
@@ -14,6 +13,7 @@ use crate::evaluate::BackboneSource;
 use crate::evaluate::box_features::{BoxSplits, TRAINING, VALIDATION, box_key, classes_of};
 use crate::evaluate::features::Extractor;
 use crate::evaluate::frozen_backbone::FrozenBackbone;
+use crate::evaluate::knn::{NEIGHBORS, classify};
 use crate::evaluate::linear_layer::LinearLayer;
 use crate::evaluate::options::BackboneConfig;
 use crate::evaluate::roi::TrainingBoxes;
@@ -64,7 +64,7 @@ impl<'a> Measuring<'a> {
             Measure { name, words, boxes, epochs: Some(layer.epochs) }
         };
         let neighbors = Measure {
-            name: format!("k-NN, k = {NEIGHBORS}"),
+            name: format!("k-NN, k = {}", NEIGHBORS[0]),
             words: "By k-NN".to_owned(),
             boxes: all,
             epochs: None,
@@ -151,20 +151,10 @@ impl<'a> Measuring<'a> {
 
     /// The validation boxes that their nearest neighbors classify correctly.
     fn by_neighbors(&self, features: &BoxFeatures) -> Result<Vec<bool>> {
-        let normalized =
-            |features: &Tensor| features.broadcast_div(&features.sqr()?.sum_keepdim(1)?.sqrt()?);
-        let train = normalized(&features.train[0])?.t()?.contiguous()?;
-        let similarities = normalized(&features.val)?.matmul(&train)?.to_vec2::<f32>()?;
-        let predict = |row: &Vec<f32>| {
-            let mut nearest: Vec<usize> = (0..row.len()).collect();
-            nearest.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-            let mut votes = vec![0.0; self.boxes.train.classes.len()];
-            for &other in nearest.iter().take(NEIGHBORS) {
-                votes[self.train_classes[other]] += f64::from(row[other] / 0.07).exp();
-            }
-            (1..votes.len()).fold(0, |best, i| if votes[i] > votes[best] { i } else { best })
-        };
-        Ok(self.right(&similarities.iter().map(predict).collect::<Vec<_>>()))
+        let train = (&features.train[0], &*self.train_classes);
+        let classes = self.boxes.train.classes.len();
+        let [nearest, _] = classify(train, &features.val, classes, self.reporter)?;
+        Ok(self.right(&nearest))
     }
 
     fn right(&self, predicted: &[usize]) -> Vec<bool> {

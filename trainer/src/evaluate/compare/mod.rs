@@ -33,15 +33,13 @@ use scrl_cli::Reporter;
 
 use super::box_features::BoxSplits;
 use super::features::explain_out_of_memory;
+use super::knn::NEIGHBORS;
 
 use crate::Result;
 use crate::collective::Ranks;
 use bootstrap::RESAMPLES;
 use measure::Measuring;
 use summary::{Boxes, Outcome, summarize};
-
-/// Neighbors of the k-NN.
-const NEIGHBORS: usize = 20;
 
 /// Compares backbones by linear layers on the features of boxes, on fractions of the labels, and by
 /// k-NN. Features are stored in `out/features`, a folder for each backbone; a stopped comparison
@@ -100,7 +98,7 @@ fn evaluate(
         train_images: train.images.len(),
         val_boxes: val_classes.len(),
         val_images: val.images.len(),
-        k: NEIGHBORS,
+        k: NEIGHBORS[0],
         seeds: config.seeds.clone(),
         resamples: RESAMPLES,
         size: config.common.backbone.size,

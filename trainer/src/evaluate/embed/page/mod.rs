@@ -54,6 +54,7 @@ pub(super) struct PageRow {
     pub class: Option<String>,
     /// Rows of one image share it.
     pub image: u32,
+    /// x0, y0, x1, y1 in pixels of the image.
     pub bbox: Option<[f32; 4]>,
 }
 
@@ -292,8 +293,8 @@ impl Strips<'_> {
     fn words(&self, row: usize) -> String {
         let row = &self.rows[row];
         let class = row.class.as_ref().map(|class| format!("{class}: ")).unwrap_or_default();
-        let bbox = row.bbox.map(|[x, y, width, height]| {
-            format!(", box {x:.0}, {y:.0}, {width:.0}\u{202F}×\u{202F}{height:.0}")
+        let bbox = row.bbox.map(|[x0, y0, x1, y1]| {
+            format!(", box {x0:.0}, {y0:.0} to {x1:.0}, {y1:.0}")
         });
         escape(&format!("{class}{}{}", row.path, bbox.unwrap_or_default()))
     }

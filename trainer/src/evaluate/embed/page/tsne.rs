@@ -153,3 +153,47 @@ fn conditional(distances: &[f64], entropy: f64) -> Vec<f64> {
     }
     weights
 }
+
+#[cfg(test)]
+mod tests {
+    use scrl_preprocess::views::rng::{Purpose, Stream};
+
+    use super::*;
+
+    #[test]
+    fn the_affinities_are_symmetric_and_have_the_perplexity() {
+        let mut random = Stream::new(3, 0, 0, Purpose::Evaluation);
+        let (number, channels) = (150, 5);
+        let rows: Vec<f32> = (0..number * channels).map(|_| random.normal() as f32).collect();
+        let found = affinities(&rows, channels);
+        assert!((found.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        for (i, j) in [(0, 1), (7, 149), (30, 30)] {
+            assert_eq!(found[i * number + j], found[j * number + i]);
+        }
+        assert_eq!(found[30 * number + 30], 0.0);
+        let distances: Vec<f64> = (0..number).map(|i| (i as f64).powi(2) / 100.0).collect();
+        let weights = conditional(&distances, PERPLEXITY.ln());
+        let entropy: f64 = weights.iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum();
+        assert!((entropy.exp() - PERPLEXITY).abs() < 1e-3, "{}", entropy.exp());
+    }
+
+    #[test]
+    fn planted_clusters_are_clusters_on_the_map() {
+        let mut random = Stream::new(4, 0, 0, Purpose::Evaluation);
+        let (number, groups, channels) = (200, 5, 20);
+        let centers: Vec<f64> = (0..groups * channels).map(|_| random.normal()).collect();
+        let rows: Vec<f32> = (0..number * channels)
+            .map(|i| (i / channels % groups, i % channels))
+            .map(|(group, channel)| centers[group * channels + channel] + 0.3 * random.normal())
+            .map(|x| x as f32)
+            .collect();
+        let points = tsne(&rows, channels, &Reporter::silent()).unwrap();
+        for (i, a) in points.iter().enumerate() {
+            let distance = |b: &[f64; 2]| (a[0] - b[0]).hypot(a[1] - b[1]);
+            let others = (0..number).filter(|&j| j != i);
+            let mut others: Vec<(f64, usize)> = others.map(|j| (distance(&points[j]), j)).collect();
+            others.sort_by(|a, b| a.0.total_cmp(&b.0));
+            assert!(others[..10].iter().all(|(_, j)| j % groups == i % groups), "row {i}");
+        }
+    }
+}

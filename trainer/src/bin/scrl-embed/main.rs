@@ -1,0 +1,60 @@
+//! `scrl-embed`: the features of images or boxes, to query and to look at.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use scrl_cli::{Reporter, Stop};
+use scrl_trainer::Error;
+use scrl_trainer::evaluate::{Duplicates, EmbedConfig, Embedded, embed};
+
+use cli::Arguments;
+
+fn main() -> ExitCode {
+    match run(scrl_cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => scrl_cli::fail::<Error>("scrl-embed", &error),
+    }
+}
+
+fn run(Arguments { options, threads, quiet, .. }: Arguments) -> Result<()> {
+    let config = options.resolve()?;
+    rayon::ThreadPoolBuilder::new().num_threads(scrl_cli::threads(threads)).build_global()?;
+    let reporter = Reporter::new(quiet, Stop::on_ctrl_c()?);
+    if let Some(reason) = &config.backbone.device.why_cpu {
+        reporter.say(format_args!("note: on the CPU, as {reason}"));
+    }
+    let embedded = embed(&config, &reporter);
+    reporter.end();
+    if !quiet {
+        report(&config, &embedded?);
+        return Ok(());
+    }
+    embedded?;
+    Ok(())
+}
+
+/// Says what was written.
+fn report(config: &EmbedConfig, embedded: &Embedded) {
+    let Embedded { arch, rows, channels, duplicates } = embedded;
+    let what = if config.boxes.is_some() { "boxes" } else { "images" };
+    scrl_cli::print(format_args!(
+        "{rows} {what}, {channels} elements each, by {arch} of {}: {}",
+        config.backbone.source,
+        config.out.display()
+    ));
+    if let Some(Duplicates { pairs, left_out, table, list }) = duplicates {
+        let list = match list {
+            Some(list) => format!(
+                "scrl-prep {} SHARDS leaves {left_out} images out, all but the first of each group",
+                list.display()
+            ),
+            None => "no list of images, as they are not files of their own".to_owned(),
+        };
+        scrl_cli::print(format_args!("{pairs} pairs of duplicates: {}; {list}", table.display()));
+    }
+    if let Some(html) = &config.html {
+        scrl_cli::print(format_args!("{}, to be opened in a browser", html.display()));
+    }
+}

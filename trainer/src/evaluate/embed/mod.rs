@@ -1,0 +1,162 @@
+//! Embeddings of images or boxes as a table, and a page to look at (`scrl-embed`).
+//!
+//! ```text
+//! options ─ examples (images, or boxes in them) ─ embeddings ─┬─ pca ─ table ─ OUT.parquet
+//!                                                             ├─ duplicates ── pairs and a list
+//!                                                             └─ page ──────── FILE.html
+//! ```
+
+mod duplicates;
+mod examples;
+mod options;
+mod page;
+mod pca;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+
+use scrl_cli::Reporter;
+use scrl_schemas::store;
+
+pub use duplicates::Duplicates;
+pub use options::{EmbedConfig, EmbedOptions};
+
+use super::features::explain_out_of_memory;
+use super::frozen_backbone::{BackboneSource, FrozenBackbone};
+use super::options::BackboneConfig;
+use crate::model::Arch;
+use crate::{Error, Result};
+use examples::Examples;
+use page::{FeatureMap, PageArm, PageInput, PageRow};
+
+/// Principal components in the table.
+const COMPONENTS: usize = 3;
+
+/// Images whose feature maps the page shows.
+const MAPS: usize = 20;
+
+/// An image or box of the table.
+#[derive(Clone, Debug, PartialEq)]
+struct EmbeddedRow {
+    /// Below the folder of the images.
+    path: String,
+    /// x0, y0, x1, y1 in pixels of the image; `None` for images.
+    corners: Option<[f32; 4]>,
+    /// The name of its class.
+    class: Option<String>,
+    /// The number of its image among the examples.
+    image: u32,
+}
+
+/// What was written.
+pub struct Embedded {
+    /// The backbone's architecture.
+    pub arch: Arch,
+    /// Rows of the table.
+    pub rows: usize,
+    /// Elements of an embedding.
+    pub channels: usize,
+    /// The duplicates, if they were looked for.
+    pub duplicates: Option<Duplicates>,
+}
+
+/// Embeds images or boxes, and writes what `config` asks for. A stopped run resumes from the
+/// features in `OUT.features`, a folder that is removed at the end.
+///
+/// # Errors
+/// If a file cannot be read or written, or the images or annotations are unusable;
+/// [`Error::Stopped`] if the program is asked to stop.
+pub fn embed(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
+    run(config, reporter).map_err(explain_out_of_memory)
+}
+
+fn run(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
+    let cache = features_folder(config);
+    let examples = Examples::find(config, reporter)?;
+    let rows = examples.rows();
+    let (backbone, embeddings) = examples.embed(&config.backbone, &cache.join("0"), reporter)?;
+    let (arch, channels) = (backbone.arch(), backbone.arch().channels());
+    let pca = pca::components(&embeddings, channels, COMPONENTS)?.project(&embeddings);
+    let metadata = [
+        ("checkpoint", config.backbone.source.to_string()),
+        ("arch", arch.to_string()),
+        ("size", config.backbone.size.to_string()),
+    ];
+    table::write(&config.out, &rows, (&embeddings, channels), &pca, &metadata)?;
+    let duplicates = config.duplicates.map(|least| {
+        let to = (&*config.out, |row: &EmbeddedRow| examples.file(row));
+        duplicates::write(&rows, (&embeddings, channels), least, to, reporter)
+    });
+    let duplicates = duplicates.transpose()?;
+    if let Some(html) = &config.html {
+        let seed = config.backbone.seed;
+        let mut arms = vec![(backbone, embeddings)];
+        if let Some(against) = &config.against {
+            let source = match &**against {
+                "random" => BackboneSource::Random(arch, seed),
+                path => BackboneSource::File(path.into(), config.network),
+            };
+            let beside = BackboneConfig { source, ..config.backbone.clone() };
+            arms.push(examples.embed(&beside, &cache.join("1"), reporter)?);
+        }
+        let names = [Some(config.backbone.source.to_string()), config.against.clone()];
+        let text = draw(
+            config,
+            &examples,
+            &rows,
+            arms.into_iter().zip(names.into_iter().flatten()),
+            reporter,
+        )?;
+        store::write(html, text.as_bytes())?;
+    }
+    fs::remove_dir_all(&cache).map_err(Error::io(&cache))?;
+    Ok(Embedded { arch, rows: rows.len(), channels, duplicates })
+}
+
+/// The folder of features on the way.
+fn features_folder(config: &EmbedConfig) -> PathBuf {
+    let mut name = config.out.clone().into_os_string();
+    name.push(".features");
+    name.into()
+}
+
+/// The page.
+fn draw(
+    config: &EmbedConfig,
+    examples: &Examples,
+    rows: &[EmbeddedRow],
+    arms: impl Iterator<Item = ((FrozenBackbone, Vec<f32>), String)>,
+    reporter: &Reporter,
+) -> Result<String> {
+    let mut maps: Vec<FeatureMap> = Vec::new();
+    let images = examples.images();
+    let shown: Vec<u32> =
+        (0..MAPS.min(images)).map(|i| (i * images / MAPS.min(images)) as u32).collect();
+    let mut page_arms = Vec::new();
+    for ((backbone, embeddings), name) in arms {
+        for (number, &image) in shown.iter().enumerate() {
+            let input = examples.input(image)?;
+            let map = backbone.map(&input)?;
+            if maps.len() <= number {
+                maps.push(FeatureMap { image: input, arms: Vec::new() });
+            }
+            maps[number].arms.push(map);
+        }
+        page_arms.push(PageArm { name, embeddings, channels: backbone.arch().channels() });
+    }
+    let page_row = |row: &EmbeddedRow| PageRow {
+        path: row.path.clone(),
+        class: row.class.clone(),
+        image: row.image,
+        bbox: row.corners,
+    };
+    let input = PageInput {
+        title: config.images.display().to_string(),
+        rows: &rows.iter().map(page_row).collect::<Vec<_>>(),
+        arms: &page_arms,
+        thumbnails: &|row| examples.thumbnail(&rows[row]),
+        maps: &maps,
+    };
+    page::write_page(&input, reporter)
+}
