@@ -18,6 +18,9 @@ Trains one step of a small ResNet-18 on synthetic images, and then checks that
   - a run that starts from each of these files, from a complete checkpoint, from torchvision's
     models saved by torch.save and save_file, and from checkpoints in the format of the authors'
     code, starts with exactly these weights;
+  - scrl-export reads, bit for bit, the ResNets of timm and transformers as these save them, and
+    torchvision's nested and renamed as other projects do (docs/weights.md), at their true sizes; a
+    line says what was taken and what was left out; others are refused with a reason;
   - the golden files of the trainer's tests load in PyTorch and NumPy.
 
 Needs PyTorch, torchvision, NumPy, Pillow and safetensors, and scrl-prep, scrl-train and scrl-export
@@ -75,6 +78,7 @@ def main():
         detectron2_would_load_what_is_exported(programs, arguments.numpy_python)
         runs_start_from_exported_weights(programs)
         runs_start_from_weights_of_other_programs(programs)
+        weights_of_other_packages_are_read(programs)
         wrong_weights_are_refused(programs)
     goldens_load()
     print("test_export: all checks passed")
@@ -108,6 +112,11 @@ class Programs:
     def export(self, to, checkpoint, out, *options):
         self.run("scrl-export", "--to", to, "--checkpoint", checkpoint, *options, out)
         return self.folder / out
+
+    def refuses(self, checkpoint, words):
+        options = ["--to", "torchvision", "--checkpoint", checkpoint, "refused.pth"]
+        messages = self.run("scrl-export", *options, code=1)
+        assert words in messages, messages
 
     def tensors(self, name):
         return safetensors.torch.load_file(self.folder / name)
@@ -407,6 +416,101 @@ def runs_start_from_weights_of_other_programs(programs):
         check_pickle(path, below("target.backbone.", expected))
 
 
+def weights_of_other_packages_are_read(programs):
+    resnet, ema = torchvision.models.resnet50(), torchvision.models.resnet50()
+    for model in [resnet, ema]:
+        fill_batch_norms(model)
+    online, target = backbone_of(resnet), backbone_of(ema)
+
+    def nested(**modules):
+        module = torch.nn.Module()
+        for name, inner in modules.items():
+            module.add_module(name, inner)
+        return module
+
+    moco = nested(encoder_q=resnet, encoder_k=ema)
+    moco.register_buffer("queue", torch.randn(128, 65536))
+    dino = {
+        "student": torch.nn.DataParallel(nested(backbone=resnet)).state_dict(),
+        "teacher": nested(backbone=ema).state_dict(),
+    }
+    numbered = nested(backbone=torch.nn.Sequential(*list(resnet.children())[:-1]))
+    half = {name: tensor.half() for name, tensor in online.items()}
+    arrays = {detectron2_name(name): tensor.numpy() for name, tensor in online.items()}
+    saved = {
+        "moco.pth.tar": {"state_dict": torch.nn.DataParallel(moco).state_dict()},
+        "dino.pth": dino,
+        "lightly.ckpt": {"state_dict": numbered.state_dict()},
+        "half.pth": half,
+    }
+    for name, content in saved.items():
+        torch.save(content, programs.folder / name)
+    for protocol in range(2, 6):
+        with open(programs.folder / f"protocol{protocol}.pkl", "wb") as file:
+            pickle.dump({"model": arrays, "__author__": "someone"}, file, protocol)
+    rounded = {name: tensor.float() for name, tensor in half.items()}
+    cases = [
+        ("moco.pth.tar", online, ["encoder_q of MoCo", "4 of fc", "1 of queue"]),
+        ("moco.pth.tar", target, ["encoder_k of MoCo"], "--network", "target"),
+        ("dino.pth", target, ["teacher.backbone of DINO"]),
+        ("dino.pth", online, ["student.backbone of DINO"], "--network", "online"),
+        ("lightly.ckpt", online, ["backbone of Lightly"]),
+        ("half.pth", rounded, ["torchvision's names"]),
+    ]
+    cases += [(f"protocol{n}.pkl", online, ["Detectron2's names"]) for n in range(2, 6)]
+    if installed("timm", "the test of its weights is"):
+        import timm
+
+        model = timm.create_model("resnet50")
+        fill_batch_norms(model)
+        safetensors.torch.save_file(model.state_dict(), programs.folder / "timm.safetensors")
+        cases.append(("timm.safetensors", backbone_of(model), ["2 of fc"]))
+        torch.save(timm.create_model("resnet50d").state_dict(), programs.folder / "resnet50d.pth")
+        programs.refuses("resnet50d.pth", "a stem of three convolutions")
+    if installed("transformers", "the test of its weights is"):
+        import transformers
+
+        config = transformers.ResNetConfig()
+        model = transformers.ResNetForImageClassification(config)
+        fill_batch_norms(model)
+        model.save_pretrained(programs.folder / "of-transformers")
+        cases.append(("of-transformers", of_transformers(model), ["resnet of transformers"]))
+        divided = programs.folder / "divided"
+        model.save_pretrained(divided, max_shard_size="30MB")
+        programs.refuses("divided", "max_shard_size")
+    for name, expected, words, *options in cases:
+        out = "read.safetensors"
+        line = programs.run(
+            "scrl-export", "--to", "torchvision", "--checkpoint", name, *options, out
+        ).splitlines()[0]
+        found = programs.tensors(out)
+        assert found.keys() == expected.keys(), name
+        assert all(same(found[key], tensor) for key, tensor in expected.items()), name
+        assert line.startswith("weights: ") and all(word in line for word in words), line
+        print(line)
+
+
+def of_transformers(model):
+    """The tensors of a ResNet of transformers under torchvision's names."""
+    rules = [
+        (r"^resnet\.", ""),
+        (r"embedder\.embedder\.convolution", "conv1"),
+        (r"embedder\.embedder\.normalization", "bn1"),
+        (r"encoder\.stages\.(\d)\.layers", lambda stage: f"layer{int(stage[1]) + 1}"),
+        (r"layer\.(\d)\.convolution", lambda layer: f"conv{int(layer[1]) + 1}"),
+        (r"layer\.(\d)\.normalization", lambda layer: f"bn{int(layer[1]) + 1}"),
+        (r"shortcut\.convolution", "downsample.0"),
+        (r"shortcut\.normalization", "downsample.1"),
+    ]
+    renamed = {}
+    for name, tensor in weights_of(model).items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        if not name.startswith("classifier"):
+            renamed[name] = tensor
+    return renamed
+
+
 def fill_statistics(module):
     for name, tensor in module.state_dict().items():
         if "running_" in name:
@@ -444,11 +548,13 @@ def authors_checkpoint(arch):
 def wrong_weights_are_refused(programs):
     torch.save(torchvision.models.resnet18(), programs.folder / "object.pth")
     torch.save({"epoch": 3}, programs.folder / "empty.pth")
+    qkv = {"blocks.0.attn.qkv.weight": torch.zeros(12, 4)}
+    torch.save({"model": qkv}, programs.folder / "vit.pth")
     for name, words in [
         ("authors-resnet50.pth", ["not a complete resnet18", "resnet50"]),
         ("object.pth", ["state_dict()"]),
         ("empty.pth", ["no ResNet among its 0 tensors"]),
-        ("online.pkl", ["neither a safetensors file"]),
+        ("vit.pth", ["a vision transformer", "blocks.0.attn.qkv.weight"]),
         ("nowhere.pth", ["No such file"]),
     ]:
         messages = programs.train("refused", "--init", name, code=1)

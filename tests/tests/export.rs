@@ -117,9 +117,38 @@ fn a_run_can_be_exported_in_every_format() {
         "to = \"detectron2\"\ncheckpoint = \"run/backbone.safetensors\"\nquiet = true\n",
     );
     either_network_can_be_exported_and_always_to_the_same_bytes(&dir);
+    every_export_is_read_again(&dir);
     a_folder_for_transformers_is_the_same_every_time(&dir);
     options_may_stand_in_a_file(&dir);
     weights_of_another_architecture_are_refused(&dir);
+}
+
+fn every_export_is_read_again(dir: &Dir) {
+    for (to, name, names) in [
+        ("torchvision", "first.safetensors", "torchvision's names"),
+        ("torchvision", "first.pth", "torchvision's names"),
+        ("detectron2", "first.pkl", "Detectron2's names"),
+        ("transformers", "first", "transformers' names"),
+    ] {
+        // A run's folder means its backbone.
+        dir.export(&format!("--to {to} --checkpoint run {name}"))
+            .succeeds()
+            .says(&["weights: resnet18 backbone (100 tensors) from run/backbone.safetensors: \
+             torchvision's names"]);
+        dir.export(&format!("--to torchvision --checkpoint {name} again.safetensors"))
+            .succeeds()
+            .says(&["weights: resnet18 backbone (100 tensors) from", name, names]);
+        assert!(dir.read("again.safetensors") == dir.read("run/backbone.safetensors"), "{name}");
+    }
+    dir.export(&format!("--to torchvision --checkpoint run/{LAST} again.safetensors"))
+        .succeeds()
+        .says(&["left out: 100 of target.backbone of scrl-train (--network target takes it)"]);
+    dir.export("--to torchvision --checkpoint run/checkpoints --network target again.safetensors")
+        .succeeds()
+        .says(&["step-00000001.safetensors: target.backbone", "(--network online takes it)"]);
+    dir.export("--to torchvision --checkpoint shards again.safetensors")
+        .fails(1)
+        .says(&["shards", "name a file of weights"]);
 }
 
 fn a_folder_for_transformers_is_the_same_every_time(dir: &Dir) {

@@ -6,7 +6,7 @@ mod prepared;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use prepared::{Lines, Prepared, metrics, rows, run, run_and_report};
+use prepared::{Lines, Prepared, make_constant, metrics, rows, run, run_and_report};
 use scrl_cli::{Event, Reporter, Stop};
 use scrl_schemas::{Epoch, Row, ShardPaths, ShardWriter, Success, ViewEncoding};
 use scrl_trainer::collective::Threads;
@@ -163,6 +163,34 @@ fn health_ends_with_one_line_where_epoch_0_is_gone() {
     let [whole, out] = ["whole", "out"].map(|out| prepared.path(out));
     assert_eq!(health(&out).last().unwrap().0, 4);
     assert!(fs::read(checkpoint(&whole, 8)).unwrap() == fs::read(checkpoint(&out, 8)).unwrap());
+}
+
+#[test]
+fn collapsed_features_are_reported_once() {
+    let (prepared, shards) = prepared(ViewEncoding::Recipe, 64);
+    let still = |steps| {
+        config(&prepared, &shards, "out", |options| {
+            options.lr = Some(0.0);
+            options.log_every = Some(100);
+            options.checkpoint_every = Some(2);
+            options.max_steps = Some(steps);
+        })
+    };
+    let (done, lines) = run_and_report(&still(1));
+    done.unwrap();
+    assert_eq!(lines.with("warning"), [""; 0]);
+    make_constant(&checkpoint(&prepared.path("out"), 1), "online.backbone.layer4.");
+    let (done, lines) = run_and_report(&still(6));
+    done.unwrap();
+    let warnings = lines.with("a collapse");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let expected = "warning: after step 2 the features of all held-out boxes lie nearly on a line \
+                    (effective rank 1.0)";
+    assert!(warnings[0].starts_with(expected), "{warnings:?}");
+    // Boxes at the edge of a view have the same feature by another factor.
+    let measured = health(&prepared.path("out"));
+    assert_eq!(measured[2..].iter().map(|line| line.0).collect::<Vec<_>>(), [2, 4, 6]);
+    assert!(measured[2..].iter().all(|line| (line.1 - 1.0).abs() < 1e-9), "{measured:?}");
 }
 
 #[test]

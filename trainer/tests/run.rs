@@ -6,9 +6,7 @@ mod prepared;
 use std::fs;
 use std::path::Path;
 
-use prepared::{Lines, Prepared, metrics, run, run_and_report};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use prepared::{Lines, Prepared, make_constant, metrics, run, run_and_report};
 use scrl_cli::{Reporter, Stop};
 use scrl_schemas::{Epoch, Row, ShardPaths, ShardWriter, Success, ViewEncoding};
 use scrl_trainer::Error;
@@ -262,38 +260,6 @@ fn a_nan_or_infinite_loss_ends_the_run_with_its_step_and_images() {
     }
 }
 
-/// Changes a checkpoint so that the hidden layer of the online projector is 1 for every input.
-fn make_constant(path: &Path) {
-    let bytes = fs::read(path).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let constant = |name: &str, count: usize| {
-        let value = match name {
-            "online.projector.1.weight" => 0.0f32,
-            "online.projector.1.bias" => 1.0,
-            _ => return None,
-        };
-        Some(value.to_le_bytes().repeat(count))
-    };
-    let changed: Vec<(String, Option<Vec<u8>>)> = tensors
-        .iter()
-        .map(|(name, tensor)| (name.to_owned(), constant(name, tensor.shape().iter().product())))
-        .collect();
-    let views = changed.iter().map(|(name, changed)| {
-        let tensor = tensors.tensor(name).unwrap();
-        let data = changed.as_deref().unwrap_or(tensor.data());
-        (name, TensorView::new(Dtype::F32, tensor.shape().to_vec(), data).unwrap())
-    });
-    let views: Vec<_> = views.collect();
-    let mut metadata = header.metadata().clone().unwrap();
-    let with = |metadata| safetensors::serialize(views.clone(), Some(metadata)).unwrap();
-    let unchecked = with(metadata.clone());
-    let (header_length, _) = SafeTensors::read_metadata(&unchecked).unwrap();
-    let checksum = crc32c::crc32c(&unchecked[8 + header_length..]);
-    metadata.insert("crc32c".to_owned(), format!("{checksum:08x}")).unwrap();
-    fs::write(path, with(metadata)).unwrap();
-}
-
 #[test]
 fn a_collapse_is_reported_once() {
     let prepared = Prepared::images(8);
@@ -305,7 +271,10 @@ fn a_collapse_is_reported_once() {
         })
     };
     run(&still(1)).unwrap();
-    make_constant(&prepared.path("out/checkpoints/step-00000001.safetensors"));
+    make_constant(
+        &prepared.path("out/checkpoints/step-00000001.safetensors"),
+        "online.projector.1.",
+    );
     let (done, lines) = run_and_report(&still(4));
     done.unwrap();
     let warnings = lines.with("a collapse");

@@ -244,6 +244,11 @@ impl Sources {
         }
     }
 
+    /// The file or object of an image; `None` for one within an archive or a table.
+    pub fn file(&self, image_id: u32) -> Option<PathBuf> {
+        self.format.file(&self.index.get(u64::from(image_id)).path)
+    }
+
     /// Begins to read these images of an object store, in this order, for later calls of
     /// [`Sources::read`]. Without effect on others, which are at hand.
     pub(crate) fn read_ahead(&self, images: &[u32]) {

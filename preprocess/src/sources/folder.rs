@@ -248,6 +248,10 @@ impl SourceFormat for FolderTree {
         Ok(listing)
     }
 
+    fn file(&self, path: &str) -> Option<PathBuf> {
+        Some(self.root.join(path))
+    }
+
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
         store::size(&self.root.join(path)).map(Some)
     }

@@ -66,6 +66,11 @@ pub(super) trait SourceFormat: Debug + Send + Sync {
         &[]
     }
 
+    /// The file or object of an image, where each is one of its own.
+    fn file(&self, _path: &str) -> Option<PathBuf> {
+        None
+    }
+
     /// The size of an image in bytes, where [`FoundImage::bytes`] has none; `None` if only reading
     /// the image shows it.
     fn size(&self, _path: &str) -> io::Result<Option<u64>> {

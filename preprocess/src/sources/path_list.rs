@@ -259,6 +259,10 @@ impl SourceFormat for PathList {
         }
     }
 
+    fn file(&self, path: &str) -> Option<PathBuf> {
+        self.look(path, |file| store::size(file).map(|_| file.to_owned())).ok()
+    }
+
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
         let size = self.look(path, store::size);
         if !size.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {

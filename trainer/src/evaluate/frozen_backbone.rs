@@ -20,8 +20,9 @@ use crate::weights::{Branch, Weights, checksum};
 /// Where a backbone's weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackboneSource {
-    /// A file that [`Weights::read`] reads, and the network in it.
-    File(PathBuf, Branch),
+    /// A file or folder that [`Weights::read`] reads, and the network in it if it is not the usual
+    /// one.
+    File(PathBuf, Option<Branch>),
     /// The weights with which `scrl-train` begins for this architecture and seed.
     Random(Arch, u64),
 }
@@ -65,7 +66,9 @@ impl FrozenBackbone {
         }
         let (arch, seed, tensors) = match source {
             BackboneSource::File(path, branch) => {
-                let (arch, tensors) = Weights::read(path)?.backbone(*branch)?;
+                let weights = Weights::read(path)?;
+                let (arch, tensors) = weights.backbone(*branch)?;
+                reporter.say(format_args!("weights: {}", weights.report(*branch)?));
                 (arch, None, tensors)
             }
             BackboneSource::Random(arch, seed) => (*arch, Some(*seed), Vec::new()),

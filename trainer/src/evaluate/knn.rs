@@ -1,8 +1,8 @@
 //! Classification of images or boxes by votes of nearest neighbors, without any training.
 //!
 //! Each validation example gets the class with the most votes of the `k` most similar training
-//! examples, of which each votes with exp(cosine similarity / 0.07): the protocol of DINO, VICReg
-//! and Lightly. Features are those of the linear protocols, of upright images and center crops.
+//! examples, of which each votes with exp(cosine similarity / 0.07), as in DINO's evaluation.
+//! Features are those of the linear protocols, of upright images and center crops.
 
 use candle_core::Tensor;
 use scrl_cli::Reporter;

@@ -12,14 +12,14 @@
 //! `annotations` has its files read by `coco`. [`evaluate_boxes`] is the protocol of section 4.2.5 of
 //! the paper: classify the boxes of objects from RoIAligned features. [`evaluate_images`] is the usual linear evaluation on ImageNet:
 //! classify images from pooled features. [`evaluate_neighbors`] classifies either by votes of
-//! nearest neighbors.
+//! nearest neighbors. [`compare()`] compares several backbones on the same boxes.
 
 mod annotations;
 mod box_features;
 mod cache;
 mod class_images;
 mod coco;
-mod compare;
+pub mod compare;
 mod confusion;
 mod drawing;
 mod embed;
@@ -38,10 +38,7 @@ mod roi;
 mod source_images;
 
 pub use annotations::LeftOut;
-pub use compare::{
-    Accuracy, Arm, ArmDifference, ArmResults, ClassSummary, CompareConfig, CompareOptions,
-    Comparison, Difference, Measure, Setup, compare,
-};
+pub use compare::{CompareConfig, CompareOptions, Comparison, compare};
 pub use embed::{Duplicates, EmbedConfig, EmbedOptions, Embedded, embed};
 pub use frozen_backbone::BackboneSource;
 pub use knn::evaluate_neighbors;

@@ -17,15 +17,15 @@ use crate::{Error, Result};
 /// Options of a backbone whose features are computed.
 #[derive(Args, Clone, Debug)]
 pub struct BackboneOptions {
-    /// Weights of the backbone: a checkpoint of scrl-train, a backbone.safetensors, weights of
-    /// torchvision or of the paper's authors; or random
+    /// Weights of the backbone: a run's folder, a checkpoint, or any other file or folder that
+    /// scrl-train --init reads; or random
     #[arg(long, value_name = "FILE|random")]
     pub checkpoint: String,
 
-    /// Which network's backbone
-    #[arg(long, value_name = "NAME", default_value_t = Branch::Online,
-        value_parser = choices!(Branch))]
-    pub network: Branch,
+    /// Which network's backbone: the trained one, or its EMA or momentum encoder [default: the one
+    /// that people use of such a file; online in checkpoints]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Branch))]
+    pub network: Option<Branch>,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -61,6 +61,11 @@ impl SourceImages {
         self.sources.source(id)
     }
 
+    /// The file or object of an image; `None` for one within an archive or a table.
+    pub fn file(&self, id: u32) -> Option<PathBuf> {
+        self.sources.file(id)
+    }
+
     /// Decodes an image.
     ///
     /// # Errors

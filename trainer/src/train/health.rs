@@ -1,5 +1,7 @@
 //! The health of a network without labels, from its features of matched boxes.
 
+use std::fmt;
+
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::eigenvalues::eigenvalues;
@@ -14,9 +16,14 @@ const QUERIES: usize = 512;
 /// Lengths below this count as this.
 const SMALLEST_LENGTH: f64 = 1e-12;
 
+/// Variances of less than this part of the features' mean square are float32's rounding.
+const ROUNDING: f64 = 1e-12;
+
 /// Two numbers about the features of matched boxes in two views.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Health {
+pub(super) struct Health {
+    /// The number of matched boxes.
+    pub boxes: usize,
     /// How many directions the features use: the exponential of the entropy of the variances along
     /// their principal axes, each divided by the sum (Roy and Vetterli, The Effective Rank, 2007).
     /// 1 where all lie on a line.
@@ -29,7 +36,7 @@ pub struct Health {
 impl Health {
     /// From the features `[N, channels]` of boxes in first views and of their matches in second
     /// views. `None` for less than two boxes, or if a feature is NaN or infinite.
-    pub(super) fn of(first: &[f32], second: &[f32], channels: usize) -> Result<Option<Self>> {
+    pub fn of(first: &[f32], second: &[f32], channels: usize) -> Result<Option<Self>> {
         let boxes = first.len() / channels;
         if boxes < 2 || first.iter().chain(second).any(|value| !value.is_finite()) {
             return Ok(None);
@@ -41,9 +48,22 @@ impl Health {
         let ranked = boxes.min(RANKED);
         let both = Tensor::cat(&[tensor(first, ranked)?, tensor(second, ranked)?], 0)?;
         Ok(Some(Self {
+            boxes,
             effective_rank: effective_rank(&both)?,
             box_retrieval: box_retrieval(&tensor(first, boxes)?, &tensor(second, boxes)?)?,
         }))
+    }
+}
+
+/// Such as `effective rank 41.2, box retrieval 63.1 %`.
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { effective_rank, box_retrieval, .. } = self;
+        write!(
+            f,
+            "effective rank {effective_rank:.1}, box retrieval {:.1} %",
+            100.0 * box_retrieval
+        )
     }
 }
 
@@ -63,6 +83,9 @@ fn effective_rank(features: &Tensor) -> Result<f64> {
         .filter(|variance| *variance > 0.0)
         .collect();
     let sum: f64 = variances.iter().sum();
+    if sum <= ROUNDING * features.sqr()?.sum_all()?.to_scalar::<f64>()? {
+        return Ok(1.0);
+    }
     let entropy: f64 = variances.iter().map(|variance| variance / sum).map(|p| -p * p.ln()).sum();
     Ok(entropy.exp())
 }
@@ -123,7 +146,9 @@ mod tests {
     fn collapsed_features_have_one_direction_and_find_nothing() {
         let same = [0.5f32; 40];
         let collapsed = Health::of(&same, &same, 4).unwrap().unwrap();
-        assert_eq!(collapsed, Health { effective_rank: 1.0, box_retrieval: 0.0 });
+        assert_eq!(collapsed, Health { boxes: 10, effective_rank: 1.0, box_retrieval: 0.0 });
+        let rounded: Vec<f32> = (0..40).map(|i| 0.5 + f32::EPSILON * (i % 3) as f32).collect();
+        assert_eq!(Health::of(&rounded, &rounded, 4).unwrap().unwrap().effective_rank, 1.0);
         let zero = Health::of(&[0.0; 40], &[0.0; 40], 4).unwrap().unwrap();
         assert_eq!(zero, collapsed);
     }

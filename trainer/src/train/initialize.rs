@@ -1,12 +1,10 @@
 //! `scrl-train --init`: a learner that starts from the weights in a file.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use super::learner::Learner;
 use crate::Result;
-use crate::model::Arch;
-use crate::weights::{Branch, HeadStart, Weights};
+use crate::weights::{Branch, HeadStart, Report, Weights};
 
 /// Where the target network's initial values come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +20,8 @@ pub enum TargetStart {
 /// The initial values that a learner took from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Initialized {
-    /// The file.
-    pub path: PathBuf,
     /// The backbone, which always comes from the file.
-    pub arch: Arch,
-    /// The number of its tensors.
-    pub tensors: usize,
+    pub report: Report,
     /// The online network's projector.
     pub projector: HeadStart,
     /// The predictor.
@@ -43,10 +37,12 @@ impl Learner {
     ///
     /// # Errors
     /// If the file's backbone is of another architecture, or incomplete.
-    pub(super) fn initialize(&self, weights: &Weights) -> Result<Initialized> {
+    pub(super) fn initialize(&self, weights: Weights) -> Result<Initialized> {
+        let mut report = weights.report(None)?;
+        let weights = weights.to_start_from();
         let config = *self.config();
         let (online, target) = (self.online_parameters(), self.target_parameters());
-        let tensors = weights.load_backbone(Branch::Online, config.arch, online)?;
+        weights.load_backbone(Branch::Online, config.arch, online)?;
         let projector = weights.load_head("online.projector.", online)?;
         let predictor = weights.load_head("predictor.", online)?;
         let target = if config.copy_online {
@@ -59,27 +55,24 @@ impl Learner {
         } else {
             TargetStart::Random
         };
-        Ok(Initialized {
-            path: weights.path().to_owned(),
-            arch: config.arch,
-            tensors,
-            projector,
-            predictor,
-            target,
-        })
+        if target == TargetStart::File {
+            report.left_out.retain(|part| part.network.is_none());
+        }
+        Ok(Initialized { report, projector, predictor, target })
     }
 }
 
-/// One line, such as `resnet50 backbone (265 tensors), projector, predictor from FILE; target from
-/// the same file`.
+/// One line, such as `resnet50 backbone (265 tensors), projector, predictor from FILE:
+/// online.backbone of scrl-train; target from the same file; left out: 12 of momentum`.
 impl fmt::Display for Initialized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { path, arch, tensors, network, .. } = &self.report;
         let heads = [("projector", &self.projector), ("predictor", &self.predictor)];
-        write!(f, "{} backbone ({} tensors)", self.arch, self.tensors)?;
+        write!(f, "{arch} backbone ({tensors} tensors)")?;
         for (name, _) in heads.iter().filter(|(_, start)| **start == HeadStart::File) {
             write!(f, ", {name}")?;
         }
-        write!(f, " from {}", self.path.display())?;
+        write!(f, " from {}: {network}", path.display())?;
         let target = match self.target {
             TargetStart::File => "from the same file",
             TargetStart::Online => "a copy of the online network",
@@ -93,6 +86,7 @@ impl fmt::Display for Initialized {
                 HeadStart::Unfit(first) => write!(f, "; {name} random, as {first}")?,
             }
         }
-        Ok(())
+        // The option is scrl-export's.
+        f.write_str(&self.report.left_out().replace("(--network", "(scrl-export --network"))
     }
 }

@@ -190,10 +190,11 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
 
-    /// Start from the weights in a checkpoint, a backbone.safetensors, a torchvision state dict
-    /// (.safetensors or .pth), or a checkpoint of the paper's authors. Heads that it lacks or that
-    /// have other widths stay random; for a target network that it lacks --target-init decides. A
-    /// run that resumes from its own checkpoint does not read it again
+    /// Start from the weights in a checkpoint, a run's folder, or any published ResNet as
+    /// .safetensors, .pth or .pkl: torchvision, timm, the paper's authors, MoCo, SwAV, DenseCL,
+    /// PixPro, DINO, VISSL, Lightly, solo-learn, OpenMMLab, Detectron2, or a folder of transformers.
+    /// Heads that it lacks or that have other widths stay random; for a target network that it
+    /// lacks --target-init decides. A run that resumes does not read it again
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 

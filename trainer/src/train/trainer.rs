@@ -11,7 +11,7 @@ use super::checkpoint::{Checkpoint, CheckpointInfo};
 use super::config::{Hyperparameters, TrainConfig};
 use super::device::open_device;
 use super::drawing;
-use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed};
+use super::guard::{explain_full_disk, healthy_embedding_std, is_collapsed, is_collapsed_rank};
 use super::health::Health;
 use super::held_out::{self, HeldOut, batches_held_out, is_early, pairs_to_hold_out};
 use super::learner::{Learner, LearnerConfig};
@@ -166,7 +166,7 @@ fn train_into(
             }
         }
         (None, Some(init)) => {
-            let initialized = learner.initialize(&Weights::read(init)?)?;
+            let initialized = learner.initialize(Weights::read(init)?)?;
             reporter.say(format_args!("init: {initialized}"));
         }
         (None, None) => {}
@@ -380,7 +380,9 @@ impl Trainer<'_> {
                 memory: gpu::peak_memory(pipeline.learner().device())?,
             });
             self.log(&metrics)?;
-            self.report_health(number, health);
+            if let Some(health) = health {
+                self.report_health(number, health);
+            }
             self.check_collapse(number, std);
         }
         match (is_stopped, is_saved) {
@@ -435,7 +437,7 @@ impl Trainer<'_> {
             box_retrieval: Some(health.box_retrieval),
             ..Metrics::initial()
         })?;
-        self.report_health(0, Some(health));
+        self.report_health(0, health);
         Ok(())
     }
 
@@ -444,11 +446,16 @@ impl Trainer<'_> {
         self.held_out.as_ref().map_or(Ok(None), |pairs| pairs.measure(pipeline))
     }
 
-    fn report_health(&self, step: u64, health: Option<Health>) {
-        if let Some(Health { effective_rank, box_retrieval }) = health {
+    /// Reports the health after a step, and a collapse that it shows, once.
+    fn report_health(&mut self, step: u64, health: Health) {
+        self.reporter.say(format_args!("health: {health} (step {step})"));
+        let Health { boxes, effective_rank, .. } = health;
+        if !self.has_collapsed && step > 0 && is_collapsed_rank(effective_rank, boxes) {
+            self.has_collapsed = true;
             self.reporter.say(format_args!(
-                "health: effective rank {effective_rank:.1}, box retrieval {:.1} % (step {step})",
-                100.0 * box_retrieval
+                "warning: after step {step} the features of all held-out boxes lie nearly on a line \
+                 (effective rank {effective_rank:.1}): a collapse, from which a run rarely \
+                 recovers; try a smaller --lr, --preset small or an --ema nearer to 1"
             ));
         }
     }

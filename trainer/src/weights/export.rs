@@ -4,21 +4,25 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::detectron2::write_detectron2;
+use super::folder::weights_file;
 use super::options::{ExportFormat, ExportOptions};
 use super::pth_writer::write_pth;
 use super::read::Weights;
+use super::report::Report;
 use super::safetensors::write_safetensors;
 use super::transformers::{WEIGHTS, write_transformers};
 use crate::model::Arch;
 use crate::{Error, Result};
 
 /// A summary of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// The backbone's architecture.
     pub arch: Arch,
     /// The number of tensors.
     pub tensors: usize,
+    /// Where they come from.
+    pub report: Report,
 }
 
 /// A format of files.
@@ -40,6 +44,7 @@ pub fn export(options: &ExportOptions) -> Result<Exported> {
     let ExportOptions { out, to, checkpoint, network } = options;
     let kind = file_kind(*to, out)?;
     let is_folder = kind == FileKind::TransformersFolder;
+    let checkpoint = &weights_file(checkpoint)?;
     let weights = if is_folder { out.join(WEIGHTS) } else { out.clone() };
     if let (Ok(from), Ok(into)) = (checkpoint.canonicalize(), weights.canonicalize())
         && from == into
@@ -54,8 +59,9 @@ pub fn export(options: &ExportOptions) -> Result<Exported> {
         let reason = format!("there is no folder {}; make it first", folder.display());
         return Err(Error::checkpoint(out, reason));
     }
-    let (arch, tensors) = Weights::read(checkpoint)?.backbone(*network)?;
-    let exported = Exported { arch, tensors: tensors.len() };
+    let read = Weights::read(checkpoint)?;
+    let (arch, tensors) = read.backbone(*network)?;
+    let exported = Exported { arch, tensors: tensors.len(), report: read.report(*network)? };
     match kind {
         FileKind::Safetensors => {
             let tensors: BTreeMap<_, _> = tensors.into_iter().collect();

@@ -32,12 +32,12 @@ pub struct ExportOptions {
     #[arg(long, value_name = "FORMAT", value_parser = choices!(ExportFormat))]
     pub to: ExportFormat,
 
-    /// A checkpoint, a backbone.safetensors, or any other file that scrl-train --init reads
+    /// A run's folder, a checkpoint, or any other file or folder that scrl-train --init reads
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
 
-    /// Which network's backbone
-    #[arg(long, value_name = "NAME", default_value_t = Branch::Online,
-        value_parser = choices!(Branch))]
-    pub network: Branch,
+    /// Which network's backbone: the trained one, or its EMA or momentum encoder [default: the one
+    /// that people use of such a file; online in checkpoints]
+    #[arg(long, value_name = "NAME", value_parser = choices!(Branch))]
+    pub network: Option<Branch>,
 }

@@ -1,23 +1,24 @@
-//! Reading files of `torch.save`: tensors in nested dictionaries, among other objects.
+//! Reading pickled tensors in nested dictionaries, among other objects: files of `torch.save`, and
+//! pickles of NumPy's arrays.
 //!
-//! Since PyTorch 1.6 such a file is a zip archive: a pickle, `archive/data.pkl`, in which a tensor
-//! is a call with a storage, an offset, a size and a stride; and the storages' numbers in
+//! Since PyTorch 1.6 its file is a zip archive: a pickle, `archive/data.pkl`, in which a tensor is a
+//! call with a storage, an offset, a size and a stride; and the storages' numbers in
 //! `archive/data/<key>`. Older files have several pickles, then the storages one after the other.
-//!
-//! candle's `Stack` reads the pickles. Its `PthTensors` does not do for the rest: it reads a single
-//! flat dictionary, where the authors' checkpoints have one for each network; it reads no older
-//! files and no tensors that are slices; and it panics where a call has too few arguments.
+//! Detectron2's `.pkl` is a single pickle with the numbers in it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use candle_core::pickle::{Object, Stack};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use zip::ZipArchive;
 
+use super::file::Entry;
+use super::stored::{Kind, Numbers, StoredTensor, storage_key};
+use super::unpickle::{Id, Pickled, Value};
 use crate::{Error, Result};
 
 /// The first bytes of a zip archive.
@@ -27,29 +28,37 @@ pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 pub(super) const LEGACY_MAGIC: &[u8] =
     &[0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 
+/// The first byte of a pickle of protocol 2 or later, before the protocol.
+pub(super) const PICKLE_MAGIC: u8 = 0x80;
+
+/// The most dictionaries inside each other, and the most values of all, that are searched for
+/// tensors: a file may refer to one dictionary from a thousand places of another.
+const DEEPEST: usize = 32;
+const MOST_VALUES: usize = 1 << 20;
+
+/// The longest key that may be a part of a tensor's name.
+const LONGEST_KEY: usize = 512;
+
+/// The most bytes of a storage or pickle in an archive for each of its bytes in the file:
+/// `torch.save` does not compress, and other programs do not reach this with weights.
+const MOST_COMPRESSED: u64 = 64;
+
 /// A file whose tensors are loaded one at a time.
 pub(super) struct PthFile {
     path: PathBuf,
+    pickled: Pickled,
     tensors: BTreeMap<String, StoredTensor>,
     storages: Storages,
 }
 
-/// A tensor's location in a storage; offset and strides count numbers.
-#[derive(Clone, Debug)]
-struct StoredTensor {
-    storage: String,
-    dtype: DType,
-    offset: usize,
-    size: Vec<usize>,
-    stride: Vec<usize>,
-}
-
 /// The numbers.
 enum Storages {
+    /// In the pickle.
+    Inline,
     /// In a folder of an archive. The last storage is kept, because tensors may share one.
     Zip { archive: Box<ZipArchive<BufReader<File>>>, folder: String, last: (String, Vec<u8>) },
     /// In the file itself.
-    Legacy { bytes: Vec<u8>, ranges: HashMap<String, Range<usize>> },
+    Legacy { bytes: Rc<Vec<u8>>, ranges: HashMap<String, Range<usize>> },
 }
 
 impl PthFile {
@@ -64,63 +73,112 @@ impl PthFile {
         let pickle = pickle
             .ok_or_else(|| Error::checkpoint(path, "a zip archive, but not of torch.save"))?;
         let folder = pickle.trim_end_matches("data.pkl").to_owned();
-        let mut program = Vec::new();
-        archive
-            .by_name(pickle)
-            .map_err(damaged)?
-            .read_to_end(&mut program)
-            .map_err(Error::io(path))?;
-        let object = unpickle(path, &mut program.as_slice())?;
+        let program = read_entry(&mut archive, pickle)
+            .map_err(|reason| Error::checkpoint(path, format!("damaged: {reason}")))?;
+        let (pickled, _) = unpickle(path, &Rc::new(program), 0)?;
         let last = (String::new(), Vec::new());
-        let storages = Storages::Zip { archive: Box::new(archive), folder, last };
-        Ok(Self { path: path.to_owned(), tensors: tensors_of(path, &object)?, storages })
+        Self::new(path, pickled, Storages::Zip { archive: Box::new(archive), folder, last })
     }
 
     pub fn open_legacy(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(Error::io(path))?;
-        let mut rest = &bytes[LEGACY_MAGIC.len()..];
+        let bytes = Rc::new(fs::read(path).map_err(Error::io(path))?);
         // The version of the protocol, and the sizes of the machine's types.
-        unpickle(path, &mut rest)?;
-        unpickle(path, &mut rest)?;
-        let object = unpickle(path, &mut rest)?;
-        let keys = unpickle(path, &mut rest)?;
-        let mut types = HashMap::new();
-        collect_storage_types(&object, &mut types);
-        let ranges = legacy_ranges(&bytes, bytes.len() - rest.len(), &keys, &types);
+        let (_, end) = unpickle(path, &bytes, LEGACY_MAGIC.len())?;
+        let (_, end) = unpickle(path, &bytes, end)?;
+        let (pickled, end) = unpickle(path, &bytes, end)?;
+        let (keys, end) = unpickle(path, &bytes, end)?;
+        let ranges = legacy_ranges(&bytes, end, &keys, &storage_classes(&pickled));
         let ranges =
             ranges.ok_or_else(|| Error::checkpoint(path, "damaged: its tensors are cut off"))?;
-        let storages = Storages::Legacy { ranges, bytes };
-        Ok(Self { path: path.to_owned(), tensors: tensors_of(path, &object)?, storages })
+        Self::new(path, pickled, Storages::Legacy { ranges, bytes })
     }
 
-    /// The tensors' names, with dots between the keys of nested dictionaries.
-    pub fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
+    pub fn open_pickle(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let (pickled, _) = unpickle(path, &Rc::new(bytes), 0)?;
+        let of_torch = |value: &Value| {
+            matches!(value, Value::Global(module, name)
+                if module == "torch.storage" && name == "_load_from_bytes")
+        };
+        if pickled.values().any(of_torch) {
+            let reason = "PyTorch's tensors written by pickle.dump; in Python: torch.save(…, FILE)";
+            return Err(Error::checkpoint(path, reason));
+        }
+        Self::new(path, pickled, Storages::Inline)
+    }
+
+    fn new(path: &Path, pickled: Pickled, storages: Storages) -> Result<Self> {
+        if pickled.items(pickled.root()).is_none() && !is_dict(&pickled, pickled.root()) {
+            let advice = "in Python: torch.save(model.state_dict(), FILE)";
+            let reason = format!("a pickled object, not a dictionary of tensors; {advice}");
+            return Err(Error::checkpoint(path, reason));
+        }
+        let mut tensors = BTreeMap::new();
+        let mut budget = MOST_VALUES;
+        collect_tensors(&pickled, "", pickled.root(), DEEPEST, &mut budget, &mut tensors);
+        Ok(Self { path: path.to_owned(), pickled, tensors, storages })
+    }
+
+    /// The tensors' names, with dots between the keys of nested dictionaries, and shapes.
+    pub fn entries(&self) -> Vec<Entry> {
+        let tensors = self.tensors.iter();
+        tensors.map(|(name, t)| Entry { name: name.clone(), shape: t.size.clone() }).collect()
     }
 
     /// A tensor, as float32.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let wrong = |reason: &str| Error::checkpoint(&self.path, format!("{name}: {reason}"));
         let tensor = self.tensors.get(name).ok_or_else(|| wrong("missing"))?;
-        let storage = self.storages.get(&tensor.storage).map_err(|reason| wrong(&reason))?;
-        let bytes =
-            tensor.gather(storage).ok_or_else(|| wrong("damaged: its numbers are cut off"))?;
-        let tensor = Tensor::from_raw_buffer(&bytes, tensor.dtype, &tensor.size, &Device::Cpu)?;
-        Ok(tensor.to_dtype(DType::F32)?)
+        let dtype = match &tensor.kind {
+            Kind::Float(dtype) => *dtype,
+            Kind::Other(kind) => return Err(wrong(&format!("is of type {kind}, not a float"))),
+        };
+        let inline;
+        let storage = match &tensor.numbers {
+            Numbers::Storage(key) => self.storages.get(key).map_err(|reason| wrong(&reason))?,
+            Numbers::Inline(id) => {
+                inline = self.pickled.bytes(*id).ok_or_else(|| wrong("its numbers are missing"))?;
+                &inline
+            }
+        };
+        let loaded = tensor.load(dtype, storage)?;
+        loaded.ok_or_else(|| wrong("damaged: its numbers are cut off"))
     }
+
+    /// The value of a string key of the outermost dictionary, if it is a string.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.pickled.text(self.pickled.item(self.pickled.root(), key)?)
+    }
+
+    /// Whether a configuration in the file has a `style` of "caffe", as mmcv's may: as a dictionary,
+    /// or as the text of a Python file.
+    pub fn has_caffe_style(&self) -> bool {
+        let is_style = |(key, value): &(Id, Id)| {
+            self.pickled.is_text(*key, "style") && self.pickled.is_text(*value, "caffe")
+        };
+        self.pickled.values().any(|value| match value {
+            Value::Dict(items) | Value::Call { items, .. } => items.iter().any(is_style),
+            Value::Text(_) => self.pickled.text_of(value).is_some_and(has_caffe_style),
+            _ => false,
+        })
+    }
+}
+
+/// Whether the text of a configuration sets the style of a ResNet to "caffe".
+fn has_caffe_style(text: &str) -> bool {
+    text.match_indices("style").any(|(at, word)| {
+        let rest = text[at + word.len()..].trim_start_matches(['\'', '"', ' ', '=', ':']);
+        rest.starts_with("caffe'") || rest.starts_with("caffe\"")
+    })
 }
 
 impl Storages {
     fn get(&mut self, key: &str) -> std::result::Result<&[u8], String> {
         match self {
+            Self::Inline => Err("its numbers are missing".to_owned()),
             Self::Zip { archive, folder, last } => {
                 if last.0 != key {
-                    let mut bytes = Vec::new();
-                    let mut entry = archive
-                        .by_name(&format!("{folder}data/{key}"))
-                        .map_err(|error| error.to_string())?;
-                    // The checksum is verified at the entry's end.
-                    entry.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+                    let bytes = read_entry(archive, &format!("{folder}data/{key}"))?;
                     *last = (key.to_owned(), bytes);
                 }
                 Ok(&last.1)
@@ -133,176 +191,74 @@ impl Storages {
     }
 }
 
-impl StoredTensor {
-    /// The numbers in row-major order; `None` if the storage does not have them.
-    fn gather(&self, storage: &[u8]) -> Option<Vec<u8>> {
-        let width = self.dtype.size_in_bytes();
-        let count = self.size.iter().try_fold(1usize, |count, size| count.checked_mul(*size))?;
-        if count > storage.len() / width && !self.stride.contains(&0) {
-            return None;
-        }
-        if self.is_contiguous() {
-            let start = self.offset.checked_mul(width)?;
-            return Some(
-                storage.get(start..start.checked_add(count.checked_mul(width)?)?)?.to_vec(),
-            );
-        }
-        let mut bytes = Vec::new();
-        for index in 0..count {
-            let (mut rest, mut position) = (index, self.offset);
-            for (size, stride) in self.size.iter().zip(&self.stride).rev() {
-                position = position.checked_add((rest % size).checked_mul(*stride)?)?;
-                rest /= size;
-            }
-            let start = position.checked_mul(width)?;
-            bytes.extend_from_slice(storage.get(start..start.checked_add(width)?)?);
-        }
-        Some(bytes)
+/// The bytes of an entry, whose checksum is verified at its end.
+fn read_entry(
+    archive: &mut ZipArchive<BufReader<File>>,
+    name: &str,
+) -> std::result::Result<Vec<u8>, String> {
+    let entry = archive.by_name(name).map_err(|error| error.to_string())?;
+    let most = entry.compressed_size().saturating_mul(MOST_COMPRESSED);
+    let mut bytes = Vec::new();
+    entry
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > most {
+        return Err(format!("{name} is compressed too strongly"));
     }
-
-    fn is_contiguous(&self) -> bool {
-        let mut expected = 1;
-        self.size.iter().zip(&self.stride).rev().all(|(size, stride)| {
-            let fits = *size == 1 || *stride == expected;
-            expected *= size;
-            fits
-        })
-    }
+    Ok(bytes)
 }
 
-fn unpickle(path: &Path, from: &mut &[u8]) -> Result<Object> {
-    let mut stack = Stack::empty();
-    let read = stack.read_loop(from).and_then(|()| stack.finalize());
-    read.map_err(|error| {
+fn unpickle(path: &Path, bytes: &Rc<Vec<u8>>, start: usize) -> Result<(Pickled, usize)> {
+    Pickled::read(bytes.clone(), start).map_err(|error| {
         let advice =
             "if PyTorch can load it, save its state dict anew with torch.save(state_dict, FILE)";
         Error::checkpoint(path, format!("its pickle is not understood ({error}); {advice}"))
     })
 }
 
-fn tensors_of(path: &Path, object: &Object) -> Result<BTreeMap<String, StoredTensor>> {
-    if !matches!(object, Object::Dict(_)) {
-        let advice = "in Python: torch.save(model.state_dict(), FILE)";
-        return Err(Error::checkpoint(
-            path,
-            format!("a pickled object, not a dictionary of tensors; {advice}"),
-        ));
+/// Whether a value is a dictionary, perhaps an empty one.
+fn is_dict(pickled: &Pickled, id: Id) -> bool {
+    match pickled.get(id) {
+        Value::Dict(_) => true,
+        Value::Call { callable, .. } => {
+            pickled.global(*callable) == Some(("collections", "OrderedDict"))
+        }
+        _ => false,
     }
-    let mut found = BTreeMap::new();
-    collect_tensors("", object, &mut found);
-    Ok(found)
 }
 
 /// Collects the tensors by name, and ignores other objects.
-fn collect_tensors(name: &str, object: &Object, found: &mut BTreeMap<String, StoredTensor>) {
-    if let Object::Dict(entries) = object {
-        for (key, value) in entries {
-            let Object::Unicode(key) = key else { continue };
-            let below = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-            collect_tensors(&below, value, found);
+fn collect_tensors(
+    pickled: &Pickled,
+    name: &str,
+    id: Id,
+    depth: usize,
+    budget: &mut usize,
+    found: &mut BTreeMap<String, StoredTensor>,
+) {
+    if let Some(items) = pickled.items(id).filter(|_| depth > 0) {
+        for (key, value) in items {
+            let Some(left) = budget.checked_sub(1) else { return };
+            *budget = left;
+            let Some(key) = pickled.text(*key).filter(|key| key.len() <= LONGEST_KEY) else {
+                continue;
+            };
+            let below = if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+            collect_tensors(pickled, &below, *value, depth - 1, budget, found);
         }
-    } else if let Some(tensor) = stored_tensor(object) {
+    } else if let Some(tensor) = StoredTensor::of(pickled, id) {
         found.insert(name.to_owned(), tensor);
     }
 }
 
-/// The tensor that a call returns; `None` if it returns no tensor of floats.
-fn stored_tensor(object: &Object) -> Option<StoredTensor> {
-    let Object::Reduce { callable, args } = object else { return None };
-    let Object::Tuple(args) = &**args else { return None };
-    match function(callable)? {
-        ("torch._utils", "_rebuild_tensor_v2") => tensor_from(args),
-        ("torch._utils", "_rebuild_parameter") => stored_tensor(args.first()?),
-        // (function, type, its arguments, state)
-        ("torch._tensor", "_rebuild_from_type_v2") => match args.as_slice() {
-            [inner, _, Object::Tuple(args), ..] if function(inner)?.1 == "_rebuild_tensor_v2" => {
-                tensor_from(args)
-            }
-            _ => None,
-        },
+/// The classes of all storages by key, also of those that optimizers have.
+fn storage_classes(pickled: &Pickled) -> HashMap<&str, &str> {
+    let storage = |value: &Value| match value {
+        Value::Persistent(storage) => Some(*storage),
         _ => None,
-    }
-}
-
-fn function(object: &Object) -> Option<(&str, &str)> {
-    match object {
-        Object::Class { module_name, class_name } => Some((module_name, class_name)),
-        _ => None,
-    }
-}
-
-/// The tensor with the arguments (storage, offset, size, stride, …).
-fn tensor_from(args: &[Object]) -> Option<StoredTensor> {
-    let [Object::PersistentLoad(storage), offset, Object::Tuple(size), Object::Tuple(stride), ..] =
-        args
-    else {
-        return None;
     };
-    let (key, kind) = storage_key(storage)?;
-    let dtype = match kind {
-        "DoubleStorage" => DType::F64,
-        "FloatStorage" => DType::F32,
-        "HalfStorage" => DType::F16,
-        "BFloat16Storage" => DType::BF16,
-        _ => return None,
-    };
-    let all = |values: &[Object]| values.iter().map(integer).collect::<Option<Vec<_>>>();
-    let (size, stride) = (all(size)?, all(stride)?);
-    let fits = size.len() == stride.len();
-    fits.then(|| {
-        Some(StoredTensor {
-            storage: key.to_owned(),
-            dtype,
-            offset: integer(offset)?,
-            size,
-            stride,
-        })
-    })?
-}
-
-/// The key and the class of ("storage", class, key, device, length), and in older files of which
-/// storage it is a view, if any.
-fn storage_key(storage: &Object) -> Option<(&str, &str)> {
-    let Object::Tuple(parts) = storage else { return None };
-    match parts.as_slice() {
-        // Views of storages are older still and are not read.
-        [_, class, Object::Unicode(key), _, _]
-        | [_, class, Object::Unicode(key), _, _, Object::None] => Some((key, function(class)?.1)),
-        _ => None,
-    }
-}
-
-fn integer(object: &Object) -> Option<usize> {
-    match object {
-        Object::Int(value) => (*value).try_into().ok(),
-        Object::Long(value) => (*value).try_into().ok(),
-        _ => None,
-    }
-}
-
-/// Collects the classes of all storages by key, also of those that optimizers have.
-fn collect_storage_types(object: &Object, types: &mut HashMap<String, String>) {
-    match object {
-        Object::PersistentLoad(storage) => {
-            if let Some((key, kind)) = storage_key(storage) {
-                types.insert(key.to_owned(), kind.to_owned());
-            }
-        }
-        Object::Tuple(parts) | Object::List(parts) => {
-            parts.iter().for_each(|part| collect_storage_types(part, types));
-        }
-        Object::Dict(entries) => {
-            for (key, value) in entries {
-                collect_storage_types(key, types);
-                collect_storage_types(value, types);
-            }
-        }
-        Object::Reduce { callable, args } | Object::Build { callable, args } => {
-            collect_storage_types(callable, types);
-            collect_storage_types(args, types);
-        }
-        _ => {}
-    }
+    pickled.values().filter_map(storage).filter_map(|id| storage_key(pickled, id)).collect()
 }
 
 /// The ranges of the storages, which follow the pickles in the order of `keys`. Each storage begins
@@ -310,14 +266,14 @@ fn collect_storage_types(object: &Object, types: &mut HashMap<String, String>) {
 fn legacy_ranges(
     bytes: &[u8],
     mut start: usize,
-    keys: &Object,
-    types: &HashMap<String, String>,
+    keys: &Pickled,
+    classes: &HashMap<&str, &str>,
 ) -> Option<HashMap<String, Range<usize>>> {
-    let Object::List(keys) = keys else { return None };
+    let Value::List(ids) = keys.get(keys.root()) else { return None };
     let mut ranges = HashMap::new();
-    for key in keys {
-        let Object::Unicode(key) = key else { return None };
-        let width = match types.get(key)?.as_str() {
+    for id in ids {
+        let key = keys.text(*id)?;
+        let width = match *classes.get(key)? {
             "ComplexDoubleStorage" => 16,
             "DoubleStorage" | "LongStorage" | "ComplexFloatStorage" => 8,
             "FloatStorage" | "IntStorage" => 4,
@@ -329,7 +285,7 @@ fn legacy_ranges(
         let count = u64::from_le_bytes(bytes.get(start..numbers)?.try_into().ok()?);
         let end = usize::try_from(count).ok()?.checked_mul(width)?.checked_add(numbers)?;
         bytes.get(numbers..end)?;
-        ranges.insert(key.clone(), numbers..end);
+        ranges.insert(key.to_owned(), numbers..end);
         start = end;
     }
     Some(ranges)

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::TensorView;
 use scrl_schemas::store::AtomicFile;
 use serde_json::json;
 
+use super::file::Entry;
 use crate::{Error, Result};
 
 /// A file whose tensors are loaded one at a time.
@@ -27,12 +29,15 @@ impl SafetensorsFile {
         Ok(Self { path: path.to_owned(), tensors })
     }
 
-    /// In alphabetical order.
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.tensors.tensors().into_iter().map(|(name, _)| name).collect();
-        names.sort();
-        names
+    /// The tensors in the order of their names.
+    pub fn entries(&self) -> Vec<Entry> {
+        let entry = |(name, tensor): (String, TensorView<'_>)| Entry {
+            name,
+            shape: tensor.shape().to_vec(),
+        };
+        let mut entries: Vec<_> = self.tensors.tensors().into_iter().map(entry).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries
     }
 
     /// A tensor, as float32.

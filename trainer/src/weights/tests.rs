@@ -14,7 +14,7 @@ use super::detectron2::write_detectron2;
 use super::export::export;
 use super::options::{ExportFormat, ExportOptions};
 use super::pth_writer::write_pth;
-use super::read::Weights;
+use super::read::{FoundNetwork, Weights};
 use super::safetensors::write_safetensors;
 use super::transformers::{ResNetConfig, to_json, write_transformers};
 use crate::Error;
@@ -57,6 +57,166 @@ fn tensors_are_those_that_pytorch_saved() {
     }
 }
 
+/// The tensors of a network in `expected`, if it is among `networks`.
+fn of_networks(
+    expected: &BTreeMap<String, Tensor>,
+    networks: &[Branch],
+) -> BTreeMap<String, Tensor> {
+    let is_of = |name: &str| networks.iter().any(|network| name.starts_with(network.backbone()));
+    expected.clone().into_iter().filter(|(name, _)| is_of(name)).collect()
+}
+
+#[test]
+fn files_of_all_projects_are_read_bit_for_bit() {
+    use Branch::{Online, Target};
+    // The first network is the one that is taken where nobody says which.
+    for (name, networks, words, left_out) in [
+        (
+            "moco.pth.tar",
+            &[Online, Target][..],
+            "encoder_q of MoCo",
+            "4 of fc, 1 of queue, 1 of queue_ptr",
+        ),
+        ("moco_v3.pth.tar", &[Online, Target], "base_encoder of MoCo v3", "predictor"),
+        ("pixpro.pth", &[Online, Target], "encoder of PixPro", "2 of projector"),
+        ("infomin.pth", &[Online, Target], "encoder of PixPro, SoCo, InfoMin", "2 of head"),
+        ("dino.pth", &[Target, Online], "teacher.backbone of DINO", "1 of dino_loss"),
+        ("vissl.torch", &[Online], "trunk._feature_blocks of VISSL", "2 of heads"),
+        ("lightly.ckpt", &[Online, Target], "backbone of Lightly", "2 of projection_head"),
+        ("lightly_backbone.pth", &[Online], "torchvision's layers in an nn.Sequential", ""),
+        ("byol_pytorch.pt", &[Online, Target], "online_encoder.net of byol-pytorch", "of net"),
+        ("simclr_v2.pth", &[Online], "resnet.net of SimCLR v2", "1 of head"),
+        ("insloc.pth", &[Online, Target], "backbone of Lightly, solo-learn, OpenMMLab", "neck"),
+        ("solo_learn.ckpt", &[Online, Target], "backbone of Lightly, solo-learn", "predictor"),
+        ("openselfsup.pth", &[Online, Target], "online_net.0 of OpenSelfSup's BYOL", "backbone"),
+        ("mmselfsup.pth", &[Online, Target], "backbone of Lightly, solo-learn, OpenMMLab", "neck"),
+        ("timm.pth.tar", &[Target, Online], "state_dict_ema of timm", "fc"),
+        ("detector.pth", &[Online], "backbone.body of torchvision's detectors", "2 of backbone"),
+        ("detectron2.protocol2.pkl", &[Online], "Detectron2's names", "fc"),
+        ("detectron2.protocol3.pkl", &[Online], "Detectron2's names", "fc"),
+        ("detectron2.protocol4.pkl", &[Online], "Detectron2's names", "fc"),
+        ("detectron2.protocol5.pkl", &[Online], "Detectron2's names", "fc"),
+        ("detectron2.numpy1.pkl", &[Online], "Detectron2's names", "fc"),
+        ("detectron2.fortran.pkl", &[Online], "Detectron2's names", "fc"),
+        ("detectron2.fortran5.pkl", &[Online], "Detectron2's names", "fc"),
+        (
+            "detectron2.detector.pkl",
+            &[Online],
+            "backbone.bottom_up of Detectron2",
+            "1 of roi_heads",
+        ),
+        ("transformers", &[Online], "resnet of transformers", "1 of classifier"),
+    ] {
+        let weights = Weights::read(&golden("projects").join(name))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let expected = of_networks(&plain_safetensors("projects/expected.safetensors"), networks);
+        assert_eq!(content(&weights.tensors), content(&expected), "{name}");
+        let branches: Vec<_> = weights.networks.iter().map(|network| network.branch()).collect();
+        assert_eq!(branches, networks, "{name}");
+        assert!(
+            weights.networks[0].description().contains(words),
+            "{name}: {:?}",
+            weights.networks
+        );
+        let others: Vec<_> =
+            weights.others.iter().map(|(part, count)| format!("{count} of {part}")).collect();
+        assert!(others.join(", ").contains(left_out), "{name}: {others:?}");
+        // As a run starts from it.
+        let start: BTreeMap<_, _> = (weights.to_start_from().tensors.into_iter())
+            .map(|(name, tensor)| (name.replace("online.", &format!("{}.", networks[0])), tensor))
+            .collect();
+        assert_eq!(content(&start), content(&of_networks(&expected, &networks[..1])), "{name}");
+    }
+}
+
+#[test]
+fn networks_that_are_not_torchvisions_are_refused_by_what_the_file_says() {
+    for (name, words) in [
+        ("refused-caffe2.pkl", "weights of Caffe2, for images in BGR"),
+        ("refused-caffe-style.pth", "the style \"caffe\""),
+        ("refused-model-zoo.pkl", "Detectron2's model zoo"),
+        ("refused-bgr.pkl", "pixel_std is 1"),
+        ("refused-int8.pkl", "is of type i1, not a float"),
+    ] {
+        refused(&fs::read(golden("projects").join(name)).unwrap(), &[words]);
+    }
+    let of_names = |names: &[&str]| {
+        let zeros = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
+        let tensors = names.iter().map(|name| ((*name).to_owned(), zeros.clone())).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+        fs::read(&path).unwrap()
+    };
+    for (names, words) in [
+        (&["blocks.0.attn.qkv.weight", "cls_token"][..], "it looks like a vision transformer"),
+        (&["a", "b", "c", "d"], "among its 4 tensors, the first are a [2, 2], b [2, 2], c [2, 2];"),
+        (&["visual.attnpool.k_proj.weight", "visual.layer1.0.conv1.weight"], "CLIP's ResNet"),
+        (&["resnet.net.1.blocks.0.net.2.mixing_conv.0.weight"], "selective kernels"),
+        (&["model.conv1.0.weight", "model.layer1.0.conv1.weight"], "a stem of three convolutions"),
+        (&["conv1_w", "res2_0_branch2a_w"], "weights of Caffe2"),
+        (
+            &["model.layer1.0.conv1.weight", "state_dict.layer1.0.conv1.weight"],
+            "two networks of the same kind, model and state_dict",
+        ),
+    ] {
+        refused(&of_names(names), &[words]);
+    }
+}
+
+#[test]
+fn damaged_pickles_neither_panic_nor_ask_for_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pkl");
+    // A linear congruential generator: the same damages each time.
+    let mut random = 1u64;
+    let mut below = |bound: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize % bound
+    };
+    let mut refusals = 0;
+    for name in [
+        "projects/detectron2.protocol2.pkl",
+        "projects/detectron2.protocol5.pkl",
+        "tiny.pkl",
+        "legacy.pth",
+    ] {
+        let intact = fs::read(golden(name)).unwrap();
+        for round in 0..400 {
+            let mut bytes = intact.clone();
+            for _ in 0..1 + round % 4 {
+                let at = below(bytes.len());
+                bytes[at] = below(256) as u8;
+            }
+            if round % 3 == 0 {
+                bytes.truncate(below(intact.len()));
+            }
+            fs::write(&path, &bytes).unwrap();
+            match Weights::read(&path) {
+                Ok(weights) => {
+                    let elements: usize = weights.tensors.values().map(Tensor::elem_count).sum();
+                    assert!(elements <= intact.len(), "{name}, {round}: {elements} elements");
+                }
+                Err(_) => refusals += 1,
+            }
+        }
+    }
+    assert!(refusals > 400, "{refusals}");
+}
+
+#[test]
+fn a_report_says_what_was_taken_and_what_not() {
+    let mut weights = of_resnet18();
+    weights.others = BTreeMap::from([("fc".to_owned(), 2), ("queue".to_owned(), 1)]);
+    let report = weights.report(None).unwrap().to_string();
+    let expected = "resnet18 backbone (100 tensors) from here: torchvision's names; left out: 2 of \
+                    fc, 1 of queue";
+    assert_eq!(report, expected);
+    weights.others = (0..9).map(|number| (format!("part{number}"), 3)).collect();
+    let report = weights.report(None).unwrap().to_string();
+    assert!(report.ends_with("3 of part4, 12 others"), "{report}");
+}
+
 /// Compares with a golden file, or writes it where the environment says so.
 fn assert_golden(written: &Path, name: &str) {
     if env::var_os("SCRL_WRITE_GOLDENS").is_some() {
@@ -83,6 +243,8 @@ fn written_files_are_those_that_pytorch_and_numpy_have_loaded() {
     let named = |name: &String| format!("online.backbone.{name}");
     let expected: BTreeMap<_, _> =
         tensors.iter().map(|(name, tensor)| (named(name), tensor.clone())).collect();
+    assert_eq!(content(&by_us.tensors), content(&expected));
+    let by_us = Weights::read(&pkl).unwrap();
     assert_eq!(content(&by_us.tensors), content(&expected));
 }
 
@@ -121,7 +283,9 @@ fn refused(content: &[u8], words: &[&str]) {
 #[test]
 fn other_files_are_refused_with_a_reason() {
     refused(b"", &["neither a safetensors file", "save_file"]);
-    refused(b"\x80\x04}.", &["neither a safetensors file"]);
+    refused(b"\x80\x06}.", &["neither a safetensors file"]);
+    refused(b"\x80\x04}.", &["no ResNet among its 0 tensors"]);
+    refused(b"\x80\x04N.", &["a pickled object, not a dictionary"]);
     refused(b"PK\x03\x04 and no more", &["damaged"]);
     refused(b"\x02\0\0\0\0\0\0\0{}", &["no ResNet among its 0 tensors"]);
     let mut of_a_head = BTreeMap::new();
@@ -156,16 +320,16 @@ fn a_changed_number_in_an_archive_is_noticed() {
 fn an_incomplete_backbone_is_refused() {
     // Four stages of one basic block.
     let weights = Weights::read(&golden("expected.safetensors")).unwrap();
-    let message = weights.backbone(Branch::Online).unwrap_err().to_string();
+    let message = weights.backbone(Some(Branch::Online)).unwrap_err().to_string();
     assert!(message.contains("[1, 1, 1, 1] basic blocks: none of resnet18"), "{message}");
 
     let mut weights = of_resnet18();
     weights.tensors.remove("online.backbone.layer2.1.bn2.bias");
-    let message = weights.backbone(Branch::Online).unwrap_err().to_string();
+    let message = weights.backbone(Some(Branch::Online)).unwrap_err().to_string();
     let expected = "not a complete resnet18: online.backbone.layer2.1.bn2.bias is missing; \
                     99 of 100 tensors fit";
     assert!(message.contains(expected), "{message}");
-    let message = weights.backbone(Branch::Target).unwrap_err().to_string();
+    let message = weights.backbone(Some(Branch::Target)).unwrap_err().to_string();
     assert!(message.contains("has no target network; use --network online"), "{message}");
 }
 
@@ -175,12 +339,13 @@ fn of_resnet18() -> Weights {
     let (_, parameters) = Parameters::build(None, &Device::Cpu, backbone).unwrap();
     let tensor = |p: &Parameter| (p.name.clone(), p.to_checkpoint().unwrap());
     let tensors = parameters.0.iter().map(tensor).collect();
-    Weights { path: "here".into(), tensors }
+    let networks = vec![FoundNetwork::of_torchvision()];
+    Weights { path: "here".into(), tensors, networks, others: BTreeMap::new() }
 }
 
 #[test]
 fn a_backbone_comes_in_torchvisions_order() {
-    let (arch, tensors) = of_resnet18().backbone(Branch::Online).unwrap();
+    let (arch, tensors) = of_resnet18().backbone(Some(Branch::Online)).unwrap();
     assert_eq!(arch, Arch::Resnet18);
     let names: Vec<_> = tensors.iter().map(|(name, _)| name.as_str()).take(6).collect();
     let expected =
@@ -222,13 +387,16 @@ fn a_configuration_for_transformers_has_the_shapes_of_its_architecture() {
 
 #[test]
 fn a_folder_for_transformers_has_every_tensor_under_another_name() {
-    let (arch, tensors) = of_resnet18().backbone(Branch::Online).unwrap();
+    let (arch, tensors) = of_resnet18().backbone(Some(Branch::Online)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("resnet18");
     // The second time over the first folder.
     for _ in 0..2 {
         write_transformers(&out, arch, tensors.clone()).unwrap();
     }
+    let (again, read) = Weights::read(&out).unwrap().backbone(None).unwrap();
+    let of = |tensors: &[(String, Tensor)]| content(tensors.iter().map(|(name, t)| (name, t)));
+    assert_eq!((again, of(&read)), (arch, of(&tensors)));
     let names: BTreeSet<_> =
         fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let expected = ["config.json", "model.safetensors", "preprocessor_config.json"];
@@ -261,7 +429,7 @@ fn another_extension_than_the_formats_is_refused() {
         (ExportFormat::Detectron2, "a"),
         (ExportFormat::Transformers, "a.safetensors"),
     ] {
-        let (out, checkpoint, network) = (name.into(), golden("tiny.pth"), Branch::Online);
+        let (out, checkpoint, network) = (name.into(), golden("tiny.pth"), None);
         let error = export(&ExportOptions { out, to, checkpoint, network }).unwrap_err();
         assert!(matches!(error, Error::Option { option: "to", .. }), "{error}");
     }

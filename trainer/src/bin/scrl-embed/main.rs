@@ -27,11 +27,10 @@ fn run(Arguments { options, threads, quiet, .. }: Arguments) -> Result<()> {
     }
     let embedded = embed(&config, &reporter);
     reporter.end();
+    let embedded = embedded?;
     if !quiet {
-        report(&config, &embedded?);
-        return Ok(());
+        report(&config, &embedded);
     }
-    embedded?;
     Ok(())
 }
 
@@ -44,15 +43,21 @@ fn report(config: &EmbedConfig, embedded: &Embedded) {
         config.backbone.source,
         config.out.display()
     ));
-    if let Some(Duplicates { pairs, left_out, table, list }) = duplicates {
+    if let Some(Duplicates { pairs, groups, left_out, table, list }) = duplicates {
         let list = match list {
             Some(list) => format!(
-                "scrl-prep {} SHARDS leaves {left_out} images out, all but the first of each group",
+                "{} lists all images but these {left_out}: give it to scrl-prep",
                 list.display()
             ),
-            None => "no list of images, as they are not files of their own".to_owned(),
+            None => "no list is written, as images in an archive or a table cannot be listed \
+                     without the others"
+                .to_owned(),
         };
-        scrl_cli::print(format_args!("{pairs} pairs of duplicates: {}; {list}", table.display()));
+        scrl_cli::print(format_args!(
+            "{pairs} pairs of duplicates in {groups} groups, {left_out} images besides the first \
+             ones: {}; {list}",
+            table.display()
+        ));
     }
     if let Some(html) = &config.html {
         scrl_cli::print(format_args!("{}, to be opened in a browser", html.display()));

@@ -23,12 +23,10 @@ fn main() -> ExitCode {
 
 fn run(Arguments { options, quiet, .. }: Arguments, stop: &Stop) -> Result<()> {
     stop.set_on_ctrl_c()?;
-    let Exported { arch, tensors } = export(&options)?;
-    let ExportOptions { out, to, checkpoint, network } = options;
-    Reporter::new(quiet, stop.clone()).say(format_args!(
-        "{arch}, {tensors} tensors of the {network} network of {} for {to}: {}",
-        checkpoint.display(),
-        out.display()
-    ));
+    let Exported { arch, tensors, report } = export(&options)?;
+    let reporter = Reporter::new(quiet, stop.clone());
+    reporter.say(format_args!("weights: {report}"));
+    let ExportOptions { out, to, .. } = options;
+    reporter.say(format_args!("{}: {arch}, {tensors} tensors for {to}", out.display()));
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::refuse;
 use crate::evaluate::BackboneSource;
 use crate::model::Arch;
-use crate::weights::{Branch, Weights, weights_file};
+use crate::weights::{Weights, weights_file};
 use crate::{Error, Result};
 
 /// Arms that a page tells apart by color.
@@ -65,13 +65,13 @@ pub(super) fn parse(texts: &[String], arch: Option<Arch>, seed: u64) -> Result<V
     let arch = match (arch, first_file) {
         (Some(arch), _) => arch,
         (None, Some(path)) if places().any(|place| matches!(place, Place::Random)) => {
-            Weights::read(path)?.backbone(Branch::Online)?.0
+            Weights::read(path)?.backbone(None)?.0
         }
         (None, _) => Arch::Resnet50,
     };
     let source = |(number, place)| match place {
         Place::Random => BackboneSource::Random(arch, seed + number),
-        Place::File(path) => BackboneSource::File(path, Branch::Online),
+        Place::File(path) => BackboneSource::File(path, None),
     };
     let arm = |(name, places): (String, Vec<Place>)| Arm {
         name,
@@ -131,7 +131,7 @@ mod tests {
             "again=random",
         ];
         let arms = parsed(&texts).unwrap();
-        let file = |name| BackboneSource::File(path(name), Branch::Online);
+        let file = |name| BackboneSource::File(path(name), None);
         let random = |seed| BackboneSource::Random(Arch::Resnet18, seed);
         let newest = file("begun/checkpoints/step-00000120.safetensors");
         let expected = [

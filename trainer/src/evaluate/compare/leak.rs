@@ -75,10 +75,10 @@ struct Run {
 }
 
 impl Run {
-    /// The run whose folder or whose `checkpoints` folder holds `file`.
+    /// The run whose folder or whose `checkpoints` folder is or holds `file`.
     fn of(file: &Path) -> Checked<Option<Self>> {
         let Ok(file) = file.canonicalize() else { return Ok(None) };
-        let folders = file.ancestors().skip(1).take(2);
+        let folders = file.ancestors().skip(usize::from(!file.is_dir())).take(2);
         let Some(folder) = folders.into_iter().find(|folder| folder.join("config.toml").is_file())
         else {
             return Ok(None);

@@ -2,22 +2,38 @@
 //! without all but one of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use gemm::Parallelism;
+use rayon::prelude::*;
 use scrl_cli::Reporter;
 use scrl_schemas::store;
 
 use super::EmbeddedRow;
-use crate::evaluate::neighbors::{nearest, normalized};
+use crate::error::refuse;
+use crate::evaluate::neighbors::normalized;
+use crate::ops::matrix::{Matrix, Store, multiply};
 use crate::{Error, Result};
 
-/// Neighbors of an image that are looked at.
-const NEIGHBORS: usize = 32;
+/// Pairs at most, which take 240 MB. Where there are more, most images look alike to the backbone.
+const MOST_PAIRS: usize = 10_000_000;
+
+/// Images that are compared with all later ones at a time; a thread takes one block after another.
+const BLOCK: usize = 256;
+
+/// Images with which a block is compared at a time.
+const ROWS: usize = 2048;
+
+/// Rounding of the similarity of equal images.
+const ROUNDING: f32 = 1e-6;
 
 /// What was found.
 pub struct Duplicates {
     /// Pairs of nearly equal images.
     pub pairs: usize,
-    /// Images that are left out of the list, as one of their group is in it.
+    /// Groups of images that such pairs connect.
+    pub groups: usize,
+    /// Images that are left out of the list, as the first of their group is in it.
     pub left_out: usize,
     /// The table of pairs.
     pub table: PathBuf,
@@ -27,11 +43,12 @@ pub struct Duplicates {
 }
 
 /// Finds pairs with a similarity of at least `least` and writes them beside `out`, with a list of
-/// the images that leaves all but the first of each group out. `file` gives the file of an image,
-/// if it is one of its own.
+/// the images that leaves all but the first by path of each group out. `file` gives the file of an
+/// image, if it is one of its own.
 ///
 /// # Errors
-/// If a file cannot be written; [`Error::Stopped`] if the program is asked to stop.
+/// If there are too many pairs or a file cannot be written; [`Error::Stopped`] if the program is
+/// asked to stop.
 pub(super) fn write(
     rows: &[EmbeddedRow],
     (embeddings, channels): (&[f32], usize),
@@ -41,18 +58,18 @@ pub(super) fn write(
 ) -> Result<Duplicates> {
     reporter.begin("images", rows.len() as u64, 0);
     reporter.set_status("duplicates");
-    let pairs = pairs((embeddings, channels), least, reporter)?;
+    let pairs = pairs((embeddings, channels), least, MOST_PAIRS, reporter)?;
     reporter.log();
     let table = out.with_extension("duplicates.csv");
     let lines = pairs.iter().map(|&(a, b, similarity)| {
         [rows[a].path.clone(), rows[b].path.clone(), format!("{similarity:.6}")]
     });
     write_csv(&table, ["path_a", "path_b", "similarity"], lines)?;
-    let first = first_of_group(rows.len(), &pairs);
-    let is_kept = |row: &usize| first[*row] == *row;
-    let kept: Vec<usize> = (0..rows.len()).filter(is_kept).collect();
-    let files: Option<Vec<PathBuf>> = kept.iter().map(|&row| file(&rows[row])).collect();
-    let list = files.map(|files| {
+    let paths: Vec<&str> = rows.iter().map(|row| &*row.path).collect();
+    let first = first_of_group(&paths, &pairs);
+    let kept: Vec<usize> = (0..rows.len()).filter(|&row| first[row] == row).collect();
+    let files = kept.iter().map(|&row| Some(absolute(file(&rows[row])?)));
+    let list = files.collect::<Option<Vec<PathBuf>>>().map(|files| {
         let list = out.with_extension("keep.csv");
         let lines = kept.iter().zip(files).map(|(&row, file)| {
             [file.to_string_lossy().into_owned(), rows[row].class.clone().unwrap_or_default()]
@@ -65,36 +82,73 @@ pub(super) fn write(
         Ok::<PathBuf, Error>(list)
     });
     let left_out = rows.len() - kept.len();
-    Ok(Duplicates { pairs: pairs.len(), left_out, table, list: list.transpose()? })
+    let mut groups: Vec<usize> =
+        (0..rows.len()).filter(|&row| first[row] != row).map(|row| first[row]).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let (pairs, groups) = (pairs.len(), groups.len());
+    Ok(Duplicates { pairs, groups, left_out, table, list: list.transpose()? })
 }
 
-/// The pairs, ascending, and their similarities. In a group of many equal images some pairs are
-/// not told, but each image has one with the group's first ones.
+/// A path that leads to the same file from any folder; a URL as it is.
+fn absolute(file: PathBuf) -> PathBuf {
+    match store::is_url(&file) {
+        true => file,
+        false => std::path::absolute(&file).unwrap_or(file),
+    }
+}
+
+/// All pairs with at least this similarity, ascending, and their similarities. The result does not
+/// depend on the number of threads.
+///
+/// # Errors
+/// [`Error::Option`] if there are more than `most`.
 fn pairs(
     (embeddings, channels): (&[f32], usize),
     least: f32,
+    most: usize,
     reporter: &Reporter,
 ) -> Result<Vec<(usize, usize, f32)>> {
+    let least = least.min(1.0 - ROUNDING);
     let rows = normalized(embeddings, channels);
-    let found = nearest(
-        [&rows, &rows],
-        (channels, NEIGHBORS),
-        |query, row| query == row,
-        |query, neighbors| {
-            let near = neighbors.iter().filter(|neighbor| neighbor.similarity >= least);
-            near.map(|near| (query.min(near.row), query.max(near.row), near.similarity))
-                .collect::<Vec<_>>()
-        },
-        reporter,
-    )?;
-    let mut pairs = found.concat();
-    pairs.sort_by_key(|&(a, b, _)| (a, b));
-    pairs.dedup_by_key(|&mut (a, b, _)| (a, b));
-    Ok(pairs)
+    let count = AtomicUsize::new(0);
+    let of_block = |(number, block): (usize, &[f32])| {
+        let first = number * BLOCK;
+        let block = Matrix::new(block, block.len() / channels, channels);
+        let (mut found, mut similarities) = (Vec::new(), Vec::new());
+        for (part, others) in rows[first * channels..].chunks(ROWS * channels).enumerate() {
+            reporter.check_stop()?;
+            let others = Matrix::new(others, others.len() / channels, channels);
+            similarities.resize(block.rows() * others.rows(), 0.0);
+            let one = Parallelism::None;
+            multiply(&mut similarities, block, others.transposed(), Store::Replace, one);
+            let before = found.len();
+            for (a, similarities) in (first..).zip(similarities.chunks_exact(others.rows())) {
+                let with = (first + part * ROWS..).zip(similarities);
+                let near = with.filter(|&(b, &similarity)| b > a && similarity >= least);
+                found.extend(near.map(|(b, &similarity)| (a, b, similarity.min(1.0))));
+            }
+            let added = found.len() - before;
+            if count.fetch_add(added, Ordering::Relaxed) + added > most {
+                return refuse(
+                    "duplicates",
+                    format!(
+                        "more than {most} pairs are at least this similar; give a larger T, or \
+                         better weights: to poor ones all images look alike"
+                    ),
+                );
+            }
+        }
+        reporter.advance(block.rows() as u64);
+        found.sort_unstable_by_key(|&(a, b, _)| (a, b));
+        Ok(found)
+    };
+    let blocks = rows.par_chunks(BLOCK * channels).enumerate();
+    Ok(blocks.map(of_block).collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// The first row of each row's group: rows that pairs connect.
-fn first_of_group(rows: usize, pairs: &[(usize, usize, f32)]) -> Vec<usize> {
+/// The first row by path of each row's group: of rows that pairs connect.
+fn first_of_group(paths: &[&str], pairs: &[(usize, usize, f32)]) -> Vec<usize> {
     fn root(first: &mut [usize], mut row: usize) -> usize {
         while first[row] != row {
             first[row] = first[first[row]];
@@ -102,12 +156,13 @@ fn first_of_group(rows: usize, pairs: &[(usize, usize, f32)]) -> Vec<usize> {
         }
         row
     }
-    let mut first: Vec<usize> = (0..rows).collect();
+    let mut first: Vec<usize> = (0..paths.len()).collect();
     for &(a, b, _) in pairs {
         let (a, b) = (root(&mut first, a), root(&mut first, b));
-        first[a.max(b)] = a.min(b);
+        let (before, behind) = if (paths[a], a) <= (paths[b], b) { (a, b) } else { (b, a) };
+        first[behind] = before;
     }
-    (0..rows).map(|row| root(&mut first, row)).collect()
+    (0..paths.len()).map(|row| root(&mut first, row)).collect()
 }
 
 fn write_csv<const N: usize>(
@@ -137,18 +192,44 @@ mod tests {
             [0.0, 3.0, 0.0],
             [0.0, 0.0, 1.0],
         ];
-        let found = pairs((rows.as_flattened(), 3), 0.99, &Reporter::silent()).unwrap();
+        let found = all((rows.as_flattened(), 3), 0.99);
         let places: Vec<_> = found.iter().map(|&(a, b, _)| (a, b)).collect();
         assert_eq!(places, [(0, 2), (0, 3), (1, 4), (2, 3)]);
-        assert_eq!(first_of_group(6, &found), [0, 1, 0, 0, 1, 5]);
+        let paths = ["a", "f", "c", "b", "e", "d"];
+        assert_eq!(first_of_group(&paths, &found), [0, 4, 0, 0, 4, 5]);
         let chain = [(1, 2, 1.0), (3, 4, 1.0), (2, 3, 1.0)];
-        assert_eq!(first_of_group(5, &chain), [0, 1, 1, 1, 1]);
+        assert_eq!(first_of_group(&["e", "d", "c", "b", "a"], &chain), [0, 4, 4, 4, 4]);
+    }
+
+    fn all(embeddings: (&[f32], usize), least: f32) -> Vec<(usize, usize, f32)> {
+        pairs(embeddings, least, usize::MAX, &Reporter::silent()).unwrap()
     }
 
     #[test]
-    fn many_equal_images_are_one_group() {
-        let rows = vec![[1.0f32, 2.0]; 100];
-        let found = pairs((rows.as_flattened(), 2), 1.0 - 1e-6, &Reporter::silent()).unwrap();
-        assert_eq!(first_of_group(100, &found), [0; 100]);
+    fn all_pairs_are_found_on_any_number_of_threads() {
+        // Several blocks of both, none of them full at the end: every 13th row is equal.
+        let (count, channels) = (2500, 5);
+        let element = |row: usize, channel: usize| ((row % 13) * (channel + 3) % 7) as f32 - 2.5;
+        let rows: Vec<f32> =
+            (0..count * channels).map(|i| element(i / channels, i % channels)).collect();
+        let found = all((&rows, channels), 1.0);
+        let equal = |a: usize, b: usize| (0..channels).all(|c| element(a, c) == element(b, c));
+        let expected: Vec<(usize, usize)> = (0..count)
+            .flat_map(|a| (a + 1..count).map(move |b| (a, b)))
+            .filter(|&(a, b)| equal(a, b))
+            .collect();
+        assert_eq!(found.iter().map(|&(a, b, _)| (a, b)).collect::<Vec<_>>(), expected);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        assert_eq!(pool.install(|| all((&rows, channels), 1.0)), found);
+    }
+
+    #[test]
+    fn too_many_pairs_are_refused_and_rows_without_a_direction_have_none() {
+        let rows = vec![1.0f32; 200];
+        let refused = pairs((&rows, 2), 0.9, 4949, &Reporter::silent()).unwrap_err().to_string();
+        assert!(refused.starts_with("--duplicates: more than 4949 pairs"), "{refused}");
+        assert_eq!(pairs((&rows, 2), 0.9, 4950, &Reporter::silent()).unwrap().len(), 4950);
+        assert!(all((&[0.0, 0.0, 0.0, 0.0, f32::NAN, 1.0], 2), 0.1).is_empty());
+        assert!(all((&[], 2), 0.1).is_empty());
     }
 }

@@ -11,6 +11,7 @@ use scrl_schemas::SourceOptions;
 use super::EmbeddedRow;
 use super::options::EmbedConfig;
 use crate::collective::Ranks;
+use crate::error::refuse;
 use crate::evaluate::annotations::AnnotatedImages;
 use crate::evaluate::box_features::{TRAINING, box_key, read_boxes, resized_images};
 use crate::evaluate::features::Extractor;
@@ -46,6 +47,10 @@ impl Examples {
     pub fn find(config: &EmbedConfig, reporter: &Reporter) -> Result<Self> {
         let backbone = &config.backbone;
         let kind = match &config.boxes {
+            Some(_) if !config.images.is_dir() => {
+                let reason = "needs the folder of the images; unpack archives and tables first";
+                return refuse("boxes", reason);
+            }
             Some(boxes) => {
                 let resized = resized_images(&config.images, backbone, reporter)?;
                 let annotated = read_boxes(boxes, &config.images, None, &resized, reporter)?;
@@ -151,19 +156,20 @@ impl Examples {
                 let decoded = resized
                     .decode(&bytes)
                     .map_err(|reason| Error::dataset(path, reason.to_string()))?;
-                Ok(row.corners.map_or(decoded.clone(), |corners| cut_out(&decoded, corners)))
+                Ok(match row.corners {
+                    Some(corners) => cut_out(&decoded, corners),
+                    None => decoded,
+                })
             }
         }
     }
 
-    /// The file of a row's image, if it is one of its own.
+    /// The file or object of a row's image; `None` for one within an archive or a table.
     pub fn file(&self, row: &EmbeddedRow) -> Option<PathBuf> {
-        let folder = match self.path.is_dir() {
-            true => &*self.path,
-            false => self.path.parent()?,
-        };
-        let file = folder.join(&row.path);
-        file.canonicalize().ok().filter(|file| file.is_file())
+        match &self.kind {
+            Kind::Images(images) => images.file(images.ids[row.image as usize]),
+            Kind::Boxes(annotated, _) => Some(annotated.images[row.image as usize].path.clone()),
+        }
     }
 }
 

@@ -79,7 +79,9 @@ fn run(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
     let (arch, channels) = (backbone.arch(), backbone.arch().channels());
     let pca = pca::components(&embeddings, channels, COMPONENTS)?.project(&embeddings);
     let metadata = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("checkpoint", config.backbone.source.to_string()),
+        ("weights_crc32c", format!("{:08x}", backbone.checksum()?)),
         ("arch", arch.to_string()),
         ("size", config.backbone.size.to_string()),
     ];

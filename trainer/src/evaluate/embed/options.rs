@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use scrl_schemas::store;
 
 use crate::Result;
 use crate::error::refuse;
@@ -52,9 +53,15 @@ fn parse_table(text: &str) -> std::result::Result<PathBuf, String> {
     }
 }
 
-/// A file whose folder is there, so that no work is lost.
+/// A local file whose folder is there, so that no work is lost.
 fn parse_file(text: &str) -> std::result::Result<PathBuf, String> {
     let file = PathBuf::from(text);
+    if store::is_url(&file) {
+        return Err("give a local file; copy it into the object store afterwards".to_owned());
+    }
+    if file.is_dir() {
+        return Err("is a folder; give the name of a file".to_owned());
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     match folder.filter(|folder| !folder.is_dir()) {
         Some(folder) => Err(format!("there is no folder {}; make it first", folder.display())),
@@ -77,8 +84,8 @@ pub struct EmbedConfig {
     pub against: Option<String>,
     /// The least similarity of duplicates.
     pub duplicates: Option<f32>,
-    /// Which network of its file and of the other one.
-    pub network: Branch,
+    /// Which network of its file and of the other one, if not the usual one.
+    pub network: Option<Branch>,
     /// The backbone and its inputs.
     pub backbone: BackboneConfig,
 }

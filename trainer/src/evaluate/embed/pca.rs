@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn components_are_those_of_scikit_learn() {
-        // scripts/make_goldens_trainer.py: rows of a fixed formula, and sklearn's PCA of them.
+        // scripts/make_goldens_features.py writes the file.
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/pca.safetensors");
         let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
         let values = |name: &str| golden[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
