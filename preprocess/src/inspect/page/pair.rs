@@ -6,9 +6,9 @@ use scrl_schemas::{Box2, Crop, PrepOptions, ViewParams};
 
 use super::data_url::data_url;
 use super::escape::escape;
+use crate::Result;
 use crate::inspect::pairs::Pair;
 use crate::inspect::palette;
-use crate::Result;
 
 /// The pair as an `article`; `index` is its number on the page.
 pub(super) fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Result<String> {

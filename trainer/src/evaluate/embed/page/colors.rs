@@ -6,7 +6,7 @@ use image::imageops::{FilterType, resize};
 use scrl_preprocess::inspect::page::data_url;
 
 use super::FeatureMap;
-use super::sprites::fit;
+use super::sprites::{fit, pixels};
 use crate::Result;
 use crate::evaluate::embed::pca;
 
@@ -33,12 +33,12 @@ pub(super) fn colored(maps: &[FeatureMap]) -> Result<Vec<Colored>> {
     }
     let mut colored = Vec::new();
     for (number, map) in maps.iter().enumerate() {
-        let image = fit(&map.image, SIDE);
+        let image = fit(&pixels(&map.image), SIDE);
         let [width, height] = [image.width(), image.height()];
         let smooth = |arm: &Vec<RgbImage>| {
-            data_url(&resize(&arm[number], width, height, FilterType::CatmullRom))
+            Ok(data_url(&resize(&arm[number], width, height, FilterType::CatmullRom))?)
         };
-        let arms = of_arms.iter().map(smooth).collect::<Result<_, _>>()?;
+        let arms = of_arms.iter().map(smooth).collect::<Result<_>>()?;
         colored.push(Colored { size: [width, height], image: data_url(&image)?, arms });
     }
     Ok(colored)
@@ -79,6 +79,8 @@ fn level(value: f32, [low, high]: [f32; 2]) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use scrl_preprocess::images::{self, ImageSize};
+
     use super::*;
 
     #[test]
@@ -113,7 +115,7 @@ mod tests {
     #[test]
     fn maps_of_equal_pixels_are_gray_and_there_may_be_none() {
         let map = FeatureMap {
-            image: RgbImage::new(1, 1),
+            image: images::RgbImage { size: ImageSize { width: 1, height: 1 }, pixels: vec![7; 3] },
             arms: vec![(vec![0.25; 3 * 3 * 5], [3, 3, 5]), (vec![1.0; 4], [1, 1, 4])],
         };
         let found = colored(&[map]).unwrap();

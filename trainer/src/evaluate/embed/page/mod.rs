@@ -13,13 +13,13 @@ mod tsne;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use image::RgbImage;
 use rayon::prelude::*;
 use scrl_cli::Reporter;
+use scrl_preprocess::images::RgbImage;
 use scrl_preprocess::inspect::page::escape;
 
 use self::neighbors::{Classes, SameClass};
-use self::sprites::{Sheet, fit};
+use self::sprites::{Sheet, fit, pixels};
 use super::super::neighbors::{Neighbor, normalized};
 use crate::Result;
 
@@ -105,13 +105,13 @@ pub(super) fn write_page(input: &PageInput, reporter: &Reporter) -> Result<Strin
         .chain(queries.iter().copied())
         .collect();
     let in_strips: Vec<usize> = in_strips.into_iter().collect();
-    let map_sheet = Sheet::new(thumbnails(input, &on_map, MAP_CELL, reporter)?.iter(), MAP_CELL)?;
+    let map_sheet = Sheet::new(&thumbnails(input, &on_map, MAP_CELL, reporter)?, MAP_CELL)?;
     let images = thumbnails(input, &in_strips, NEIGHBOR_CELL, reporter)?;
     let strips = Strips {
         rows,
         classes: &classes,
         in_strips: &in_strips,
-        sheet: Sheet::new(images.iter(), NEIGHBOR_CELL)?,
+        sheet: Sheet::new(&images, NEIGHBOR_CELL)?,
     };
     let title = escape(&input.title);
     Ok(format!(
@@ -148,10 +148,10 @@ fn thumbnails(
     rows: &[usize],
     side: u32,
     reporter: &Reporter,
-) -> Result<Vec<RgbImage>> {
+) -> Result<Vec<image::RgbImage>> {
     reporter.begin("thumbnails", rows.len() as u64, 0);
     let of_row = |&row: &usize| {
-        let image = fit(&(input.thumbnails)(row)?, side);
+        let image = fit(&pixels(&(input.thumbnails)(row)?), side);
         reporter.step(1)?;
         Ok(image)
     };
@@ -263,7 +263,8 @@ impl Strips<'_> {
                 (Some(_), Some(_)) => "other",
                 _ => "unknown",
             };
-            let words = format!("{}, similarity {:.3}", self.words(neighbor.row), neighbor.similarity);
+            let words =
+                format!("{}, similarity {:.3}", self.words(neighbor.row), neighbor.similarity);
             let _ = write!(
                 items,
                 "<li class=\"cell {kind}\" title=\"{words}\">{}<span class=\"unseen\">{words}\
@@ -293,9 +294,8 @@ impl Strips<'_> {
     fn words(&self, row: usize) -> String {
         let row = &self.rows[row];
         let class = row.class.as_ref().map(|class| format!("{class}: ")).unwrap_or_default();
-        let bbox = row.bbox.map(|[x0, y0, x1, y1]| {
-            format!(", box {x0:.0}, {y0:.0} to {x1:.0}, {y1:.0}")
-        });
+        let bbox =
+            row.bbox.map(|[x0, y0, x1, y1]| format!(", box {x0:.0}, {y0:.0} to {x1:.0}, {y1:.0}"));
         escape(&format!("{class}{}{}", row.path, bbox.unwrap_or_default()))
     }
 }

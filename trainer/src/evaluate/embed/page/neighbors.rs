@@ -70,8 +70,8 @@ pub(super) fn queries(classes: &Classes) -> Vec<usize> {
             break;
         }
     }
-    let of_class = |(&class, count): (&usize, usize)| {
-        evenly(rows[class].len(), count).into_iter().map(|number| rows[class][number])
+    let of_class = |(&class, count): (&usize, usize)| -> Vec<usize> {
+        evenly(rows[class].len(), count).into_iter().map(|number| rows[class][number]).collect()
     };
     shown.iter().zip(counts).flat_map(of_class).collect()
 }
@@ -115,8 +115,7 @@ pub(super) fn same_class(
     arms: &[(Vec<f32>, &PageArm)],
     reporter: &Reporter,
 ) -> Result<Option<SameClass>> {
-    let known: Vec<usize> =
-        (0..rows.len()).filter(|&row| classes.of_rows[row].is_some()).collect();
+    let known: Vec<usize> = (0..rows.len()).filter(|&row| classes.of_rows[row].is_some()).collect();
     // Rows of a class; of an image; of a class in an image.
     let (mut of_class, mut of_image) = (HashMap::new(), HashMap::new());
     let mut of_both = HashMap::new();

@@ -2,6 +2,7 @@
 
 use image::RgbImage;
 use image::imageops::{FilterType, replace, resize, thumbnail};
+use scrl_preprocess::images;
 use scrl_preprocess::inspect::page::data_url;
 
 use crate::Result;
@@ -19,18 +20,17 @@ pub(super) struct Sheet {
 }
 
 impl Sheet {
-    /// A sheet of images, the longer side of each as long as a cell. `cell` is a multiple of 16,
-    /// which JPEG compresses at a time, so that no image shines into another.
-    pub fn new<'a>(images: impl ExactSizeIterator<Item = &'a RgbImage>, cell: u32) -> Result<Self> {
+    /// A sheet of images no larger than a cell. `cell` is a multiple of 16, the side of what JPEG
+    /// compresses at a time, so that no image shines into another.
+    pub fn new(images: &[RgbImage], cell: u32) -> Result<Self> {
         // One cell at least, so that there is an image.
         let count = images.len().max(1) as u32;
         let columns = f64::from(count).sqrt().ceil() as u32;
         let mut sheet = RgbImage::new(columns * cell, count.div_ceil(columns) * cell);
         let mut sizes = Vec::new();
         for (number, image) in (0..).zip(images) {
-            let image = fit(image, cell);
             let [x, y] = [number % columns * cell, number / columns * cell];
-            replace(&mut sheet, &image, x.into(), y.into());
+            replace(&mut sheet, image, x.into(), y.into());
             sizes.push([image.width(), image.height()]);
         }
         Ok(Self { url: data_url(&sheet)?, columns, cell, sizes })
@@ -49,6 +49,12 @@ impl Sheet {
             self.columns * side
         )
     }
+}
+
+/// A decoded image.
+pub(super) fn pixels(image: &images::RgbImage) -> RgbImage {
+    let [width, height] = [image.size.width, image.size.height].map(i32::unsigned_abs);
+    RgbImage::from_raw(width, height, image.pixels.clone()).unwrap_or_default()
 }
 
 /// The image with its longer side `side` pixels long.
@@ -75,8 +81,9 @@ mod tests {
     #[test]
     fn images_of_any_size_have_their_cells() {
         let images = [(1, 1), (300, 200), (1, 5000), (96, 96), (7, 3)]
-            .map(|(width, height)| RgbImage::from_pixel(width, height, Rgb([200, 10, 90])));
-        let sheet = Sheet::new(images.iter(), 48).unwrap();
+            .map(|(width, height)| RgbImage::from_pixel(width, height, Rgb([200, 10, 90])))
+            .map(|image| fit(&image, 48));
+        let sheet = Sheet::new(&images, 48).unwrap();
         assert_eq!((sheet.columns, sheet.cell), (3, 48));
         assert_eq!(sheet.sizes, [[48, 48], [48, 32], [1, 48], [48, 48], [48, 21]]);
         assert!(sheet.url.starts_with("data:image/jpeg;base64,"));
@@ -86,6 +93,6 @@ mod tests {
             "<span class=\"t\" style=\"width:24.0px;height:10.5px;background-size:72px auto;\
              background-position:-24px -24px\"></span>"
         );
-        assert_eq!(Sheet::new([].iter(), 48).unwrap().sizes.len(), 0);
+        assert_eq!(Sheet::new(&[], 48).unwrap().sizes.len(), 0);
     }
 }

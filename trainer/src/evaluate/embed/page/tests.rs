@@ -1,6 +1,6 @@
 //! Pages of few, equal, hostile and many rows.
 
-use image::Rgb;
+use scrl_preprocess::images::ImageSize;
 use scrl_preprocess::views::rng::{Purpose, Stream};
 
 use super::*;
@@ -26,12 +26,14 @@ fn planted(count: usize, groups: usize, channels: usize) -> (Vec<PageRow>, Vec<f
 
 fn write(rows: &[PageRow], arms: &[PageArm], maps: &[FeatureMap]) -> String {
     // Also images of one pixel.
-    let thumbnails = |row: usize| {
-        Ok(RgbImage::from_pixel(1 + row as u32 % 3 * 40, 1 + row as u32 % 2 * 30, Rgb([90, 30, 9])))
-    };
+    let thumbnails = |row: usize| Ok(image(1 + row as i32 % 3 * 40, 1 + row as i32 % 2 * 30));
     let title = "a <title>".to_owned();
     let input = PageInput { title, rows, arms, thumbnails: &thumbnails, maps };
     write_page(&input, &Reporter::silent()).unwrap()
+}
+
+fn image(width: i32, height: i32) -> RgbImage {
+    RgbImage { size: ImageSize { width, height }, pixels: vec![90; (width * height * 3) as usize] }
 }
 
 fn arm(name: &str, embeddings: Vec<f32>, channels: usize) -> PageArm {
@@ -44,7 +46,7 @@ fn the_first_line_says_what_the_neighbors_are_for_both_arms_and_by_chance() {
     let mut random = Stream::new(6, 0, 0, Purpose::Evaluation);
     let noise = (0..120 * 4).map(|_| random.normal() as f32).collect();
     let maps = [FeatureMap {
-        image: RgbImage::new(30, 20),
+        image: image(30, 20),
         arms: vec![(vec![0.5; 4 * 16], [2, 2, 16]), (vec![0.5; 4], [1, 1, 4])],
     }];
     let arms = [arm("planted", embeddings, 16), arm("noise & co", noise, 4)];
@@ -113,7 +115,9 @@ fn few_rows_and_rows_without_classes_have_a_page() {
                     of the rows (by chance 100.0\u{202F}%).";
     assert!(write(&rows, &arms, &[]).contains(expected));
     rows[1].image = 0;
-    assert!(write(&rows, &arms, &[]).contains("No row with a class has neighbors in other images."));
+    assert!(
+        write(&rows, &arms, &[]).contains("No row with a class has neighbors in other images.")
+    );
 }
 
 #[test]
