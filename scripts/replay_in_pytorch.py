@@ -33,6 +33,7 @@ Exit code 0: all agree; 1: something does not; 2: the folders cannot be replayed
 import argparse
 import collections
 import io
+import itertools
 import json
 import math
 import pathlib
@@ -43,6 +44,7 @@ import numpy
 import pyarrow.parquet
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from scrl_torch import (
@@ -123,11 +125,18 @@ def micro_batch(rows, method, labels):
     return MicroBatch(normalize(views), rois, classes)
 
 
-def steps_of(epochs, batch_size, accumulate, method, labels):
-    """The micro-batches of each step; the rows left over at the end of an epoch are dropped."""
+def steps_of(epochs, batch_size, accumulate, method, labels, held_out):
+    """The micro-batches of each step; the rows left over at the end of an epoch are dropped. Of
+    epoch 0, the last `held_out` rows are as well, and the first batches come again instead."""
     for number, epoch in enumerate(epochs):
-        rows = rows_of(epoch)
-        for _ in range(row_count(epoch) // (batch_size * accumulate)):
+        steps = row_count(epoch) // (batch_size * accumulate)
+        dropped = row_count(epoch) - steps * batch_size * accumulate
+        again = max(held_out - dropped, 0) if number == 0 else 0
+        read = steps * batch_size * accumulate - again
+        rows = itertools.chain(
+            itertools.islice(rows_of(epoch), read), itertools.islice(rows_of(epoch), again)
+        )
+        for _ in range(steps):
             batches = [[next(rows) for _ in range(batch_size)] for _ in range(accumulate)]
             yield number, [micro_batch(batch, method, labels) for batch in batches]
 
@@ -252,7 +261,9 @@ def replay(shards, run, steps, batch_size, float64):
     titles = ("lr", 11), ("tau", 10), ("loss here", 11), ("recorded", 11), ("relative", 9)
     print(f"{'step':>5} {'boxes':>6}", *(f"{title:>{width}}" for title, width in titles))
     labels = classes_by_label(shards) if classes else {}
-    all_steps = steps_of(epochs, batch_size, accumulate, method, labels)
+    with safe_open(run / "checkpoints" / "step-00000000.safetensors", "pt") as file:
+        held_out = int(file.metadata().get("held_out", 0))
+    all_steps = steps_of(epochs, batch_size, accumulate, method, labels, held_out)
     for step, (epoch, micro_batches) in enumerate(all_steps, start=1):
         if step > steps:
             break

@@ -34,6 +34,8 @@ fn squares(dir: &Dir, name: &str, count: u32) {
             let bbox = [left, top, 24, 24];
             annotations.push(json!({"image_id": image, "category_id": class, "bbox": bbox}));
         }
+        // No two images are copies.
+        drawn.put_pixel(0, 0, Rgb([image as u8, count as u8, 0]));
         let file = format!("{image:03}.png");
         drawn.save(dir.path(name).join(&file)).unwrap();
         images.push(json!({"id": image, "file_name": file, "width": 64, "height": 64}));

@@ -89,9 +89,9 @@ fn panels(metrics: &[Metrics]) -> Vec<Panel> {
         let point = |metrics: &Metrics| Some((metrics.step as f64, value(metrics)?));
         metrics.iter().filter_map(point).filter(|(_, value)| value.is_finite()).collect()
     };
-    // The loss of a step without boxes is recorded as 0, and all numbers of step 0.
+    // The loss of a step without boxes is recorded as 0.
     let loss = line(&|m| (m.boxes > 0).then_some(m.loss.into()));
-    let of_step = |value: fn(&Metrics) -> f64| line(&|m| (m.step > 0).then(|| value(m)));
+    let of_step = |value: fn(&Metrics) -> f64| line(&|m| Some(value(m)));
     let all = [
         Panel {
             title: "loss",

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// The logged numbers of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// The step, from 1; 0 for the health of the initial weights, with 0 for what a step has.
+    /// The step, from 1; 0 beside the health of the initial weights, which TensorBoard shows.
     pub step: u64,
     /// The epoch of its rows, from 0.
     pub epoch: u32,
@@ -51,7 +51,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The line before the first step.
+    /// Before the first step: all else is 0.
     pub(super) fn initial() -> Self {
         Self {
             step: 0,

@@ -429,14 +429,16 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Logs the health of the initial weights.
+    /// Reports the health of the initial weights. `metrics.jsonl` begins with the first step.
     fn log_initial_health(&mut self, pipeline: &mut Pipeline) -> Result<()> {
         let Some(health) = self.measure_health(pipeline)? else { return Ok(()) };
-        self.write_metrics(&Metrics {
-            effective_rank: Some(health.effective_rank),
-            box_retrieval: Some(health.box_retrieval),
-            ..Metrics::initial()
-        })?;
+        if let Some((_, events)) = &mut self.logs {
+            events.write(&Metrics {
+                effective_rank: Some(health.effective_rank),
+                box_retrieval: Some(health.box_retrieval),
+                ..Metrics::initial()
+            })?;
+        }
         self.report_health(0, health);
         Ok(())
     }
@@ -454,8 +456,8 @@ impl Trainer<'_> {
             self.has_collapsed = true;
             self.reporter.say(format_args!(
                 "warning: after step {step} the features of all held-out boxes lie nearly on a line \
-                 (effective rank {effective_rank:.1}): a collapse, from which a run rarely \
-                 recovers; try a smaller --lr, --preset small or an --ema nearer to 1"
+                 (effective rank {effective_rank:.1}): close to a collapse; try a smaller --lr, \
+                 --preset small or an --ema nearer to 1"
             ));
         }
     }
@@ -494,7 +496,10 @@ impl Trainer<'_> {
 
     /// Writes the metrics that end an interval, and reports them.
     fn log(&mut self, metrics: &Metrics) -> Result<()> {
-        self.write_metrics(metrics)?;
+        if let Some((log, events)) = &mut self.logs {
+            log.write(metrics)?;
+            events.write(metrics)?;
+        }
         self.interval = Interval::new();
         let Metrics { step, loss, lr, pairs_per_s, data_wait, online_acc, .. } = metrics;
         let accuracy = online_acc.map(|accuracy| format!("  accuracy {:.1} %", 100.0 * accuracy));
@@ -508,14 +513,6 @@ impl Trainer<'_> {
         self.reporter.log();
         if is_first && std::env::var_os(LOG_PLANS).is_some() {
             plans().iter().for_each(|plan| self.reporter.say(format_args!("plan: {plan}")));
-        }
-        Ok(())
-    }
-
-    fn write_metrics(&mut self, metrics: &Metrics) -> Result<()> {
-        if let Some((log, events)) = &mut self.logs {
-            log.write(metrics)?;
-            events.write(metrics)?;
         }
         Ok(())
     }

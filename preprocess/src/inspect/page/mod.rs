@@ -7,6 +7,7 @@
 
 mod chart;
 mod charts;
+mod data_url;
 mod escape;
 mod pair;
 
@@ -20,6 +21,7 @@ use super::palette;
 use super::requested::{Frequency, Step, steps};
 use super::shards::Shards;
 use crate::Result;
+pub use data_url::data_url;
 pub use escape::escape;
 
 const STYLE: &str = include_str!("style.css");

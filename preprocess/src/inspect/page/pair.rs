@@ -2,18 +2,13 @@
 
 use std::fmt::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use scrl_schemas::{Box2, Crop, PrepOptions, ViewParams};
 
+use super::data_url::data_url;
 use super::escape::escape;
+use crate::Result;
 use crate::inspect::pairs::Pair;
 use crate::inspect::palette;
-use crate::{Error, Result};
-
-/// JPEG quality of the images on the page, which are only looked at.
-const QUALITY: u8 = 82;
 
 /// The pair as an `article`; `index` is its number on the page.
 pub(super) fn article(index: usize, pair: &Pair, options: &PrepOptions) -> Result<String> {
@@ -209,15 +204,4 @@ fn describe(params: &ViewParams) -> String {
         words.push("solarized".to_owned());
     }
     words.join(", ")
-}
-
-fn data_url(image: &image::RgbImage) -> Result<String> {
-    let fail = |error: &dyn std::fmt::Display| Error::Encode(error.to_string());
-    let width = u16::try_from(image.width()).map_err(|error| fail(&error))?;
-    let height = u16::try_from(image.height()).map_err(|error| fail(&error))?;
-    let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, QUALITY);
-    encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
-    encoder.encode(image.as_raw(), width, height, ColorType::Rgb).map_err(|error| fail(&error))?;
-    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
 }

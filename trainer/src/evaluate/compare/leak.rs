@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::{fs, iter};
 
 use rayon::prelude::*;
+use scrl_cli::Reporter;
 use scrl_preprocess::sources::SourceReader;
 use scrl_schemas::{Manifest, ShardPaths, SourcesReader, store};
 use serde::Deserialize;
@@ -28,9 +29,13 @@ pub(super) struct Copy {
 type Checked<T> = std::result::Result<T, String>;
 
 /// The validation images that are training images of the same evaluation.
-pub(super) fn in_training(val: &[AnnotatedImage], train: &[AnnotatedImage]) -> Checked<Vec<Copy>> {
+pub(super) fn in_training(
+    val: &[AnnotatedImage],
+    train: &[AnnotatedImage],
+    reporter: &Reporter,
+) -> Checked<Vec<Copy>> {
     let others = train.iter().map(|image| (image.path.clone(), image.bytes)).collect();
-    copies(val, others, |_, path| read(path))
+    copies(val, others, |_, path| read(path), reporter)
 }
 
 /// The validation images that the weights in `file` were pretrained on, in the run of `scrl-train`
@@ -43,6 +48,7 @@ pub(super) fn in_pretraining(
     val: &[AnnotatedImage],
     file: &Path,
     images: Option<&Path>,
+    reporter: &Reporter,
 ) -> Checked<Option<Vec<Copy>>> {
     let Some(first) = Run::of(file)? else { return Ok(None) };
     let before =
@@ -50,7 +56,7 @@ pub(super) fn in_pretraining(
     let runs = iter::successors(Some(Ok(first)), |run| before(run.as_ref().ok()?));
     let mut found: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for run in runs.take(MOST_RUNS) {
-        let copies = run?.copies(val, images)?;
+        let copies = run?.copies(val, images, reporter)?;
         found.extend(copies.into_iter().map(|copy| (copy.image, copy.other)));
     }
     Ok(Some(found.into_iter().map(|(image, other)| Copy { image, other }).collect()))
@@ -99,9 +105,14 @@ impl Run {
         if store::is_url(path) || !joined.exists() { path.to_owned() } else { joined }
     }
 
-    fn copies(&self, val: &[AnnotatedImage], images: Option<&Path>) -> Checked<Vec<Copy>> {
+    fn copies(
+        &self,
+        val: &[AnnotatedImage],
+        images: Option<&Path>,
+        reporter: &Reporter,
+    ) -> Checked<Vec<Copy>> {
         let text = |error: scrl_schemas::Error| error.to_string();
-        let paths = ShardPaths::new(&self.find(&self.shards));
+        let paths = ShardPaths::new(self.find(&self.shards));
         let options = Manifest::read(&paths.manifest()).map_err(text)?.options.sources;
         let recorded = self.find(&self.images);
         let there = store::is_url(&recorded) || recorded.exists();
@@ -116,7 +127,7 @@ impl Run {
             let content = reader.read(number as i64, &path.to_string_lossy());
             content.map_err(|reason| format!("{}: {reason}", images.join(path).display()))
         };
-        copies(val, others, read)
+        copies(val, others, read, reporter)
     }
 }
 
@@ -133,11 +144,12 @@ fn read(path: &Path) -> Checked<Vec<u8>> {
 }
 
 /// The images of which one of `others`, given by path and size, is a copy. Only those of the same
-/// size are read.
+/// size are read. After a stop it ends early, with an error.
 fn copies(
     images: &[AnnotatedImage],
     others: Vec<(PathBuf, u64)>,
     read_other: impl Fn(usize, &Path) -> Checked<Vec<u8>> + Sync,
+    reporter: &Reporter,
 ) -> Checked<Vec<Copy>> {
     let mut sizes: HashMap<u64, Vec<&Path>> = HashMap::new();
     for image in images {
@@ -165,6 +177,7 @@ fn copies(
     let found: Vec<Vec<Copy>> = candidates
         .into_par_iter()
         .map(|(number, other, _)| {
+            reporter.check_stop().map_err(|stopped| stopped.to_string())?;
             let content = read_other(number, &other)?;
             let mut found = Vec::new();
             for &path in by_sum.get(&crc32c::crc32c(&content)).into_iter().flatten() {
@@ -200,14 +213,15 @@ mod tests {
         };
         let val = [image("a", "one"), image("b", "two"), image("c", "one"), image("d", "other")];
         let train = [image("x", "six"), image("y", "one"), image("z", "another one")];
+        let reporter = Reporter::silent();
         let copy = |image: &str, other: &str| Copy {
             image: folder.path().join(image),
             other: folder.path().join(other),
         };
-        assert_eq!(in_training(&val, &train).unwrap(), [copy("a", "y"), copy("c", "y")]);
-        assert_eq!(in_training(&val, &train[..1]).unwrap(), []);
+        assert_eq!(in_training(&val, &train, &reporter).unwrap(), [copy("a", "y"), copy("c", "y")]);
+        assert_eq!(in_training(&val, &train[..1], &reporter).unwrap(), []);
         fs::remove_file(&train[1].path).unwrap();
-        assert!(in_training(&val, &train).unwrap_err().contains("y: No such file"));
+        assert!(in_training(&val, &train, &reporter).unwrap_err().contains("y: No such file"));
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn evaluate(
     let boxes = BoxSplits::read(&config.files, &config.common.backbone, reporter)?;
     let BoxSplits { train, val, .. } = &boxes;
     let mut warnings = match ranks.is_first() {
-        true => warnings::leaks(config, [train, val], reporter),
+        true => warnings::leaks(config, [train, val], reporter)?,
         false => Vec::new(),
     };
     let measuring = Measuring::new(config, &boxes, ranks, reporter);

@@ -131,9 +131,9 @@ fn differences(found: &Comparison) -> String {
         let rows: Vec<(&str, &Difference)> =
             of_pair.map(|it| (&*it.measure, &it.difference)).collect();
         let ArmDifference { arm, against, .. } = &found.differences[pair];
-        let _ = write!(
+        let _ = writeln!(
             figures,
-            "<figure><h3>{} − {}</h3>{}</figure>\n",
+            "<figure><h3>{} − {}</h3>{}</figure>",
             escape(arm),
             escape(against),
             plot::differences(&rows, &found.differences)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scrl_cli::Reporter;
+use scrl_cli::{Reporter, Stopped};
 
 use super::leak::{self, Copy};
 use super::options::CompareConfig;
@@ -20,20 +20,28 @@ const FEW_IMAGES: usize = 20;
 /// Classes that a warning names.
 const NAMED: usize = 5;
 
+/// What is found of an arm, or why nothing is known.
+type Outcome = Result<Option<String>, String>;
+
 /// Looks for validation images that the layers or the backbones have learned from, and says what is
 /// found.
+///
+/// # Errors
+/// If the program is asked to stop.
 pub(super) fn leaks(
     config: &CompareConfig,
     [train, val]: [&AnnotatedImages; 2],
     reporter: &Reporter,
-) -> Vec<String> {
+) -> Result<Vec<String>, Stopped> {
     let mut warnings = Vec::new();
     let mut warn = |text: String| {
         reporter.say(format_args!("warning: {text}"));
         warnings.push(text);
     };
     let count = val.images.len();
-    match leak::in_training(&val.images, &train.images) {
+    let in_training = leak::in_training(&val.images, &train.images, reporter);
+    reporter.check_stop()?;
+    match in_training {
         Ok(copies) => {
             if let Some(found) = found(&copies, count) {
                 warn(format!("{found} are training images as well: all accuracies are too high"));
@@ -42,12 +50,14 @@ pub(super) fn leaks(
         Err(reason) => warn(format!("validation images among the training images: {reason}")),
     }
     // What is found, or why that is not known, and of which arms: they may share a pretraining.
-    let mut outcomes: Vec<(Result<Option<String>, String>, Vec<&str>)> = Vec::new();
+    let mut outcomes: Vec<(Outcome, Vec<&str>)> = Vec::new();
     let images = config.pretraining_images.as_deref();
     for arm in &config.arms {
         for source in &arm.runs {
             let BackboneSource::File(file, _) = source else { continue };
-            let outcome = match leak::in_pretraining(&val.images, file, images) {
+            let copies = leak::in_pretraining(&val.images, file, images, reporter);
+            reporter.check_stop()?;
+            let outcome = match copies {
                 // Nobody knows what published weights were trained on.
                 Ok(None) => continue,
                 Ok(Some(copies)) => Ok(found(&copies, count)),
@@ -73,7 +83,7 @@ pub(super) fn leaks(
             )),
         }
     }
-    warnings
+    Ok(warnings)
 }
 
 /// Such as `2 of 607 validation images, such as val/a.jpg (b.jpg),`; `None` without copies.
@@ -135,13 +145,13 @@ pub(super) fn few_boxes(found: &Summary, setup: &Setup) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::evaluate::LinearLayerConfig;
-    use crate::evaluate::compare::summary::{Boxes, Outcome, summarize};
+    use crate::evaluate::compare::summary::{self, Boxes, summarize};
     use crate::train::Precision;
 
     /// The warnings for images of ten boxes each, all of one class of three.
     fn warnings_of(images: usize) -> Vec<String> {
         let boxes = 10 * images;
-        let arm = |right: bool| Outcome {
+        let arm = |right: bool| summary::Outcome {
             right: vec![(0..boxes).map(|number| right || number % 3 == 0).collect()],
             varies: true,
         };

@@ -159,7 +159,6 @@ fn draw(
         arms: &page_arms,
         thumbnails: &|row| examples.thumbnail(&rows[row]),
         maps: &maps,
-        seed: config.backbone.seed,
     };
     page::write_page(&input, reporter)
 }
