@@ -19,6 +19,11 @@ const ITERATIONS: usize = 1000;
 const EARLY: usize = 250;
 const EXAGGERATION: f64 = 12.0;
 
+/// Rows whose forces are summed side by side. The number of rows is filled up to a multiple of it by
+/// points so far off that they exert none.
+const LANES: usize = 8;
+const FAR: f32 = 1e15;
+
 /// The standard deviation of the first coordinate at the beginning.
 const START: f64 = 1e-4;
 
@@ -39,10 +44,15 @@ pub(super) fn tsne(rows: &[f32], channels: usize, reporter: &Reporter) -> Result
         reporter.check_stop()?;
         let early = iteration < EARLY;
         let (exaggeration, momentum) = if early { (EXAGGERATION, 0.5) } else { (1.0, 0.8) };
+        let [xs, ys] = [0, 1].map(|axis| {
+            let mut coordinates: Vec<f32> = points.iter().map(|at| at[axis] as f32).collect();
+            coordinates.resize(stride(number), FAR);
+            coordinates
+        });
         let forces: Vec<Force> = affinities
-            .par_chunks_exact(number.max(1))
+            .par_chunks_exact(stride(number))
             .zip(&points)
-            .map(|(affinities, &point)| Force::of(point, &points, affinities))
+            .map(|(affinities, &point)| Force::of(point, [&xs, &ys], affinities))
             .collect();
         // The sum over all pairs but those of a row and itself, whose weight is 1.
         let total: f64 = forces.iter().map(|force| force.weights - 1.0).sum();
@@ -71,19 +81,26 @@ struct Force {
 }
 
 impl Force {
-    fn of([x, y]: [f64; 2], points: &[[f64; 2]], affinities: &[f64]) -> Self {
-        let mut force = Self { attraction: [0.0; 2], repulsion: [0.0; 2], weights: 0.0 };
-        for ([other_x, other_y], affinity) in points.iter().zip(affinities) {
-            let [dx, dy] = [x - other_x, y - other_y];
-            let weight = 1.0 / (1.0 + dx * dx + dy * dy);
-            let (pull, push) = (affinity * weight, weight * weight);
-            force.attraction[0] += pull * dx;
-            force.attraction[1] += pull * dy;
-            force.repulsion[0] += push * dx;
-            force.repulsion[1] += push * dy;
-            force.weights += weight;
+    /// The sums are in float32 and side by side, which the compiler turns into vectors.
+    fn of([x, y]: [f64; 2], [xs, ys]: [&[f32]; 2], affinities: &[f32]) -> Self {
+        let [x, y] = [x, y].map(|at| at as f32);
+        let mut sums = [[0.0f32; LANES]; 5];
+        let others = xs.chunks_exact(LANES).zip(ys.chunks_exact(LANES));
+        for ((xs, ys), affinities) in others.zip(affinities.chunks_exact(LANES)) {
+            for lane in 0..LANES {
+                let [dx, dy] = [x - xs[lane], y - ys[lane]];
+                let weight = 1.0 / (1.0 + dx * dx + dy * dy);
+                let (pull, push) = (affinities[lane] * weight, weight * weight);
+                sums[0][lane] += pull * dx;
+                sums[1][lane] += pull * dy;
+                sums[2][lane] += push * dx;
+                sums[3][lane] += push * dy;
+                sums[4][lane] += weight;
+            }
         }
-        force
+        let [pull_x, pull_y, push_x, push_y, weights] =
+            sums.map(|lanes| lanes.iter().copied().map(f64::from).sum::<f64>());
+        Self { attraction: [pull_x, pull_y], repulsion: [push_x, push_y], weights }
     }
 }
 
@@ -98,8 +115,14 @@ fn start(rows: &[f32], channels: usize) -> Result<Vec<[f64; 2]>> {
     Ok(points.into_iter().map(|point| point.map(|x| x * scale)).collect())
 }
 
-/// The joint probabilities of all pairs, `[rows, rows]`; they are symmetric and sum to 1.
-fn affinities(rows: &[f32], channels: usize) -> Vec<f64> {
+/// The number of rows, filled up.
+fn stride(number: usize) -> usize {
+    number.max(1).next_multiple_of(LANES)
+}
+
+/// The joint probabilities of all pairs, which are symmetric and sum to 1: for each row those with
+/// the others, filled up with zeros.
+fn affinities(rows: &[f32], channels: usize) -> Vec<f32> {
     let number = rows.len() / channels;
     let perplexity = PERPLEXITY.min((number as f64 - 1.0) / 3.0).max(1.0);
     let rows: Vec<&[f32]> = rows.chunks_exact(channels).collect();
@@ -112,9 +135,14 @@ fn affinities(rows: &[f32], channels: usize) -> Vec<f64> {
             conditional(&distances, perplexity.ln())
         })
         .collect();
-    let pair = |i: usize, j: usize| (conditional[i][j] + conditional[j][i]) / (2 * number) as f64;
-    let of_row = |i: usize| (0..number).map(move |j| (i, j));
-    (0..number).flat_map(of_row).map(|(i, j)| pair(i, j)).collect()
+    let mut joint = vec![0.0; number * stride(number)];
+    for (i, row) in joint.chunks_exact_mut(stride(number)).enumerate() {
+        for (j, joint) in row[..number].iter_mut().enumerate() {
+            let sum = conditional[i][j] + conditional[j][i];
+            *joint = (sum / (2 * number) as f64) as f32;
+        }
+    }
+    joint
 }
 
 fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
@@ -166,11 +194,14 @@ mod tests {
         let (number, channels) = (150, 5);
         let rows: Vec<f32> = (0..number * channels).map(|_| random.normal() as f32).collect();
         let found = affinities(&rows, channels);
-        assert!((found.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        for (i, j) in [(0, 1), (7, 149), (30, 30)] {
-            assert_eq!(found[i * number + j], found[j * number + i]);
+        let total: f64 = found.iter().copied().map(f64::from).sum();
+        assert!((total - 1.0).abs() < 1e-6, "{total}");
+        let at = |i: usize, j: usize| found[i * 152 + j];
+        assert_eq!(found.len(), number * 152);
+        for (i, j) in [(0, 1), (7, 149), (30, 31)] {
+            assert!(at(i, j) > 0.0 && at(i, j) == at(j, i), "{i}, {j}");
         }
-        assert_eq!(found[30 * number + 30], 0.0);
+        assert_eq!([at(30, 30), at(30, 150), at(149, 151)], [0.0; 3]);
         let distances: Vec<f64> = (0..number).map(|i| (i as f64).powi(2) / 100.0).collect();
         let weights = conditional(&distances, PERPLEXITY.ln());
         let entropy: f64 = weights.iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum();
