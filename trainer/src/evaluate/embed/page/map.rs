@@ -1,5 +1,6 @@
 //! The map of the embeddings: what its script draws, and the legend of the classes.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use scrl_preprocess::inspect::page::escape;
@@ -53,7 +54,7 @@ pub(super) fn section(
         cell: sheet.cell,
         columns: sheet.columns,
         classes: &classes.names,
-        colors: (0..classes.names.len()).map(color).collect(),
+        colors: colors(classes),
         rows: shown.iter().zip(&sheet.sizes).map(row).collect(),
         arms: points.iter().map(|points| scaled(points)).collect(),
     };
@@ -111,11 +112,24 @@ fn scaled(points: &[[f64; 2]]) -> Vec<[u32; 2]> {
     points.iter().map(|point| [0, 1].map(|axis| scale(point[axis], bounds[axis]))).collect()
 }
 
-/// The color of a class in CSS: hues a golden angle apart, of three lightnesses in turn.
-pub(super) fn color(class: usize) -> String {
-    let hue = (class as f64 * 137.508 + 210.0) % 360.0;
-    let lightness = [50, 62, 40][class / 5 % 3];
-    format!("hsl({hue:.0} 75% {lightness}%)")
+/// The classes from the most to the least frequent one.
+fn by_frequency(classes: &Classes) -> Vec<usize> {
+    let counts: Vec<usize> = classes.rows().iter().map(Vec::len).collect();
+    let mut order: Vec<usize> = (0..counts.len()).collect();
+    order.sort_by_key(|&class| Reverse(counts[class]));
+    order
+}
+
+/// The colors of the classes in CSS. Those of the most frequent ones are 30° of hue apart, and
+/// neighbors in hue differ in lightness.
+fn colors(classes: &Classes) -> Vec<String> {
+    let mut colors = vec![String::new(); classes.names.len()];
+    for (rank, class) in by_frequency(classes).into_iter().enumerate() {
+        let hue = (210 + 150 * rank + 17 * (rank / LEGEND)) % 360;
+        let lightness = [42, 64][rank % 2];
+        colors[class] = format!("hsl({hue} 75% {lightness}%)");
+    }
+    colors
 }
 
 /// A choice of the class to highlight, and the most frequent classes with their colors.
@@ -135,14 +149,15 @@ fn legend(classes: &Classes, number: usize, shown: &[usize]) -> String {
             counts[class]
         );
     }
-    let mut order: Vec<usize> = (0..counts.len()).filter(|&class| drawn[class]).collect();
-    order.sort_by_key(|&class| std::cmp::Reverse(counts[class]));
+    let mut order = by_frequency(classes);
+    order.retain(|&class| drawn[class]);
+    let colors = colors(classes);
     let mut items = String::new();
     for &class in order.iter().take(LEGEND) {
         let _ = write!(
             items,
             "<li><span class=\"key\" style=\"background:{}\"></span>{}<small>{}</small></li>",
-            color(class),
+            colors[class],
             escape(classes.names[class]),
             counts[class]
         );
@@ -171,5 +186,14 @@ mod tests {
         assert_eq!(found, [[0, 2500], [10_000, 2500], [5000, 7500]]);
         assert_eq!(scaled(&[[4.0, 4.0], [4.0, 4.0]]), [[5000, 5000]; 2]);
         assert!(scaled(&[]).is_empty());
+    }
+
+    #[test]
+    fn frequent_classes_have_distinct_colors() {
+        let of_rows = (0..100).map(|row| Some(if row < 60 { 7 } else { row % 12 })).collect();
+        let colors = colors(&Classes { names: vec!["x"; 12], of_rows });
+        assert_eq!(colors[7], "hsl(210 75% 42%)");
+        let distinct: std::collections::BTreeSet<&String> = colors.iter().collect();
+        assert_eq!(distinct.len(), 12);
     }
 }
