@@ -35,8 +35,8 @@ pub(super) struct Examples {
 }
 
 enum Kind {
-    Images(SourceImages),
-    Boxes(AnnotatedImages, ResizedImages),
+    Images(Box<SourceImages>),
+    Boxes(Box<AnnotatedImages>, ResizedImages),
 }
 
 impl Examples {
@@ -54,7 +54,7 @@ impl Examples {
             Some(boxes) => {
                 let resized = resized_images(&config.images, backbone, reporter)?;
                 let annotated = read_boxes(boxes, &config.images, None, &resized, reporter)?;
-                Kind::Boxes(annotated, resized)
+                Kind::Boxes(Box::new(annotated), resized)
             }
             None => {
                 let pixels = (backbone.pixels, backbone.seed);
@@ -63,7 +63,7 @@ impl Examples {
                 if found.ids.is_empty() {
                     return Err(Error::dataset(&config.images, "no image here can be read"));
                 }
-                Kind::Images(found)
+                Kind::Images(Box::new(found))
             }
         };
         Ok(Self { path: config.images.clone(), kind, size: backbone.size })

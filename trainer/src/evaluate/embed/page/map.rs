@@ -64,10 +64,10 @@ pub(super) fn section(
         let same = points[number].iter().all(|point| *point == points[number][0]);
         let same = same && points[number].len() > 1;
         let note = if same { " <small>all embeddings are equal</small>" } else { "" };
-        let _ = write!(
+        let _ = writeln!(
             figures,
             "<figure><h3>{name}{note}</h3><canvas class=\"map\" tabindex=\"0\" role=\"img\" \
-             aria-label=\"Map of the embeddings of {name}\"></canvas></figure>\n"
+             aria-label=\"Map of the embeddings of {name}\"></canvas></figure>"
         );
     }
     let of = match shown.len() < rows.len() {
