@@ -39,7 +39,7 @@ impl Learner {
     /// If the file's backbone is of another architecture, or incomplete.
     pub(super) fn initialize(&self, weights: Weights) -> Result<Initialized> {
         let mut report = weights.report(None)?;
-        let weights = weights.to_start_from();
+        let weights = weights.into_start();
         let config = *self.config();
         let (online, target) = (self.online_parameters(), self.target_parameters());
         weights.load_backbone(Branch::Online, config.arch, online)?;

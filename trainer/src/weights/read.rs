@@ -138,7 +138,7 @@ impl Weights {
 
     /// The weights as a run starts from them: both networks of scrl-train's and the authors' files;
     /// of others the network that is taken where nobody says which, as the online network.
-    pub(crate) fn to_start_from(mut self) -> Self {
+    pub(crate) fn into_start(mut self) -> Self {
         let first = &self.networks[0];
         if !LAYOUTS[first.layout].has_our_heads() {
             let prefix = first.branch().backbone();

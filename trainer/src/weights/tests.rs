@@ -122,7 +122,7 @@ fn files_of_all_projects_are_read_bit_for_bit() {
             weights.others.iter().map(|(part, count)| format!("{count} of {part}")).collect();
         assert!(others.join(", ").contains(left_out), "{name}: {others:?}");
         // As a run starts from it.
-        let start: BTreeMap<_, _> = (weights.to_start_from().tensors.into_iter())
+        let start: BTreeMap<_, _> = (weights.into_start().tensors.into_iter())
             .map(|(name, tensor)| (name.replace("online.", &format!("{}.", networks[0])), tensor))
             .collect();
         assert_eq!(content(&start), content(&of_networks(&expected, &networks[..1])), "{name}");

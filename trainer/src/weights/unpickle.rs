@@ -190,8 +190,8 @@ impl Machine {
     fn step(&mut self) -> Step<Option<Id>> {
         match self.number(1)? as u8 {
             // PROTO and FRAME: nothing to know.
-            0x80 => drop(self.range(1)?),
-            0x95 => drop(self.range(8)?),
+            0x80 => self.skip(1)?,
+            0x95 => self.skip(8)?,
             b'(' => self.marks.push(self.stack.len()),
             b'.' => return self.pop().map(Some),
             b'0' => drop(self.pop()?),
@@ -228,7 +228,7 @@ impl Machine {
                 self.push(Value::Other);
             }
             b'G' => {
-                self.range(8)?;
+                self.skip(8)?;
                 self.push(Value::Other);
             }
             // Strings of Python 2; those of protocol 0 are in quotes and have escapes.
@@ -473,6 +473,10 @@ impl Machine {
         let range = self.at..end.ok_or(CUT_OFF)?;
         self.at = range.end;
         Ok(range)
+    }
+
+    fn skip(&mut self, length: usize) -> Step<()> {
+        self.range(length).map(|_| ())
     }
 
     /// A little-endian number of up to eight bytes.
