@@ -103,13 +103,8 @@ fn run(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
             arms.push(examples.embed(&beside, &cache.join("1"), reporter)?);
         }
         let names = [Some(config.backbone.source.to_string()), config.against.clone()];
-        let text = draw(
-            config,
-            &examples,
-            &rows,
-            arms.into_iter().zip(names.into_iter().flatten()),
-            reporter,
-        )?;
+        let names = names.into_iter().flatten().map(|name| short_name(&name));
+        let text = draw(config, &examples, &rows, arms.into_iter().zip(names), reporter)?;
         store::write(html, text.as_bytes())?;
     }
     fs::remove_dir_all(&cache).map_err(Error::io(&cache))?;
@@ -121,6 +116,12 @@ fn features_folder(config: &EmbedConfig) -> PathBuf {
     let mut name = config.out.clone().into_os_string();
     name.push(".features");
     name.into()
+}
+
+/// The end of a path: the file, and the folder that tells it from others of its name.
+fn short_name(path: &str) -> String {
+    let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+    parts[parts.len().saturating_sub(2)..].join("/")
 }
 
 /// The page.
