@@ -38,11 +38,11 @@ pub struct Metrics {
     pub projection_std: Option<f64>,
     /// The same for the target network's projections.
     pub target_std: Option<f64>,
-    /// The effective rank of box features of held-out pairs, where it was measured after the step;
-    /// see [`Health`](super::health::Health).
+    /// The effective rank of box features of held-out pairs, where it was measured after the step:
+    /// how many directions they use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_rank: Option<f64>,
-    /// Their box retrieval.
+    /// Their box retrieval: the fraction of boxes that find their match in the other view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub box_retrieval: Option<f64>,
     /// The most memory of the GPU that was taken so far, in bytes; left out where it is not known.

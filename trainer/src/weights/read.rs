@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// The weights in a file under scrl-train's names, float32, in PyTorch's layouts.
 /// Files of most projects have one network or two, an online network and its EMA; see
-/// [`LAYOUTS`] for which counts as which.
+/// `LAYOUTS` for which counts as which.
 #[derive(Clone, Debug)]
 pub struct Weights {
     pub(super) path: PathBuf,

@@ -3,10 +3,10 @@
 //! | column | type |
 //! |---|---|
 //! | `path` | string: below the images' folder |
-//! | `box` | struct{`x`, `y`, `width`, `height` float32}, in pixels of the image; null for images |
+//! | `box` | struct of `x`, `y`, `width`, `height`, float32, in pixels of the image; null for images |
 //! | `class` | string; null without classes |
-//! | `embedding` | fixed_size_list<float32>[C] |
-//! | `pca` | fixed_size_list<float32>[3]: the leading principal components of the embeddings |
+//! | `embedding` | `fixed_size_list<float32>[C]` |
+//! | `pca` | `fixed_size_list<float32>[3]`: the leading principal components of the embeddings |
 
 use std::path::Path;
 use std::sync::Arc;
