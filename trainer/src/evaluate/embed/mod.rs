@@ -77,6 +77,14 @@ fn run(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
     let rows = examples.rows();
     let (backbone, embeddings) = examples.embed(&config.backbone, &cache.join("0"), reporter)?;
     let (arch, channels) = (backbone.arch(), backbone.arch().channels());
+    let zeros = embeddings.chunks(channels).filter(|row| row.iter().all(|x| *x == 0.0)).count();
+    if zeros > 0 && config.boxes.is_some() {
+        reporter.say(format_args!(
+            "note: {zeros} of {} boxes have embeddings of zeros, as RoIAlign gives smaller boxes \
+             than a cell of the last map at the right or lower edge; a larger --size has fewer",
+            rows.len()
+        ));
+    }
     let pca = pca::components(&embeddings, channels, COMPONENTS)?.project(&embeddings);
     let metadata = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
