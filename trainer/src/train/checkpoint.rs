@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use scrl_schemas::{Epoch, store};
+use scrl_schemas::Epoch;
 
 use super::config::{Hyperparameters, TrainConfig};
 use super::defaults::Recorded;
 use super::learner::Learner;
 use crate::data::Start;
 use crate::model::Parameter;
-use crate::weights::{checksum, write_safetensors};
+use crate::weights::{checkpoints, checksum, write_safetensors};
 use crate::{Error, Result};
 
 /// The version of a checkpoint's names and layouts.
@@ -85,16 +85,8 @@ impl Checkpoint {
 
     /// All checkpoints in `folder`, oldest first; none where there is no folder.
     pub fn list(folder: &Path) -> Result<Vec<Self>> {
-        let mut found = Vec::new();
-        for name in store::names(folder)? {
-            let step =
-                name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
-            if let Some(step) = step.and_then(|step| step.parse().ok()) {
-                found.push(Self { path: folder.join(name), step });
-            }
-        }
-        found.sort_by_key(|checkpoint| checkpoint.step);
-        Ok(found)
+        let found = checkpoints(folder)?.into_iter();
+        Ok(found.map(|(step, path)| Self { path, step }).collect())
     }
 
     /// Writes the state of `learner` into `folder`, then removes checkpoints that need not be kept.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use scrl_schemas::store;
 use serde_json::Value;
 
 use super::transformers::{CONFIG, WEIGHTS};
@@ -31,7 +32,7 @@ pub fn weights_file(path: &Path) -> Result<PathBuf> {
         }
     }
     for folder in [path.join("checkpoints"), path.to_owned()] {
-        if let Some(file) = newest_checkpoint(&folder)? {
+        if let Some((_, file)) = checkpoints(&folder)?.pop() {
             return Ok(file);
         }
     }
@@ -49,22 +50,16 @@ pub fn weights_file(path: &Path) -> Result<PathBuf> {
     Err(Error::checkpoint(path, reason))
 }
 
-/// The checkpoint of the last step in a folder, which need not exist.
-fn newest_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
-    if !folder.is_dir() {
-        return Ok(None);
-    }
-    let mut newest = None;
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let step = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors"))
-            .and_then(|step| step.parse::<u64>().ok());
-        newest = newest.max(step.map(|step| (step, path)));
-    }
-    Ok(newest.map(|(_, path)| path))
+/// The checkpoints in a folder, `step-00000000.safetensors`, by their steps, oldest first; none where
+/// there is no folder.
+pub(crate) fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let step =
+        |name: &str| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse::<u64>().ok();
+    let names = store::names(folder)?.into_iter();
+    let mut found: Vec<_> =
+        names.filter_map(|name| Some((step(&name)?, folder.join(name)))).collect();
+    found.sort();
+    Ok(found)
 }
 
 /// Refuses weights of transformers whose configuration says that they compute something else than

@@ -32,6 +32,7 @@ mod unpickle;
 pub use branch::Branch;
 pub(crate) use export::backbone_metadata;
 pub use export::{Exported, export};
+pub(crate) use folder::checkpoints;
 pub use folder::weights_file;
 pub use options::{ExportFormat, ExportOptions};
 pub use read::{HeadStart, Weights};
