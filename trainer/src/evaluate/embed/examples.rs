@@ -106,20 +106,20 @@ impl Examples {
     /// The embeddings `[rows, C]` by a backbone, computed or taken from the files in `cache`.
     pub fn embed(
         &self,
+        backbone: &FrozenBackbone,
         config: &BackboneConfig,
         cache: &Path,
         reporter: &Reporter,
-    ) -> Result<(FrozenBackbone, Vec<f32>)> {
+    ) -> Result<Vec<f32>> {
         let ranks = Ranks::default();
-        let backbone = FrozenBackbone::new(&config.source, &config.device, reporter)?;
         let key = match &self.kind {
             Kind::Images(images) => {
                 let sum = images.checksum(images.ids.iter().copied());
-                image_key(config, &backbone, false, (images, &[sum]))?
+                image_key(config, backbone, false, (images, &[sum]))?
             }
-            Kind::Boxes(annotated, resized) => box_key(config, &backbone, &[annotated], resized)?,
+            Kind::Boxes(annotated, resized) => box_key(config, backbone, &[annotated], resized)?,
         };
-        let extractor = Extractor::new(config, &backbone, (cache, &key), &ranks)?;
+        let extractor = Extractor::new(config, backbone, (cache, &key), &ranks)?;
         let features: Option<Tensor> = match &self.kind {
             Kind::Images(images) => {
                 extractor.image_statistics(images, &images.ids, reporter)?;
@@ -133,8 +133,7 @@ impl Examples {
             }
         };
         let features = features.expect("the only rank has all features");
-        let embeddings = f32s(&features)?.to_vec();
-        Ok((backbone, embeddings))
+        Ok(f32s(&features)?.to_vec())
     }
 
     /// An image as the backbone gets it.

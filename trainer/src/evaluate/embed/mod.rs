@@ -28,7 +28,7 @@ use super::options::BackboneConfig;
 use crate::model::Arch;
 use crate::{Error, Result};
 use examples::Examples;
-use page::{FeatureMap, PageArm, PageInput, PageRow};
+use page::{FeatureMap, PageArm, PageInput};
 
 /// Principal components in the table.
 const COMPONENTS: usize = 3;
@@ -45,7 +45,7 @@ struct EmbeddedRow {
     corners: Option<[f32; 4]>,
     /// The name of its class.
     class: Option<String>,
-    /// The number of its image among the examples.
+    /// The number of its image among the examples; boxes of one image share it.
     image: u32,
 }
 
@@ -73,10 +73,24 @@ pub fn embed(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
 
 fn run(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
     let cache = features_folder(config);
+    // Weights that cannot be read are refused before all images are decoded.
+    let backbone = load(&config.backbone, reporter)?;
+    let (arch, channels) = (backbone.arch(), backbone.arch().channels());
+    let beside = config.against.as_ref().map(|against| {
+        let source = match &**against {
+            "random" => BackboneSource::Random(arch, config.backbone.seed),
+            path => BackboneSource::File(path.into(), config.network),
+        };
+        let beside = BackboneConfig { source, ..config.backbone.clone() };
+        Ok::<_, Error>((load(&beside, reporter)?, beside))
+    });
+    let beside = beside.transpose()?;
     let examples = Examples::find(config, reporter)?;
     let rows = examples.rows();
-    let (backbone, embeddings) = examples.embed(&config.backbone, &cache.join("0"), reporter)?;
-    let (arch, channels) = (backbone.arch(), backbone.arch().channels());
+    let embed = |backbone: &FrozenBackbone, config: &BackboneConfig, folder: &str| {
+        examples.embed(backbone, config, &cache.join(folder), reporter)
+    };
+    let embeddings = embed(&backbone, &config.backbone, "0")?;
     let zeros = embeddings.chunks(channels).filter(|row| row.iter().all(|x| *x == 0.0)).count();
     if zeros > 0 && config.boxes.is_some() {
         reporter.say(format_args!(
@@ -100,15 +114,10 @@ fn run(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
     });
     let duplicates = duplicates.transpose()?;
     if let Some(html) = &config.html {
-        let seed = config.backbone.seed;
         let mut arms = vec![(backbone, embeddings)];
-        if let Some(against) = &config.against {
-            let source = match &**against {
-                "random" => BackboneSource::Random(arch, seed),
-                path => BackboneSource::File(path.into(), config.network),
-            };
-            let beside = BackboneConfig { source, ..config.backbone.clone() };
-            arms.push(examples.embed(&beside, &cache.join("1"), reporter)?);
+        if let Some((backbone, config)) = beside {
+            let embeddings = embed(&backbone, &config, "1")?;
+            arms.push((backbone, embeddings));
         }
         let names = [Some(config.backbone.source.to_string()), config.against.clone()];
         let names = names.into_iter().flatten().map(|name| short_name(&name));
@@ -117,6 +126,10 @@ fn run(config: &EmbedConfig, reporter: &Reporter) -> Result<Embedded> {
     }
     fs::remove_dir_all(&cache).map_err(Error::io(&cache))?;
     Ok(Embedded { arch, rows: rows.len(), channels, duplicates })
+}
+
+fn load(config: &BackboneConfig, reporter: &Reporter) -> Result<FrozenBackbone> {
+    FrozenBackbone::new(&config.source, &config.device, reporter)
 }
 
 /// The folder of features on the way.
@@ -156,15 +169,9 @@ fn draw(
         }
         page_arms.push(PageArm { name, embeddings, channels: backbone.arch().channels() });
     }
-    let page_row = |row: &EmbeddedRow| PageRow {
-        path: row.path.clone(),
-        class: row.class.clone(),
-        image: row.image,
-        bbox: row.corners,
-    };
     let input = PageInput {
         title: config.images.display().to_string(),
-        rows: &rows.iter().map(page_row).collect::<Vec<_>>(),
+        rows,
         arms: &page_arms,
         thumbnails: &|row| examples.thumbnail(&rows[row]),
         maps: &maps,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::neighbors::Classes;
 use super::sprites::Sheet;
-use super::{PageArm, PageRow};
+use super::{EmbeddedRow, PageArm};
 
 /// Classes with a line in the legend; more colors cannot be told apart.
 const LEGEND: usize = 12;
@@ -32,21 +32,21 @@ struct Data<'a> {
 struct Row<'a> {
     path: &'a str,
     #[serde(rename = "box")]
-    bbox: Option<[f32; 4]>,
+    corners: Option<[f32; 4]>,
     class: Option<usize>,
     size: [u32; 2],
 }
 
 /// The canvases of the arms with the data for the script.
 pub(super) fn section(
-    (rows, shown): (&[PageRow], &[usize]),
+    (rows, shown): (&[EmbeddedRow], &[usize]),
     (arms, points): (&[PageArm], &[Vec<[f64; 2]>]),
     classes: &Classes,
     sheet: &Sheet,
 ) -> String {
     let row = |(&row, &size): (&usize, &[u32; 2])| Row {
         path: &rows[row].path,
-        bbox: rows[row].bbox,
+        corners: rows[row].corners,
         class: classes.of_rows[row],
         size,
     };

@@ -21,6 +21,7 @@ use scrl_preprocess::inspect::page::escape;
 use self::neighbors::{Classes, SameClass};
 use self::sprites::{Sheet, fit, pixels};
 use super::super::neighbors::{Neighbor, normalized};
+use super::EmbeddedRow;
 use crate::Result;
 
 const STYLE: &str = include_str!("style.css");
@@ -40,22 +41,12 @@ const QUERY_SIDE: u32 = 88;
 /// What the page shows.
 pub(super) struct PageInput<'a> {
     pub title: String,
-    pub rows: &'a [PageRow],
+    pub rows: &'a [EmbeddedRow],
     /// One or two.
     pub arms: &'a [PageArm],
     /// The image or the crop of the box of a row, of any size.
     pub thumbnails: &'a (dyn Fn(usize) -> Result<RgbImage> + Sync),
     pub maps: &'a [FeatureMap],
-}
-
-/// An image, or a box of one.
-pub(super) struct PageRow {
-    pub path: String,
-    pub class: Option<String>,
-    /// Rows of one image share it.
-    pub image: u32,
-    /// x0, y0, x1, y1 in pixels of the image.
-    pub bbox: Option<[f32; 4]>,
 }
 
 /// The embeddings of one backbone.
@@ -191,7 +182,7 @@ fn verdict(input: &PageInput, found: Option<&SameClass>) -> String {
 /// What was embedded, in a few numbers.
 fn facts(input: &PageInput, classes: &Classes, found: Option<&SameClass>) -> String {
     let images = input.rows.iter().map(|row| row.image).collect::<BTreeSet<u32>>().len();
-    let boxes = input.rows.iter().any(|row| row.bbox.is_some());
+    let boxes = input.rows.iter().any(|row| row.corners.is_some());
     let (rows, of) = match boxes {
         true => ("boxes", format!("of {images} image{}", if images == 1 { "" } else { "s" })),
         false => ("images", String::new()),
@@ -212,7 +203,7 @@ fn facts(input: &PageInput, classes: &Classes, found: Option<&SameClass>) -> Str
 
 /// Queries with their neighbors in rows.
 struct Strips<'a> {
-    rows: &'a [PageRow],
+    rows: &'a [EmbeddedRow],
     classes: &'a Classes<'a>,
     /// The rows in `sheet`, in ascending order.
     in_strips: &'a [usize],
@@ -294,8 +285,9 @@ impl Strips<'_> {
     fn words(&self, row: usize) -> String {
         let row = &self.rows[row];
         let class = row.class.as_ref().map(|class| format!("{class}: ")).unwrap_or_default();
-        let bbox =
-            row.bbox.map(|[x0, y0, x1, y1]| format!(", box {x0:.0}, {y0:.0} to {x1:.0}, {y1:.0}"));
+        let bbox = row
+            .corners
+            .map(|[x0, y0, x1, y1]| format!(", box {x0:.0}, {y0:.0} to {x1:.0}, {y1:.0}"));
         escape(&format!("{class}{}{}", row.path, bbox.unwrap_or_default()))
     }
 }

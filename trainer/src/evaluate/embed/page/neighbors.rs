@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use scrl_cli::Reporter;
 
-use super::{PageArm, PageRow, evenly};
+use super::{EmbeddedRow, PageArm, evenly};
 use crate::Result;
 use crate::evaluate::neighbors::{Neighbor, nearest};
 
@@ -26,11 +26,11 @@ pub(super) struct Classes<'a> {
 }
 
 impl<'a> Classes<'a> {
-    pub fn new(rows: &'a [PageRow]) -> Self {
+    pub fn new(rows: &'a [EmbeddedRow]) -> Self {
         let mut names: Vec<&str> = rows.iter().filter_map(|row| row.class.as_deref()).collect();
         names.sort_unstable();
         names.dedup();
-        let index = |row: &PageRow| names.binary_search(&row.class.as_deref()?).ok();
+        let index = |row: &EmbeddedRow| names.binary_search(&row.class.as_deref()?).ok();
         let of_rows = rows.iter().map(index).collect();
         Self { names, of_rows }
     }
@@ -79,7 +79,7 @@ pub(super) fn queries(classes: &Classes) -> Vec<usize> {
 /// The nearest neighbors of each query, boxes of its own image left out. `embeddings` are
 /// normalized.
 pub(super) fn of_queries(
-    rows: &[PageRow],
+    rows: &[EmbeddedRow],
     queries: &[usize],
     (embeddings, channels): (&[f32], usize),
     reporter: &Reporter,
@@ -110,7 +110,7 @@ pub(super) struct SameClass {
 /// Counts neighbors of the same class for rows that have one, or for some of them, evenly spread.
 /// None if no row has a neighbor to count.
 pub(super) fn same_class(
-    rows: &[PageRow],
+    rows: &[EmbeddedRow],
     classes: &Classes,
     arms: &[(Vec<f32>, &PageArm)],
     reporter: &Reporter,
@@ -172,12 +172,12 @@ mod tests {
     use super::*;
 
     /// Rows of an image each, but for those whose images are given.
-    fn rows(classes: &[Option<&str>]) -> Vec<PageRow> {
-        let row = |(image, class): (usize, &Option<&str>)| PageRow {
+    fn rows(classes: &[Option<&str>]) -> Vec<EmbeddedRow> {
+        let row = |(image, class): (usize, &Option<&str>)| EmbeddedRow {
             path: format!("{image}.jpg"),
             class: class.map(str::to_owned),
             image: image as u32,
-            bbox: None,
+            corners: None,
         };
         classes.iter().enumerate().map(row).collect()
     }

@@ -6,7 +6,7 @@ use scrl_preprocess::views::rng::{Purpose, Stream};
 use super::*;
 
 /// Rows of an image each, in `groups` planted clusters, with their embeddings.
-fn planted(count: usize, groups: usize, channels: usize) -> (Vec<PageRow>, Vec<f32>) {
+fn planted(count: usize, groups: usize, channels: usize) -> (Vec<EmbeddedRow>, Vec<f32>) {
     let mut random = Stream::new(5, 0, 0, Purpose::Evaluation);
     let mut normals = |number: usize, scale: f64| -> Vec<f32> {
         (0..number).map(|_| (random.normal() * scale) as f32).collect()
@@ -15,16 +15,16 @@ fn planted(count: usize, groups: usize, channels: usize) -> (Vec<PageRow>, Vec<f
     let noise = normals(count * channels, 0.2);
     let center = |i: usize| centers[i / channels % groups * channels + i % channels];
     let embeddings = noise.iter().enumerate().map(|(i, noise)| center(i) + noise).collect();
-    let row = |i: usize| PageRow {
+    let row = |i: usize| EmbeddedRow {
         path: format!("{i}.jpg"),
         class: Some(format!("class {:03}", i % groups)),
         image: i as u32,
-        bbox: None,
+        corners: None,
     };
     ((0..count).map(row).collect(), embeddings)
 }
 
-fn write(rows: &[PageRow], arms: &[PageArm], maps: &[FeatureMap]) -> String {
+fn write(rows: &[EmbeddedRow], arms: &[PageArm], maps: &[FeatureMap]) -> String {
     // Also images of one pixel.
     let thumbnails = |row: usize| Ok(image(1 + row as i32 % 3 * 40, 1 + row as i32 % 2 * 30));
     let title = "a <title>".to_owned();
@@ -78,7 +78,7 @@ fn paths_classes_and_names_never_become_markup() {
     for row in &mut rows {
         row.path = format!("{hostile}{}", row.path);
         row.class = row.class.take().map(|class| format!("{hostile}{class}"));
-        row.bbox = Some([1.0, 2.0, 30.0, 40.0]);
+        row.corners = Some([1.0, 2.0, 30.0, 40.0]);
     }
     let page = write(&rows, &[arm(hostile, embeddings, 4)], &[]);
     assert!(!page.contains("<script>alert"));
