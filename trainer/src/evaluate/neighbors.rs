@@ -11,7 +11,7 @@ use crate::Result;
 use crate::ops::matrix::{Matrix, Store, multiply};
 
 /// Queries of a block; a thread takes one block after another.
-const QUERIES: usize = 256;
+pub(super) const QUERIES: usize = 256;
 
 /// Rows of the bank that a block is compared with at a time: 2 MiB of similarities, which stay in
 /// the cache of a core.
@@ -58,20 +58,11 @@ pub(super) fn nearest<T: Send>(
 ) -> Result<Vec<T>> {
     let of_block = |(number, block): (usize, &[f32])| {
         let mut nearest = vec![Nearest::new(k); block.len() / channels];
-        let mut similarities = Vec::new();
-        for (part, rows) in bank.chunks(ROWS * channels).enumerate() {
-            reporter.check_stop()?;
-            let rows = Matrix::new(rows, rows.len() / channels, channels);
-            similarities.resize(nearest.len() * rows.rows(), 0.0);
-            let block = Matrix::new(block, nearest.len(), channels);
-            let one = Parallelism::None;
-            multiply(&mut similarities, block, rows.transposed(), Store::Replace, one);
-            let of_queries = similarities.chunks_exact(rows.rows());
-            for (query, (nearest, similarities)) in nearest.iter_mut().zip(of_queries).enumerate() {
-                let query = number * QUERIES + query;
-                nearest.add(part * ROWS, similarities, |row| leave_out(query, row));
-            }
-        }
+        compare([block, bank], channels, reporter, |query, first, similarities| {
+            let leave_out = |row| leave_out(number * QUERIES + query, row);
+            nearest[query].add(first, similarities, leave_out);
+            Ok(())
+        })?;
         reporter.advance(nearest.len() as u64);
         let each = |(query, nearest): (usize, Nearest)| {
             each(number * QUERIES + query, &nearest.into_sorted())
@@ -81,6 +72,33 @@ pub(super) fn nearest<T: Send>(
     let blocks = queries.par_chunks(QUERIES * channels).enumerate();
     let results = blocks.map(of_block).collect::<Result<Vec<Vec<T>>>>()?;
     Ok(results.into_iter().flatten().collect())
+}
+
+/// Compares the queries of a block with the rows of `bank`, some at a time and on one thread:
+/// `visit` gets the number of a query within the block, of the first of some rows, and the
+/// similarities of these rows. All are [`normalized`] rows of `channels` elements.
+///
+/// # Errors
+/// That of `visit`; [`Error::Stopped`](crate::Error::Stopped) if the program is asked to stop.
+pub(super) fn compare(
+    [block, bank]: [&[f32]; 2],
+    channels: usize,
+    reporter: &Reporter,
+    mut visit: impl FnMut(usize, usize, &[f32]) -> Result<()>,
+) -> Result<()> {
+    let block = Matrix::new(block, block.len() / channels, channels);
+    let mut similarities = Vec::new();
+    for (part, rows) in bank.chunks(ROWS * channels).enumerate() {
+        reporter.check_stop()?;
+        let rows = Matrix::new(rows, rows.len() / channels, channels);
+        similarities.resize(block.rows() * rows.rows(), 0.0);
+        let one = Parallelism::None;
+        multiply(&mut similarities, block, rows.transposed(), Store::Replace, one);
+        for (query, similarities) in similarities.chunks_exact(rows.rows()).enumerate() {
+            visit(query, part * ROWS, similarities)?;
+        }
+    }
+    Ok(())
 }
 
 /// The nearest rows of a query so far.

@@ -4,25 +4,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 use scrl_cli::Reporter;
 use scrl_schemas::store;
 
 use super::EmbeddedRow;
 use crate::error::refuse;
-use crate::evaluate::neighbors::normalized;
-use crate::ops::matrix::{Matrix, Store, multiply};
+use crate::evaluate::neighbors::{QUERIES, compare, normalized};
 use crate::{Error, Result};
 
 /// Pairs at most, which take 240 MB. Where there are more, most images look alike to the backbone.
 const MOST_PAIRS: usize = 10_000_000;
-
-/// Images that are compared with all later ones at a time; a thread takes one block after another.
-const BLOCK: usize = 256;
-
-/// Images with which a block is compared at a time.
-const ROWS: usize = 2048;
 
 /// Rounding of the similarity of equal images.
 const ROUNDING: f32 = 1e-6;
@@ -113,21 +105,14 @@ fn pairs(
     let rows = normalized(embeddings, channels);
     let count = AtomicUsize::new(0);
     let of_block = |(number, block): (usize, &[f32])| {
-        let first = number * BLOCK;
-        let block = Matrix::new(block, block.len() / channels, channels);
-        let (mut found, mut similarities) = (Vec::new(), Vec::new());
-        for (part, others) in rows[first * channels..].chunks(ROWS * channels).enumerate() {
-            reporter.check_stop()?;
-            let others = Matrix::new(others, others.len() / channels, channels);
-            similarities.resize(block.rows() * others.rows(), 0.0);
-            let one = Parallelism::None;
-            multiply(&mut similarities, block, others.transposed(), Store::Replace, one);
-            let before = found.len();
-            for (a, similarities) in (first..).zip(similarities.chunks_exact(others.rows())) {
-                let with = (first + part * ROWS..).zip(similarities);
-                let near = with.filter(|&(b, &similarity)| b > a && similarity >= least);
-                found.extend(near.map(|(b, &similarity)| (a, b, similarity.min(1.0))));
-            }
+        let begin = number * QUERIES;
+        let mut found = Vec::new();
+        let later = &rows[begin * channels..];
+        compare([block, later], channels, reporter, |query, first, similarities| {
+            let (a, before) = (begin + query, found.len());
+            let with = (begin + first..).zip(similarities);
+            let near = with.filter(|&(b, &similarity)| b > a && similarity >= least);
+            found.extend(near.map(|(b, &similarity)| (a, b, similarity.min(1.0))));
             let added = found.len() - before;
             if count.fetch_add(added, Ordering::Relaxed) + added > most {
                 return refuse(
@@ -138,12 +123,13 @@ fn pairs(
                     ),
                 );
             }
-        }
-        reporter.advance(block.rows() as u64);
+            Ok(())
+        })?;
+        reporter.advance((block.len() / channels) as u64);
         found.sort_unstable_by_key(|&(a, b, _)| (a, b));
         Ok(found)
     };
-    let blocks = rows.par_chunks(BLOCK * channels).enumerate();
+    let blocks = rows.par_chunks(QUERIES * channels).enumerate();
     Ok(blocks.map(of_block).collect::<Result<Vec<_>>>()?.concat())
 }
 
