@@ -24,6 +24,11 @@ use crate::Result;
 pub use data_url::data_url;
 pub use escape::escape;
 
+/// The style that all pages share; a page's own follows.
+pub const BASE_STYLE: &str = include_str!("base.css");
+/// The script of the choice of colors, for a page with a hidden button `theme`.
+pub const THEME_SCRIPT: &str = include_str!("theme.js");
+
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
@@ -49,7 +54,7 @@ pub fn html(
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
          <title>{name}: pairs and boxes</title>\n\
-         <style>\n{STYLE}{colors}</style>\n</head>\n<body>\n\
+         <style>\n{BASE_STYLE}{STYLE}{colors}</style>\n</head>\n<body>\n\
          <a class=\"skip\" href=\"#pairs\">Skip to the pairs</a>\n\
          <header>\n<div class=\"bar\"><p class=\"kind\">scrl shards</p>{toggle}</div>\n\
          <h1>{name}</h1>\n{facts}</header>\n\
@@ -57,7 +62,7 @@ pub fn html(
          <p class=\"nothing\" hidden>No pair on this page matches.</p>\n</main>\n\
          <footer>Written by scrl-inspect {version}; this page loads nothing from \
          elsewhere.</footer>\n\
-         <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+         <script>\n{THEME_SCRIPT}{SCRIPT}</script>\n</body>\n</html>\n",
         colors = colors(),
         toggle = "<button type=\"button\" id=\"theme\" hidden>Dark</button>",
         facts = facts(shards, found),

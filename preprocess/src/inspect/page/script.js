@@ -1,27 +1,8 @@
 "use strict";
-// The page is complete without this script, which adds filters, highlighting and the choice of colors.
+// The page is complete without this script, which adds filters and highlighting.
 (() => {
   const byId = (id) => document.getElementById(id);
   const pairs = [...document.querySelectorAll(".pair")];
-
-  // Colors: those of the system until the button is pressed; the choice is kept if the browser allows it.
-  const root = document.documentElement;
-  const toggle = byId("theme");
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const remembered = () => {
-    try { return localStorage.getItem("scrl-theme"); } catch { return null; }
-  };
-  const isDark = () => (root.dataset.theme || (prefersDark.matches ? "dark" : "light")) === "dark";
-  const label = () => { toggle.textContent = isDark() ? "Light colors" : "Dark colors"; };
-  if (["dark", "light"].includes(remembered())) root.dataset.theme = remembered();
-  toggle.addEventListener("click", () => {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("scrl-theme", root.dataset.theme); } catch { /* a file may not be allowed to */ }
-    label();
-  });
-  prefersDark.addEventListener("change", label);
-  toggle.hidden = false;
-  label();
 
   // Matched boxes have the same number. The pointer or the focus highlights them, a click keeps that.
   const matches = (pair, number) => pair.querySelectorAll(`[data-box="${number}"]`);

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use scrl_preprocess::inspect::page::escape;
+use scrl_preprocess::inspect::page::{BASE_STYLE, escape};
 
 use super::plot;
 use super::results::{ArmDifference, Comparison, accuracy, percent, short};
@@ -29,7 +29,7 @@ pub(super) fn html(found: &Comparison) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>Does it help? {title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <title>Does it help? {title}</title>\n<style>\n{BASE_STYLE}{STYLE}</style>\n</head>\n<body>\n\
          <header>\n<p class=\"kind\">scrl-eval compare</p>\n<h1>Does it help?</h1>\n\
          <div class=\"verdict\">\n{verdict}</div>\n{facts}</header>\n<main>\n{warnings}\
          {accuracies}{differences}{classes}{method}</main>\n\

@@ -16,7 +16,7 @@ use std::fmt::Write;
 use rayon::prelude::*;
 use scrl_cli::Reporter;
 use scrl_preprocess::images::RgbImage;
-use scrl_preprocess::inspect::page::escape;
+use scrl_preprocess::inspect::page::{BASE_STYLE, THEME_SCRIPT, escape};
 
 use self::neighbors::{Classes, SameClass};
 use self::sprites::{Sheet, fit, pixels};
@@ -110,13 +110,13 @@ pub(super) fn write_page(input: &PageInput, reporter: &Reporter) -> Result<Strin
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
          <title>{title}: embeddings</title>\n\
-         <style>\n{STYLE}.thumb{{background-image:url({sheet})}}\n</style>\n</head>\n<body>\n\
+         <style>\n{BASE_STYLE}{STYLE}.thumb{{background-image:url({sheet})}}\n</style>\n</head>\n<body>\n\
          <header>\n<div class=\"bar\"><p class=\"kind\">scrl-embed</p>\
          <button type=\"button\" id=\"theme\" hidden>Dark</button></div>\n\
          <h1>{title}</h1>\n<p class=\"verdict\">{verdict}</p>\n{facts}</header>\n\
          <main>\n{map}{neighbors}{maps}</main>\n\
          <footer>Written by scrl-embed {version}; this page loads nothing from elsewhere.</footer>\n\
-         <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+         <script>\n{THEME_SCRIPT}{SCRIPT}</script>\n</body>\n</html>\n",
         sheet = strips.sheet.url,
         verdict = verdict(input, same_class.as_ref()),
         facts = facts(input, &classes, same_class.as_ref()),

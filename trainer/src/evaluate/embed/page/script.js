@@ -1,18 +1,7 @@
 "use strict";
-// The page is complete without this script but for the map, which it draws; it adds the choice of colors.
+// The page is complete without this script but for the map, which it draws.
 (() => {
   const byId = (id) => document.getElementById(id);
-
-  // Colors: those of the system until the button is pressed; the choice is kept if the browser allows it.
-  const root = document.documentElement;
-  const toggle = byId("theme");
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const remembered = () => {
-    try { return localStorage.getItem("scrl-theme"); } catch { return null; }
-  };
-  const isDark = () => (root.dataset.theme || (prefersDark.matches ? "dark" : "light")) === "dark";
-  const label = () => { toggle.textContent = isDark() ? "Light colors" : "Dark colors"; };
-  if (["dark", "light"].includes(remembered())) root.dataset.theme = remembered();
 
   // The maps. Coordinates go from 0 to RANGE; the view of a map is its zoom and the point at its middle.
   const RANGE = 10000;
@@ -170,17 +159,6 @@
     choice.addEventListener("change", drawAll);
     byId("choice").hidden = false;
   }
-  const recolor = () => {
-    label();
-    drawAll();
-  };
-  toggle.addEventListener("click", () => {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("scrl-theme", root.dataset.theme); } catch { /* a file may not be allowed to */ }
-    recolor();
-  });
-  prefersDark.addEventListener("change", recolor);
-  toggle.hidden = false;
-  label();
+  document.addEventListener("recolor", drawAll);
   sprites.decode().then(drawAll, drawAll);
 })();
